@@ -1,0 +1,47 @@
+"""grao: align a language model from prompts with reference answers (Group Relative Alignment Optimization)."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from grao.config.recipe import (
+    DataConfig,
+    GRAOConfig,
+    GRAOMethodConfig,
+    LoraConfig,
+    RolloutConfig,
+    TrainingConfig,
+)
+from grao.errors import InputError, RewardUnavailableError
+
+if TYPE_CHECKING:
+    from grao.core import group_advantages, sequence_weights
+    from grao.training.trainer import GRAOTrainer
+
+__version__ = "0.1.0"
+
+_HEAVY = {
+    "GRAOTrainer": "grao.training.trainer",
+    "group_advantages": "grao.core",
+    "sequence_weights": "grao.core",
+}
+"""Names that import torch: loaded at first use, so that the command line answers at once."""
+
+__all__ = [
+    "DataConfig",
+    "GRAOConfig",
+    "GRAOMethodConfig",
+    "GRAOTrainer",
+    "InputError",
+    "LoraConfig",
+    "RewardUnavailableError",
+    "RolloutConfig",
+    "TrainingConfig",
+    "group_advantages",
+    "sequence_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HEAVY:
+        return getattr(import_module(_HEAVY[name]), name)
+    raise AttributeError(f"module 'grao' has no attribute {name!r}")

@@ -1,0 +1,63 @@
+"""The `grao` command: words into typed arguments, the command's module imported last, mistakes in one line.
+
+Exit codes: 0 done; 1 a bug (with traceback); 2 a mistake in the input, or a disk that is full or not
+writable; 3 the reward cannot be had; 130 interrupted.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from grao.cli.arguments import TrainArguments, parse_arguments
+from grao.config import dump_recipe
+from grao.errors import InputError, RewardUnavailableError
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code."""
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except InputError as error:
+        return _fail(str(error), 2)
+    except RewardUnavailableError as error:
+        return _fail(str(error), 3)
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"{str(stop) or 'interrupted'}\n")
+        return 130
+    except BrokenPipeError:
+        _drop_output()
+        return 1
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        if error.filename is None:
+            _drop_output()
+        return _fail(f"{error.strerror}: {error.filename or 'the file being written'}", 2)
+    return code
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        name, arguments = parse_arguments(argv)
+    except SystemExit as done:
+        return int(done.code or 0)
+    if isinstance(arguments, TrainArguments) and arguments.recipe and arguments.print_config:
+        sys.stdout.write(dump_recipe(arguments.recipe))
+        return 0
+    code: int = import_module(f"grao.cli.{name}").run(arguments)
+    return code
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"error: {' '.join(message.splitlines())}\n")
+    return code
+
+
+def _drop_output() -> None:
+    """Sends what is still buffered for standard output nowhere: Python would try again to write it on exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,133 @@
+"""The words that each command knows itself, for argparse; what is left over is for the recipe."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NoReturn, get_args
+
+from grao import __version__
+from grao.config.help import format_fields
+from grao.errors import InputError
+
+Ability = float | Literal["weak", "able"]
+Architecture = Literal["dense", "moe"]
+
+_RECIPE = """\
+The recipe. Each field is also an option, its value is YAML:
+  --rollout.group_size 4   --rewards.0.weight 2   --model.lora.rank 8   --model.lora null
+"""
+_SEE_TRAIN = "--SECTION.KEY VALUE changes one field of the recipe; grao train --help lists them."
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of `grao`; its errors are `InputError`. `command` in its result names the command."""
+    usage, more = "grao [-h] [--version] COMMAND ...", "grao COMMAND --help says more."
+    parser = _Parser(prog="grao", usage=usage, epilog=more, formatter_class=_Help)
+    parser.add_argument("--version", action="version", version=f"grao {__version__}")
+    commands = parser.add_subparsers(
+        prog="grao", dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS
+    )
+    summaries = "Align a language model from prompts with reference answers.\n\ncommands:"
+    for name, (summary, usage, epilog, add_arguments) in _COMMANDS.items():
+        summaries += f"\n  {name:12}{summary}"
+        add_arguments(
+            commands.add_parser(
+                name,
+                description=summary,
+                usage=usage,
+                epilog=epilog(),
+                allow_abbrev=False,
+                formatter_class=_Help,
+            )
+        )
+    parser.description = summaries
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=100)
+
+
+def _quickstart(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--ability", type=_ability, default="weak", help="of the first model: weak, able or 0 to 1; default weak")
+    add("--architecture", choices=get_args(Architecture), default="dense", help="of the model; default dense")
+    add("--seed", type=_whole(0), default=0, metavar="N", help="of everything random; default 0")
+    add("--steps", type=_whole(1), metavar="N", help="optimiser steps")
+    folder = Path("runs/quickstart")
+    add("--output", type=Path, default=folder, metavar="FOLDER", help=f"the run folder; default {folder}")
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the recipe, a YAML file")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder")
+    parser.add_argument("--print_config", action="store_true", help="print the complete recipe and stop")
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", type=Path, metavar="RUN", help="evaluate the model of this run")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="evaluate the model of a recipe")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the results go")
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+
+
+_COMMANDS: dict[str, tuple[str, str, Callable[[], str], Callable[[argparse.ArgumentParser], None]]] = {
+    "quickstart": (
+        "See the whole method work on embedded tasks with a tiny model; no download.",
+        "grao quickstart [options] [--SECTION.KEY VALUE ...]",
+        lambda: _SEE_TRAIN,
+        _quickstart,
+    ),
+    "train": (
+        "Train a model as a recipe says, or go on with an interrupted run.",
+        "grao train --config FILE [--SECTION.KEY VALUE ...] | grao train --resume RUN",
+        lambda: f"{_RECIPE}\n{format_fields()}",
+        _train,
+    ),
+    "evaluate": (
+        "Sample answers to the held-out prompts and score them against the references.",
+        "grao evaluate (--run RUN | --config FILE [--SECTION.KEY VALUE ...]) [--output FOLDER]",
+        lambda: _SEE_TRAIN,
+        _evaluate,
+    ),
+    "report": (
+        "Write the page of a run: curves, tables, answers.",
+        "grao report RUN",
+        lambda: "",
+        _report,
+    ),
+}
+"""Name -> what it does, usage, what stands below its help, what adds its arguments."""
+
+
+_LEVELS: dict[str, Ability] = {"weak": "weak", "able": "able"}
+
+
+def _ability(text: str) -> Ability:
+    if text in _LEVELS:
+        return _LEVELS[text]
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"must be weak, able or a number from 0 to 1, got {text!r}")
+    return share
+
+
+def _whole(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"must be a whole number, at least {minimum}, got {text!r}")
+        return int(text)
+
+    return parse

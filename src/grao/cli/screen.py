@@ -1,0 +1,126 @@
+"""What a run looks like in the terminal: a live line with bars, or plain lines where it is no terminal."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from grao.studies.screen import Advance
+
+_PLAIN_EVERY = 15.0
+"""Seconds between two plain lines."""
+
+
+class TerminalScreen:
+    """Satisfies `grao.studies.run.Screen`.
+
+    Args:
+        console: where it is shown.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def say(self, line: str) -> None:
+        """One line of news."""
+        self.console.print(line, highlight=False, markup=False)
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Advance]:
+        """A phase with a bar."""
+        begin = time.perf_counter()
+        with _Bar(self.console, title) as bar:
+            yield bar.advance
+        self.say(f"{title}: {_clock(time.perf_counter() - begin)}")
+
+    def training(self, steps: int) -> TrainerCallback:
+        """Shows each step: reward and wins over the reference."""
+        return _TrainingBar(self.console, steps)
+
+
+class _Bar:
+    """A bar with some words behind it."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._title, self._console = title, console
+        self._progress = Progress(
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[words]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(title, total=None, words="", start=False)
+        self._spoken = time.perf_counter()
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        self._progress.start_task(self._task)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def advance(self, done: int, total: int, words: str = "") -> None:
+        """Moves to `done` of `total`."""
+        self._progress.update(self._task, completed=done, total=total, words=words)
+        silent = time.perf_counter() - self._spoken
+        if not self._console.is_terminal and (silent > _PLAIN_EVERY or (words and done in (1, total))):
+            self._spoken = time.perf_counter()
+            self._console.print(f"{self._title} {done}/{total} {words}".rstrip(), highlight=False, soft_wrap=True)
+
+
+class _TrainingBar(TrainerCallback):
+    """The bar of the training, moved by the trainer's log lines."""
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self._console, self._steps = console, steps
+        self._bar = _Bar(console, "training")
+        self._begin = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Opens the bar."""
+        self._begin = time.perf_counter()
+        self._bar.__enter__()
+        self._bar.advance(state.global_step, self._steps)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Moves it."""
+        if logs and "reward/mean" in logs:
+            self._bar.advance(state.global_step, self._steps, _words(logs))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Closes the bar and leaves one line."""
+        self._bar.__exit__()
+        spent = _clock(time.perf_counter() - self._begin)
+        self._console.print(f"training: {state.global_step} steps, {spent}", highlight=False)
+
+
+def _words(logs: Mapping[str, float]) -> str:
+    return (
+        f"reward {logs['reward/mean']:+.2f}  wins {logs['verdict/win']:.0%}  "
+        f"ties {logs['verdict/tie']:.0%}  {logs['completion/tokens']:.0f} tokens"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

@@ -1,0 +1,36 @@
+"""The recipe's fields as a table for `--help`."""
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from textwrap import wrap
+
+from grao.config.fields import FieldFacts, sections
+from grao.config.strict_yaml import write_inline
+
+_KEY, _KIND, _DEFAULT = 19, 22, 14
+"""Widths of the first three columns; the last takes the rest."""
+
+
+def format_fields(width: int = 100) -> str:
+    """Every field by section: key, what it takes, default, meaning."""
+    lines = [*_row("key", "takes", "default", "meaning", width)]
+    for section in sections():
+        lines.append("")
+        optional = " Optional; null by default." if section.optional else ""
+        lines += wrap(f"{'.'.join(section.path) or 'top level'}: {section.doc}{optional}", width)
+        for item in section.fields:
+            lines += _row(item.path[-1], item.kind, _default(item), item.doc, width)
+    return "\n".join(lines)
+
+
+def _default(item: FieldFacts) -> str:
+    return "required" if item.required else write_inline(item.default)
+
+
+def _row(key: str, kind: str, default: str, doc: str, width: int) -> Iterator[str]:
+    rest = width - 2 - _KEY - _KIND - _DEFAULT
+    widths = (kind, _KIND - 2), (default, _DEFAULT - 2), (doc, rest)
+    cells = [wrap(text, columns, break_on_hyphens=False) for text, columns in widths]
+    for number, (left, middle, right) in enumerate(zip_longest(*cells, fillvalue="")):
+        name = "" if number else key
+        yield f"  {name:{_KEY}}{left:{_KIND}}{middle:{_DEFAULT}}{right}".rstrip()

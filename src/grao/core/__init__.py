@@ -1,0 +1,25 @@
+"""The paper, on one screen: rewards -> advantages -> weights -> loss. Imports torch and nothing else.
+
+Axes: B prompts, G samples per group, S sequences, T tokens, V vocabulary.
+"""
+
+from grao.core.advantages import Advantages, group_advantages
+from grao.core.objective import (
+    ObjectiveTerms,
+    SequenceWeights,
+    objective_terms,
+    sequence_weights,
+    weighted_likelihood_loss,
+)
+from grao.core.packing import plan_micro_batches
+
+__all__ = [
+    "Advantages",
+    "ObjectiveTerms",
+    "SequenceWeights",
+    "group_advantages",
+    "objective_terms",
+    "plan_micro_batches",
+    "sequence_weights",
+    "weighted_likelihood_loss",
+]

@@ -1,0 +1,9 @@
+"""The two ways in which a run ends early. The command line prints their text as one line, never a traceback."""
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: one line that names file, row and field and says what to do. Exit code 2."""
+
+
+class RewardUnavailableError(RuntimeError):
+    """The reward cannot be had at the moment. The checkpoint is kept and the run can be resumed. Exit code 3."""

@@ -1,0 +1,54 @@
+"""GRAO: imitate while the reference is better, explore once samples win, go past the reference (paper, eq. 3, 4)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grao.core import group_advantages, objective_terms, sequence_weights
+from grao.core.advantages import Scope
+from grao.core.objective import Sign
+from grao.methods.method import Weighted
+
+
+@dataclass(frozen=True)
+class GRAO:
+    """The paper's method; coefficients as in `grao.core.sequence_weights`."""
+
+    beta: float = 0.5
+    lambda_: float = 0.6
+    exploration: float = 1.0
+    scope: Scope = "joint"
+    sign: Sign = "signed"
+
+    def weigh(self, rewards: Tensor) -> Weighted:
+        """Rewards -> group-relative advantages -> weights."""
+        advantages = group_advantages(rewards, rewards.new_zeros(len(rewards)), self.scope)
+        weights = sequence_weights(advantages, self.beta, self.lambda_, self.exploration, self.sign)
+        return Weighted(advantages=advantages, weights=weights)
+
+    def report(self, weighted: Weighted, completion_loglik: Tensor, reference_loglik: Tensor) -> dict[str, Tensor]:
+        """The three terms of eq. 3, what share of loss and gradient each has, and the reference's weight.
+
+        Names that end in `_size` are magnitudes; the trainer turns each family of them into shares.
+        """
+        coefficients = (self.beta, self.lambda_, self.exploration, self.sign)
+        terms = vars(objective_terms(weighted.advantages, completion_loglik, reference_loglik, *coefficients))
+        samples, reference = weighted.advantages.completions, weighted.advantages.reference
+        mean_size, mean = samples.abs().nanmean(dim=1), samples.nanmean(dim=1)
+        pull = {
+            "exploration": self.exploration * mean_size,
+            "imitation": self.beta * reference.abs(),
+            "regulariser": self.lambda_ * (mean_size + mean.abs()),
+        }
+        return {
+            **{f"terms/{name}": value for name, value in terms.items()},
+            **{f"terms_size/{name}": value.abs() for name, value in terms.items()},
+            **{f"weight_size/{name}": value for name, value in pull.items()},
+            "advantage/reference": reference,
+            "advantage/abs": mean_size,
+            "reference_weight/mean": weighted.weights.reference,
+            "reference_weight/negative": (weighted.weights.reference < 0).to(torch.float64),
+            "groups/no_signal": weighted.advantages.no_signal.to(torch.float64),
+            "groups/dropped": weighted.advantages.dropped.to(torch.float64),
+        }

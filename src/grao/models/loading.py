@@ -1,0 +1,104 @@
+"""Models and tokenizers from a folder or the hub: safetensors only, no remote code unless asked for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from grao.errors import InputError
+
+_DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_model(
+    path: str, dtype: str = "float32", attention: str = "sdpa", trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """A causal language model.
+
+    Args:
+        path: model folder or hub id.
+        dtype: `auto`, `float32` or `bfloat16`.
+        attention: attention implementation of transformers.
+        trust_remote_code: run Python code that comes with the checkpoint.
+
+    Raises:
+        InputError: if there is no such model, or it has no safetensors weights.
+    """
+    _check_folder(path)
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=_DTYPES[dtype],
+            attn_implementation=attention,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"model.path: cannot load {path!r}: {_one_line(error)}") from error
+
+
+def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model, with a padding token.
+
+    Raises:
+        InputError: if there is none.
+    """
+    _check_folder(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"model.path: no tokenizer in {path!r}: {_one_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def add_adapter(
+    model: PreTrainedModel, rank: int, alpha: int, dropout: float, target_modules: str | list[str]
+) -> PeftModel:
+    """The model with a low-rank adapter; everything else is frozen.
+
+    Raises:
+        InputError: if no layer has one of the given names.
+    """
+    config = PeftLoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, task_type="CAUSAL_LM"
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"model.lora.target_modules: {_one_line(error)}") from error
+
+
+def parameter_count(model: torch.nn.Module, trainable: bool = False) -> int:
+    """Number of parameters, or of those that are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
+
+
+def usual_learning_rate(model: torch.nn.Module) -> float:
+    """A common peak rate for Adam at this size, full weights or adapter: a hint for warnings, nothing more.
+
+    The paper's 1e-6 is for 7 billion parameters and more; small models and adapters need far larger steps.
+    """
+    trained, everything = parameter_count(model, trainable=True), parameter_count(model)
+    if trained < everything:
+        return 1e-4
+    sizes_and_rates: Sequence[tuple[float, float]] = ((5e6, 1e-3), (1e8, 1e-4), (1e9, 1e-5), (4e9, 3e-6))
+    return next((rate for size, rate in sizes_and_rates if everything < size), 1e-6)
+
+
+def _check_folder(path: str) -> None:
+    folder = Path(path)
+    if folder.is_file():
+        raise InputError(f"model.path: {path!r} is a file; give the folder that holds config.json")
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise InputError(f"model.path: {path!r} holds no config.json, so it is no model folder")
+    if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise InputError(f"model.path: there is no folder {path!r}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

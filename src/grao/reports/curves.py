@@ -1,0 +1,255 @@
+"""Which curves the page shows: one `Chart` each, and the numbers that are drawn. To add a curve, add a chart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from grao.records.metrics import Step
+
+Array = npt.NDArray[np.float64]
+
+MOST_POINTS = 240
+"""Longer curves are drawn as means of neighbouring steps."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One logged metric with its label and a colour of `figures.COLOURS`."""
+
+    metric: str
+    label: str
+    colour: str = "blue"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure."""
+
+    key: str
+    title: str
+    note: str
+    axis: str
+    """Label of the vertical axis, with its unit."""
+    series: tuple[Series, ...]
+    kind: Literal["line", "stack"] = "line"
+    """A stack is built from the first series upwards."""
+    percent: bool = False
+    """The values are shares."""
+    zero: str | None = None
+    """What the dashed line at 0 stands for; None draws none."""
+    optional: bool = False
+    """Not missed where it was not logged."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One series over the steps at which it was logged."""
+
+    series: Series
+    steps: Array
+    """(N,)."""
+    values: Array
+    """(N,)."""
+    smooth: Array
+    """(N,), the moving average."""
+
+
+SECTIONS: tuple[tuple[str, tuple[Chart, ...]], ...] = (
+    (
+        "What the samples earn",
+        (
+            Chart(
+                "reward",
+                "Reward of the samples",
+                "Measured against the reference: above zero the average sample is the better one.",
+                "reward minus the reference's",
+                (Series("reward/mean", "mean over samples"),),
+                zero="reference",
+            ),
+            Chart(
+                "verdicts",
+                "Wins, ties and losses",
+                "How the samples fare against the reference.",
+                "share of samples (%)",
+                (
+                    Series("verdict/win", "wins", "blue"),
+                    Series("verdict/tie", "ties", "grey"),
+                    Series("verdict/loss", "losses", "orange"),
+                ),
+                kind="stack",
+                percent=True,
+            ),
+        ),
+    ),
+    (
+        "What drives the update",
+        (
+            Chart(
+                "terms",
+                "The three terms of the loss",
+                "The share of each in the size of the loss: imitation follows the reference, exploration the samples.",
+                "share of the loss (%)",
+                (
+                    Series("terms_share/imitation", "imitation", "purple"),
+                    Series("terms_share/regulariser", "regulariser", "ochre"),
+                    Series("terms_share/exploration", "exploration", "teal"),
+                ),
+                kind="stack",
+                percent=True,
+            ),
+            Chart(
+                "reference-weight",
+                "Weight of the reference",
+                "How strongly a step pulls towards the reference answer (w_y); below zero it pushes away from it.",
+                "effective weight",
+                (Series("reference_weight/mean", "mean over prompts", "purple"),),
+                zero="neither towards nor away",
+            ),
+            Chart(
+                "groups",
+                "Groups out of the ordinary",
+                "A group is one prompt with its samples and its reference.",
+                "share of groups (%)",
+                (
+                    Series("groups/no_signal", "all rewards equal, nothing to learn", "ochre"),
+                    Series("reference_weight/negative", "pushed away from the reference", "purple"),
+                    Series("groups/dropped", "left out, too few rewards", "grey"),
+                ),
+                percent=True,
+            ),
+            Chart(
+                "gradient",
+                "Size of the gradient",
+                "Before clipping.",
+                "L2 norm",
+                (Series("grad_norm", "norm", "blue"),),
+            ),
+        ),
+    ),
+    (
+        "What the model writes",
+        (
+            Chart(
+                "length",
+                "Length of the samples",
+                "Mean over the samples of a step.",
+                "tokens",
+                (Series("completion/tokens", "mean length", "teal"),),
+            ),
+            Chart(
+                "truncated",
+                "Samples that were cut or not scored",
+                "Cut at the token limit; without a reward.",
+                "share of samples (%)",
+                (
+                    Series("completion/truncated", "cut", "orange"),
+                    Series("reward/missing", "not scored", "grey"),
+                ),
+                percent=True,
+            ),
+            Chart(
+                "entropy",
+                "Entropy",
+                "How undecided the model is at each token; near zero it always says the same.",
+                "nats per token",
+                (Series("entropy", "mean over tokens", "blue"),),
+            ),
+            Chart(
+                "kl",
+                "Distance from the starting model",
+                "KL divergence, measured on the samples.",
+                "KL (nats per token)",
+                (Series("kl", "mean over tokens", "purple"),),
+                optional=True,
+            ),
+        ),
+    ),
+    (
+        "What a step costs",
+        (
+            Chart(
+                "seconds",
+                "Time per step",
+                "Where the seconds of a step go.",
+                "seconds",
+                (
+                    Series("seconds/rollout", "sampling", "teal"),
+                    Series("seconds/reward", "rewards", "ochre"),
+                    Series("seconds/update", "update", "purple"),
+                ),
+                kind="stack",
+            ),
+            Chart(
+                "tokens",
+                "Tokens per step",
+                "Tokens that are sampled, and those that pass through the update.",
+                "tokens",
+                (
+                    Series("tokens/sampled", "sampled", "teal"),
+                    Series("tokens/trained", "trained on", "purple"),
+                ),
+                optional=True,
+            ),
+        ),
+    ),
+)
+
+
+def component_chart(metrics: Sequence[Step]) -> Chart | None:
+    """The parts of a mixed reward, `reward_<name>/mean`; None where there is only one."""
+    names = dict.fromkeys(name for step in metrics for name in step if name.startswith("reward_"))
+    parts = [name for name in names if name.endswith("/mean")]
+    if len(parts) < 2:
+        return None
+    colours = ("blue", "orange", "teal", "purple", "ochre", "grey")
+    series = tuple(
+        Series(name, name.removeprefix("reward_").removesuffix("/mean"), colours[index % len(colours)])
+        for index, name in enumerate(parts)
+    )
+    note = "Each reward by itself, before it is weighted and added up."
+    return Chart("components", "The reward in its parts", note, "mean reward", series, optional=True)
+
+
+def curves(chart: Chart, metrics: Sequence[Step]) -> list[Curve]:
+    """The series of a chart that were logged; those of a stack at the steps that all of them have."""
+    logged = [series for series in chart.series if any(series.metric in step for step in metrics)]
+    together = [series.metric for series in logged] if chart.kind == "stack" else []
+    found = []
+    for series in logged:
+        needed = (series.metric, *together)
+        rows = [
+            (step.get("step", index), step[series.metric])
+            for index, step in enumerate(metrics, start=1)
+            if all(name in step for name in needed)
+        ]
+        if rows:
+            steps, values = np.array(rows, dtype=np.float64).T
+            found.append(Curve(series, steps, values, moving_average(values, window(len(values)))))
+    return found
+
+
+def window(steps: int) -> int:
+    """Steps that the moving average covers: an odd number, about a fifteenth of the run."""
+    return steps // 15 // 2 * 2 + 1
+
+
+def moving_average(values: Array, width: int) -> Array:
+    """Centred mean over `width` neighbours, fewer at both ends: (N,) -> (N,).
+
+    Example: width 3 over 1, 2, 6 gives 1.5, 3, 4.
+    """
+    ones = np.ones(width)
+    half = width // 2
+    sums = np.convolve(values, ones)[half : half + len(values)]
+    counts = np.convolve(np.ones_like(values), ones)[half : half + len(values)]
+    return sums / counts
+
+
+def thin(values: Array, points: int = MOST_POINTS) -> Array:
+    """At most `points` means of neighbours: (N,) -> (min(N, points),)."""
+    if len(values) <= points:
+        return values
+    return np.array([part.mean() for part in np.array_split(values, points)])

@@ -1,0 +1,103 @@
+"""From a recipe to objects: data, rewards, model and trainer. Everything that can go wrong before training."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback
+
+from grao.config import Recipe
+from grao.config.fields import ADAPTER
+from grao.config.recipe import GRAOConfig, RewardConfig, total_steps
+from grao.data import fingerprint, load_split
+from grao.errors import InputError
+from grao.models import add_adapter, load_model, load_tokenizer, parameter_count
+from grao.records.manifest import Manifest, git_revision, installed_versions, now
+from grao.rewards import FunctionReward, Mix, difference, load_function, verdict
+from grao.training.trainer import GRAOTrainer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to begin."""
+
+    recipe: Recipe
+    trainer: GRAOTrainer
+    steps: int
+    manifest: Manifest
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Loads and checks everything; writes nothing.
+
+    Raises:
+        InputError: for a mistake in recipe, data, model or rewards.
+    """
+    split = load_split(recipe.data, recipe.seed)
+    rewards = make_rewards(recipe.rewards)
+    chosen, lora = recipe.model, recipe.model.lora
+    model = load_model(chosen.path, chosen.dtype, chosen.attention, chosen.trust_remote_code)
+    tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
+    policy = add_adapter(model, lora.rank, lora.alpha, lora.dropout, lora.target_modules) if lora else model
+    held_out = split.test if recipe.evaluation.enabled else []
+    trainer = GRAOTrainer(policy, _trainer_config(recipe), split.train, rewards, held_out or None, tokenizer)
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+    encoded, tested = trainer.train_items, trainer.eval_items
+    long = encoded.dropped + (tested.dropped if tested else 0)
+    data = {
+        "prompts": len(encoded.items),
+        "held_out": len(tested.items) if tested else 0,
+        "left_out": {**split.skipped, **({"prompt too long": long} if long else {})},
+        "fingerprint": fingerprint([*split.train, *split.test]),
+    }
+    weights = {"all": parameter_count(policy), "trained": parameter_count(policy, trainable=True)}
+    steps = total_steps(recipe.training, len(encoded.items))
+    return Prepared(recipe, trainer, steps, _manifest(recipe, data, weights, steps))
+
+
+def make_rewards(configs: list[RewardConfig]) -> Mix:
+    """The rewards of a recipe.
+
+    Raises:
+        InputError: if a function cannot be imported, or two rewards have the same name.
+    """
+    rewards = [
+        FunctionReward(
+            load_function(config.function),
+            verdict(config.tie_band) if config.relative == "sign" else difference,
+            config.name,
+        )
+        for config in configs
+    ]
+    names = [reward.name for reward in rewards]
+    if len(set(names)) < len(names):
+        raise InputError(f"rewards: two are called {max(names, key=names.count)!r}; give them different names")
+    return Mix(rewards, [config.weight for config in configs])
+
+
+def _trainer_config(recipe: Recipe) -> GRAOConfig:
+    return GRAOConfig(
+        output_dir=recipe.output,
+        seed=recipe.seed,
+        end_token=recipe.model.end_token,
+        data=recipe.data,
+        rollout=recipe.rollout,
+        method=recipe.method,
+        training=recipe.training,
+    )
+
+
+def _manifest(recipe: Recipe, data: dict[str, Any], weights: dict[str, int], steps: int) -> Manifest:
+    return {
+        "status": "running",
+        "started": now(),
+        "finished": None,
+        "command": f"grao train --config {recipe.output}/recipe.yaml --output {recipe.output}-again",
+        "config": ADAPTER.dump_python(recipe, mode="json", by_alias=True),
+        "seed": recipe.seed,
+        "steps": steps,
+        "data": data,
+        "weights": weights,
+        "versions": installed_versions(),
+        "git": git_revision(),
+    }

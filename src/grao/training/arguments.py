@@ -1,0 +1,96 @@
+"""From our few settings to transformers.TrainingArguments, with the rest passed through and checked."""
+
+import dataclasses
+import difflib
+import warnings
+from typing import Any
+
+from torch import nn
+from transformers import TrainingArguments
+
+from grao.config.recipe import GRAOConfig, TrainingConfig
+from grao.errors import InputError
+from grao.models import usual_learning_rate
+
+_OURS = {
+    "output_dir": "output",
+    "seed": "seed",
+    "max_steps": "training.steps",
+    "num_train_epochs": "training.steps",
+    "per_device_train_batch_size": "training.prompts_per_step",
+    "gradient_accumulation_steps": "training.token_budget",
+    "learning_rate": "training.learning_rate",
+    "weight_decay": "training.weight_decay",
+    "lr_scheduler_type": "training.schedule",
+    "warmup_steps": "training.warmup_steps",
+    "max_grad_norm": "training.max_grad_norm",
+    "save_steps": "training.save_every",
+    "save_strategy": "training.save_every",
+}
+"""Fields of TrainingArguments that have a name of their own here."""
+
+
+def training_arguments(config: GRAOConfig, steps: int) -> TrainingArguments:
+    """The arguments of the trainer: the paper's optimiser, one log line a step, no reporting service by default.
+
+    Raises:
+        InputError: for a field under `training.trainer` that does not exist or is set elsewhere.
+    """
+    training = config.training
+    _check(training.trainer)
+    values: dict[str, Any] = {
+        "output_dir": str(config.output_dir / "checkpoints"),
+        "seed": config.seed,
+        "max_steps": steps,
+        "learning_rate": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "lr_scheduler_type": training.schedule,
+        "warmup_steps": training.warmup_steps,
+        "max_grad_norm": training.max_grad_norm,
+        "save_strategy": "steps" if training.save_every else "no",
+        "save_steps": training.save_every or 500,
+        "logging_steps": 1,
+        "logging_first_step": True,
+        "report_to": "none",
+        **training.trainer,
+    }
+    try:
+        arguments = TrainingArguments(**values)
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"training.trainer: {' '.join(str(error).split())}") from error
+    if arguments.n_gpu > 1:
+        raise InputError(
+            f"{arguments.n_gpu} GPUs in one process: start with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one"
+        )
+    return arguments
+
+
+def _check(extra: dict[str, Any]) -> None:
+    known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    for name in extra:
+        if name in _OURS:
+            raise InputError(f"training.trainer.{name} is set by {_OURS[name]}; set that instead")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ", it is no field of transformers.TrainingArguments"
+            raise InputError(f"training.trainer.{name} is unknown{hint}")
+
+
+def check_settings(training: TrainingConfig, processes: int, model: nn.Module) -> None:
+    """Stops what cannot work and warns of what learns nothing.
+
+    Raises:
+        InputError: if there are more processes than prompts in a step.
+    """
+    if training.prompts_per_step < processes:
+        raise InputError(
+            f"training.prompts_per_step is {training.prompts_per_step}, but there are {processes} processes; "
+            "give each at least one prompt"
+        )
+    usual = usual_learning_rate(model)
+    if training.learning_rate * 20 <= usual:
+        warnings.warn(
+            f"training.learning_rate {training.learning_rate:g} is the rate for a model of billions of weights; "
+            f"this one will hardly move, {usual:g} is usual at its size",
+            stacklevel=3,
+        )

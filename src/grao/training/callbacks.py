@@ -1,0 +1,83 @@
+"""What happens beside the steps: metrics on disk, and Ctrl-C that loses nothing."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from grao.errors import InputError
+from grao.records.metrics import MetricsLog
+
+
+class MetricsCallback(TrainerCallback):
+    """Appends every logged step to `metrics.jsonl`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = MetricsLog(folder)
+        self._begin = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Forgets what a resumed run will do again; refuses to write into another run."""
+        self._begin = time.perf_counter()
+        if state.global_step == 0 and self._log.path.exists():
+            folder = self._log.path.parent
+            raise InputError(f"{folder} already holds another run; resume it or choose another output folder")
+        if state.is_world_process_zero:
+            self._begin -= self._log.keep_until(state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """One line a training step; evaluations and the summary at the end are none."""
+        if state.is_world_process_zero and logs and "loss" in logs:
+            seconds = time.perf_counter() - self._begin
+            self._log.append({"step": state.global_step, "seconds": seconds, **logs})
+
+
+class InterruptCallback(TrainerCallback):
+    """Ctrl-C finishes the step, saves a checkpoint and stops; a second one stops at once.
+
+    Args:
+        notify: called once with a line for the user.
+    """
+
+    def __init__(self, notify: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:  # noqa: T201
+        self.interrupted = False
+        self._notify = notify
+        self._previous: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Takes over the signal."""
+        self._previous = signal.signal(signal.SIGINT, self._on_signal)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Saves and stops if the signal came."""
+        if self.interrupted:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Gives the signal back."""
+        signal.signal(signal.SIGINT, self._previous)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted:
+            signal.signal(signal.SIGINT, self._previous)
+            raise KeyboardInterrupt
+        self.interrupted = True
+        self._notify("stopping after this step, the checkpoint will be saved; press Ctrl-C again to stop at once")

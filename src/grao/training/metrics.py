@@ -1,0 +1,96 @@
+"""The numbers of one step: means over all prompts of all processes, named as in `metrics.jsonl`."""
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from grao.methods import Method
+from grao.training.accumulate import Seen
+from grao.training.experience import Experience, Update
+
+
+def step_metrics(update: Update, seen: Seen, method: Method, accelerator: Accelerator) -> dict[str, float]:
+    """Everything that is logged of a step, but for gradient norm, learning rate and loss.
+
+    A mean is taken over what there is: verdicts over scored samples, advantages over groups that have one,
+    entropy over the samples that were forwarded.
+    """
+    experience = update.experience
+    loglik = _table(update, seen.loglik)
+    values = {
+        **_reward_numbers(experience),
+        **_completion_numbers(experience),
+        **method.report(experience.weighted, loglik[:, :-1], loglik[:, -1]),
+    }
+    sampled = torch.tensor([member < loglik.shape[1] - 1 for _, member in update.places], dtype=torch.bool)
+    values["entropy"] = seen.entropy.cpu()[sampled]
+    if seen.kl is not None:
+        values["kl"] = seen.kl.cpu()[sampled]
+    totals = {
+        "tokens/sampled": sum(len(c.token_ids) for group in experience.groups for c in group.completions),
+        "tokens/trained": seen.tokens,
+    }
+    return _shares(_averages(values, totals, accelerator))
+
+
+def _table(update: Update, values: Tensor) -> Tensor:
+    """(S,) -> (B, G + 1) by place, 0 where nothing was forwarded."""
+    rewards = update.experience.rewards.total
+    table = torch.zeros(len(rewards), rewards.shape[1] + 1, dtype=torch.float64)
+    for (group, member), value in zip(update.places, values.tolist(), strict=True):
+        table[group, member] = value
+    return table
+
+
+def _reward_numbers(experience: Experience) -> dict[str, Tensor]:
+    total = experience.rewards.total
+    scored = total[~total.isnan()]
+    return {
+        "reward/mean": scored,
+        "reward/std": torch.stack([group[~group.isnan()].std(correction=0) for group in total]),
+        "reward/missing": total.isnan().double(),
+        "verdict/win": (scored > 0).double(),
+        "verdict/tie": (scored == 0).double(),
+        "verdict/loss": (scored < 0).double(),
+        **{f"reward_{name}/mean": part for name, part in experience.rewards.parts.items()},
+    }
+
+
+def _completion_numbers(experience: Experience) -> dict[str, Tensor]:
+    completions = [completion for group in experience.groups for completion in group.completions]
+    return {
+        "completion/tokens": torch.tensor([len(c.token_ids) for c in completions], dtype=torch.float64),
+        "completion/truncated": torch.tensor([c.truncated for c in completions], dtype=torch.float64),
+        "reference/tokens": torch.tensor(
+            [len(group.item.reference_ids) for group in experience.groups], dtype=torch.float64
+        ),
+    }
+
+
+def _averages(values: Mapping[str, Tensor], totals: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:
+    """Means of what is not NaN, and sums, over all processes in one exchange; NaN where nothing was seen."""
+    sums = [value.nan_to_num(0.0).sum().item() for value in values.values()]
+    counts = [(~value.isnan()).sum().item() for value in values.values()]
+    reduced = [*sums, *counts, *totals.values()]
+    if accelerator.num_processes > 1:
+        numbers = torch.tensor(reduced, dtype=torch.float32, device=accelerator.device)
+        reduced = accelerator.reduce(numbers, reduction="sum").tolist()
+    size = len(values)
+    means = {
+        name: reduced[place] / reduced[size + place] if reduced[size + place] else torch.nan
+        for place, name in enumerate(values)
+    }
+    return {**means, **dict(zip(totals, reduced[2 * size :], strict=True))}
+
+
+def _shares(metrics: dict[str, float]) -> dict[str, float]:
+    """`x_size/a`, `x_size/b`, ... -> `x_share/a`, ... that sum to 1 (all 0 where every size is 0)."""
+    families = {name.split("_size/")[0] for name in metrics if "_size/" in name}
+    for family in sorted(families):
+        sizes = {name: metrics.pop(name) for name in list(metrics) if name.startswith(f"{family}_size/")}
+        whole = sum(sizes.values())
+        for name, size in sizes.items():
+            metrics[name.replace("_size/", "_share/")] = size / whole if whole > 0 else 0.0
+    return metrics

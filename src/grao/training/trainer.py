@@ -1,0 +1,192 @@
+"""`GRAOTrainer`: transformers' Trainer around weighted sequences. It knows nothing of rewards or advantages.
+
+Checkpoints, resume, mixed precision, FSDP, DeepSpeed, callbacks and `report_to` come from transformers.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+from grao.config.recipe import GRAOConfig, total_steps
+from grao.data import EncodedSet, Example, encode_examples, end_token_id, examples_from_dataset
+from grao.errors import InputError
+from grao.groups import reward_groups, sample_groups
+from grao.methods import GRAO
+from grao.models import likeliest_stop, load_model, load_tokenizer, stop_token_ids
+from grao.rewards import Mix, Reward, as_mix
+from grao.rollouts import HuggingFaceGenerator, Sampling, draw_key
+from grao.training.accumulate import accumulate_gradient
+from grao.training.arguments import check_settings, training_arguments
+from grao.training.callbacks import MetricsCallback
+from grao.training.experience import ExperienceSource
+from grao.training.metrics import step_metrics
+
+Rows = Sequence[Example] | Sequence[Mapping[str, Any]]
+
+_PROBES = 16
+"""References on which a model with several stop tokens is asked which one it uses."""
+
+
+class GRAOTrainer(Trainer):
+    """Aligns a model with GRAO.
+
+    Args:
+        model: a causal language model, or its folder or hub id.
+        args: settings; defaults are the paper's.
+        train_dataset: a `datasets.Dataset` or list of rows with columns `prompt` and `reference`, or Examples;
+            further columns go to the rewards.
+        reward_funcs: a function in TRL's convention f(prompts, completions, **columns) -> list[float | None],
+            anything that satisfies `grao.rewards.Reward`, a list of these, or a `Mix` with weights.
+        eval_dataset: rows for `evaluate()`, as `train_dataset`.
+        processing_class: the tokenizer; by default the one beside the model.
+        peft_config: trains an adapter instead of all weights.
+        callbacks: as in transformers.
+
+    Raises:
+        InputError: for a mistake in any of these, in one line.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: GRAOConfig,
+        train_dataset: Rows,
+        reward_funcs: Mix | Reward | Callable[..., Any] | Sequence[Reward | Callable[..., Any]],
+        eval_dataset: Rows | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        self.config, self.rewards = args, as_mix(reward_funcs)
+        policy = load_model(model) if isinstance(model, str) else model
+        policy = get_peft_model(policy, peft_config) if peft_config else policy
+        self.tokenizer = processing_class or load_tokenizer(policy.config._name_or_path)
+        self.pad_id = int(self.tokenizer.pad_token_id or 0)
+
+        examples = _examples(train_dataset, args)
+        self.stop_ids, self.end_id = self._endings(policy, examples)
+        self.train_items = self._encode(examples)
+        self.eval_items = self._encode(_examples(eval_dataset, args)) if eval_dataset is not None else None
+        steps = total_steps(args.training, len(self.train_items.items))
+        super().__init__(
+            model=policy,
+            args=training_arguments(args, steps),
+            train_dataset=range(steps),
+            eval_dataset=self.eval_items and self.eval_items.items,
+            processing_class=self.tokenizer,
+            callbacks=[MetricsCallback(args.output_dir), *(callbacks or [])],
+        )
+        check_settings(args.training, self.accelerator.num_processes, policy)
+        copied = args.training.measure_kl and not isinstance(policy, PeftModel)
+        self._frozen = copy.deepcopy(policy).requires_grad_(False).eval() if copied else None
+        self._steps: list[dict[str, float]] = []
+        rollout, method = args.rollout, args.method
+        self.generator = HuggingFaceGenerator(policy, self.stop_ids, self.pad_id, rollout.batch_size)
+        self.source = ExperienceSource(
+            items=self.train_items.items,
+            generator=self.generator,
+            rewards=self.rewards,
+            method=GRAO(method.beta, method.lambda_, method.exploration, method.scope, method.sign),
+            tokenizer=self.tokenizer,
+            sampling=Sampling(rollout.group_size, rollout.temperature, rollout.top_p, rollout.max_new_tokens),
+            prompts_per_step=args.training.prompts_per_step,
+            seed=args.seed,
+            drop_truncated=args.training.drop_truncated,
+            process=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """One optimiser step: experience, then the gradient of its weighted likelihood."""
+        begin = time.perf_counter()
+        update = self.source.update(inputs["step"])
+        model.train()
+        sampled = time.perf_counter()
+        training = self.config.training
+        start = self._starting_model if training.measure_kl else None
+        seen = accumulate_gradient(model, update, self.accelerator, training.token_budget, self.pad_id, start)
+        metrics = step_metrics(update, seen, self.source.method, self.accelerator)
+        metrics |= {f"seconds/{phase}": spent for phase, spent in update.experience.seconds.items()}
+        end = time.perf_counter()
+        self._steps.append({**metrics, "seconds/update": end - sampled, "seconds/step": end - begin})
+        return seen.loss
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Step numbers: every process gets all of them and takes its share of the step's prompts."""
+        return DataLoader(self.train_dataset, batch_size=1, collate_fn=lambda steps: {"step": steps[0]})  # type: ignore[arg-type]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what the steps since the last line showed, averaged."""
+        steps, self._steps = self._steps, []
+        if steps:
+            logs |= {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+        super().log(logs, start_time)
+
+    def evaluate(  # type: ignore[override]
+        self,
+        eval_dataset: Rows | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """One answer for each held-out prompt: mean reward, and shares of wins, ties and losses to the reference.
+
+        For intervals, and for before against after, see `grao evaluate`.
+        """
+        encoded = self.eval_items if eval_dataset is None else self._encode(_examples(eval_dataset, self.config))
+        if encoded is None:
+            raise InputError("evaluate: there is no eval_dataset; give one to GRAOTrainer or to evaluate()")
+        rollout = self.config.rollout
+        sampling = Sampling(1, rollout.temperature, rollout.top_p, rollout.max_new_tokens)
+        keys = [draw_key(self.config.seed, "evaluate", item.example.id) for item in encoded.items]
+        groups = sample_groups(encoded.items, keys, self.generator, sampling, self.tokenizer)
+        rewards = reward_groups(groups, self.rewards).total
+        scored = rewards[~rewards.isnan()]
+        shares = {"reward": scored, "win": scored > 0, "tie": scored == 0, "lose": scored < 0}
+        metrics = {f"{metric_key_prefix}_{name}": share.double().mean().item() for name, share in shares.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def save_checkpoint(self) -> None:
+        """Weights, optimiser and state as they are after the last complete step."""
+        self._save_checkpoint(self.model_wrapped, trial=None)
+
+    def _encode(self, examples: Sequence[Example]) -> EncodedSet:
+        data = self.config.data
+        return encode_examples(examples, self.tokenizer, self.end_id, data.max_prompt_tokens, data.long_prompts)
+
+    def _endings(self, policy: PreTrainedModel | PeftModel, examples: Sequence[Example]) -> tuple[tuple[int, ...], int]:
+        """Tokens at which sampling stops, and the one that closes a reference."""
+        stops = stop_token_ids(policy, self.tokenizer)
+        likely: Sequence[int] = stops
+        if len(stops) > 1 and not self.tokenizer.chat_template and not self.config.end_token:
+            data = self.config.data
+            probes = encode_examples(examples[:_PROBES], self.tokenizer, stops[0], data.max_prompt_tokens, "truncate")
+            prompts = [item.prompt_ids for item in probes.items]
+            likely = [likeliest_stop(policy, stops, prompts, [item.reference_ids[:-1] for item in probes.items])]
+        end = end_token_id(self.tokenizer, likely, self.config.end_token)
+        return tuple(dict.fromkeys((*stops, end))), end
+
+    @contextmanager
+    def _starting_model(self) -> Iterator[nn.Module]:
+        """The model before training: a frozen copy, or the model with its adapter off."""
+        if self._frozen is not None:
+            yield self._frozen
+        else:
+            policy = self.accelerator.unwrap_model(self.model)
+            with policy.disable_adapter():
+                yield policy
+
+
+def _examples(rows: Rows, config: GRAOConfig) -> list[Example]:
+    examples = [row for row in rows if isinstance(row, Example)]
+    return examples or examples_from_dataset(cast(Iterable[Mapping[str, Any]], rows), config.data)

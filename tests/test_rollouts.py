@@ -1,0 +1,119 @@
+from collections import Counter
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from tiny import END, tiny_model
+
+from grao.rollouts import HuggingFaceGenerator, Sampling, draw_key
+from grao.rollouts.huggingface import draw_tokens, keyed_uniforms
+
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15]]
+KEYS = [draw_key(0, "step", row) for row in range(4)]
+
+
+def generate(model, prompts=PROMPTS, keys=KEYS, batch_size=64, **sampling):
+    return HuggingFaceGenerator(model, [END], batch_size=batch_size).generate(prompts, keys, Sampling(**sampling))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "moe", "gpt2"])
+def test_greedy_is_generate_token_for_token(kind: str):
+    model = tiny_model(kind)
+    groups = generate(model, samples=1, temperature=0, max_new_tokens=12)
+    for prompt, (completion,) in zip(PROMPTS, groups, strict=True):
+        expected = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False, max_new_tokens=12,
+            pad_token_id=0,
+        )  # fmt: skip
+        assert list(completion.token_ids) == expected[0, len(prompt) :].tolist()
+
+
+def test_a_completion_ends_with_its_stop_token_or_is_truncated():
+    groups = generate(tiny_model(), samples=8, temperature=1.0, max_new_tokens=20)
+    completions = [completion for group in groups for completion in group]
+    assert {completion.truncated for completion in completions} == {True, False}
+    for completion in completions:
+        assert completion.truncated == (END not in completion.token_ids)
+        assert END not in completion.token_ids[:-1]
+        assert len(completion.token_ids) == 20 or not completion.truncated
+
+
+def test_any_of_several_stop_tokens_ends_a_completion():
+    stops = set(range(1, 20))
+    generator = HuggingFaceGenerator(tiny_model(), stops)
+    (group,) = generator.generate([[5]], [1], Sampling(32, 1.0, 1.0, 30))
+    assert len({completion.token_ids[-1] for completion in group}) > 3
+    assert all(not stops & set(completion.token_ids[:-1]) for completion in group)
+
+
+def test_samples_do_not_depend_on_company_order_or_batch_size():
+    model = tiny_model()
+    together = generate(model, samples=6, temperature=1.0, max_new_tokens=15)
+    small = generate(model, samples=6, temperature=1.0, max_new_tokens=15, batch_size=6)
+    backwards = generate(model, PROMPTS[::-1], KEYS[::-1], samples=6, temperature=1.0, max_new_tokens=15)
+    assert together == small == backwards[::-1]
+    fewer = generate(model, samples=2, temperature=1.0, max_new_tokens=15)
+    assert [group[:2] for group in together] == fewer
+
+
+def test_another_key_draws_other_samples():
+    model = tiny_model()
+    one = generate(model, [[5]], [1], samples=4, temperature=1.0, max_new_tokens=15)
+    other = generate(model, [[5]], [2], samples=4, temperature=1.0, max_new_tokens=15)
+    assert one != other
+    assert len({completion.token_ids for completion in one[0]}) > 1
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.0, 0.7)])
+def test_tokens_have_the_distribution_that_generate_samples_from(temperature: float, top_p: float):
+    model = tiny_model()
+    logits = model(input_ids=torch.tensor([[5, 6]])).logits[0, -1].detach()
+    probabilities = torch.softmax(logits.double() / temperature, dim=-1)
+    if top_p < 1:
+        ranked, order = probabilities.sort(descending=True)
+        keep = order[(ranked.cumsum(0) - ranked) < top_p]
+        kept = torch.zeros_like(probabilities)
+        kept[keep] = probabilities[keep]
+        probabilities = kept / kept.sum()
+    groups = generate(
+        model, [[5, 6]], [3], batch_size=5000, samples=5000, temperature=temperature, top_p=top_p, max_new_tokens=1
+    )
+    counts = Counter(completion.token_ids[0] for completion in groups[0])
+    assert all(probabilities[token] > 0 for token in counts)
+    likely = (probabilities * 5000 >= 5).nonzero().squeeze(1).tolist()
+    seen = [counts[token] for token in likely] + [5000 - sum(counts[token] for token in likely)]
+    expected = [probabilities[token].item() * 5000 for token in likely]
+    expected.append(5000 - sum(expected))
+    pairs = [(s, e) for s, e in zip(seen, expected, strict=True) if e > 1e-6]
+    assert chisquare(*map(list, zip(*pairs, strict=True))).pvalue > 1e-3
+
+
+def test_inversion_by_hand():
+    logits = torch.tensor([[0.5, 0.2, 0.3]]).log().repeat(4, 1)
+    uniforms = torch.tensor([0.0, 0.49, 0.51, 0.999999], dtype=torch.float64)
+    assert draw_tokens(logits, uniforms, 1.0, 1.0).tolist() == [0, 0, 1, 2]
+    # top_p 0.6 keeps tokens 0 and 2, with 5/8 and 3/8
+    assert draw_tokens(logits, torch.tensor([0.6, 0.63, 0.0, 0.99]).double(), 1.0, 0.6).tolist() == [0, 2, 0, 2]
+    assert draw_tokens(logits, uniforms, 0, 1.0).tolist() == [0] * 4
+
+
+def test_impossible_tokens_are_never_drawn():
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).repeat(2, 1)
+    edge = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    assert draw_tokens(logits, edge, 1.0, 1.0).tolist() == [1, 3]
+
+
+def test_uniforms_are_uniform_and_keyed():
+    sampling = Sampling(samples=40, max_new_tokens=500)
+    uniforms = keyed_uniforms([1, 2], sampling)
+    assert uniforms.shape == (80, 500)
+    counts, _ = torch.histogram(uniforms, 20, range=(0.0, 1.0))
+    assert chisquare(counts.tolist()).pvalue > 1e-3
+    assert len({tuple(row[:5].tolist()) for row in uniforms}) == 80
+    torch.testing.assert_close(keyed_uniforms([2], sampling), uniforms[40:])
+
+
+def test_the_model_keeps_its_mode():
+    model = tiny_model().train()
+    generate(model, samples=2, max_new_tokens=3)
+    assert model.training

@@ -1,0 +1,298 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig
+from tiny import END, gradients, letter_tokenizer, relative_gap, saved_model, tiny_model
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from grao import GRAOConfig, GRAOMethodConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
+from grao.core import group_advantages, sequence_weights, weighted_likelihood_loss
+from grao.models import completion_likelihood
+from grao.records.metrics import read_metrics
+from grao.training.accumulate import accumulate_gradient
+
+ROWS = [{"prompt": f"say {word}", "reference": f"{word} it is"} for word in ("one", "two", "three", "four", "five", "six")]
+pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
+
+
+def vowels(completions, **_):
+    """More of the letters a and e, and not only them."""
+    return [sum(letter in "ae" for letter in text) / (1 + len(text)) for text in completions]
+
+
+def config(folder: Path, **training) -> GRAOConfig:
+    training = {"steps": 4, "prompts_per_step": 3, "learning_rate": 1e-2, "trainer": {"use_cpu": True}} | training
+    return GRAOConfig(
+        output_dir=folder,
+        rollout=RolloutConfig(group_size=4, temperature=1.0, max_new_tokens=8),
+        training=TrainingConfig(**training),
+    )
+
+
+def make(folder: Path, model=None, reward=vowels, rows=ROWS, **training) -> GRAOTrainer:
+    model = tiny_model() if model is None else model
+    return GRAOTrainer(model, config(folder, **training), rows, reward, processing_class=letter_tokenizer())
+
+
+def weights_of(model) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def test_training_raises_the_reward(tmp_path: Path):
+    trainer = make(tmp_path, steps=30, prompts_per_step=6)
+    trainer.train()
+    rewards = [step["reward/mean"] for step in read_metrics(tmp_path)]
+    assert len(rewards) == 30
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1
+
+
+@pytest.mark.parametrize("budget", [1, 25, 64, 10_000])
+@pytest.mark.parametrize("kind", ["llama", "moe"])
+def test_the_token_budget_changes_no_gradient(tmp_path: Path, budget: int, kind: str):
+    trainer = make(tmp_path, tiny_model(kind))
+    update = trainer.source.update(0)
+    experience, model = update.experience, trainer.model
+    rewards = experience.rewards.total
+    weights = sequence_weights(group_advantages(rewards, torch.zeros(3).double()))
+    plain = torch.zeros(())
+    for row, group in enumerate(experience.groups):
+        answers = [*(completion.token_ids for completion in group.completions), group.item.reference_ids]
+        flat = torch.cat([weights.completions[row], weights.reference[row : row + 1]]).float()
+        mean = completion_likelihood(model, [group.item.prompt_ids] * 5, answers).mean
+        plain = plain + weighted_likelihood_loss(flat, mean, 3)
+    model.zero_grad()
+    plain.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    seen = accumulate_gradient(model, update, Accelerator(cpu=True), budget, pad_id=0)
+    assert seen.loss.item() == pytest.approx(plain.item(), abs=1e-6)
+    assert relative_gap(gradients(model), expected) < 1e-5
+
+
+def test_a_step_without_signal_leaves_the_model_alone(tmp_path: Path):
+    trainer = make(tmp_path, reward=lambda completions: [1.0] * len(completions), steps=2)
+    before = weights_of(trainer.model)
+    trainer.train()
+    assert all(torch.equal(before[name], value) for name, value in weights_of(trainer.model).items())
+    steps = read_metrics(tmp_path)
+    assert [step["groups/no_signal"] for step in steps] == [1.0, 1.0]
+    assert [step["tokens/trained"] for step in steps] == [0.0, 0.0]
+    assert "entropy" not in steps[0]
+
+
+def test_the_metrics_are_those_of_the_samples(tmp_path: Path):
+    trainer = make(tmp_path, steps=1)
+    update = trainer.source.update(0)
+    trainer.train()
+    (step,) = read_metrics(tmp_path)
+    total = update.experience.rewards.total
+    assert step["reward/mean"] == pytest.approx(total.mean().item())
+    assert step["verdict/win"] == pytest.approx((total > 0).double().mean().item())
+    assert step["verdict/win"] + step["verdict/tie"] + step["verdict/loss"] == pytest.approx(1)
+    assert step["reward/std"] == pytest.approx(total.std(dim=1, correction=0).mean().item())
+    completions = [completion for group in update.experience.groups for completion in group.completions]
+    assert step["completion/tokens"] == pytest.approx(sum(len(c.token_ids) for c in completions) / 12)
+    assert step["completion/truncated"] == pytest.approx(sum(c.truncated for c in completions) / 12)
+    assert step["terms_share/exploration"] + step["terms_share/imitation"] + step[
+        "terms_share/regulariser"
+    ] == pytest.approx(1)
+    assert step["terms/exploration"] + step["terms/imitation"] + step["terms/regulariser"] == pytest.approx(
+        -step["loss"], abs=1e-5
+    )
+    weights = update.experience.weighted.weights.reference
+    assert step["reference_weight/mean"] == pytest.approx(weights.mean().item())
+    assert step["reference_weight/negative"] == pytest.approx((weights < 0).double().mean().item())
+    assert step["tokens/sampled"] == sum(len(c.token_ids) for c in completions)
+
+
+def test_samples_follow_from_seed_and_step_alone(tmp_path: Path):
+    one, other = make(tmp_path / "a"), make(tmp_path / "b")
+    assert one.source.update(3).completion_ids == other.source.update(3).completion_ids
+    assert one.source.update(2).completion_ids != one.source.update(3).completion_ids
+    texts = [group.texts for group in one.source.update(3).experience.groups]
+    one.source.seed = 1
+    assert [group.texts for group in one.source.update(3).experience.groups] != texts
+
+
+def test_every_epoch_takes_every_prompt_once(tmp_path: Path):
+    source = make(tmp_path, rows=[*ROWS, {"prompt": "say seven", "reference": "seven it is"}]).source
+    drawn = [draw for step in range(7) for draw in source.draws(step)]  # 21 draws, 3 epochs of 7
+    for epoch in range(3):
+        assert sorted(index for e, index in drawn if e == epoch) == list(range(7))
+    assert [i for e, i in drawn if e == 0] != [i for e, i in drawn if e == 1]
+
+
+def test_processes_share_the_prompts_of_a_step(tmp_path: Path):
+    source = make(tmp_path).source
+    whole = source.update(1)
+    parts = []
+    for process in range(2):
+        source.process, source.processes = process, 2
+        parts.append(source.update(1))
+    texts = {group.item.example.prompt: group.texts for part in parts for group in part.experience.groups}
+    assert texts == {group.item.example.prompt: group.texts for group in whole.experience.groups}
+
+
+def test_resuming_is_as_if_it_had_never_stopped(tmp_path: Path):
+    whole = make(tmp_path / "whole", steps=4, save_every=2)
+    whole.train()
+    half = make(tmp_path / "half", steps=4, save_every=2)
+    half.train()
+    again = make(tmp_path / "half", steps=4, save_every=2)
+    again.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoints" / "checkpoint-2"))
+    for name, value in weights_of(whole.model).items():
+        assert torch.equal(value, weights_of(again.model)[name]), name
+    timeless = [
+        [{k: v for k, v in step.items() if "seconds" not in k} for step in read_metrics(tmp_path / run)]
+        for run in ("whole", "half")
+    ]
+    assert timeless[0] == timeless[1]
+    assert [step["step"] for step in timeless[1]] == [1, 2, 3, 4]
+
+
+def test_another_run_in_the_folder_is_not_touched(tmp_path: Path):
+    make(tmp_path, steps=1).train()
+    before = (tmp_path / "metrics.jsonl").read_text()
+    with pytest.raises(InputError, match="already holds another run"):
+        make(tmp_path, steps=1).train()
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_an_adapter_is_all_that_changes_and_loads_again(tmp_path: Path):
+    base = saved_model(tmp_path / "base")
+    adapter = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    training = config(tmp_path / "run", measure_kl=True)
+    trainer = GRAOTrainer(str(base), training, ROWS, vowels, peft_config=adapter)
+    frozen = {name: value for name, value in weights_of(trainer.model).items() if "lora" not in name}
+    trainer.train()
+    now = weights_of(trainer.model)
+    assert all(torch.equal(value, now[name]) for name, value in frozen.items())
+    kl = [step["kl"] for step in read_metrics(tmp_path / "run")]
+    assert kl[0] == pytest.approx(0, abs=1e-6)
+    assert kl[-1] > 1e-4
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").eval()
+    ids = torch.tensor([[5, 6, 7]])
+    trainer.model.eval()
+    torch.testing.assert_close(loaded(input_ids=ids).logits, trainer.model(input_ids=ids).logits)
+
+
+def test_the_kl_to_the_starting_model(tmp_path: Path):
+    trainer = make(tmp_path, measure_kl=True, steps=5)
+    trainer.train()
+    kl = [step["kl"] for step in read_metrics(tmp_path)]
+    assert kl[0] == pytest.approx(0, abs=1e-6)
+    assert kl[-1] > kl[0]
+
+
+def test_the_saved_model_keeps_its_stop_tokens(tmp_path: Path):
+    model = tiny_model()
+    model.generation_config = GenerationConfig(eos_token_id=[7, END], pad_token_id=0)
+    trainer = make(tmp_path, model, steps=1)
+    assert set(trainer.stop_ids) == {7, END}
+    trainer.train()
+    trainer.save_model(str(tmp_path / "model"))
+    assert set(GenerationConfig.from_pretrained(tmp_path / "model").eos_token_id) >= {7, END}
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_truncated_samples_can_be_left_out_of_the_update(tmp_path: Path):
+    trainer = make(tmp_path / "a")
+    with_all, without = trainer.source.update(0), make(tmp_path / "b", drop_truncated=True).source.update(0)
+    cut = {
+        (row, member)
+        for row, group in enumerate(with_all.experience.groups)
+        for member, completion in enumerate(group.completions)
+        if completion.truncated
+    }
+    assert cut & set(with_all.places)
+    assert set(without.places) == set(with_all.places) - cut
+
+
+def test_missing_rewards_leave_their_group(tmp_path: Path):
+    def sometimes(completions):
+        return [None if place % 5 == 1 else value for place, value in enumerate(vowels(completions))]
+
+    trainer = make(tmp_path, reward=sometimes, steps=1)
+    update = trainer.source.update(0)
+    assert not {(row, 1) for row in range(3)} & set(update.places)
+    trainer.train()
+    assert read_metrics(tmp_path)[0]["reward/missing"] == pytest.approx(0.25)
+
+
+def test_evaluate_gives_shares_over_the_reference(tmp_path: Path):
+    trainer = GRAOTrainer(
+        tiny_model(), config(tmp_path), ROWS, vowels, eval_dataset=ROWS[:4], processing_class=letter_tokenizer()
+    )
+    metrics = trainer.evaluate()
+    assert metrics["eval_win"] + metrics["eval_tie"] + metrics["eval_lose"] == pytest.approx(1)
+    assert metrics == trainer.evaluate()
+    with pytest.raises(InputError, match="no eval_dataset"):
+        make(tmp_path).evaluate()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"max_step": 3}, "training.trainer.max_step is unknown; did you mean max_steps"),
+        ({"learning_rate": 3}, "set by training.learning_rate"),
+        ({"utter_nonsense": 3}, "no field of transformers.TrainingArguments"),
+        ({"optim": "sgdd"}, "training.trainer: .*sgdd"),
+    ],
+)
+def test_wrong_trainer_fields_are_named(tmp_path: Path, extra: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        make(tmp_path, trainer={"use_cpu": True, **extra})
+
+
+@pytest.mark.filterwarnings("default:.*learning_rate.*hardly move")
+def test_a_rate_for_large_models_is_warned_of(tmp_path: Path):
+    with pytest.warns(UserWarning, match=r"learning_rate 1e-06 .* 0.001 is usual"):
+        make(tmp_path, learning_rate=1e-6)
+
+
+def test_rows_without_what_is_needed_are_named(tmp_path: Path):
+    with pytest.raises(InputError, match="reference"):
+        make(tmp_path, rows=[{"prompt": "x"}])
+    with pytest.raises(InputError, match="row 2"):
+        make(tmp_path, rows=[{"prompt": "x", "reference": "y"}, {"prompt": "x", "reference": ""}])
+
+
+SCRIPT = """
+    import sys, torch
+    sys.path.insert(0, {tests!r})
+    from pathlib import Path
+    from test_trainer import make, weights_of
+    trainer = make(Path(sys.argv[1]), prompts_per_step=5, token_budget=40)
+    trainer.train()
+    if trainer.is_world_process_zero():
+        torch.save(weights_of(trainer.model), sys.argv[1] + "/weights.pt")
+"""
+
+
+def test_two_processes_are_one(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parent))))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    for processes in (1, 2):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        done = subprocess.run(
+            [*command, str(script), str(tmp_path / f"{processes}")], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (torch.load(tmp_path / f"{processes}" / "weights.pt") for processes in (1, 2))
+    assert relative_gap(one, two) < 1e-5
+    logs = [
+        [json.loads(line) for line in (tmp_path / f"{n}" / "metrics.jsonl").read_text().splitlines()] for n in (1, 2)
+    ]
+    for alone, shared in zip(*logs, strict=True):
+        for name in alone:
+            if "seconds" not in name:
+                assert shared[name] == pytest.approx(alone[name], rel=1e-3, abs=1e-5), name
