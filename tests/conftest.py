@@ -2,13 +2,14 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 torch.set_num_threads(1)
 
@@ -71,3 +72,25 @@ def words() -> Callable[[str], PreTrainedTokenizerFast]:
         )
 
     return build
+
+
+class SilentScreen:
+    """Keeps what a run says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:
+        yield lambda done, total: self.lines.append(f"{title} {done}/{total}")
+
+    def training(self, steps: int) -> TrainerCallback:
+        return TrainerCallback()
+
+
+@pytest.fixture
+def screen() -> SilentScreen:
+    return SilentScreen()

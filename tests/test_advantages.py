@@ -91,7 +91,9 @@ def test_wrong_shapes_and_scopes_are_named():
 rewards = hnp.arrays(
     "float64",
     st.tuples(st.integers(1, 4), st.integers(2, 9)),
-    elements=st.one_of(st.just(NAN), st.sampled_from([-1.0, 0.0, 1.0]), st.integers(-1000, 1000).map(lambda tenths: tenths / 10)),
+    elements=st.one_of(
+        st.just(NAN), st.sampled_from([-1.0, 0.0, 1.0]), st.integers(-1000, 1000).map(lambda tenths: tenths / 10)
+    ),
 )
 
 

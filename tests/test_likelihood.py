@@ -1,8 +1,8 @@
 import pytest
 import torch
-from tiny import END, letter_tokenizer, tiny_model
 
 from grao.models import completion_likelihood, likeliest_stop, stop_token_ids
+from tiny import END, letter_tokenizer, tiny_model
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "moe", "gpt2"])

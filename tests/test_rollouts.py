@@ -3,10 +3,10 @@ from collections import Counter
 import pytest
 import torch
 from scipy.stats import chisquare
-from tiny import END, tiny_model
 
 from grao.rollouts import HuggingFaceGenerator, Sampling, draw_key
 from grao.rollouts.huggingface import draw_tokens, keyed_uniforms
+from tiny import END, tiny_model
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15]]
 KEYS = [draw_key(0, "step", row) for row in range(4)]

@@ -9,16 +9,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig
-from tiny import END, gradients, letter_tokenizer, relative_gap, saved_model, tiny_model
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from grao import GRAOConfig, GRAOMethodConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
+from grao import GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.core import group_advantages, sequence_weights, weighted_likelihood_loss
 from grao.models import completion_likelihood
 from grao.records.metrics import read_metrics
 from grao.training.accumulate import accumulate_gradient
+from tiny import END, gradients, letter_tokenizer, relative_gap, saved_model, tiny_model
 
-ROWS = [{"prompt": f"say {word}", "reference": f"{word} it is"} for word in ("one", "two", "three", "four", "five", "six")]
+ROWS = [
+    {"prompt": f"say {word}", "reference": f"{word} it is"} for word in ("one", "two", "three", "four", "five", "six")
+]
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
 
 

@@ -28,9 +28,7 @@ def letter_tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     backend.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<end>", unk_token="<unk>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<end>", unk_token="<unk>")
 
 
 def tiny_model(kind: str = "llama", seed: int = 0, vocabulary: int = len(LETTERS) + 3) -> PreTrainedModel:
@@ -96,6 +94,4 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def relative_gap(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """Largest relative difference in norm over all tensors."""
     assert one.keys() == other.keys()
-    return max(
-        ((one[name] - other[name]).norm() / other[name].norm().clamp(min=1e-12)).item() for name in one
-    )
+    return max(((one[name] - other[name]).norm() / other[name].norm().clamp(min=1e-12)).item() for name in one)

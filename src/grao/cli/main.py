@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
+    # Threads that wait must sleep: spinning ones slow small models many times over when another program needs a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         name, arguments = parse_arguments(argv)
     except SystemExit as done:

@@ -94,7 +94,7 @@ def _check_folder(path: str) -> None:
     folder = Path(path)
     if folder.is_file():
         raise InputError(f"model.path: {path!r} is a file; give the folder that holds config.json")
-    if folder.is_dir() and not (folder / "config.json").exists():
+    if folder.is_dir() and not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
         raise InputError(f"model.path: {path!r} holds no config.json, so it is no model folder")
     if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise InputError(f"model.path: there is no folder {path!r}")

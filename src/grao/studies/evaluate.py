@@ -10,7 +10,7 @@ from grao.evaluation.metrics import evaluation_from_items
 from grao.records.evaluation import Answer, Evaluation, write_evaluation
 from grao.records.manifest import now, read_manifest, update_manifest, write_manifest
 from grao.rollouts import Sampling
-from grao.studies.prepare import Prepared, prepare
+from grao.studies.prepare import Prepared, claim, prepare
 from grao.studies.screen import Screen
 
 
@@ -28,7 +28,8 @@ def evaluate_run(run: Path, output: Path, screen: Screen) -> Evaluation:
     after = prepare(dataclasses.replace(recipe, model=trained))
     answers = {"before": evaluate_policy(before, screen, "before"), "after": evaluate_policy(after, screen, "after")}
     if output != run:
-        _claim(output)
+        claim(output)
+        output.mkdir(parents=True, exist_ok=True)
         write_manifest(output, {**(read_manifest(run) or {}), "evaluated": now(), "run": str(run)})
     else:
         update_manifest(run, evaluated=now())
@@ -41,7 +42,7 @@ def evaluate_recipe(recipe: Recipe, screen: Screen) -> Evaluation:
     Raises:
         InputError: if the output folder is taken, or no prompts are held out.
     """
-    _claim(recipe.output)
+    claim(recipe.output)
     ready = prepare(recipe)
     answers = {"model": evaluate_policy(ready, screen, "model")}
     recipe.output.mkdir(parents=True, exist_ok=True)
@@ -86,9 +87,3 @@ def _recorded(ready: Prepared, folder: Path, answers: dict[str, list[Answer]]) -
     if evaluation is None:
         raise InputError("data.held_out: no prompts are held out, so there is nothing to evaluate on")
     return evaluation
-
-
-def _claim(folder: Path) -> None:
-    if (folder / "manifest.json").exists():
-        raise InputError(f"output: {folder} already holds a run; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 """From a recipe to objects: data, rewards, model and trainer. Everything that can go wrong before training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback
@@ -8,12 +10,15 @@ from transformers import PrinterCallback, ProgressCallback
 from grao.config import Recipe
 from grao.config.fields import ADAPTER
 from grao.config.recipe import GRAOConfig, RewardConfig, total_steps
-from grao.data import fingerprint, load_split
+from grao.data import Example, fingerprint, load_split
 from grao.errors import InputError
 from grao.models import add_adapter, load_model, load_tokenizer, parameter_count
 from grao.records.manifest import Manifest, git_revision, installed_versions, now
-from grao.rewards import FunctionReward, Mix, difference, load_function, verdict
+from grao.rewards import FunctionReward, Mix, RewardBatch, difference, load_function, verdict
 from grao.training.trainer import GRAOTrainer
+
+_PROBES = 2
+"""References that the rewards are tried on."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,21 @@ class Prepared:
     manifest: Manifest
 
 
+def claim(folder: Path) -> None:
+    """Makes sure that a run may write into a folder; makes nothing.
+
+    Raises:
+        InputError: if it holds another run, or is no folder.
+    """
+    if any((folder / name).exists() for name in ("manifest.json", "metrics.jsonl", "items.jsonl")):
+        raise InputError(
+            f"output: {folder} already holds a run; continue it with `grao train --resume {folder}`, "
+            "or choose another folder"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output: {folder} is a file; choose a folder")
+
+
 def prepare(recipe: Recipe) -> Prepared:
     """Loads and checks everything; writes nothing.
 
@@ -34,6 +54,7 @@ def prepare(recipe: Recipe) -> Prepared:
     """
     split = load_split(recipe.data, recipe.seed)
     rewards = make_rewards(recipe.rewards)
+    _probe(rewards, split.train[:_PROBES])
     chosen, lora = recipe.model, recipe.model.lora
     model = load_model(chosen.path, chosen.dtype, chosen.attention, chosen.trust_remote_code)
     tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
@@ -73,6 +94,19 @@ def make_rewards(configs: list[RewardConfig]) -> Mix:
     if len(set(names)) < len(names):
         raise InputError(f"rewards: two are called {max(names, key=names.count)!r}; give them different names")
     return Mix(rewards, [config.weight for config in configs])
+
+
+def _probe(rewards: Mix, examples: Sequence[Example]) -> None:
+    """Asks the rewards about a few references, so that a broken one is found before any work is done."""
+    references = [example.reference for example in examples]
+    rewards(
+        RewardBatch(
+            prompts=[example.prompt for example in examples],
+            completions=[[reference] for reference in references],
+            references=references,
+            columns=[example.columns for example in examples],
+        )
+    )
 
 
 def _trainer_config(recipe: Recipe) -> GRAOConfig:

@@ -10,6 +10,8 @@ model/          the result
 report.html     all of it to look at
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from grao.records.evaluation import Evaluation, read_items
 from grao.records.manifest import now, read_manifest, update_manifest, write_manifest
 from grao.reports.page import write_report
 from grao.studies.evaluate import evaluate_policy, record_answers
-from grao.studies.prepare import Prepared, prepare
+from grao.studies.prepare import Prepared, claim, prepare
 from grao.studies.screen import Screen
 from grao.training.callbacks import InterruptCallback
 
@@ -48,11 +50,7 @@ def start_run(recipe: Recipe, screen: Screen) -> Finished:
         StoppedError: after Ctrl-C; the checkpoint is saved.
     """
     folder = recipe.output
-    if (folder / "manifest.json").exists() or (folder / "metrics.jsonl").exists():
-        raise InputError(
-            f"output: {folder} already holds a run; continue it with `grao train --resume {folder}`, "
-            "or choose another folder"
-        )
+    claim(folder)
     ready = prepare(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
@@ -87,42 +85,50 @@ def resume_run(folder: Path, screen: Screen) -> Finished:
 
 def _carry_out(ready: Prepared, screen: Screen, checkpoint: str | None) -> Finished:
     trainer, folder = ready.trainer, ready.recipe.output
-    before = [item.answers["before"] for item in read_items(folder)]
-    if not before:
-        before = evaluate_policy(ready, screen, "before")
-        record_answers(ready, folder, {"before": before})
-    _train(ready, screen, checkpoint)
-    trainer.save_model(str(folder / "model"))
-    after = evaluate_policy(ready, screen, "after")
-    evaluation = record_answers(ready, folder, {"before": before, "after": after})
+    with _accounted(ready):
+        before = [item.answers["before"] for item in read_items(folder)]
+        if not before:
+            before = evaluate_policy(ready, screen, "before")
+            record_answers(ready, folder, {"before": before})
+        _train(ready, screen, checkpoint)
+        trainer.save_model(str(folder / "model"))
+        (folder / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle, and manifest.json says more
+        after = evaluate_policy(ready, screen, "after")
+        evaluation = record_answers(ready, folder, {"before": before, "after": after})
     update_manifest(folder, status="finished", finished=now())
     return Finished(folder, evaluation, write_report(folder))
 
 
 def _train(ready: Prepared, screen: Screen, checkpoint: str | None) -> None:
-    """The training; however it ends, its last checkpoint is on disk."""
-    trainer, folder = ready.trainer, ready.recipe.output
+    trainer = ready.trainer
     interrupt = InterruptCallback(screen.say)
     trainer.add_callback(interrupt)
     trainer.add_callback(screen.training(ready.steps))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except (InputError, RewardUnavailableError) as error:
-        update_manifest(folder, status="failed")
-        if trainer.state.global_step == 0:
+        step = trainer.state.global_step
+        if step == 0:
             raise
         trainer.save_checkpoint()
-        raise type(error)(f"{error}; step {trainer.state.global_step} is saved, {_go_on(folder)}") from error
-    except KeyboardInterrupt:
-        update_manifest(folder, status="interrupted")
-        raise StoppedError(f"stopped at once; {_go_on(folder)}") from None
+        raise type(error)(f"{error}; step {step} is saved") from error
     if interrupt.interrupted and trainer.state.global_step < ready.steps:
+        raise StoppedError(f"stopped, step {trainer.state.global_step} of {ready.steps} is saved")
+
+
+@contextmanager
+def _accounted(ready: Prepared) -> Iterator[None]:
+    """However a run ends early, its manifest says so and the user reads how to go on."""
+    folder = ready.recipe.output
+    go_on = f"continue with: grao train --resume {folder}"
+    try:
+        yield
+    except (InputError, RewardUnavailableError) as error:
+        update_manifest(folder, status="failed")
+        raise type(error)(f"{error}, {go_on}") from error
+    except KeyboardInterrupt as stop:
         update_manifest(folder, status="interrupted")
-        raise StoppedError(f"stopped, step {trainer.state.global_step} of {ready.steps} is saved; {_go_on(folder)}")
-
-
-def _go_on(folder: Path) -> str:
-    return f"continue with: grao train --resume {folder}"
+        raise StoppedError(f"{str(stop) or 'stopped'}; {go_on}") from None
 
 
 def _introduce(ready: Prepared, screen: Screen) -> None:

@@ -1,0 +1,280 @@
+"""A whole run from a recipe: what it leaves behind, what it refuses, and how it goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grao.config import load_recipe
+from grao.errors import InputError, RewardUnavailableError
+from grao.evaluation.metrics import evaluation_from_items
+from grao.records.evaluation import read_evaluation, read_items
+from grao.records.metrics import read_metrics
+from grao.studies.evaluate import evaluate_recipe, evaluate_run
+from grao.studies.run import StoppedError, resume_run, start_run
+from tiny import saved_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
+
+REWARD = """
+import os, signal, time
+def vowels(completions):
+    return [sum(letter in "ae" for letter in text) / (1 + len(text)) for text in completions]
+def nothing(completions):
+    return [None] * len(completions)
+def too_few(completions):
+    return [1.0]
+def broken(completions):
+    raise RuntimeError("no such luck")
+def fails_later(completions):
+    if os.path.exists("run/metrics.jsonl") and not os.path.exists("failed"):
+        open("failed", "w").close()
+        return nothing(completions)
+    return vowels(completions)
+calls = 0
+def interrupts(completions):
+    global calls
+    calls += 1
+    if calls == 5:
+        os.kill(os.getpid(), signal.SIGINT)
+    return vowels(completions)
+def slow(completions):
+    time.sleep(0.2)
+    return vowels(completions)
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with model, data and rewards, as working directory."""
+    saved_model(tmp_path / "model")
+    words = [f"{one} {two}" for one in ("red", "blue", "green", "grey") for two in ("cat", "dog", "hen", "cow", "bee")]
+    rows = [json.dumps({"prompt": f"say {word}", "reference": f"a {word} it is."}) for word in words]
+    (tmp_path / "data.jsonl").write_text("\n".join(rows) + "\n")
+    (tmp_path / "rewards.py").write_text(REWARD)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def recipe(**changes):
+    settings = {
+        "model.path": "model",
+        "data.path": "data.jsonl",
+        "data.held_out": "8",
+        "rewards.0.function": "rewards.py:vowels",
+        "rollout.group_size": "4",
+        "rollout.temperature": "1.0",
+        "rollout.max_new_tokens": "8",
+        "training.steps": "4",
+        "training.prompts_per_step": "3",
+        "training.learning_rate": "1e-2",
+        "training.trainer.use_cpu": "true",
+        "output": "run",
+    }
+    return load_recipe(None, list({**settings, **changes}.items()))
+
+
+def test_what_a_run_leaves_behind(place: Path, screen):
+    finished = start_run(recipe(), screen)
+    run = place / "run"
+    assert {path.name for path in run.iterdir()} >= {
+        "manifest.json", "recipe.yaml", "metrics.jsonl", "items.jsonl", "evaluation.json", "model", "report.html",
+    }  # fmt: skip
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+    assert manifest["data"]["prompts"] == 12
+    assert manifest["data"]["held_out"] == 8
+    assert manifest["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert [step["step"] for step in read_metrics(run)] == [1, 2, 3, 4]
+    items = read_items(run)
+    assert len(items) == 8
+    assert evaluation_from_items(items) == read_evaluation(run) == finished.evaluation
+    assert load_recipe(run / "recipe.yaml").training.steps == 4
+    model = AutoModelForCausalLM.from_pretrained(run / "model")
+    assert AutoTokenizer.from_pretrained(run / "model")("say").input_ids
+    assert model.generation_config.eos_token_id is not None
+    assert not list(run.rglob("*.bin"))
+
+
+def test_before_and_after_are_the_models_before_and_after(place: Path, screen):
+    start_run(recipe(), screen)
+    alone = evaluate_recipe(recipe(output="base"), screen)
+    assert alone.models["model"] == read_evaluation(place / "run").models["before"]
+    other = evaluate_recipe(recipe(**{"output": "aligned", "model.path": "run/model"}), screen)
+    assert other.models["model"] == read_evaluation(place / "run").models["after"]
+
+
+def test_evaluating_a_run_again_gives_the_same_numbers(place: Path, screen):
+    first = start_run(recipe(), screen).evaluation
+    assert evaluate_run(place / "run", place / "again", screen) == first
+    assert (place / "again" / "items.jsonl").read_text() == (place / "run" / "items.jsonl").read_text()
+    with pytest.raises(InputError, match="already holds a run"):
+        evaluate_run(place / "run", place / "again", screen)
+
+
+def test_an_adapter_run(place: Path, screen):
+    finished = start_run(recipe(**{"model.lora.rank": "4"}), screen)
+    assert "12 prompts, 8 held out" in screen.lines[0]
+    assert (place / "run" / "model" / "adapter_model.safetensors").exists()
+    again = evaluate_run(place / "run", place / "again", screen)
+    assert again.models["after"].ras == finished.evaluation.models["after"].ras
+
+
+def test_without_held_out_prompts_there_is_no_evaluation_but_a_report(place: Path, screen):
+    finished = start_run(recipe(**{"data.held_out": "0"}), screen)
+    assert finished.evaluation is None
+    assert finished.report.exists()
+
+
+def test_ctrl_c_saves_and_the_run_goes_on_as_if_nothing_had_been(place: Path, screen):
+    whole = start_run(recipe(output="whole"), screen).evaluation
+    with pytest.raises(StoppedError, match="grao train --resume run"):
+        start_run(recipe(**{"rewards.0.function": "rewards.py:interrupts"}), screen)
+    assert json.loads((place / "run" / "manifest.json").read_text())["status"] == "interrupted"
+    steps = len(read_metrics(place / "run"))
+    assert 0 < steps < 4
+    finished = resume_run(Path("run"), screen)
+    assert any(f"checkpoint-{steps}" in line for line in screen.lines)
+    assert finished.evaluation == whole
+    timeless = [
+        [
+            {k: v for k, v in step.items() if "seconds" not in k and "interrupts" not in k and "vowels" not in k}
+            for step in read_metrics(place / run)
+        ]
+        for run in ("whole", "run")
+    ]
+    assert timeless[0] == timeless[1]
+    with pytest.raises(InputError, match="is finished"):
+        resume_run(Path("run"), screen)
+
+
+def test_a_reward_that_fails_later_costs_nothing(place: Path, screen):
+    with pytest.raises(InputError, match=r"None or NaN .*step \d is saved, continue with: grao train --resume run"):
+        start_run(recipe(**{"rewards.0.function": "rewards.py:fails_later"}), screen)
+    assert list((place / "run" / "checkpoints").glob("checkpoint-*"))
+    assert json.loads((place / "run" / "manifest.json").read_text())["status"] == "failed"
+    assert resume_run(Path("run"), screen).evaluation is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data.path": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"data.prompt": "question"}, "question.*prompt"),
+        ({"data.path": "bad.jsonl"}, "bad.jsonl.*line 2"),
+        ({"data.path": "empty.jsonl"}, "empty.jsonl.*(row|line) 1.*reference"),
+        ({"model.path": "nowhere/at/all"}, "model.path: there is no folder"),
+        ({"model.path": "."}, "no config.json"),
+        ({"model.path": "data.jsonl"}, "is a file"),
+        ({"rewards.0.function": "rewards.py:nowhere"}, "no function 'nowhere'"),
+        ({"model.end_token": "<nowhere>"}, "model.end_token"),
+        ({"data.max_prompt_tokens": "2"}, "every prompt is longer than 2"),
+        ({"training.trainer.bf17": "true"}, "did you mean bf16"),
+        ({"model.lora.target_modules": "nowhere"}, "model.lora.target_modules"),
+    ],
+)
+def test_a_mistake_before_training_leaves_nothing_behind(place: Path, screen, change: dict, message: str):
+    (place / "bad.jsonl").write_text('{"prompt": "a", "reference": "b"}\n{"prompt": \n')
+    (place / "empty.jsonl").write_text('{"prompt": "a", "reference": " "}\n')
+    with pytest.raises(InputError, match=message) as caught:
+        start_run(recipe(**change), screen)
+    assert "\n" not in str(caught.value)
+    assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize("function", ["nothing", "broken", "too_few"])
+def test_a_reward_that_never_works_leaves_nothing_behind(place: Path, screen, function: str):
+    with pytest.raises(InputError, match=f"reward {function}"):
+        start_run(recipe(**{"rewards.0.function": f"rewards.py:{function}"}), screen)
+    assert not (place / "run").exists()
+
+
+def test_a_folder_that_holds_a_run_is_not_touched(place: Path, screen):
+    start_run(recipe(), screen)
+    before = {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="already holds a run"):
+        start_run(recipe(), screen)
+    assert {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()} == before
+
+
+def test_changed_data_are_noticed(place: Path, screen):
+    with pytest.raises(StoppedError):
+        start_run(recipe(**{"rewards.0.function": "rewards.py:interrupts"}), screen)
+    with (place / "data.jsonl").open("a") as lines:
+        lines.write('{"prompt": "say more", "reference": "more it is."}\n')
+    with pytest.raises(InputError, match="has changed"):
+        resume_run(Path("run"), screen)
+
+
+def test_unavailable_rewards_keep_their_kind(place: Path, screen, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(place))
+    (place / "judge.py").write_text(
+        "from grao import RewardUnavailableError\n\ncalls = 0\n"
+        "def judge(completions):\n    global calls\n    calls += 1\n"
+        "    if calls == 5: raise RewardUnavailableError('the judge is down')\n"
+        "    return [len(text) for text in completions]\n"
+    )
+    with pytest.raises(RewardUnavailableError, match=r"the judge is down; step \d is saved"):
+        start_run(recipe(**{"rewards.0.function": "judge.py:judge"}), screen)
+
+
+def command(*words: str, **options) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "grao", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
+    )  # fmt: skip
+
+
+def written(place: Path, **changes) -> str:
+    from grao.config import dump_recipe
+
+    (place / "recipe.yaml").write_text(dump_recipe(recipe(**changes)))
+    return "recipe.yaml"
+
+
+def test_the_commands_end_to_end(place: Path):
+    done = command("train", "--config", written(place))
+    out, err = done.communicate(timeout=120)
+    assert done.returncode == 0, err
+    assert "RAS" in out
+    assert "report" in out
+    assert "Traceback" not in err
+    again = command("train", "--config", "recipe.yaml")
+    _, err = again.communicate(timeout=120)
+    assert again.returncode == 2
+    assert err.count("\n") == 1
+    assert "already holds a run" in err
+    page = command("report", "run")
+    out, err = page.communicate(timeout=120)
+    assert page.returncode == 0, err
+
+
+def test_ctrl_c_at_the_terminal(place: Path):
+    name = written(place, **{"training.steps": "200", "rewards.0.function": "rewards.py:slow"})
+    running = command("train", "--config", name)
+    deadline = time.monotonic() + 90
+    while not (place / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert "Traceback" not in err
+    assert "grao train --resume run" in err
+    assert list((place / "run" / "checkpoints").glob("checkpoint-*"))
+
+
+def test_an_output_that_cannot_be_written(place: Path):
+    (place / "run").write_text("a file")
+    failed = command("train", "--config", written(place))
+    _, err = failed.communicate(timeout=90)
+    assert failed.returncode == 2, err
+    assert "Traceback" not in err
+    assert err.strip().count("\n") == 0
