@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from grao.core import (
     group_advantages,
     objective_terms,
-    plan_micro_batches,
+    plan_packed,
+    plan_padded,
     sequence_weights,
     weighted_likelihood_loss,
 )
@@ -108,15 +109,33 @@ def test_the_loss_divides_by_all_prompts_of_the_step():
     assert loglik.grad.tolist() == [-0.125, 0.25]
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200))
-def test_micro_batches_hold_everything_once_within_the_budget(lengths: list[int], budget: int):
-    plan = plan_micro_batches(lengths, budget)
-    assert sorted(index for batch in plan for index in batch) == list(range(len(lengths)))
-    for batch in plan:
-        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= budget
+sizes = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 30), st.integers(0, 4)), max_size=30)
+
+
+@settings(max_examples=150, deadline=None)
+@given(sizes, st.integers(1, 200))
+def test_micro_batches_hold_everything_once_within_the_budget(drawn: list[tuple[int, int, int]], budget: int):
+    groups = [group for _, _, group in drawn]
+    prompts = [3 + 7 * group for group in groups]  # a group has one prompt
+    answers = [answer for _, answer, _ in drawn]
+    for plan, cost in (
+        (plan_padded(prompts, answers, budget), lambda b: len(b) * max(prompts[i] + answers[i] for i in b)),
+        (
+            plan_packed(prompts, answers, groups, budget),
+            lambda b: sum({groups[i]: prompts[i] for i in b}.values()) + sum(answers[i] for i in b),
+        ),
+    ):
+        assert sorted(index for batch in plan for index in batch) == list(range(len(drawn)))
+        assert all(len(batch) == 1 or cost(batch) <= budget for batch in plan)
+
+
+def test_a_packed_group_stands_together_and_counts_its_prompt_once():
+    plan = plan_packed([10, 5, 10, 5, 10], [1, 2, 3, 4, 5], [0, 1, 0, 1, 0], token_budget=29)
+    assert plan == [[4, 2, 0, 3], [1]]  # 10 + 5 + 3 + 1, then 5 + 4; 2 more would be 30
+    assert plan_packed([10] * 3, [5] * 3, [0] * 3, token_budget=20) == [[0, 1], [2]]
 
 
 def test_a_budget_below_one_token_is_refused():
-    with pytest.raises(ValueError, match="token_budget"):
-        plan_micro_batches([1], 0)
+    for planned in (lambda: plan_padded([1], [1], 0), lambda: plan_packed([1], [1], [0], 0)):
+        with pytest.raises(ValueError, match="token_budget"):
+            planned()

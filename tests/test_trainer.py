@@ -73,7 +73,7 @@ def test_the_token_budget_changes_no_gradient(tmp_path: Path, budget: int, kind:
     plain.backward()
     expected = gradients(model)
     model.zero_grad()
-    seen = accumulate_gradient(model, update, Accelerator(cpu=True), budget, pad_id=0)
+    seen = accumulate_gradient(model, update, Accelerator(cpu=True), trainer.engine, budget)
     assert seen.loss.item() == pytest.approx(plain.item(), abs=1e-6)
     assert relative_gap(gradients(model), expected) < 1e-5
 
@@ -116,8 +116,8 @@ def test_the_metrics_are_those_of_the_samples(tmp_path: Path):
 
 def test_samples_follow_from_seed_and_step_alone(tmp_path: Path):
     one, other = make(tmp_path / "a"), make(tmp_path / "b")
-    assert one.source.update(3).completion_ids == other.source.update(3).completion_ids
-    assert one.source.update(2).completion_ids != one.source.update(3).completion_ids
+    assert one.source.update(3).batch.completions == other.source.update(3).batch.completions
+    assert one.source.update(2).batch.completions != one.source.update(3).batch.completions
     texts = [group.texts for group in one.source.update(3).experience.groups]
     one.source.seed = 1
     assert [group.texts for group in one.source.update(3).experience.groups] != texts

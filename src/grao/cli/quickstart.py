@@ -9,7 +9,7 @@ from grao.cli.train import show
 from grao.config import Recipe, load_recipe
 from grao.config.strict_yaml import write_inline
 from grao.errors import InputError
-from grao.sandbox import Sandbox, prepare
+from grao.sandbox.world import Sandbox, prepare
 from grao.studies.run import start_run
 
 _SETTINGS = {
@@ -45,14 +45,14 @@ def run(arguments: QuickstartArguments) -> int:
 def quickstart_recipe(arguments: QuickstartArguments, world: Sandbox) -> Recipe:
     """An ordinary recipe on the embedded world; options of the command line win."""
     settings = {
-        "model.path": str(world.model),
-        "data.path": str(world.train),
-        "data.test_path": str(world.test),
-        "output": str(arguments.output),
-        "seed": arguments.seed,
+        "model.path": write_inline(str(world.model)),
+        "data.path": write_inline(str(world.train)),
+        "data.test_path": write_inline(str(world.test)),
+        "output": write_inline(str(arguments.output)),
+        "seed": str(arguments.seed),
         **_SETTINGS,
     }
-    pairs = [(name, value if name in _SETTINGS else write_inline(value)) for name, value in settings.items()]
+    pairs = list(settings.items())
     if arguments.steps is not None:
         pairs.append(("training.steps", str(arguments.steps)))
     return load_recipe(None, [*pairs, *arguments.overrides])

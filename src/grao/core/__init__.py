@@ -11,15 +11,17 @@ from grao.core.objective import (
     sequence_weights,
     weighted_likelihood_loss,
 )
-from grao.core.packing import plan_micro_batches
+from grao.core.packing import Plan, plan_packed, plan_padded
 
 __all__ = [
     "Advantages",
     "ObjectiveTerms",
+    "Plan",
     "SequenceWeights",
     "group_advantages",
     "objective_terms",
-    "plan_micro_batches",
+    "plan_packed",
+    "plan_padded",
     "sequence_weights",
     "weighted_likelihood_loss",
 ]

@@ -11,16 +11,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from grao.data import Encoded
 from grao.groups import Group, reward_groups, sample_groups
 from grao.methods import Method, Weighted
+from grao.models import Batch
 from grao.rewards import Mix, MixedRewards
 from grao.rollouts import Generator, Sampling, draw_key
-
-TokenIds = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,8 @@ class Experience:
 class Update:
     """What one optimiser step learns from, on this process: S sequences with weights, out of B groups."""
 
-    prompt_ids: list[TokenIds]
-    """S."""
-    completion_ids: list[TokenIds]
-    """S, samples and references alike."""
-    weights: Tensor
-    """(S,), constants that multiply each mean log-likelihood; none is 0."""
+    batch: Batch
+    """Samples and references alike; no weight is 0."""
     places: list[tuple[int, int]]
     """S, (group, member) of each sequence; member G is the reference."""
     prompts: int
@@ -115,9 +109,12 @@ class ExperienceSource:
         answers = [[*(c.token_ids for c in group.completions), group.item.reference_ids] for group in groups]
         places = [(group, member) for group, member in table.nonzero().tolist()]
         return Update(
-            prompt_ids=[groups[group].item.prompt_ids for group, _ in places],
-            completion_ids=[answers[group][member] for group, member in places],
-            weights=table[table != 0],
+            batch=Batch(
+                prompts=[groups[group].item.prompt_ids for group, _ in places],
+                completions=[answers[group][member] for group, member in places],
+                groups=[group for group, _ in places],
+                weights=table[table != 0],
+            ),
             places=places,
             prompts=self.prompts_per_step,
             experience=experience,

@@ -19,7 +19,7 @@ from grao.data import EncodedSet, Example, encode_examples, end_token_id, exampl
 from grao.errors import InputError
 from grao.groups import reward_groups, sample_groups
 from grao.methods import GRAO
-from grao.models import likeliest_stop, load_model, load_tokenizer, stop_token_ids
+from grao.models import engine_for, likeliest_stop, load_model, load_tokenizer, stop_token_ids
 from grao.rewards import Mix, Reward, as_mix
 from grao.rollouts import HuggingFaceGenerator, Sampling, draw_key
 from grao.training.accumulate import accumulate_gradient
@@ -84,6 +84,7 @@ class GRAOTrainer(Trainer):
             callbacks=[MetricsCallback(args.output_dir), *(callbacks or [])],
         )
         check_settings(args.training, self.accelerator.num_processes, policy)
+        self.engine = engine_for(policy, self.pad_id)
         copied = args.training.measure_kl and not isinstance(policy, PeftModel)
         self._frozen = copy.deepcopy(policy).requires_grad_(False).eval() if copied else None
         self._steps: list[dict[str, float]] = []
@@ -113,7 +114,7 @@ class GRAOTrainer(Trainer):
         sampled = time.perf_counter()
         training = self.config.training
         start = self._starting_model if training.measure_kl else None
-        seen = accumulate_gradient(model, update, self.accelerator, training.token_budget, self.pad_id, start)
+        seen = accumulate_gradient(model, update, self.accelerator, self.engine, training.token_budget, start)
         metrics = step_metrics(update, seen, self.source.method, self.accelerator)
         metrics |= {f"seconds/{phase}": spent for phase, spent in update.experience.seconds.items()}
         end = time.perf_counter()

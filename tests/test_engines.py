@@ -1,0 +1,172 @@
+"""The packed engine against the padded one: the same loss, log-likelihoods and gradients, however the rows are cut."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
+
+from grao.models import Batch, PackedEngine, PaddedEngine, engine_for
+from grao.models.attention import NAME
+from grao.models.output_layer import linear_loss
+from tiny import LETTERS, gradients, relative_gap, tiny_model
+
+KINDS = ("llama", "qwen3", "moe", "gpt2")
+
+
+@st.composite
+def batches(draw) -> Batch:
+    """A few groups with answers of any length and weights of any sign, some of them 0."""
+    token = st.integers(3, len(LETTERS) + 2)
+    prompts, completions, groups, weights = [], [], [], []
+    for group in range(draw(st.integers(1, 3))):
+        prompt = draw(st.lists(token, min_size=1, max_size=12))
+        for _ in range(draw(st.integers(2, 16))):
+            prompts.append(prompt)
+            completions.append(draw(st.lists(token, min_size=1, max_size=9)))
+            groups.append(group)
+            weights.append(draw(st.one_of(st.just(0.0), st.floats(-3, 3))))
+    return Batch(prompts, completions, groups, torch.tensor(weights, dtype=torch.float64))
+
+
+def through(engine, model, batch: Batch, budget: int = 10_000):
+    """Loss, log-likelihoods in order, and gradients of all micro-batches together."""
+    model.zero_grad()
+    loss, mean, entropy = 0.0, torch.zeros(len(batch.prompts)), torch.zeros(len(batch.prompts))
+    for rows in engine.plan(batch, budget):
+        seen = engine.run(model, batch.rows(rows))
+        seen.loss.backward()
+        loss += seen.loss.item()
+        mean[rows], entropy[rows] = seen.mean.float(), seen.entropy.float()
+    return loss, mean, entropy, gradients(model)
+
+
+MODELS = {kind: tiny_model(kind) for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(batch=batches(), budget=st.integers(1, 200))
+def test_packed_equals_padded(kind: str, batch: Batch, budget: int):
+    model = MODELS[kind]
+    engine = engine_for(model, pad_id=0)
+    assert isinstance(engine, PackedEngine)
+    loss, mean, entropy, expected = through(PaddedEngine(), model, batch)
+    for cut in (10_000, budget):
+        found = through(engine, model, batch, cut)
+        assert found[0] == pytest.approx(loss, abs=1e-4, rel=1e-5)
+        torch.testing.assert_close(found[1], mean, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found[2], entropy, atol=1e-5, rtol=1e-5)
+        whole = [torch.cat([value.flatten() for value in grads.values()]) for grads in (found[3], expected)]
+        assert (whole[0] - whole[1]).norm() <= 1e-5 * whole[1].norm() + 1e-7
+
+
+def some_batch(seed: int = 0, longest: int = 12) -> Batch:
+    torch.manual_seed(seed)
+    prompts = [torch.randint(3, 40, (length,)).tolist() for length in (7, 12, 3)]
+    groups = [group for group in range(3) for _ in range(5)]
+    completions = [torch.randint(3, 40, (int(torch.randint(1, longest, ())),)).tolist() for _ in groups]
+    return Batch([prompts[group] for group in groups], completions, groups, torch.randn(15).double())
+
+
+def test_in_double_precision_it_agrees_to_rounding():
+    model = tiny_model("gpt2").double()  # no part of it falls back to single precision
+    batch = some_batch()
+    loss, _, _, expected = through(PaddedEngine(), model, batch)
+    model.set_attn_implementation(NAME)
+    found = through(PackedEngine(), model, batch, budget=60)
+    assert found[0] == pytest.approx(loss, abs=1e-12)
+    assert relative_gap(found[3], expected) < 1e-10
+
+
+@pytest.mark.parametrize("kind", ["llama", "moe"])
+def test_activation_checkpointing(kind: str):
+    model = tiny_model(kind).train()
+    batch = some_batch()
+    engine = engine_for(model, 0)
+    _, _, _, expected = through(engine, model, batch)
+    model.activation_checkpointing_enable()
+    assert relative_gap(through(engine, model, batch)[3], expected) < 1e-5
+
+
+def test_an_adapter():
+    torch.manual_seed(0)
+    adapter = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    model = get_peft_model(tiny_model(), adapter)
+    engine = engine_for(model, 0)
+    assert isinstance(engine, PackedEngine)
+    batch = some_batch()
+    _, mean, _, expected = through(PaddedEngine(), model, batch)
+    found = through(engine, model, batch, 50)
+    torch.testing.assert_close(found[1], mean, atol=1e-5, rtol=1e-5)
+    trained = [name for name in expected if "lora" in name]
+    assert relative_gap({n: found[3][n] for n in trained}, {n: expected[n] for n in trained}) < 1e-4
+
+
+def test_an_adapter_on_the_output_layer_takes_the_padded_way():
+    adapter = LoraConfig(r=4, target_modules=["lm_head"], task_type="CAUSAL_LM")
+    assert isinstance(engine_for(get_peft_model(tiny_model(), adapter), 0), PaddedEngine)
+
+
+SHAPE = {
+    "vocab_size": len(LETTERS) + 3, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.2,
+}  # fmt: skip
+
+
+def test_a_sliding_window_is_honoured():
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=6)).eval()
+    engine = engine_for(model, 0)
+    assert isinstance(engine, PackedEngine)
+    batch = some_batch()
+    _, mean, _, expected = through(PaddedEngine(), model, batch)
+    found = through(engine, model, batch)
+    torch.testing.assert_close(found[1], mean, atol=1e-5, rtol=1e-5)
+    assert relative_gap(found[3], expected) < 1e-5
+
+
+def test_what_it_does_not_honour_takes_the_padded_way():
+    torch.manual_seed(0)
+    capped = Gemma2ForCausalLM(Gemma2Config(**SHAPE)).eval()
+    before = capped.config._attn_implementation
+    assert isinstance(engine_for(capped, 0), PaddedEngine)
+    assert capped.config._attn_implementation == before
+    dropping = tiny_model()
+    dropping.config.attention_dropout = 0.1
+    assert isinstance(engine_for(dropping, 0), PaddedEngine)
+    scaled = tiny_model()
+    scaled.lm_head.register_forward_hook(lambda module, inputs, logits: 0.5 * logits)
+    assert isinstance(engine_for(scaled, 0), PaddedEngine)
+
+
+def test_half_precision():
+    model = tiny_model().to(torch.bfloat16)
+    engine = engine_for(model, 0)
+    assert isinstance(engine, PackedEngine)
+    batch = some_batch()
+    expected = through(PaddedEngine(), model, batch)
+    found = through(engine, model, batch)
+    torch.testing.assert_close(found[1], expected[1], atol=5e-2, rtol=1e-2)
+
+
+def test_a_model_that_was_not_switched_fails_loudly():
+    with pytest.raises((RuntimeError, IndexError)):
+        PackedEngine().run(tiny_model(), some_batch())
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_chunked_loss_is_the_plain_one(biased: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("grao.models.output_layer._CHUNK", 150)  # three rows at a time
+    hidden, weight = torch.randn(13, 8).double().requires_grad_(), torch.randn(50, 8).double().requires_grad_()
+    bias = torch.randn(50).double().requires_grad_() if biased else None
+    targets, coefficients = torch.randint(0, 50, (13,)), torch.randn(13).double()
+    loss, logps, entropies = linear_loss(hidden, weight, bias, targets, coefficients)
+    plain = torch.log_softmax(torch.nn.functional.linear(hidden, weight, bias), dim=-1)
+    expected = plain.gather(-1, targets[:, None]).squeeze(-1)
+    torch.testing.assert_close(logps, expected)
+    torch.testing.assert_close(entropies, -(plain.exp() * plain).sum(-1))
+    inputs = [value for value in (hidden, weight, bias) if value is not None]
+    found = torch.autograd.grad(3 * loss, inputs)
+    torch.testing.assert_close(found, torch.autograd.grad(-3 * (coefficients * expected).sum(), inputs))
