@@ -1,0 +1,162 @@
+"""One call to a model, a training file and a held-out file, made from a seed and kept in the cache folder."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+import transformers
+
+from grao.errors import InputError
+from grao.sandbox.answers import reference, rejected
+from grao.sandbox.models import STEPS, Architecture, Progress, build_model, pretrain
+from grao.sandbox.tasks import KINDS, Split, draw
+from grao.sandbox.tokenizer import build_tokenizer
+
+ABILITIES = {"weak": 0.2, "able": 0.95}
+"""Names for shares of right answers in the pretraining corpus."""
+ATTEMPTS = 1000
+"""Draws without a new prompt after which a kind counts as exhausted."""
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """Where the pieces of one sandbox lie."""
+
+    model: Path
+    """Folder with weights (safetensors), configuration and tokenizer."""
+    train: Path
+    """JSON lines with the columns of `rows`."""
+    test: Path
+    """The same columns; its problems stand neither in `train` nor in the pretraining corpus."""
+
+
+def prepare(
+    ability: str | float = "weak",
+    architecture: Architecture = "dense",
+    seed: int = 0,
+    prompts: int = 1000,
+    held_out: int = 300,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    steps: int = STEPS,
+) -> Sandbox:
+    """Builds the sandbox, or finds it in the cache.
+
+    Args:
+        ability: how able the base model is: the share of right answers in its pretraining corpus, 0 to 1, or
+            `weak` (0.2) or `able` (0.95). What the model then gets right is less, see the sandbox's page.
+        architecture: `dense` (Qwen3) or `moe` (Qwen3-MoE, two of eight experts).
+        seed: of the weights, the corpus and the files.
+        prompts: rows of the training file.
+        held_out: rows of the held-out file.
+        cache: folder to keep things in; by default `$GRAO_CACHE`, or `grao` in the user's cache folder.
+        progress: called after every pretraining step with the step, all steps, and the loss.
+        steps: pretraining steps, of 16 answers each.
+
+    Raises:
+        InputError: if an argument is out of range, or there are not as many different prompts.
+    """
+    share = _share_right(ability)
+    if architecture not in ("dense", "moe"):
+        raise InputError(f"sandbox: architecture must be dense or moe, got {architecture!r}")
+    for name, value in (("prompts", prompts), ("held_out", held_out), ("steps", steps)):
+        if value < 1:
+            raise InputError(f"sandbox: {name} must be at least 1, got {value}")
+    folder = (cache or cache_folder()) / "sandbox"
+    return Sandbox(
+        model=_model(folder, share, architecture, seed, steps, progress),
+        train=_file(folder, "train", prompts, seed),
+        test=_file(folder, "test", held_out, seed),
+    )
+
+
+def cache_folder() -> Path:
+    """`$GRAO_CACHE`, or `grao` in the user's cache folder (`$XDG_CACHE_HOME`, `~/.cache`)."""
+    if given := os.environ.get("GRAO_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "grao"
+
+
+def rows(split: Split, count: int, seed: int) -> Iterator[dict[str, str | list[str]]]:
+    """Different prompts of a split, the kinds in turn, with `prompt`, `reference`, `rejected` and the judge's columns.
+
+    Raises:
+        InputError: if the world runs out of new prompts.
+    """
+    rng, seen, kinds = Random(f"{split} {seed}"), set[str](), tuple(KINDS)  # noqa: S311
+    for index in range(count):
+        for _ in range(ATTEMPTS):
+            task = draw(rng, split, kinds[index % len(kinds)])
+            if task.prompt not in seen:
+                break
+        else:
+            raise InputError(f"sandbox: only {index} different {split} prompts, {count} wanted; ask for fewer")
+        seen.add(task.prompt)
+        yield {
+            "prompt": task.prompt,
+            "reference": reference(task, rng),
+            "rejected": rejected(task, rng),
+            "kind": task.kind,
+            "answer": task.answer,
+            "candidates": list(task.candidates),
+            "detail": task.detail,
+        }
+
+
+def _share_right(ability: str | float) -> float:
+    """The number behind a name."""
+    share = ABILITIES.get(ability) if isinstance(ability, str) else ability
+    if share is None or not 0 <= share <= 1:
+        raise InputError(f"sandbox: ability must be weak, able or a number from 0 to 1, got {ability!r}")
+    return share
+
+
+def _model(
+    folder: Path, share: float, architecture: Architecture, seed: int, steps: int, progress: Progress | None
+) -> Path:
+    """The folder of the pretrained model; made elsewhere first, so that an interrupted run leaves nothing half."""
+    key = _key(share, architecture, seed, steps, torch.__version__, transformers.__version__)
+    target = folder / f"{architecture}-{key}"
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer()
+    model = build_model(architecture, tokenizer, seed)
+    pretrain(model, tokenizer, share, seed, steps, progress)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch) / "model"
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        try:
+            made.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+    return target
+
+
+def _file(folder: Path, split: Split, count: int, seed: int) -> Path:
+    """The JSON lines of a split."""
+    target = folder / f"{split}-{_key(count, seed)}.jsonl"
+    if not target.exists():
+        text = "".join(json.dumps(row) + "\n" for row in rows(split, count, seed))
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / "rows"
+            made.write_text(text, encoding="utf-8")
+            made.replace(target)
+    return target
+
+
+def _key(*values: object) -> str:
+    """A hash of the values and of the sandbox's own code: all that the result depends on."""
+    digest = hashlib.sha256(repr(values).encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
