@@ -50,11 +50,12 @@ def prepare(
 
     Args:
         ability: how able the base model is: the share of right answers in its pretraining corpus, 0 to 1, or
-            `weak` (0.2) or `able` (0.95). What the model then gets right is less, see the sandbox's page.
+            `weak` (0.2) or `able` (0.95). The amount of pretraining is the same. Measured on 300 held-out prompts at
+            temperature 0.7, seed 0: 11 % right for `weak`, 53 % for `able` (dense); 8 % for `weak` (moe).
         architecture: `dense` (Qwen3) or `moe` (Qwen3-MoE, two of eight experts).
         seed: of the weights, the corpus and the files.
-        prompts: rows of the training file.
-        held_out: rows of the held-out file.
+        prompts: rows of the training file; the world has about 8,000.
+        held_out: rows of the held-out file; the world has about 4,800.
         cache: folder to keep things in; by default `$GRAO_CACHE`, or `grao` in the user's cache folder.
         progress: called after every pretraining step with the step, all steps, and the loss.
         steps: pretraining steps, of 16 answers each.
