@@ -136,7 +136,7 @@ def train(model, tokenizer, rows: list[dict], settings: Settings, steps: int, se
     for step in range(1, steps + 1):
         batch = order.sample(rows, min(settings.prompts_per_step, len(rows)))
         prompts = [tokenizer(row["prompt"]).input_ids for row in batch]
-        references = [[*tokenizer(row["reference"], add_special_tokens=False).input_ids, stops[-1]] for row in batch]
+        references = [[*tokenizer(row["reference"], add_special_tokens=False).input_ids, stops[0]] for row in batch]
         samples = [sample_group(model, prompt, settings, stops) for prompt in prompts]
         scores = [
             [reward(row["prompt"], tokenizer.decode(answer, skip_special_tokens=True)) for answer in group]

@@ -87,8 +87,9 @@ class SilentScreen:
     def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: self.lines.append(f"{title} {done}/{total}")
 
-    def training(self, steps: int) -> TrainerCallback:
-        return TrainerCallback()
+    @contextmanager
+    def training(self, steps: int) -> Iterator[TrainerCallback]:
+        yield TrainerCallback()
 
 
 @pytest.fixture

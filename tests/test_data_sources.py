@@ -146,8 +146,9 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder in the hub's layout stands for the hub."""
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
 
-    def from_folder(path: str, subset: str | None, split: str) -> Dataset:
+    def from_folder(path: str, subset: str | None, data_dir: str | None, split: str) -> Dataset:
         assert path == "someone/pairs"
+        assert data_dir is None
         return load_dataset(str(tmp_path), subset, split=split, cache_dir=str(tmp_path / "cache"))
 
     monkeypatch.setattr(load, "load_dataset", from_folder)

@@ -62,6 +62,18 @@ def test_packed_equals_padded(kind: str, batch: Batch, budget: int):
         assert (whole[0] - whole[1]).norm() <= 1e-5 * whole[1].norm() + 1e-7
 
 
+def test_long_answers_are_attended_in_several_calls(monkeypatch: pytest.MonkeyPatch):
+    batch = some_batch(longest=30)
+    model = tiny_model()
+    engine = engine_for(model, 0)
+    _, mean, _, expected = through(PaddedEngine(), model, batch)
+    for together in (1, 20, 50):
+        monkeypatch.setattr("grao.models.attention._TOGETHER", together)
+        found = through(engine, model, batch)
+        torch.testing.assert_close(found[1], mean, atol=1e-5, rtol=1e-5)
+        assert relative_gap(found[3], expected) < 1e-5
+
+
 def some_batch(seed: int = 0, longest: int = 12) -> Batch:
     torch.manual_seed(seed)
     prompts = [torch.randint(3, 40, (length,)).tolist() for length in (7, 12, 3)]
@@ -134,8 +146,10 @@ def test_what_it_does_not_honour_takes_the_padded_way():
     assert isinstance(engine_for(capped, 0), PaddedEngine)
     assert capped.config._attn_implementation == before
     dropping = tiny_model()
-    dropping.config.attention_dropout = 0.1
+    for layer in dropping.model.layers:
+        layer.self_attn.attention_dropout = 0.1
     assert isinstance(engine_for(dropping, 0), PaddedEngine)
+    assert not dropping.training
     scaled = tiny_model()
     scaled.lm_head.register_forward_hook(lambda module, inputs, logits: 0.5 * logits)
     assert isinstance(engine_for(scaled, 0), PaddedEngine)
@@ -158,7 +172,8 @@ def test_a_model_that_was_not_switched_fails_loudly():
 
 @pytest.mark.parametrize("biased", [True, False])
 def test_the_chunked_loss_is_the_plain_one(biased: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("grao.models.output_layer._CHUNK", 150)  # three rows at a time
+    monkeypatch.setattr("grao.models.output_layer._CHUNK", 150)
+    monkeypatch.setattr("grao.models.output_layer._ROWS", 3)
     hidden, weight = torch.randn(13, 8).double().requires_grad_(), torch.randn(50, 8).double().requires_grad_()
     bias = torch.randn(50).double().requires_grad_() if biased else None
     targets, coefficients = torch.randint(0, 50, (13,)), torch.randn(13).double()

@@ -1,6 +1,9 @@
 import asyncio
+import dataclasses
+import json
 import math
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -47,6 +50,18 @@ def test_columns_arrive_beside_their_answer():
     assert seen["prompts"] == ["p"] * 4 + ["q"] * 4
     assert seen["completions"] == ["a", "bb", "ccc", "yy", "dddd", "", "ff", "y"]
     assert seen["bonus"] == [10] * 4 + [20] * 4
+    assert seen["rest"] == {"reference": ["yy"] * 4 + ["y"] * 4}
+
+
+def test_a_column_called_reference_wins_over_the_reference():
+    seen = []
+
+    def spy(completions, reference):
+        seen.extend(reference)
+        return [0.0] * len(completions)
+
+    FunctionReward(spy).relative(dataclasses.replace(BATCH, columns=[{"reference": 42}, {}]))
+    assert seen == [42] * 4 + ["y"] * 4
 
 
 def test_a_function_gets_only_what_it_takes():
@@ -54,11 +69,12 @@ def test_a_function_gets_only_what_it_takes():
 
 
 def test_chat_prompts_get_completions_as_messages():
-    chat = [{"role": "user", "content": "hi"}]
-    batch = RewardBatch([chat], [["x", "y"]], ["z"], [{}])
+    chat = {"role": "user", "content": "hi"}
+    batch = RewardBatch([(MappingProxyType(chat),)], [["x", "y"]], ["z"], [{}])
 
     def content(prompts, completions):
-        assert prompts == [chat] * 3
+        assert prompts == [[chat]] * 3
+        assert json.loads(json.dumps(prompts[0] + completions[0])) == [chat, {"role": "assistant", "content": "x"}]
         return [len(completion[0]["content"]) + (completion[0]["role"] == "assistant") for completion in completions]
 
     assert FunctionReward(content).relative(batch).tolist() == [[0.0, 0.0]]
@@ -84,6 +100,27 @@ def test_asynchronous_functions_also_inside_a_running_loop():
     assert asyncio.run(notebook()).tolist() == [[-1, 0, 1], [3, -1, 1]]
 
 
+def test_what_an_asynchronous_function_keeps_outlives_the_call():
+    one_at_a_time = asyncio.Semaphore(1)
+
+    async def limited(completions):
+        async def score(text):
+            async with one_at_a_time:
+                await asyncio.sleep(0)
+                return len(text)
+
+        return await asyncio.gather(*map(score, completions))
+
+    reward = FunctionReward(limited)
+
+    async def notebook():
+        return reward.relative(BATCH)
+
+    assert reward.relative(BATCH).tolist() == [[-1, 0, 1], [3, -1, 1]]
+    assert reward.relative(BATCH).tolist() == [[-1, 0, 1], [3, -1, 1]]
+    assert asyncio.run(notebook()).tolist() == [[-1, 0, 1], [3, -1, 1]]
+
+
 def test_none_nan_and_infinity_are_missing_and_a_missing_reference_takes_its_group_along():
     values = [1.0, None, math.nan, 0.0, math.inf, 2.0, 3.0, None]
     found = FunctionReward(lambda completions: values).relative(BATCH)
@@ -98,9 +135,8 @@ def test_none_nan_and_infinity_are_missing_and_a_missing_reference_takes_its_gro
         (lambda completions: [1.0], "returned 1 values for 8 answers"),
         (lambda completions: 3, "must return a list of 8 numbers, not int"),
         (lambda completions: ["good"] * 8, "returned 'good' for answer 1"),
-        (lambda completions: [None] * 8, "None or NaN for every one of 8"),
         (lambda completions: 1 / 0, r"test_rewards.py, line \d+ raised ZeroDivisionError"),
-        (lambda completions, missing: [0.0] * 8, "missing"),
+        (lambda completions, missing: [0.0] * 8, "required argument: 'missing'; there are only reference, bonus, pro"),
     ],
 )
 def test_a_broken_reward_is_one_line(function, message: str):
@@ -128,13 +164,37 @@ def test_in_a_mix_missing_stays_missing_unless_the_reward_does_not_apply_to_the_
     assert total[2].isnan().all()
 
 
+def test_a_reward_that_applies_to_no_prompt_of_the_batch_is_left_out_of_it():
+    mixed = as_mix([length, lambda completions: [None] * len(completions)])(BATCH)
+    assert mixed.total.tolist() == [[-1, 0, 1], [3, -1, 1]]
+    assert mixed.parts["<lambda>"].isnan().all()
+
+
+def test_rewards_that_say_nothing_at_all_are_named():
+    nan = math.nan
+    silent = FunctionReward(lambda completions: [None] * 8, name="mine")
+    with pytest.raises(InputError, match=r"^reward mine returned None or NaN for every one of 6 answers"):
+        Mix([silent])(BATCH)
+    rewards = [Given("one", [[1.0, nan]]), Given("two", [[nan, 1.0]]), Given("three", [[1.0, 1.0]])]
+    with pytest.raises(InputError, match=r"^reward one and reward two returned None or NaN for every one of 2 answers"):
+        Mix(rewards)(BATCH)
+    assert Mix([Given("one", [[nan, nan], [nan, 0.0]])])(BATCH).total[1, 1] == 0.0
+
+
 def test_as_mix_takes_functions_rewards_lists_and_mixes():
     mix = as_mix([length, Given("given", [[1.0] * 3] * 2)])
     assert [reward.name for reward in mix.rewards] == ["length", "given"]
     assert as_mix(mix) is mix
     assert as_mix(length)(BATCH).total.tolist() == [[-1, 0, 1], [3, -1, 1]]
-    with pytest.raises(ValueError, match="different names"):
+
+
+def test_a_mix_needs_rewards_with_different_names_and_a_weight_each():
+    with pytest.raises(InputError, match=r"two are called 'length'; give different names: FunctionReward\(f, name="):
         as_mix([length, length])
+    with pytest.raises(InputError, match="1 with 2 weights"):
+        Mix([FunctionReward(length)], [1.0, 2.0])
+    with pytest.raises(InputError, match="give one or more"):
+        as_mix([])
 
 
 def test_functions_are_found_in_files_and_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

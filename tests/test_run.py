@@ -1,30 +1,38 @@
 """A whole run from a recipe: what it leaves behind, what it refuses, and how it goes on."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grao.config import load_recipe
+from grao.cli.main import main
+from grao.cli.screen import TerminalScreen
+from grao.config import dump_recipe, load_recipe
 from grao.errors import InputError, RewardUnavailableError
 from grao.evaluation.metrics import evaluation_from_items
+from grao.models import load_model
 from grao.records.evaluation import read_evaluation, read_items
 from grao.records.metrics import read_metrics
 from grao.studies.evaluate import evaluate_recipe, evaluate_run
 from grao.studies.run import StoppedError, resume_run, start_run
+from grao.training.trainer import GRAOTrainer
 from tiny import saved_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
 
 REWARD = """
-import os, signal, time
+import os, pathlib, signal, time
 def vowels(completions):
     return [sum(letter in "ae" for letter in text) / (1 + len(text)) for text in completions]
 def nothing(completions):
@@ -37,6 +45,24 @@ def fails_later(completions):
     if os.path.exists("run/metrics.jsonl") and not os.path.exists("failed"):
         open("failed", "w").close()
         return nothing(completions)
+    return vowels(completions)
+def first_time_when(path):
+    first = os.path.exists(path) and not os.path.exists("failed")
+    if first:
+        open("failed", "w").close()
+    return first
+def fails_after(completions):
+    if first_time_when("run/checkpoints/checkpoint-4/trainer_state.json"):
+        raise RuntimeError("no such luck")
+    return vowels(completions)
+def interrupts_after(completions):
+    if first_time_when("run/checkpoints/checkpoint-4/trainer_state.json"):
+        os.kill(os.getpid(), signal.SIGINT)
+    return vowels(completions)
+def interrupts_last(completions):
+    metrics = pathlib.Path("run/metrics.jsonl")
+    if metrics.exists() and metrics.read_text().count("\\n") == 3:
+        os.kill(os.getpid(), signal.SIGINT)
     return vowels(completions)
 calls = 0
 def interrupts(completions):
@@ -100,7 +126,7 @@ def test_what_a_run_leaves_behind(place: Path, screen):
     model = AutoModelForCausalLM.from_pretrained(run / "model")
     assert AutoTokenizer.from_pretrained(run / "model")("say").input_ids
     assert model.generation_config.eos_token_id is not None
-    assert not list(run.rglob("*.bin"))
+    assert not list((run / "model").glob("*.bin"))
 
 
 def test_before_and_after_are_the_models_before_and_after(place: Path, screen):
@@ -204,6 +230,125 @@ def test_a_folder_that_holds_a_run_is_not_touched(place: Path, screen):
     assert {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize(("function", "error"), [("fails_after", InputError), ("interrupts_after", StoppedError)])
+def test_training_is_not_repeated_for_an_evaluation(place: Path, screen, function: str, error: type[BaseException]):
+    whole = start_run(recipe(output="whole"), screen).evaluation
+    with pytest.raises(error, match="continue with: grao train --resume run"):
+        start_run(recipe(**{"rewards.0.function": f"rewards.py:{function}"}), screen)
+    steps = read_metrics(place / "run")
+    assert len(steps) == 4
+    assert resume_run(Path("run"), screen).evaluation == whole
+    assert any("going on from checkpoint-4" in line for line in screen.lines)
+    assert read_metrics(place / "run") == steps
+
+
+def test_ctrl_c_in_the_last_step_stops_before_the_evaluation(place: Path, screen):
+    with pytest.raises(StoppedError, match="step 4 of 4 is saved; continue with"):
+        start_run(recipe(**{"rewards.0.function": "rewards.py:interrupts_last"}), screen)
+    assert not any(line.startswith("after") for line in screen.lines)
+    assert resume_run(Path("run"), screen).evaluation is not None
+
+
+def test_half_written_files_are_passed_over(place: Path, screen):
+    whole = start_run(recipe(output="whole"), screen).evaluation
+    with pytest.raises(InputError, match=r"step 1 is saved"):
+        start_run(recipe(**{"rewards.0.function": "rewards.py:fails_later"}), screen)
+    (place / "run" / "checkpoints" / "checkpoint-2").mkdir()
+    (place / "run" / "checkpoints" / "checkpoint-3").mkdir()
+    (place / "run" / "checkpoints" / "checkpoint-3" / "trainer_state.json").write_text('{\n  "epoch": {\n  }\n')
+    items = place / "run" / "items.jsonl"
+    items.write_bytes(items.read_bytes()[:-20] + b"\xff")
+    assert resume_run(Path("run"), screen).evaluation == whole
+    assert any("going on from checkpoint-1" in line for line in screen.lines)
+    assert not list((place / "run").glob("*.part"))
+
+
+def test_a_run_goes_on_from_another_working_directory(place: Path, screen, monkeypatch: pytest.MonkeyPatch):
+    (place / "test.jsonl").write_text('{"prompt": "say mouse", "reference": "a mouse it is."}\n')
+    changes = {"rewards.0.function": "rewards.py:fails_after", "data.test_path": "test.jsonl"}
+    with pytest.raises(InputError, match="no such luck"):
+        start_run(recipe(**changes), screen)
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    assert resume_run(place / "run", screen).evaluation.prompts == 1
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+    ],
+)
+def test_a_full_disk_is_one_line(place: Path, capsys, monkeypatch: pytest.MonkeyPatch, error: Exception):
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr(GRAOTrainer, "save_model", full)
+    assert main(["train", "--config", written(place)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: the disk is full or its limit is reached: {error}"
+    assert json.loads((place / "run" / "manifest.json").read_text())["status"] == "failed"
+
+
+def test_only_the_main_process_writes_records(place: Path, screen, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(GRAOTrainer, "is_world_process_zero", lambda self: False)
+    finished = start_run(recipe(), screen)
+    assert finished.evaluation is not None
+    assert {path.name for path in (place / "run").iterdir()} <= {"checkpoints", "model"}
+    evaluate_recipe(recipe(output="base"), screen)
+    assert not (place / "base").exists()
+
+
+def test_an_evaluation_is_refused_before_any_answer(place: Path, screen):
+    start_run(recipe(**{"data.held_out": "0"}), screen)
+    (place / "file").write_text("a file")
+    for output, message in (("new", "no prompts are held out"), ("file/sub", "file is a file"), ("run", "no prompts")):
+        with pytest.raises(InputError, match=message):
+            evaluate_run(place / "run", place / output, screen)
+        with pytest.raises(InputError, match=message if output != "run" else "already holds a run"):
+            evaluate_recipe(recipe(output=output, **{"data.held_out": "0"}), screen)
+    assert not (place / "new").exists()
+    assert not [line for line in screen.lines if line.startswith(("before", "after", "model"))]
+
+
+def test_evaluating_a_run_in_place_holds_one_model_at_a_time(place: Path, screen, monkeypatch: pytest.MonkeyPatch):
+    first = start_run(recipe(**{"training.measure_kl": "true"}), screen).evaluation
+    loaded = []
+
+    def load(*args):
+        assert not [model for model in loaded if model() is not None]
+        model = load_model(*args)
+        loaded.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr("grao.studies.prepare.load_model", load)
+    assert evaluate_run(place / "run", place / "model" / ".." / "run", screen) == first
+    assert len(loaded) == 2
+    assert "evaluated" in json.loads((place / "run" / "manifest.json").read_text())
+    evaluate_run(place / "run", place / "again", screen)
+    assert {path.name for path in (place / "again").iterdir()} == {
+        "manifest.json", "items.jsonl", "evaluation.json", "report.html",
+    }  # fmt: skip
+
+
+def test_the_terminal_is_given_back_when_training_fails(place: Path):
+    handler, shown = signal.getsignal(signal.SIGINT), io.StringIO()
+    screen = TerminalScreen(Console(file=shown, force_terminal=True))
+    with pytest.raises(InputError, match="None or NaN"):
+        start_run(recipe(**{"rewards.0.function": "rewards.py:fails_later"}), screen)
+    assert signal.getsignal(signal.SIGINT) is handler
+    hidden, visible = (shown.getvalue().rfind(f"\x1b[?25{code}") for code in "lh")
+    assert 0 < hidden < visible
+
+
+def test_plain_output_is_short(place: Path):
+    shown = io.StringIO()
+    start_run(recipe(), TerminalScreen(Console(file=shown)))
+    words = [line.split(":")[0].split()[:2] for line in shown.getvalue().splitlines()]
+    assert words == [["12", "prompts,"], ["before"], ["training", "1/4"], ["training", "4/4"], ["training"], ["after"]]
+
+
 def test_changed_data_are_noticed(place: Path, screen):
     with pytest.raises(StoppedError):
         start_run(recipe(**{"rewards.0.function": "rewards.py:interrupts"}), screen)
@@ -234,8 +379,6 @@ def command(*words: str, **options) -> subprocess.Popen:
 
 
 def written(place: Path, **changes) -> str:
-    from grao.config import dump_recipe
-
     (place / "recipe.yaml").write_text(dump_recipe(recipe(**changes)))
     return "recipe.yaml"
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from grao import GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.core import group_advantages, sequence_weights, weighted_likelihood_loss
+from grao.methods import GRAO
 from grao.models import completion_likelihood
 from grao.records.metrics import read_metrics
 from grao.training.accumulate import accumulate_gradient
@@ -298,3 +299,61 @@ def test_two_processes_are_one(tmp_path: Path):
         for name in alone:
             if "seconds" not in name:
                 assert shared[name] == pytest.approx(alone[name], rel=1e-3, abs=1e-5), name
+
+
+def test_what_does_not_fit_into_the_model_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"max_new_tokens is 250 and the longest prompt has 9 tokens.* 256 positions"):
+        GRAOTrainer(
+            tiny_model(),
+            GRAOConfig(output_dir=tmp_path, rollout=RolloutConfig(max_new_tokens=250)),
+            ROWS,
+            vowels,
+            processing_class=letter_tokenizer(),
+        )
+    long = {"prompt": "say much", "reference": "much " * 60}
+    trainer = make(tmp_path, rows=[*ROWS, long])
+    assert len(trainer.train_items.items) == len(ROWS)
+    assert trainer.train_items.dropped == 1
+    with pytest.raises(InputError, match="no prompt with its reference fits into the model's 256 positions"):
+        make(tmp_path, rows=[long])
+
+
+def test_steps_that_half_precision_would_round_away_are_warned_of(tmp_path: Path):
+    with pytest.warns(UserWarning, match="lost in the rounding of bfloat16"):
+        make(tmp_path, tiny_model().to(torch.bfloat16), learning_rate=1e-5)
+
+
+def test_evaluations_during_training_leave_the_training_lines_alone(tmp_path: Path):
+    settings = config(
+        tmp_path, trainer={"use_cpu": True, "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
+    )
+    trainer = GRAOTrainer(
+        tiny_model(), settings, ROWS, vowels, eval_dataset=ROWS[:2], processing_class=letter_tokenizer()
+    )
+    every = [trainer.source.update(step).experience.rewards.total.mean().item() for step in range(1)]
+    trainer.train()
+    lines = read_metrics(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 4]
+    assert lines[0]["reward/mean"] == pytest.approx(every[0])
+    assert all("eval_win" not in line and "entropy" in line for line in lines)
+    with pytest.raises(InputError, match="eval_strategy"):
+        make(tmp_path / "other", trainer={"use_cpu": True, "eval_strategy": "steps", "eval_steps": 1})
+
+
+def test_a_reference_that_is_kept_out_has_no_share_of_the_weights():
+    method = GRAO(sign="positive")
+    weighted = method.weigh(torch.ones(1, 4).double())  # all win: A_y is -2
+    report = method.report(weighted, torch.zeros(1, 4).double(), torch.zeros(1).double())
+    assert report["weight_size/imitation"].item() == 0
+    assert report["weight_size/regulariser"].item() == pytest.approx(0.6 * 0.5)
+    assert report["weight_size/exploration"].item() == pytest.approx(0.5)
+
+
+def test_the_token_that_ends_an_answer_is_not_part_of_its_text(tmp_path: Path):
+    model = tiny_model()
+    model.generation_config.eos_token_id = [END, 3]  # 3 is the letter a, no special token
+    trainer = make(tmp_path, model)
+    groups = trainer.source.update(0).experience.groups
+    ended = [(c, text) for g in groups for c, text in zip(g.completions, g.texts, strict=True) if not c.truncated]
+    assert ended
+    assert all(len(text) == len(completion.token_ids) - 1 for completion, text in ended)

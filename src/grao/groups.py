@@ -18,7 +18,7 @@ class Group:
     completions: list[Completion]
     """G."""
     texts: list[str]
-    """G, without end tokens."""
+    """G, without the token that ended them."""
 
 
 def sample_groups(
@@ -31,7 +31,7 @@ def sample_groups(
     """B groups; the samples of a group depend on its key only."""
     sampled = generator.generate([item.prompt_ids for item in items], keys, sampling)
     return [
-        Group(item, completions, [decode_completion(tokenizer, item.prompt_ids, c.token_ids) for c in completions])
+        Group(item, completions, [_text(tokenizer, item, completion) for completion in completions])
         for item, completions in zip(items, sampled, strict=True)
     ]
 
@@ -48,3 +48,8 @@ def reward_groups(groups: Sequence[Group], rewards: Mix) -> MixedRewards:
             reference_ids=[group.item.reference_ids for group in groups],
         )
     )
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, item: Encoded, completion: Completion) -> str:
+    said = completion.token_ids if completion.truncated else completion.token_ids[:-1]
+    return decode_completion(tokenizer, item.prompt_ids, said)

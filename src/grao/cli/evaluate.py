@@ -1,18 +1,15 @@
 """`grao evaluate`: held-out prompts answered and judged, for a finished run or for any model."""
 
-from rich.console import Console
-
 from grao.cli.arguments import EvaluateArguments
 from grao.cli.quiet import quiet_libraries
-from grao.cli.screen import TerminalScreen
-from grao.reports.page import write_report
+from grao.cli.screen import TerminalScreen, open_console
 from grao.reports.tables import headline_table
 from grao.studies.evaluate import evaluate_recipe, evaluate_run
 
 
 def run(arguments: EvaluateArguments) -> int:
     """Evaluates, records, reports."""
-    console = Console()
+    console = open_console()
     screen = TerminalScreen(console)
     with quiet_libraries():
         if arguments.run:
@@ -22,5 +19,5 @@ def run(arguments: EvaluateArguments) -> int:
             folder = arguments.recipe.output
             evaluation = evaluate_recipe(arguments.recipe, screen)
     console.print(headline_table(evaluation))
-    console.print(f"report  {write_report(folder)}", highlight=False, soft_wrap=True)
+    console.print(f"report  {folder / 'report.html'}", highlight=False, soft_wrap=True)
     return 0

@@ -15,6 +15,8 @@ from grao.config import dump_recipe
 from grao.errors import InputError, RewardUnavailableError
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
+_FULL_DISK = ("(os error 28)", "(os error 122)", "PytorchStreamWriter", "unexpected pos")
+"""How safetensors and torch, which raise no OSError, say that the disk is full or a quota is used up."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:
             _drop_output()
         return _fail(f"{error.strerror}: {error.filename or 'the file being written'}", 2)
+    except Exception as error:
+        if not any(words in str(error) for words in _FULL_DISK):
+            raise
+        return _fail(f"the disk is full or its limit is reached: {error}", 2)
     return code
 
 

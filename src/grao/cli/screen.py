@@ -1,5 +1,6 @@
 """What a run looks like in the terminal: a live line with bars, or plain lines where it is no terminal."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,11 @@ from grao.studies.screen import Advance
 
 _PLAIN_EVERY = 15.0
 """Seconds between two plain lines."""
+
+
+def open_console() -> Console:
+    """Standard output; of several processes only the first one shows anything."""
+    return Console(quiet=os.environ.get("RANK", "0") != "0")
 
 
 class TerminalScreen:
@@ -37,9 +43,14 @@ class TerminalScreen:
             yield bar.advance
         self.say(f"{title}: {_clock(time.perf_counter() - begin)}")
 
-    def training(self, steps: int) -> TrainerCallback:
+    @contextmanager
+    def training(self, steps: int) -> Iterator[TrainerCallback]:
         """Shows each step: reward and wins over the reference."""
-        return _TrainingBar(self.console, steps)
+        begin = time.perf_counter()
+        with _Bar(self.console, "training") as bar:
+            shown = _TrainingBar(bar, steps)
+            yield shown
+        self.say(f"training: {shown.step} steps, {_clock(time.perf_counter() - begin)}")
 
 
 class _Bar:
@@ -78,20 +89,17 @@ class _Bar:
 
 
 class _TrainingBar(TrainerCallback):
-    """The bar of the training, moved by the trainer's log lines."""
+    """Moves the bar of the training by the trainer's log lines."""
 
-    def __init__(self, console: Console, steps: int) -> None:
-        self._console, self._steps = console, steps
-        self._bar = _Bar(console, "training")
-        self._begin = 0.0
+    def __init__(self, bar: _Bar, steps: int) -> None:
+        self._bar, self._steps = bar, steps
+        self.step = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Opens the bar."""
-        self._begin = time.perf_counter()
-        self._bar.__enter__()
-        self._bar.advance(state.global_step, self._steps)
+        """A resumed run does not begin at 0."""
+        self._advance(state.global_step)
 
     def on_log(
         self,
@@ -103,15 +111,11 @@ class _TrainingBar(TrainerCallback):
     ) -> None:
         """Moves it."""
         if logs and "reward/mean" in logs:
-            self._bar.advance(state.global_step, self._steps, _words(logs))
+            self._advance(state.global_step, _words(logs))
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Closes the bar and leaves one line."""
-        self._bar.__exit__()
-        spent = _clock(time.perf_counter() - self._begin)
-        self._console.print(f"training: {state.global_step} steps, {spent}", highlight=False)
+    def _advance(self, step: int, words: str = "") -> None:
+        self.step = step
+        self._bar.advance(step, self._steps, words)
 
 
 def _words(logs: Mapping[str, float]) -> str:

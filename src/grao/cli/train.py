@@ -4,14 +4,14 @@ from rich.console import Console
 
 from grao.cli.arguments import TrainArguments
 from grao.cli.quiet import quiet_libraries
-from grao.cli.screen import TerminalScreen
+from grao.cli.screen import TerminalScreen, open_console
 from grao.reports.tables import headline_table
 from grao.studies.run import Finished, resume_run, start_run
 
 
 def run(arguments: TrainArguments) -> int:
     """Trains, evaluates and reports."""
-    console = Console()
+    console = open_console()
     screen = TerminalScreen(console)
     with quiet_libraries():
         if arguments.resume:

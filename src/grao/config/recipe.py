@@ -67,6 +67,8 @@ class DataConfig:
     """A second file with the held-out prompts. By default they are split off from `path`."""
     subset: str | None = None
     """Subset of a hub data set."""
+    folder: str | None = None
+    """Folder within a hub data set, such as `helpful-base`."""
     split: str = "train"
     """Split of a hub data set."""
     format: Literal["columns", "hh"] = "columns"
@@ -168,7 +170,7 @@ class TrainingConfig:
     save_every: PositiveInt | None = None
     """Steps between checkpoints; by default only at the end and on Ctrl-C."""
     trainer: dict[str, Any] = field(default_factory=dict)
-    """Further fields of transformers.TrainingArguments, checked (bf16, fsdp, deepspeed, report_to, ...)."""
+    """Further fields of transformers.TrainingArguments, checked (bf16, report_to, eval_strategy, ...)."""
 
 
 @dataclass(config=_STRICT, frozen=True)

@@ -66,7 +66,7 @@ def _table(path: str, config: DataConfig, split: str) -> Table:
     if is_file_name(path):
         return read_file(path, config.limit)
     try:
-        dataset = load_dataset(path, config.subset, split=split)
+        dataset = load_dataset(path, config.subset, data_dir=config.folder, split=split)
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: no such file, and the hub does not give it as a data set: {reason}") from error

@@ -36,10 +36,11 @@ class GRAO:
         terms = vars(objective_terms(weighted.advantages, completion_loglik, reference_loglik, *coefficients))
         samples, reference = weighted.advantages.completions, weighted.advantages.reference
         mean_size, mean = samples.abs().nanmean(dim=1), samples.nanmean(dim=1)
+        taken = weighted.weights.reference != 0  # where the sign policy lets the reference take part
         pull = {
             "exploration": self.exploration * mean_size,
-            "imitation": self.beta * reference.abs(),
-            "regulariser": self.lambda_ * (mean_size + mean.abs()),
+            "imitation": self.beta * reference.abs() * taken,
+            "regulariser": self.lambda_ * (mean_size + mean.abs() * taken),
         }
         return {
             **{f"terms/{name}": value for name, value in terms.items()},

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-_CHUNK = 1 << 22
-"""Logits held at a time: 16 MiB in single precision."""
+_CHUNK, _ROWS = 1 << 22, 256
+"""Logits held at a time, but so many rows at least: with fewer the weight's gradient costs more than it saves."""
 
 Readout = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(1, N, D) hidden states, (V, D) weight, (V,) bias -> what the model returns in place of its logits."""
@@ -62,7 +62,7 @@ class _LinearLoss(torch.autograd.Function):
             torch.zeros_like(value, dtype=precise) if needed and value is not None else None
             for value, needed in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
         ]
-        step = max(1, _CHUNK // len(weight))
+        step = max(_ROWS, _CHUNK // len(weight))
         for start in range(0, len(hidden), step):
             rows = slice(start, start + step)
             logits = F.linear(hidden[rows], weight, bias).to(precise)  # (n, V)
@@ -96,6 +96,9 @@ def _collect(gradients: list[Tensor | None], rows: slice, by_logits: Tensor, hid
     if by_hidden is not None:
         by_hidden[rows] = product @ weight
     if by_weight is not None:
-        by_weight += product.t() @ hidden
+        if by_weight.dtype == hidden.dtype:
+            by_weight.addmm_(product.t(), hidden)
+        else:
+            by_weight += product.t() @ hidden
     if by_bias is not None:
         by_bias += by_logits.sum(dim=0)

@@ -11,6 +11,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from grao.records.files import replace_text
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -96,18 +98,17 @@ _ITEM = TypeAdapter(Item)
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, items: Iterable[Item]) -> None:
-    """Writes `evaluation.json` and `items.jsonl` into a run folder."""
+    """Writes `evaluation.json` and `items.jsonl` into a run folder, each whole or not at all."""
+    lines = (json.dumps(_ITEM.dump_python(item, mode="json"), ensure_ascii=False) + "\n" for item in items)
+    replace_text(folder / "items.jsonl", "".join(lines))
     text = json.dumps(_EVALUATION.dump_python(evaluation, mode="json"), indent=2)
-    (folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
-    with (folder / "items.jsonl").open("w", encoding="utf-8") as lines:
-        for item in items:
-            lines.write(json.dumps(_ITEM.dump_python(item, mode="json"), ensure_ascii=False) + "\n")
+    replace_text(folder / "evaluation.json", text + "\n")
 
 
 def read_evaluation(folder: Path) -> Evaluation | None:
     """The numbers of a run, None where it was not evaluated."""
     path = folder / "evaluation.json"
-    return _EVALUATION.validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
+    return _EVALUATION.validate_json(path.read_bytes()) if path.exists() else None
 
 
 def read_items(folder: Path) -> list[Item]:
@@ -115,4 +116,4 @@ def read_items(folder: Path) -> list[Item]:
     path = folder / "items.jsonl"
     if not path.exists():
         return []
-    return [_ITEM.validate_json(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return [_ITEM.validate_json(line) for line in path.read_bytes().split(b"\n") if line]

@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from grao.records.files import replace_text
+
 Manifest = dict[str, Any]
 
 _PACKAGES = ("grao", "torch", "transformers", "accelerate", "datasets", "peft", "numpy")
@@ -14,9 +16,7 @@ _PACKAGES = ("grao", "torch", "transformers", "accelerate", "datasets", "peft", 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes it whole or not at all."""
-    draft = folder / "manifest.json.part"
-    draft.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(folder / "manifest.json")
+    replace_text(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest | None:

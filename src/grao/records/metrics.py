@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from grao.records.files import replace_text
+
 Step = dict[str, float]
 """Name -> value; `step` counts optimiser steps from 1. Names with a slash belong together: `terms/imitation`."""
 
@@ -31,7 +33,7 @@ class MetricsLog:
         if not self.path.exists():
             return 0.0
         kept = [line for line in read_metrics(self.path.parent) if line["step"] <= step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         return kept[-1].get("seconds", 0.0) if kept else 0.0
 
 

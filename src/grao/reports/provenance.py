@@ -49,6 +49,12 @@ class Manifest:
         recorded = self.provenance.get("command") or ["grao", "train", "recipe.yaml"]
         return shlex.join(map(str, recorded)) if isinstance(recorded, list) else str(recorded)
 
+    @property
+    def model(self) -> str:
+        """The starting model by name: of a local folder its last part, of the hub the whole id."""
+        path = str(self.setting("model", "path") or "")
+        return Path(path).name if path.startswith((".", "/", "~")) else path
+
     def setting(self, section: str, name: str) -> Any:
         """One value of the recipe, None where it is not recorded."""
         return _mapping(self.config.get(section)).get(name)

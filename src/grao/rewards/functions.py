@@ -1,7 +1,8 @@
 """Plain functions as rewards, in TRL's calling convention: f(prompts, completions, **columns) -> list[float | None].
 
-Completions are texts, or lists with one assistant message where the prompt is a list of messages. The function may
-be asynchronous. It scores every completion and every reference in one call; None is missing.
+Completions are texts, or lists with one assistant message where the prompt is a list of messages. The columns are
+those of the prompt's row, and its `reference`. The function may be asynchronous. It scores every completion and every
+reference in one call; None is missing.
 """
 
 import asyncio
@@ -12,8 +13,9 @@ import math
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -64,9 +66,10 @@ class FunctionReward:
     def relative(self, batch: RewardBatch) -> Tensor:
         """See `Reward.relative`."""
         width = len(batch.completions[0]) + 1
+        rows = [{"reference": y, **row} for y, row in zip(batch.references, batch.columns, strict=True)]
         columns: dict[str, list[Any]] = {
-            name: [row.get(name) for row in batch.columns for _ in range(width)]
-            for name in dict.fromkeys(name for row in batch.columns for name in row)
+            name: [row.get(name) for row in rows for _ in range(width)]
+            for name in dict.fromkeys(name for row in rows for name in row)
         }
         if batch.completion_ids and batch.reference_ids:
             ids = zip(batch.completion_ids, batch.reference_ids, strict=True)
@@ -82,15 +85,17 @@ class FunctionReward:
         """r(x) for each of N answers, (N,) float64, NaN where the function gave None, NaN or infinity.
 
         Raises:
-            InputError: if the function raises, gives no number, or not one result for each answer.
+            InputError: if the function takes what there is not, raises, gives no number, or not one result for each
+                answer.
         """
+        messages = [prompt if isinstance(prompt, str) else [dict(message) for message in prompt] for prompt in prompts]
         completions = [
             answer if isinstance(prompt, str) else [{"role": "assistant", "content": answer}]
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        arguments = {**columns, "prompts": list(prompts), "completions": completions}
+        arguments = {**columns, "prompts": messages, "completions": completions}
         try:
-            values = self.function(**_accepted(self.function, arguments))
+            values = self.function(**self._accepted(arguments))
             if inspect.isawaitable(values):
                 values = _run(values)
         except (InputError, RewardUnavailableError):
@@ -98,6 +103,17 @@ class FunctionReward:
         except Exception as error:
             raise InputError(f"reward {self.name}: {_where(error)} raised {type(error).__name__}: {error}") from error
         return self._checked(values, len(answers))
+
+    def _accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Those of the arguments that the function takes; all of them if it has **kwargs."""
+        signature = inspect.signature(self.function)
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+        accepted = {name: given for name, given in arguments.items() if takes_all or name in signature.parameters}
+        try:
+            signature.bind(**accepted)
+        except TypeError as error:
+            raise InputError(f"reward {self.name}: {error}; there are only {', '.join(arguments)}") from error
+        return accepted
 
     def _checked(self, values: Any, expected: int) -> Tensor:
         try:
@@ -114,8 +130,6 @@ class FunctionReward:
                 message = f"reward {self.name} returned {value!r} for answer {place + 1}; return a number or None"
                 raise InputError(message) from error
             found[place] = number if math.isfinite(number) else math.nan
-        if all(map(math.isnan, found)):
-            raise InputError(f"reward {self.name} returned None or NaN for every one of {expected} answers")
         return torch.tensor(found, dtype=torch.float64)
 
 
@@ -166,22 +180,21 @@ def _from_file(place: str, folder: Path | None) -> Any:
     return module
 
 
-def _accepted(function: RewardFunction, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that the function takes; all of them if it has **kwargs."""
-    parameters = inspect.signature(function).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return arguments
-    return {name: value for name, value in arguments.items() if name in parameters}
-
-
 def _run(awaitable: Awaitable[Any]) -> Any:
     """Result of a coroutine, also from inside a running event loop (a notebook)."""
 
     async def wait() -> Any:
         return await awaitable
 
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(asyncio.run, wait()).result()
+    return asyncio.run_coroutine_threadsafe(wait(), _event_loop()).result()
+
+
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """The one loop of all calls: the semaphores and clients that a reward keeps are bound to the loop they began in."""
+    loop = asyncio.new_event_loop()
+    Thread(target=loop.run_forever, name="grao-rewards", daemon=True).start()
+    return loop
 
 
 def _where(error: Exception) -> str:

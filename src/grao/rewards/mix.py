@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grao.errors import InputError
 from grao.rewards.functions import FunctionReward
 from grao.rewards.reward import Reward, RewardBatch
 
@@ -30,18 +31,28 @@ class Mix:
 
     Args:
         rewards: at least one, with different names.
-        weights: one for each.
+        weights: one for each; 1 by default.
+
+    Raises:
+        InputError: if there is no reward, two have the same name, or the weights are too few or too many.
     """
 
     def __init__(self, rewards: Sequence[Reward], weights: Sequence[float] | None = None) -> None:
         self.rewards = list(rewards)
         self.weights = list(weights) if weights is not None else [1.0] * len(self.rewards)
         names = [reward.name for reward in self.rewards]
-        if not names or len(set(names)) != len(names) or len(self.weights) != len(names):
-            raise ValueError(f"need rewards with different names and a weight for each, got {names}, {self.weights}")
+        if not names or len(self.weights) != len(names):
+            raise InputError(f"rewards: {len(names)} with {len(self.weights)} weights; give one or more, a weight each")
+        if len(set(names)) < len(names):
+            twice = max(names, key=names.count)
+            raise InputError(f"rewards: two are called {twice!r}; give different names: FunctionReward(f, name='...')")
 
     def __call__(self, batch: RewardBatch) -> MixedRewards:
-        """R(o, y) of every completion."""
+        """R(o, y) of every completion.
+
+        Raises:
+            InputError: if every sum is missing: what no reward says anything about teaches nothing.
+        """
         parts = {reward.name: reward.relative(batch) for reward in self.rewards}
         total = torch.zeros_like(next(iter(parts.values())))
         applies = torch.zeros(len(total), dtype=torch.bool)
@@ -50,6 +61,10 @@ class Mix:
             total[applied] += weight * part[applied]
             applies |= applied
         total[~applies] = torch.nan
+        if total.isnan().all():
+            silent = " and ".join(f"reward {name}" for name, part in parts.items() if part.isnan().any())
+            message = f"{silent} returned None or NaN for every one of {total.numel()} answers, or for their references"
+            raise InputError(message)
         return MixedRewards(total=total, parts=parts)
 
 

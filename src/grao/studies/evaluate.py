@@ -1,14 +1,19 @@
 """Models on held-out prompts: within a run, or afterwards."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from grao.config import Recipe, dump_recipe, load_recipe
+from grao.config.strict_yaml import write_inline
+from grao.data import Encoded
 from grao.errors import InputError
 from grao.evaluation.answers import answer_items, make_items
 from grao.evaluation.metrics import evaluation_from_items
 from grao.records.evaluation import Answer, Evaluation, write_evaluation
-from grao.records.manifest import now, read_manifest, update_manifest, write_manifest
+from grao.records.files import replace_text
+from grao.records.manifest import Manifest, now, read_manifest, write_manifest
+from grao.reports.page import write_report
 from grao.rollouts import Sampling
 from grao.studies.prepare import Prepared, claim, prepare
 from grao.studies.screen import Screen
@@ -18,22 +23,20 @@ def evaluate_run(run: Path, output: Path, screen: Screen) -> Evaluation:
     """Judges a finished run again, the model before and after; `output` may be the run itself.
 
     Raises:
-        InputError: if the run has no model yet, or holds out no prompts.
+        InputError: if the run has no model yet or holds out no prompts, or another output folder is taken.
     """
     if read_manifest(run) is None or not (run / "model").is_dir():
         raise InputError(f"{run} holds no finished run: it needs manifest.json and model/")
-    recipe = load_recipe(run / "recipe.yaml", [("output", str(run))])
-    trained = dataclasses.replace(recipe.model, path=str(run / "model"), lora=None)
-    before = prepare(recipe)
-    after = prepare(dataclasses.replace(recipe, model=trained))
-    answers = {"before": evaluate_policy(before, screen, "before"), "after": evaluate_policy(after, screen, "after")}
-    if output != run:
+    elsewhere = output.resolve() != run.resolve()
+    if elsewhere:
         claim(output)
-        output.mkdir(parents=True, exist_ok=True)
-        write_manifest(output, {**(read_manifest(run) or {}), "evaluated": now(), "run": str(run)})
-    else:
-        update_manifest(run, evaluated=now())
-    return _recorded(before, output, answers)
+    recipe = load_recipe(run / "recipe.yaml", [("output", write_inline(str(output)))])
+    before = evaluate_policy(_prepare(recipe), screen, "before")
+    trained = dataclasses.replace(recipe.model, path=str(run / "model"), lora=None)
+    ready = _prepare(dataclasses.replace(recipe, model=trained))
+    answers = {"before": before, "after": evaluate_policy(ready, screen, "after")}
+    source = {"run": str(run)} if elsewhere else {}
+    return _recorded(ready, answers, {**(read_manifest(run) or {}), "evaluated": now(), **source})
 
 
 def evaluate_recipe(recipe: Recipe, screen: Screen) -> Evaluation:
@@ -43,24 +46,22 @@ def evaluate_recipe(recipe: Recipe, screen: Screen) -> Evaluation:
         InputError: if the output folder is taken, or no prompts are held out.
     """
     claim(recipe.output)
-    ready = prepare(recipe)
+    ready = _prepare(recipe)
     answers = {"model": evaluate_policy(ready, screen, "model")}
-    recipe.output.mkdir(parents=True, exist_ok=True)
-    (recipe.output / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-    write_manifest(recipe.output, {**ready.manifest, "status": "finished", "finished": now(), "steps": 0})
-    return _recorded(ready, recipe.output, answers)
+    evaluation = _recorded(ready, answers, {**ready.manifest, "status": "finished", "finished": now(), "steps": 0})
+    if ready.trainer.is_world_process_zero():
+        replace_text(recipe.output / "recipe.yaml", dump_recipe(recipe))
+    return evaluation
 
 
 def evaluate_policy(ready: Prepared, screen: Screen, title: str) -> list[Answer]:
     """The current model's answers to the held-out prompts, judged."""
     trainer, evaluation, rollout = ready.trainer, ready.recipe.evaluation, ready.recipe.rollout
-    if trainer.eval_items is None:
-        return []
     temperature = rollout.temperature if evaluation.temperature is None else evaluation.temperature
     sampling = Sampling(1, temperature, rollout.top_p, evaluation.max_new_tokens or rollout.max_new_tokens)
     with screen.stage(title) as advance:
         return answer_items(
-            trainer.eval_items.items,
+            held_out(ready),
             trainer.generator,
             trainer.rewards,
             sampling,
@@ -70,20 +71,42 @@ def evaluate_policy(ready: Prepared, screen: Screen, title: str) -> list[Answer]
         )
 
 
-def record_answers(ready: Prepared, folder: Path, answers: dict[str, list[Answer]]) -> Evaluation | None:
-    """Writes `items.jsonl` and `evaluation.json` from each model's answers; None where nothing is held out."""
-    trainer = ready.trainer
-    if trainer.eval_items is None:
-        return None
-    items = make_items(trainer.eval_items.items, answers, trainer.rewards)
+def record_answers(ready: Prepared, answers: dict[str, list[Answer]]) -> Evaluation:
+    """Writes `items.jsonl` and `evaluation.json` from each model's answers."""
+    items = make_items(held_out(ready), answers, ready.trainer.rewards)
     evaluation = evaluation_from_items(items, ready.recipe.evaluation.confidence)
-    if trainer.is_world_process_zero():
-        write_evaluation(folder, evaluation, items)
+    if ready.trainer.is_world_process_zero():
+        write_evaluation(ready.recipe.output, evaluation, items)
     return evaluation
 
 
-def _recorded(ready: Prepared, folder: Path, answers: dict[str, list[Answer]]) -> Evaluation:
-    evaluation = record_answers(ready, folder, answers)
-    if evaluation is None:
+def held_out(ready: Prepared) -> Sequence[Encoded]:
+    """The prompts to evaluate on.
+
+    Raises:
+        InputError: if there is none.
+    """
+    items = ready.trainer.eval_items
+    if items is None:
         raise InputError("data.held_out: no prompts are held out, so there is nothing to evaluate on")
+    return items.items
+
+
+def _prepare(recipe: Recipe) -> Prepared:
+    """As `prepare`, for an evaluation alone: no memory for training, and prompts to answer."""
+    training = dataclasses.replace(recipe.training, measure_kl=False)
+    evaluation = dataclasses.replace(recipe.evaluation, enabled=True)
+    ready = prepare(dataclasses.replace(recipe, training=training, evaluation=evaluation))
+    held_out(ready)
+    return ready
+
+
+def _recorded(ready: Prepared, answers: dict[str, list[Answer]], manifest: Manifest) -> Evaluation:
+    folder, first = ready.recipe.output, ready.trainer.is_world_process_zero()
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_manifest(folder, manifest)
+    evaluation = record_answers(ready, answers)
+    if first:
+        write_report(folder)
     return evaluation

@@ -1,6 +1,8 @@
 """From a recipe to objects: data, rewards, model and trainer. Everything that can go wrong before training."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,15 +37,18 @@ def claim(folder: Path) -> None:
     """Makes sure that a run may write into a folder; makes nothing.
 
     Raises:
-        InputError: if it holds another run, or is no folder.
+        InputError: if it holds another run, or is no folder and cannot become one.
     """
     if any((folder / name).exists() for name in ("manifest.json", "metrics.jsonl", "items.jsonl")):
         raise InputError(
             f"output: {folder} already holds a run; continue it with `grao train --resume {folder}`, "
             "or choose another folder"
         )
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"output: {folder} is a file; choose a folder")
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"output: {nearest} is a file; choose a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"output: {nearest} is not writable; choose another folder")
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -60,7 +65,10 @@ def prepare(recipe: Recipe) -> Prepared:
     tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
     policy = add_adapter(model, lora.rank, lora.alpha, lora.dropout, lora.target_modules) if lora else model
     held_out = split.test if recipe.evaluation.enabled else []
-    trainer = GRAOTrainer(policy, _trainer_config(recipe), split.train, rewards, held_out or None, tokenizer)
+    config = _trainer_config(recipe)
+    with _nothing_made(Path(config.output_dir, "checkpoints")):
+        trainer = GRAOTrainer(policy, config, split.train, rewards, held_out or None, tokenizer)
+    trainer.accelerator.wait_for_everyone()
     for printing in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printing)
     encoded, tested = trainer.train_items, trainer.eval_items
@@ -94,6 +102,18 @@ def make_rewards(configs: list[RewardConfig]) -> Mix:
     if len(set(names)) < len(names):
         raise InputError(f"rewards: two are called {max(names, key=names.count)!r}; give them different names")
     return Mix(rewards, [config.weight for config in configs])
+
+
+@contextmanager
+def _nothing_made(folder: Path) -> Iterator[None]:
+    """Takes away the empty folders that transformers' Trainer makes as soon as it is built."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def _probe(rewards: Mix, examples: Sequence[Example]) -> None:

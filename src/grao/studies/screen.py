@@ -20,6 +20,6 @@ class Screen(Protocol):
         """A phase with a bar; its function takes what is done and the whole."""
         ...
 
-    def training(self, steps: int) -> TrainerCallback:
-        """Shows the training."""
+    def training(self, steps: int) -> AbstractContextManager[TrainerCallback]:
+        """The phase of training, followed by its callback."""
         ...

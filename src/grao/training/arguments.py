@@ -5,12 +5,19 @@ import difflib
 import warnings
 from typing import Any
 
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import nn
 from transformers import TrainingArguments
 
 from grao.config.recipe import GRAOConfig, TrainingConfig
+from grao.data import EncodedSet
 from grao.errors import InputError
 from grao.models import usual_learning_rate
+
+_HALF_PRECISION_RATE = 5e-5
+"""Below it Adam's steps are mostly smaller than what bfloat16 can tell apart."""
 
 _OURS = {
     "output_dir": "output",
@@ -76,21 +83,52 @@ def _check(extra: dict[str, Any]) -> None:
             raise InputError(f"training.trainer.{name} is unknown{hint}")
 
 
-def check_settings(training: TrainingConfig, processes: int, model: nn.Module) -> None:
+def check_settings(training: TrainingConfig, accelerator: Accelerator, model: nn.Module) -> None:
     """Stops what cannot work and warns of what learns nothing.
 
     Raises:
-        InputError: if there are more processes than prompts in a step.
+        InputError: if there are more processes than prompts in a step, or the model is split over processes:
+            each samples at its own pace, which split weights do not allow.
     """
-    if training.prompts_per_step < processes:
+    if training.prompts_per_step < accelerator.num_processes:
         raise InputError(
-            f"training.prompts_per_step is {training.prompts_per_step}, but there are {processes} processes; "
-            "give each at least one prompt"
+            f"training.prompts_per_step is {training.prompts_per_step}, but there are {accelerator.num_processes} "
+            "processes; give each at least one prompt"
         )
-    usual = usual_learning_rate(model)
-    if training.learning_rate * 20 <= usual:
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        kind = accelerator.distributed_type.value
+        raise InputError(f"{kind} is not supported yet: start with plain `accelerate launch` (one copy per GPU)")
+    usual, rate = usual_learning_rate(model), training.learning_rate
+    if rate * 20 <= usual:
         warnings.warn(
-            f"training.learning_rate {training.learning_rate:g} is the rate for a model of billions of weights; "
+            f"training.learning_rate {rate:g} is the rate for a model of billions of weights; "
             f"this one will hardly move, {usual:g} is usual at its size",
             stacklevel=3,
         )
+    if rate < _HALF_PRECISION_RATE and any(p.requires_grad and p.dtype == torch.bfloat16 for p in model.parameters()):
+        warnings.warn(
+            f"training.learning_rate {rate:g} is lost in the rounding of bfloat16 weights; "
+            "set model.dtype: float32 and training.trainer.bf16: true",
+            stacklevel=3,
+        )
+
+
+def fitting(config: GRAOConfig, model: nn.Module, encoded: EncodedSet) -> EncodedSet:
+    """The examples whose prompt and reference fit into the model's positions; the others count as dropped.
+
+    Raises:
+        InputError: if none does, or the longest prompt leaves no room for a sampled answer.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[operator, union-attr]
+    if not positions:
+        return encoded
+    items = [item for item in encoded.items if len(item.prompt_ids) + len(item.reference_ids) <= positions]
+    if not items:
+        raise InputError(f"data: no prompt with its reference fits into the model's {positions} positions")
+    prompt = max(len(item.prompt_ids) for item in items)
+    if prompt + config.rollout.max_new_tokens > positions:
+        raise InputError(
+            f"rollout.max_new_tokens is {config.rollout.max_new_tokens} and the longest prompt has {prompt} tokens, "
+            f"but the model has {positions} positions; lower it or data.max_prompt_tokens"
+        )
+    return EncodedSet(items, encoded.dropped + len(encoded.items) - len(items), encoded.truncated)

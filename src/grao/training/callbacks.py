@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -46,8 +46,16 @@ class MetricsCallback(TrainerCallback):
             self._log.append({"step": state.global_step, "seconds": seconds, **logs})
 
 
-class InterruptCallback(TrainerCallback):
-    """Ctrl-C finishes the step, saves a checkpoint and stops; a second one stops at once.
+class SaveLastStep(TrainerCallback):
+    """A checkpoint after the last step: what comes after the training may fail, and the run goes on from there."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Saves after the last step."""
+        control.should_save |= state.global_step >= state.max_steps
+
+
+class InterruptGuard(TrainerCallback):
+    """Within its context, Ctrl-C finishes the step, saves a checkpoint and stops; a second one stops at once.
 
     Args:
         notify: called once with a line for the user.
@@ -58,22 +66,17 @@ class InterruptCallback(TrainerCallback):
         self._notify = notify
         self._previous: Any = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Takes over the signal."""
+    def __enter__(self) -> Self:
         self._previous = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Saves and stops if the signal came."""
         if self.interrupted:
             control.should_save = control.should_training_stop = True
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Gives the signal back."""
-        signal.signal(signal.SIGINT, self._previous)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:

@@ -49,7 +49,7 @@ def _reward_numbers(experience: Experience) -> dict[str, Tensor]:
     scored = total[~total.isnan()]
     return {
         "reward/mean": scored,
-        "reward/std": torch.stack([group[~group.isnan()].std(correction=0) for group in total]),
+        "reward/std": (total - total.nanmean(dim=1, keepdim=True)).square().nanmean(dim=1).sqrt(),
         "reward/missing": total.isnan().double(),
         "verdict/win": (scored > 0).double(),
         "verdict/tie": (scored == 0).double(),

@@ -1,6 +1,7 @@
 """`GRAOTrainer`: transformers' Trainer around weighted sequences. It knows nothing of rewards or advantages.
 
-Checkpoints, resume, mixed precision, FSDP, DeepSpeed, callbacks and `report_to` come from transformers.
+Checkpoints, resume, mixed precision, data parallelism, callbacks and `report_to` come from transformers.
+Left out: models split over processes (FSDP, DeepSpeed stage 3), which sampling does not support yet.
 """
 
 import copy
@@ -23,7 +24,7 @@ from grao.models import engine_for, likeliest_stop, load_model, load_tokenizer, 
 from grao.rewards import Mix, Reward, as_mix
 from grao.rollouts import HuggingFaceGenerator, Sampling, draw_key
 from grao.training.accumulate import accumulate_gradient
-from grao.training.arguments import check_settings, training_arguments
+from grao.training.arguments import check_settings, fitting, training_arguments
 from grao.training.callbacks import MetricsCallback
 from grao.training.experience import ExperienceSource
 from grao.training.metrics import step_metrics
@@ -72,18 +73,21 @@ class GRAOTrainer(Trainer):
 
         examples = _examples(train_dataset, args)
         self.stop_ids, self.end_id = self._endings(policy, examples)
-        self.train_items = self._encode(examples)
-        self.eval_items = self._encode(_examples(eval_dataset, args)) if eval_dataset is not None else None
+        self.train_items = self._encode(examples, policy)
+        self.eval_items = self._encode(_examples(eval_dataset, args), policy) if eval_dataset is not None else None
         steps = total_steps(args.training, len(self.train_items.items))
-        super().__init__(
-            model=policy,
-            args=training_arguments(args, steps),
-            train_dataset=range(steps),
-            eval_dataset=self.eval_items and self.eval_items.items,
-            processing_class=self.tokenizer,
-            callbacks=[MetricsCallback(args.output_dir), *(callbacks or [])],
-        )
-        check_settings(args.training, self.accelerator.num_processes, policy)
+        try:
+            super().__init__(
+                model=policy,
+                args=training_arguments(args, steps),
+                train_dataset=range(steps),
+                eval_dataset=self.eval_items and self.eval_items.items,
+                processing_class=self.tokenizer,
+                callbacks=[MetricsCallback(args.output_dir), *(callbacks or [])],
+            )
+        except ValueError as error:
+            raise InputError(f"training.trainer: {' '.join(str(error).split())}") from error
+        check_settings(args.training, self.accelerator, policy)
         self.engine = engine_for(policy, self.pad_id)
         copied = args.training.measure_kl and not isinstance(policy, PeftModel)
         self._frozen = copy.deepcopy(policy).requires_grad_(False).eval() if copied else None
@@ -126,10 +130,10 @@ class GRAOTrainer(Trainer):
         return DataLoader(self.train_dataset, batch_size=1, collate_fn=lambda steps: {"step": steps[0]})  # type: ignore[arg-type]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what the steps since the last line showed, averaged."""
-        steps, self._steps = self._steps, []
-        if steps:
-            logs |= {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+        """Adds to a training line what the steps since the last one showed, averaged."""
+        if "loss" in logs and self._steps:
+            steps, self._steps = self._steps, []
+            logs = logs | {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
         super().log(logs, start_time)
 
     def evaluate(  # type: ignore[override]
@@ -142,7 +146,9 @@ class GRAOTrainer(Trainer):
 
         For intervals, and for before against after, see `grao evaluate`.
         """
-        encoded = self.eval_items if eval_dataset is None else self._encode(_examples(eval_dataset, self.config))
+        encoded = (
+            self.eval_items if eval_dataset is None else self._encode(_examples(eval_dataset, self.config), self.model)
+        )
         if encoded is None:
             raise InputError("evaluate: there is no eval_dataset; give one to GRAOTrainer or to evaluate()")
         rollout = self.config.rollout
@@ -161,9 +167,10 @@ class GRAOTrainer(Trainer):
         """Weights, optimiser and state as they are after the last complete step."""
         self._save_checkpoint(self.model_wrapped, trial=None)
 
-    def _encode(self, examples: Sequence[Example]) -> EncodedSet:
+    def _encode(self, examples: Sequence[Example], policy: nn.Module) -> EncodedSet:
         data = self.config.data
-        return encode_examples(examples, self.tokenizer, self.end_id, data.max_prompt_tokens, data.long_prompts)
+        encoded = encode_examples(examples, self.tokenizer, self.end_id, data.max_prompt_tokens, data.long_prompts)
+        return fitting(self.config, policy, encoded)
 
     def _endings(self, policy: PreTrainedModel | PeftModel, examples: Sequence[Example]) -> tuple[tuple[int, ...], int]:
         """Tokens at which sampling stops, and the one that closes a reference."""
@@ -180,12 +187,13 @@ class GRAOTrainer(Trainer):
     @contextmanager
     def _starting_model(self) -> Iterator[nn.Module]:
         """The model before training: a frozen copy, or the model with its adapter off."""
-        if self._frozen is not None:
-            yield self._frozen
-        else:
-            policy = self.accelerator.unwrap_model(self.model)
-            with policy.disable_adapter():
-                yield policy
+        with self.accelerator.autocast():
+            if self._frozen is not None:
+                yield self._frozen
+            else:
+                policy = self.accelerator.unwrap_model(self.model)
+                with policy.disable_adapter():
+                    yield policy
 
 
 def _examples(rows: Rows, config: GRAOConfig) -> list[Example]:
