@@ -128,9 +128,7 @@ def train(model, tokenizer, rows: list[dict], settings: Settings, steps: int, se
     """`steps` optimiser steps over rows with `prompt` and `reference`."""
     torch.manual_seed(seed)
     order = random.Random(seed)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     stops = model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops]
     for step in range(1, steps + 1):

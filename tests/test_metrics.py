@@ -26,8 +26,8 @@ def items() -> list[Item]:
             prompt=f"prompt {i}",
             reference="reference",
             answers={
-                "before": Answer("b", tokens=10 + i, truncated=i == 0, reward=before),
-                "after": Answer("a", tokens=20, truncated=False, reward=after),
+                "before": Answer("b", tokens=10 + i, truncated=i == 0, reward=before, token_ids=[1]),
+                "after": Answer("a", tokens=20, truncated=False, reward=after, token_ids=[1]),
             },
             comparisons={"after|before": verdict},
         )
@@ -159,7 +159,7 @@ def changed(row: int, **fields: object) -> list[Item]:
         ),
         (changed(2, comparisons={}), "row 3 (id 'p2'): comparisons: found none, but row 1 has after|before"),
         (
-            changed(4, answers={"after": Answer("a", 1, False, 1.0)}),
+            changed(4, answers={"after": Answer("a", 1, False, 1.0, [1])}),
             "row 5 (id 'p4'): answers: found after, but row 1 has before, after",
         ),
     ],

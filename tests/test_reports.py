@@ -97,7 +97,10 @@ def step(index: int, **more: float) -> dict[str, float]:
 
 
 def item(index: int, reward: float | None, text: str = "an answer", prompt: str = "a question") -> Item:
-    answers = {"before": Answer("old", 3, False, -1.0), "after": Answer(text, 5, True, reward)}
+    answers = {
+        "before": Answer("old", 3, False, -1.0, [1, 2, 3]),
+        "after": Answer(text, 5, True, reward, [1, 2, 3, 4, 5]),
+    }
     return Item(f"p{index}", prompt, "the reference", answers, {"after|before": 1.0})
 
 

@@ -16,6 +16,8 @@ BATCH = RewardBatch(
     completions=[["a", "bb", "ccc"], ["dddd", "", "ff"]],
     references=["yy", "y"],
     columns=[{"bonus": 10}, {"bonus": 20}],
+    completion_ids=[[(1,), (2, 2), (3, 3, 3)], [(4,), (), (5, 5)]],
+    reference_ids=[(6, 6), (7,)],
 )
 
 
@@ -50,7 +52,10 @@ def test_columns_arrive_beside_their_answer():
     assert seen["prompts"] == ["p"] * 4 + ["q"] * 4
     assert seen["completions"] == ["a", "bb", "ccc", "yy", "dddd", "", "ff", "y"]
     assert seen["bonus"] == [10] * 4 + [20] * 4
-    assert seen["rest"] == {"reference": ["yy"] * 4 + ["y"] * 4}
+    assert seen["rest"] == {
+        "reference": ["yy"] * 4 + ["y"] * 4,
+        "completion_ids": [[1], [2, 2], [3, 3, 3], [6, 6], [4], [], [5, 5], [7]],
+    }
 
 
 def test_a_column_called_reference_wins_over_the_reference():
@@ -70,7 +75,7 @@ def test_a_function_gets_only_what_it_takes():
 
 def test_chat_prompts_get_completions_as_messages():
     chat = {"role": "user", "content": "hi"}
-    batch = RewardBatch([(MappingProxyType(chat),)], [["x", "y"]], ["z"], [{}])
+    batch = RewardBatch([(MappingProxyType(chat),)], [["x", "y"]], ["z"], [{}], [[(1,), (2,)]], [(3,)])
 
     def content(prompts, completions):
         assert prompts == [[chat]] * 3
@@ -136,7 +141,7 @@ def test_none_nan_and_infinity_are_missing_and_a_missing_reference_takes_its_gro
         (lambda completions: 3, "must return a list of 8 numbers, not int"),
         (lambda completions: ["good"] * 8, "returned 'good' for answer 1"),
         (lambda completions: 1 / 0, r"test_rewards.py, line \d+ raised ZeroDivisionError"),
-        (lambda completions, missing: [0.0] * 8, "required argument: 'missing'; there are only reference, bonus, pro"),
+        (lambda completions, missing: [0.0] * 8, "'missing'; there are only reference, bonus, completion_ids, pro"),
     ],
 )
 def test_a_broken_reward_is_one_line(function, message: str):

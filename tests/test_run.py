@@ -35,6 +35,8 @@ REWARD = """
 import os, pathlib, signal, time
 def vowels(completions):
     return [sum(letter in "ae" for letter in text) / (1 + len(text)) for text in completions]
+def short(completion_ids):
+    return [-len(ids) for ids in completion_ids]
 def nothing(completions):
     return [None] * len(completions)
 def too_few(completions):
@@ -213,6 +215,13 @@ def test_a_mistake_before_training_leaves_nothing_behind(place: Path, screen, ch
         start_run(recipe(**change), screen)
     assert "\n" not in str(caught.value)
     assert not (place / "run").exists()
+
+
+def test_a_reward_may_count_tokens_everywhere(place: Path, screen):
+    start_run(recipe(**{"rewards.0.function": "rewards.py:short"}), screen)
+    for item in read_items(place / "run"):
+        before, after = item.answers["before"], item.answers["after"]
+        assert item.comparisons["after|before"] == before.tokens - after.tokens
 
 
 @pytest.mark.parametrize("function", ["nothing", "broken", "too_few"])

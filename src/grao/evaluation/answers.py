@@ -49,15 +49,17 @@ def answer_items(
 
 
 def compare_answers(
-    items: Sequence[Encoded], model: Sequence[str], baseline: Sequence[str], rewards: Mix
+    items: Sequence[Encoded], model: Sequence[Answer], baseline: Sequence[Answer], rewards: Mix
 ) -> list[float | None]:
     """R of one model's answers against another's to the same prompts, None where it is missing."""
     compared = rewards(
         RewardBatch(
             prompts=[item.example.prompt for item in items],
-            completions=[[text] for text in model],
-            references=list(baseline),
+            completions=[[answer.text] for answer in model],
+            references=[answer.text for answer in baseline],
             columns=[item.example.columns for item in items],
+            completion_ids=[[answer.token_ids] for answer in model],
+            reference_ids=[answer.token_ids for answer in baseline],
         )
     ).total.squeeze(1)
     return [None if math.isnan(verdict) else verdict for verdict in compared.tolist()]
@@ -70,8 +72,9 @@ def make_items(
 ) -> list[Item]:
     """The records of an evaluation; every later model is also compared with the first one."""
     first, *others = answers
-    texts = {name: [answer.text for answer in given] for name, given in answers.items()}
-    comparisons = {f"{name}|{first}": compare_answers(encoded, texts[name], texts[first], rewards) for name in others}
+    comparisons = {
+        f"{name}|{first}": compare_answers(encoded, answers[name], answers[first], rewards) for name in others
+    }
     return [
         Item(
             id=item.example.id,
@@ -91,4 +94,5 @@ def _answer(group: Group, verdict: float) -> Answer:
         tokens=len(completion.token_ids),
         truncated=completion.truncated,
         reward=None if math.isnan(verdict) else verdict,
+        token_ids=list(completion.token_ids),
     )

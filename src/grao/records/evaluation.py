@@ -78,6 +78,8 @@ class Answer:
     truncated: bool
     reward: float | None
     """R(o, y) against the reference: above 0 wins, 0 ties, below 0 loses, None is missing."""
+    token_ids: list[int]
+    """As sampled, the token that ended it included."""
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,8 @@ class FunctionReward:
             name: [row.get(name) for row in rows for _ in range(width)]
             for name in dict.fromkeys(name for row in rows for name in row)
         }
-        if batch.completion_ids and batch.reference_ids:
-            ids = zip(batch.completion_ids, batch.reference_ids, strict=True)
-            columns["completion_ids"] = [list(answer) for group, y in ids for answer in (*group, y)]
+        ids = zip(batch.completion_ids, batch.reference_ids, strict=True)
+        columns["completion_ids"] = [list(answer) for group, y in ids for answer in (*group, y)]
         scores = self.scores(
             [prompt for prompt in batch.prompts for _ in range(width)],
             [x for group, y in zip(batch.completions, batch.references, strict=True) for x in (*group, y)],
@@ -171,11 +170,12 @@ def _from_file(place: str, folder: Path | None) -> Any:
         path = folder / path
     if not path.is_file():
         raise InputError(f"rewards: there is no file {place!r}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"grao_reward_{path.stem}"  # must not hide a module of the file's name
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"rewards: {place!r} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 

@@ -61,7 +61,7 @@ class Mix:
             total[applied] += weight * part[applied]
             applies |= applied
         total[~applies] = torch.nan
-        if total.isnan().all():
+        if total.numel() > 1 and total.isnan().all():  # one missing answer is no reason to stop
             silent = " and ".join(f"reward {name}" for name, part in parts.items() if part.isnan().any())
             message = f"{silent} returned None or NaN for every one of {total.numel()} answers, or for their references"
             raise InputError(message)

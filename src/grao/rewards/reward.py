@@ -25,9 +25,9 @@ class RewardBatch:
     """B."""
     columns: Sequence[Mapping[str, Any]]
     """B, the further columns of each prompt's row."""
-    completion_ids: Sequence[Sequence[Sequence[int]]] | None = None
+    completion_ids: Sequence[Sequence[Sequence[int]]]
     """B groups of G token sequences, for rewards that count tokens."""
-    reference_ids: Sequence[Sequence[int]] | None = None
+    reference_ids: Sequence[Sequence[int]]
     """B token sequences."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 
 from grao.config import Recipe
 from grao.config.fields import ADAPTER
@@ -59,10 +59,10 @@ def prepare(recipe: Recipe) -> Prepared:
     """
     split = load_split(recipe.data, recipe.seed)
     rewards = make_rewards(recipe.rewards)
-    _probe(rewards, split.train[:_PROBES])
     chosen, lora = recipe.model, recipe.model.lora
     model = load_model(chosen.path, chosen.dtype, chosen.attention, chosen.trust_remote_code)
     tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
+    _probe(rewards, split.train[:_PROBES], tokenizer)
     policy = add_adapter(model, lora.rank, lora.alpha, lora.dropout, lora.target_modules) if lora else model
     held_out = split.test if recipe.evaluation.enabled else []
     config = _trainer_config(recipe)
@@ -116,15 +116,18 @@ def _nothing_made(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def _probe(rewards: Mix, examples: Sequence[Example]) -> None:
+def _probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
     """Asks the rewards about a few references, so that a broken one is found before any work is done."""
     references = [example.reference for example in examples]
+    ids = tokenizer(references, add_special_tokens=False)["input_ids"]
     rewards(
         RewardBatch(
             prompts=[example.prompt for example in examples],
             completions=[[reference] for reference in references],
             references=references,
             columns=[example.columns for example in examples],
+            completion_ids=[[reference] for reference in ids],
+            reference_ids=ids,
         )
     )
 

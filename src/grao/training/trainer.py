@@ -146,9 +146,10 @@ class GRAOTrainer(Trainer):
 
         For intervals, and for before against after, see `grao evaluate`.
         """
-        encoded = (
-            self.eval_items if eval_dataset is None else self._encode(_examples(eval_dataset, self.config), self.model)
-        )
+        encoded = self.eval_items
+        if eval_dataset is not None:
+            policy = self.accelerator.unwrap_model(self.model)
+            encoded = self._encode(_examples(eval_dataset, self.config), policy)
         if encoded is None:
             raise InputError("evaluate: there is no eval_dataset; give one to GRAOTrainer or to evaluate()")
         rollout = self.config.rollout
