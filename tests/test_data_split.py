@@ -87,7 +87,7 @@ def test_test_path(tmp_path: Path) -> None:
 def test_hub_id_as_test_path_means_its_test_split(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {"train": "abc", "test": "cd"}
 
-    def load_dataset(path: str, subset: str, split: str) -> list[dict[str, str]]:
+    def load_dataset(path: str, subset: str, data_dir: str | None, split: str) -> list[dict[str, str]]:
         assert (path, subset) == ("someone/pairs", "small")
         return [{"prompt": prompt, "reference": "yes"} for prompt in rows[split]]
 
