@@ -37,7 +37,8 @@ def load_model(
             use_safetensors=True,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"model.path: cannot load {path!r}: {_one_line(error)}") from error
+        tried = f"cannot load {path!r}" if Path(path).exists() else f"no folder {path!r} here, and not from the hub"
+        raise InputError(f"model.path: {tried}: {_one_line(error)}") from error
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
