@@ -251,8 +251,9 @@ def test_evaluate_gives_shares_over_the_reference(tmp_path: Path):
     ],
 )
 def test_wrong_trainer_fields_are_named(tmp_path: Path, extra: dict, message: str):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         make(tmp_path, trainer={"use_cpu": True, **extra})
+    assert not str(caught.value).startswith("training.trainer: training.trainer")
 
 
 @pytest.mark.filterwarnings("default:.*learning_rate.*hardly move")

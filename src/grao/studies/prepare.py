@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 
 from grao.config import Recipe
 from grao.config.fields import ADAPTER
-from grao.config.recipe import GRAOConfig, RewardConfig, total_steps
+from grao.config.recipe import GRAOConfig, RewardConfig
 from grao.data import Example, fingerprint, load_split
 from grao.errors import InputError
 from grao.models import add_adapter, load_model, load_tokenizer, parameter_count
@@ -80,7 +80,7 @@ def prepare(recipe: Recipe) -> Prepared:
         "fingerprint": fingerprint([*split.train, *split.test]),
     }
     weights = {"all": parameter_count(policy), "trained": parameter_count(policy, trainable=True)}
-    steps = total_steps(recipe.training, len(encoded.items))
+    steps = trainer.args.max_steps
     return Prepared(recipe, trainer, steps, _manifest(recipe, data, weights, steps))
 
 

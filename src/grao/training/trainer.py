@@ -76,10 +76,11 @@ class GRAOTrainer(Trainer):
         self.train_items = self._encode(examples, policy)
         self.eval_items = self._encode(_examples(eval_dataset, args), policy) if eval_dataset is not None else None
         steps = total_steps(args.training, len(self.train_items.items))
+        arguments = training_arguments(args, steps)
         try:
             super().__init__(
                 model=policy,
-                args=training_arguments(args, steps),
+                args=arguments,
                 train_dataset=range(steps),
                 eval_dataset=self.eval_items and self.eval_items.items,
                 processing_class=self.tokenizer,
