@@ -283,7 +283,7 @@ def measure(folder: Path, work: Work, steps: int) -> dict[str, dict[str, float]]
             [sys.executable, __file__, "--side", name, "--folder", str(folder), "--work", json.dumps(asdict(work)),
              "--steps", str(steps)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"},
+            env={"GOMP_SPINCOUNT": "1000", **os.environ, "HF_HUB_OFFLINE": "1"},
         )
         for name in names
     }  # fmt: skip

@@ -1,14 +1,27 @@
 """The packed engine against the padded one: the same loss, log-likelihoods and gradients, however the rows are cut."""
 
+import warnings
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
+from torch.nn.attention.flex_attention import create_mask, flex_attention
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
+)
 
 from grao.models import Batch, PackedEngine, PaddedEngine, engine_for
-from grao.models.attention import NAME
+from grao.models.attention import NAME, RowPlan, Segment, packed_attention
+from grao.models.flex import block_mask
 from grao.models.output_layer import linear_loss
 from tiny import LETTERS, gradients, relative_gap, tiny_model
 
@@ -137,6 +150,75 @@ def test_a_sliding_window_is_honoured():
     found = through(engine, model, batch)
     torch.testing.assert_close(found[1], mean, atol=1e-5, rtol=1e-5)
     assert relative_gap(found[3], expected) < 1e-5
+
+
+FAMILIES = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "mistral": {"sliding_window": 6},
+    "mixtral": {"num_local_experts": 4, "sliding_window": None},
+    "gemma": {},
+    "gemma3_text": {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]},
+    "qwen3_moe": {"moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2},
+    "deepseek_v3": {
+        "num_key_value_heads": 4, "moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "kv_lora_rank": 16, "q_lora_rank": None,
+        "qk_rope_head_dim": 8, "v_head_dim": 12, "qk_nope_head_dim": 8,
+    },
+    "gpt_neox": {"num_key_value_heads": 4},
+    "olmo2": {},
+    "phi3": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_holds_for_the_usual_families(family: str):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **SHAPE | FAMILIES[family], pad_token_id=0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    engine = engine_for(model, 0)
+    assert isinstance(engine, PackedEngine)
+    batch = some_batch()
+    loss, mean, _, expected = through(PaddedEngine(), model, batch)
+    found = through(engine, model, batch, budget=60)
+    assert found[0] == pytest.approx(loss, abs=1e-5, rel=1e-5)
+    torch.testing.assert_close(found[1], mean, atol=1e-5, rtol=1e-5)
+    assert relative_gap(found[3], expected) < 2e-5
+
+
+def test_a_window_that_only_the_mask_knows_takes_the_padded_way():
+    model = PhimoeForCausalLM(PhimoeConfig(**SHAPE, num_local_experts=4, sliding_window=6)).eval()
+    assert isinstance(engine_for(model, 0), PaddedEngine)
+    model.config.sliding_window = None
+    assert isinstance(engine_for(model, 0), PackedEngine)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_the_block_mask_for_a_gpu_shows_the_same_pairs(window: int | None):
+    plan = RowPlan((Segment.of(5, [3, 1, 6]), Segment.of(2, [4]), Segment.of(9, [2, 2])))
+    total = sum(plan.sizes())
+    mask = block_mask(plan, window, torch.device("cpu"))
+    dense = create_mask(mask.mask_mod, None, None, total, total, device="cpu")[0, 0]
+    expected, start = torch.zeros(total, total, dtype=torch.bool), 0
+    for prompt, answers in ((5, [3, 1, 6]), (2, [4]), (9, [2, 2])):
+        own = start + prompt
+        for first, length in ((start, prompt), *((own + sum(answers[:n]), a) for n, a in enumerate(answers))):
+            history = [*range(start, own)] if first >= own else []
+            for query in range(first, first + length):
+                seen = [*history, *range(first, query + 1)]
+                expected[query, seen[-window:] if window else seen] = True
+        start = own + sum(answers)
+    assert torch.equal(dense, expected)
+
+    heads = [torch.randn(1, count, total, 8) for count in (4, 2, 2)]
+    module = torch.nn.Module()
+    by_segments, _ = packed_attention(module, *heads, None, plan=plan, sliding_window=window)
+    query, key, value = (h.repeat_interleave(4 // h.shape[1], dim=1) for h in heads)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it asks to be compiled
+        by_blocks = flex_attention(query, key, value, block_mask=mask)
+    torch.testing.assert_close(by_blocks.transpose(1, 2), by_segments, atol=1e-5, rtol=1e-5)
 
 
 def test_what_it_does_not_honour_takes_the_padded_way():

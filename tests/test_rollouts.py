@@ -3,7 +3,9 @@ from collections import Counter
 import pytest
 import torch
 from scipy.stats import chisquare
+from transformers import MistralConfig, MistralForCausalLM
 
+from grao import InputError
 from grao.rollouts import HuggingFaceGenerator, Sampling, draw_key
 from grao.rollouts.huggingface import draw_tokens, keyed_uniforms
 from tiny import END, tiny_model
@@ -117,3 +119,63 @@ def test_the_model_keeps_its_mode():
     model = tiny_model().train()
     generate(model, samples=2, max_new_tokens=3)
     assert model.training
+
+
+def test_two_tokens_in_a_row_have_their_joint_distribution():
+    model, count = tiny_model(), 20_000
+    with torch.no_grad():
+        first = torch.softmax(model(torch.tensor([[5, 6]])).logits[0, -1].double(), dim=-1)
+        rows = torch.tensor([[5, 6, token] for token in range(len(first))])
+        second = torch.softmax(model(rows).logits[:, -1].double(), dim=-1)
+    joint = first[:, None] * second
+    joint[END] = torch.eye(len(first), dtype=torch.float64)[0] * first[END]  # nothing follows the end
+    (group,) = generate(model, [[5, 6]], [3], batch_size=count, samples=count, temperature=1.0, max_new_tokens=2)
+    seen = Counter((completion.token_ids[0], (*completion.token_ids, 0)[1]) for completion in group)
+    observed = torch.zeros_like(joint)
+    for (one, other), times in seen.items():
+        observed[one, other] = times
+    likely = joint * count >= 5
+    expected = torch.cat([joint[likely], joint[~likely].sum()[None]]) * count
+    found = torch.cat([observed[likely], observed[~likely].sum()[None]])
+    assert likely.sum() > 100
+    assert chisquare(found.numpy(), expected.numpy()).pvalue > 0.001
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_cache_that_has_to_grow_changes_nothing(kind: str, monkeypatch: pytest.MonkeyPatch):
+    model = tiny_model(kind)
+    whole = generate(model, samples=5, temperature=1.0, max_new_tokens=40)
+    monkeypatch.setattr("grao.rollouts.cache._ROOM", 3)
+    assert generate(model, samples=5, temperature=1.0, max_new_tokens=40) == whole
+
+
+def test_a_cache_with_a_window_keeps_only_that():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MistralConfig(
+        vocab_size=43, num_key_value_heads=2, head_dim=8, sliding_window=6, initializer_range=0.2, **shape
+    )
+    model = MistralForCausalLM(config).eval()
+    (group,) = generate(model, [[5, 6, 7, 8, 9]], samples=3, temperature=0, max_new_tokens=30)
+    expected = model.generate(
+        torch.tensor([[5, 6, 7, 8, 9]]), do_sample=False, max_new_tokens=30, eos_token_id=END, pad_token_id=0
+    )[0, 5:].tolist()
+    assert [list(completion.token_ids) for completion in group] == [expected] * 3
+
+
+def test_when_memory_runs_out_half_as_many_are_sampled_at_once():
+    model = tiny_model()
+    expected = generate(model, samples=4, temperature=1.0, max_new_tokens=10)
+
+    def no_room(module, inputs, keywords):
+        if len(keywords["input_ids"]) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.register_forward_pre_hook(no_room, with_kwargs=True)
+    with pytest.warns(UserWarning, match=r"out of memory: rollout\.batch_size is 8 from here on"):
+        assert generate(model, samples=4, temperature=1.0, max_new_tokens=10, batch_size=16) == expected
+    with pytest.warns(UserWarning, match="is 16"), pytest.raises(InputError, match=r"rollout\.batch_size 16"):
+        generate(model, samples=4, temperature=1.0, max_new_tokens=10, batch_size=32)
+    together = HuggingFaceGenerator(model, [END], batch_size=32, alone=False)
+    with pytest.raises(InputError, match="out of memory"):
+        together.generate(PROMPTS, KEYS, Sampling(4, 1.0, 1.0, 10))

@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from grao import GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.core import group_advantages, sequence_weights, weighted_likelihood_loss
 from grao.methods import GRAO
-from grao.models import completion_likelihood
+from grao.models import PackedEngine, completion_likelihood
 from grao.records.metrics import read_metrics
 from grao.training.accumulate import accumulate_gradient
-from tiny import END, gradients, letter_tokenizer, relative_gap, saved_model, tiny_model
+from tiny import END, LETTERS, gradients, letter_tokenizer, relative_gap, saved_model, tiny_model
 
 ROWS = [
     {"prompt": f"say {word}", "reference": f"{word} it is"} for word in ("one", "two", "three", "four", "five", "six")
@@ -153,7 +153,10 @@ def test_resuming_is_as_if_it_had_never_stopped(tmp_path: Path):
     for name, value in weights_of(whole.model).items():
         assert torch.equal(value, weights_of(again.model)[name]), name
     timeless = [
-        [{k: v for k, v in step.items() if "seconds" not in k} for step in read_metrics(tmp_path / run)]
+        [
+            {k: v for k, v in step.items() if not k.startswith(("seconds", "speed"))}
+            for step in read_metrics(tmp_path / run)
+        ]
         for run in ("whole", "half")
     ]
     assert timeless[0] == timeless[1]
@@ -278,6 +281,8 @@ SCRIPT = """
     trainer.train()
     if trainer.is_world_process_zero():
         torch.save(weights_of(trainer.model), sys.argv[1] + "/weights.pt")
+    torch.distributed.barrier()  # a process that leaves early takes the others' connections with it
+    torch.distributed.destroy_process_group()
 """
 
 
@@ -298,8 +303,38 @@ def test_two_processes_are_one(tmp_path: Path):
     ]
     for alone, shared in zip(*logs, strict=True):
         for name in alone:
-            if "seconds" not in name:
+            if not name.startswith(("seconds", "speed")):
                 assert shared[name] == pytest.approx(alone[name], rel=1e-3, abs=1e-5), name
+
+
+def test_when_memory_runs_out_the_token_budget_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    expected = make(tmp_path / "plenty")
+    expected.train()
+    run = PackedEngine.run
+
+    def no_room(engine, model, batch):
+        if len(batch.prompts) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run(engine, model, batch)
+
+    short = make(tmp_path / "short", token_budget=120)
+    monkeypatch.setattr(PackedEngine, "run", no_room)
+    with pytest.warns(UserWarning, match=r"out of memory: training\.token_budget is 60 from here on"):
+        short.train()
+    assert relative_gap(weights_of(short.model), weights_of(expected.model)) < 1e-5
+    hopeless = make(tmp_path / "hopeless", token_budget=1000)
+    with pytest.warns(UserWarning, match="is 500"), pytest.raises(InputError, match=r"training\.token_budget 500"):
+        hopeless.train()
+
+
+def test_speed_and_operations_are_logged(tmp_path: Path):
+    trainer = make(tmp_path, steps=2)
+    trainer.train()
+    for step in read_metrics(tmp_path):
+        assert step["speed/rollout"] == pytest.approx(step["tokens/sampled"] / step["seconds/rollout"])
+        assert step["speed/update"] == pytest.approx(step["tokens/trained"] / step["seconds/update"])
+        assert 0 < step["speed/utilisation"] < 1
+        assert step["flops/rollout"] > 2 * step["tokens/sampled"] * 32 * len(LETTERS)
 
 
 def test_what_does_not_fit_into_the_model_is_refused(tmp_path: Path):

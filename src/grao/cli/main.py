@@ -48,8 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    # Threads that wait must sleep: spinning ones slow small models many times over when another program needs a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Waiting threads spin shortly, then sleep: long spinning slows small models many times over when another program
+    # needs a core, no spinning by a third when none does (docs/LOG.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         name, arguments = parse_arguments(argv)
     except SystemExit as done:
@@ -58,7 +60,16 @@ def _run(argv: Sequence[str]) -> int:
         sys.stdout.write(dump_recipe(arguments.recipe))
         return 0
     code: int = import_module(f"grao.cli.{name}").run(arguments)
+    _leave_together()
     return code
+
+
+def _leave_together() -> None:
+    """Waits for the other processes of a run: one that leaves early takes their connections with it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _fail(message: str, code: int) -> int:

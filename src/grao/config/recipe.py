@@ -162,7 +162,9 @@ class TrainingConfig:
     max_grad_norm: NonNegativeFloat = 1.0
     """Gradient clipping; 0 turns it off."""
     token_budget: PositiveInt = 16384
-    """Padded tokens of one micro-batch (memory); changes no result."""
+    """Tokens of one micro-batch (memory); changes no result."""
+    router_loss: NonNegativeFloat = 0.0
+    """Mixtures of experts: weight of the routers' load-balancing loss, over the tokens of a step."""
     drop_truncated: bool = False
     """Leave completions that hit the token limit out of the update."""
     measure_kl: bool = False

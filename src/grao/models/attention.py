@@ -3,12 +3,12 @@
 The row is prompt, answer, answer, ..., next prompt, answer, ... without padding. An answer's positions go on where its
 prompt ends, so each sees exactly what it would see alone. Registered with transformers under `NAME`: every model that
 uses its attention interface works unchanged, and without a plan (sampling) it is plain SDPA.
-Left out: FlexAttention and variable-length kernels, which would take the same plan on a GPU.
+On a GPU `flex` takes the same plan as one kernel.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ _TOGETHER = 384
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 """Arguments that change attention scores in ways this function does not."""
 
+M = TypeVar("M")
 Part = tuple[int, ...]
 """Lengths of neighbouring answers that are attended in one call."""
 
@@ -52,7 +53,7 @@ class RowPlan:
     """A whole row, with the masks that all layers share."""
 
     segments: tuple[Segment, ...]
-    _masks: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     def sizes(self) -> Iterator[int]:
         """Tokens of each prompt and each part, in order of the row."""
@@ -62,10 +63,14 @@ class RowPlan:
 
     def mask(self, prompt: int, part: Part, window: int | None, like: Tensor) -> Tensor:
         """(sum(part), prompt + sum(part)), 0 where a part's token sees prompt or answer, -inf elsewhere."""
-        key = (prompt, part, window, like.dtype)
+        return self.once((prompt, part, window, like.dtype), lambda: _mask(prompt, part, window, like))
+
+    def once(self, key: tuple[Any, ...], make: Callable[[], M]) -> M:
+        """What `make` gives, made once for all layers."""
         if key not in self._masks:
-            self._masks[key] = _mask(prompt, part, window, like)
-        return self._masks[key]
+            self._masks[key] = make()
+        mask: M = self._masks[key]
+        return mask
 
 
 def packed_attention(
@@ -85,7 +90,7 @@ def packed_attention(
         plan: what stands where in the row; None is plain attention with `attention_mask`.
 
     Raises:
-        ValueError: for dropout, or an argument that it does not honour.
+        ValueError: for dropout, an argument that it does not honour, or a window that is not handed over.
     """
     if plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
@@ -93,7 +98,7 @@ def packed_attention(
     if refused:
         raise ValueError(f"packed attention does not honour {', '.join(refused)}")
 
-    window = kwargs.get("sliding_window")
+    window = window_of(module, kwargs)
     repeats = query.shape[1] // key.shape[1]
     key, value = (heads.repeat_interleave(repeats, dim=1) if repeats > 1 else heads for heads in (key, value))
     sizes = list(plan.sizes())
@@ -111,6 +116,18 @@ def packed_attention(
             mask = plan.mask(segment.prompt, part, window, query)
             outputs.append(F.scaled_dot_product_attention(q, keys, values, mask, scale=scaling))
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def window_of(module: nn.Module, kwargs: Mapping[str, Any]) -> int | None:
+    """The sliding window of a layer, None if it looks back all the way.
+
+    Raises:
+        ValueError: if the model has a window and leaves it to the mask alone, which a packed row does not use.
+    """
+    config = getattr(module, "config", None)
+    if "sliding_window" not in kwargs and getattr(config, "sliding_window", None):
+        raise ValueError("the model does not tell its attention function of the sliding window")
+    return kwargs.get("sliding_window")
 
 
 def _mask(prompt: int, part: Part, window: int | None, like: Tensor) -> Tensor:

@@ -193,6 +193,15 @@ SECTIONS: tuple[tuple[str, tuple[Chart, ...]], ...] = (
                 ),
                 optional=True,
             ),
+            Chart(
+                "utilisation",
+                "Use of the machine",
+                "Operations that the step needs, as a share of what the device does when it only multiplies matrices.",
+                "share of the peak",
+                (Series("speed/utilisation", "whole step", "teal"),),
+                percent=True,
+                optional=True,
+            ),
         ),
     ),
 )

@@ -1,7 +1,7 @@
 """Sampling from a transformers model in this process.
 
 Each prompt is read once, its cache is copied for the G samples of the group, and rows that have ended leave the batch.
-Left out: a preallocated cache and speculative decoding.
+Left out: speculative decoding.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from grao.models.memory import Budget
+from grao.rollouts.cache import expanded
 from grao.rollouts.generator import Completion, Sampling, TokenIds
 
 
@@ -20,31 +22,38 @@ class HuggingFaceGenerator:
         model: the policy; it is switched to evaluation mode while it samples, and back.
         stop_ids: every token that ends a completion.
         pad_id: any valid token.
-        batch_size: completions sampled at once.
+        batch_size: completions sampled at once; halved if memory runs out.
+        alone: whether this is the only process; among several it may not halve by itself.
     """
 
-    def __init__(self, model: nn.Module, stop_ids: Sequence[int], pad_id: int = 0, batch_size: int = 64) -> None:
+    def __init__(
+        self, model: nn.Module, stop_ids: Sequence[int], pad_id: int = 0, batch_size: int = 64, alone: bool = True
+    ) -> None:
         self.model = model
         self.stop_ids = torch.tensor(sorted(set(stop_ids)))
         self.pad_id = pad_id
-        self.batch_size = batch_size
+        self._at_once = Budget("rollout.batch_size", batch_size, alone)
 
     def generate(self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling) -> list[list[Completion]]:
         """See `Generator.generate`. Prompts of similar length are sampled together; the result keeps their order."""
-        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        at_once = max(1, self.batch_size // sampling.samples)
-        groups: list[list[Completion]] = [[] for _ in prompts]
         training = self.model.training
         self.model.eval()
         try:
-            for start in range(0, len(order), at_once):
-                chosen = order[start : start + at_once]
-                uniforms = keyed_uniforms([keys[index] for index in chosen], sampling)
-                rows = self._sample([prompts[index] for index in chosen], uniforms, sampling)
-                for row, completion in enumerate(rows):
-                    groups[chosen[row // sampling.samples]].append(completion)
+            return self._at_once.run(lambda rows: self._generate(prompts, keys, sampling, rows))
         finally:
             self.model.train(training)
+
+    def _generate(
+        self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling, rows: int
+    ) -> list[list[Completion]]:
+        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        at_once = max(1, rows // sampling.samples)
+        groups: list[list[Completion]] = [[] for _ in prompts]
+        for start in range(0, len(order), at_once):
+            chosen = order[start : start + at_once]
+            uniforms = keyed_uniforms([keys[index] for index in chosen], sampling)
+            for row, completion in enumerate(self._sample([prompts[index] for index in chosen], uniforms, sampling)):
+                groups[chosen[row // sampling.samples]].append(completion)
         return groups
 
     @torch.no_grad()
@@ -62,7 +71,7 @@ class HuggingFaceGenerator:
             logits_to_keep=1,
         )
         cache = output.past_key_values
-        cache.batch_repeat_interleave(sampling.samples)
+        expanded(cache, sampling.samples, room=sampling.max_new_tokens)
         logits = output.logits[:, -1].repeat_interleave(sampling.samples, dim=0)  # (rows, V)
         attention = attention.repeat_interleave(sampling.samples, dim=0)
 

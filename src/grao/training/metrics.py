@@ -11,8 +11,10 @@ from grao.training.accumulate import Seen
 from grao.training.experience import Experience, Update
 
 
-def step_metrics(update: Update, seen: Seen, method: Method, accelerator: Accelerator) -> dict[str, float]:
-    """Everything that is logged of a step, but for gradient norm, learning rate and loss.
+def step_metrics(
+    update: Update, seen: Seen, method: Method, accelerator: Accelerator, operations: Mapping[str, float]
+) -> dict[str, float]:
+    """Everything that is logged of a step, but for gradient norm, learning rate, loss and speed.
 
     A mean is taken over what there is: verdicts over scored samples, advantages over groups that have one,
     entropy over the samples that were forwarded.
@@ -31,6 +33,8 @@ def step_metrics(update: Update, seen: Seen, method: Method, accelerator: Accele
     totals = {
         "tokens/sampled": sum(len(c.token_ids) for group in experience.groups for c in group.completions),
         "tokens/trained": seen.tokens,
+        **operations,
+        **({} if seen.balance is None else {"router_loss": seen.balance.item()}),
     }
     return _shares(_averages(values, totals, accelerator))
 

@@ -20,14 +20,24 @@ from grao.data import EncodedSet, Example, encode_examples, end_token_id, exampl
 from grao.errors import InputError
 from grao.groups import reward_groups, sample_groups
 from grao.methods import GRAO
-from grao.models import engine_for, likeliest_stop, load_model, load_tokenizer, stop_token_ids
+from grao.models import (
+    Routers,
+    engine_for,
+    likeliest_stop,
+    load_model,
+    load_tokenizer,
+    stop_token_ids,
+    transformers_model,
+)
+from grao.models.memory import Budget
 from grao.rewards import Mix, Reward, as_mix
 from grao.rollouts import HuggingFaceGenerator, Sampling, draw_key
-from grao.training.accumulate import accumulate_gradient
+from grao.training.accumulate import Seen, accumulate_gradient
 from grao.training.arguments import check_settings, fitting, training_arguments
 from grao.training.callbacks import MetricsCallback
-from grao.training.experience import ExperienceSource
+from grao.training.experience import ExperienceSource, Update
 from grao.training.metrics import step_metrics
+from grao.training.speed import Speedometer
 
 Rows = Sequence[Example] | Sequence[Mapping[str, Any]]
 
@@ -90,11 +100,15 @@ class GRAOTrainer(Trainer):
             raise InputError(f"training.trainer: {' '.join(str(error).split())}") from error
         check_settings(args.training, self.accelerator, policy)
         self.engine = engine_for(policy, self.pad_id)
+        self._routers = Routers.of(transformers_model(policy)) if args.training.router_loss else None
+        alone = self.accelerator.num_processes == 1
+        self._token_budget = Budget("training.token_budget", args.training.token_budget, alone)
+        self._speedometer = Speedometer(policy, self.accelerator)
         copied = args.training.measure_kl and not isinstance(policy, PeftModel)
         self._frozen = copy.deepcopy(policy).requires_grad_(False).eval() if copied else None
         self._steps: list[dict[str, float]] = []
         rollout, method = args.rollout, args.method
-        self.generator = HuggingFaceGenerator(policy, self.stop_ids, self.pad_id, rollout.batch_size)
+        self.generator = HuggingFaceGenerator(policy, self.stop_ids, self.pad_id, rollout.batch_size, alone)
         self.source = ExperienceSource(
             items=self.train_items.items,
             generator=self.generator,
@@ -117,14 +131,22 @@ class GRAOTrainer(Trainer):
         update = self.source.update(inputs["step"])
         model.train()
         sampled = time.perf_counter()
-        training = self.config.training
-        start = self._starting_model if training.measure_kl else None
-        seen = accumulate_gradient(model, update, self.accelerator, self.engine, training.token_budget, start)
-        metrics = step_metrics(update, seen, self.source.method, self.accelerator)
+        seen = self._token_budget.run(lambda tokens: self._accumulate(model, update, tokens))
+        operations = self._speedometer.operations(update)
+        metrics = step_metrics(update, seen, self.source.method, self.accelerator, operations)
         metrics |= {f"seconds/{phase}": spent for phase, spent in update.experience.seconds.items()}
         end = time.perf_counter()
-        self._steps.append({**metrics, "seconds/update": end - sampled, "seconds/step": end - begin})
+        metrics |= {"seconds/update": end - sampled, "seconds/step": end - begin}
+        self._steps.append(metrics | self._speedometer.metrics(metrics))
         return seen.loss
+
+    def _accumulate(self, model: nn.Module, update: Update, token_budget: int) -> Seen:
+        model.zero_grad()  # what an attempt that ran out of memory left
+        training = self.config.training
+        start = self._starting_model if training.measure_kl else None
+        return accumulate_gradient(
+            model, update, self.accelerator, self.engine, token_budget, start, self._routers, training.router_loss
+        )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Step numbers: every process gets all of them and takes its share of the step's prompts."""

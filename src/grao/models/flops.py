@@ -1,0 +1,97 @@
+"""Floating-point operations that a pass through a model needs, and how many the device does in a second.
+
+Counted is the work itself, each prompt once per group, whatever the way through the model: multiplications and additions of
+the weights (2 per weight and token; of experts only those that a token goes to) and of attention. Left out:
+norms, activations, rotary embeddings and the optimiser, a few percent together.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from grao.models.packed import transformers_model
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens of some groups, each a prompt with its answers."""
+
+    tokens: int
+    """That go through the layers."""
+    predicted: int
+    """That the output layer scores."""
+    pairs: int
+    """Of a token and one that it attends to."""
+
+    @staticmethod
+    def of(groups: Iterable[tuple[int, list[int]]]) -> "Work":
+        """Of prompt lengths with the lengths of their answers."""
+        tokens = predicted = pairs = 0
+        for prompt, answers in groups:
+            tokens += prompt + sum(answers)
+            predicted += sum(answers)
+            pairs += prompt * (prompt + 1) // 2 + sum(own * prompt + own * (own + 1) // 2 for own in answers)
+        return Work(tokens, predicted, pairs)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Operations of one forward pass of a model."""
+
+    token: float
+    """For each token in the layers."""
+    prediction: float
+    """For each token that the output layer scores."""
+    pair: float
+    """For each pair of tokens in attention."""
+    backward: float
+    """A backward pass costs so many forward passes: 2, or near 1 where only an adapter is trained."""
+
+    @staticmethod
+    def of(model: nn.Module) -> "Cost":
+        """From the shapes of a model's weights."""
+        inner = transformers_model(model)
+        config: Any = inner.config.get_text_config()
+        experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 1
+        used = (getattr(config, "num_experts_per_tok", None) or 1) / experts
+        output = inner.get_output_embeddings().weight
+        tables = {id(output), id(inner.get_input_embeddings().weight)}
+        weights = trained = 0.0
+        for name, parameter in inner.named_parameters():
+            if parameter.dim() > 1 and id(parameter) not in tables:
+                count = parameter.numel() * (used if ".experts." in name else 1.0)
+                weights += count
+                trained += count * parameter.requires_grad
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return Cost(
+            token=2 * weights,
+            prediction=2 * output.numel(),
+            pair=4 * config.num_hidden_layers * config.num_attention_heads * width,
+            backward=1 + trained / max(weights, 1.0),
+        )
+
+    def forward(self, work: Work) -> float:
+        """Operations of a forward pass."""
+        return self.token * work.tokens + self.prediction * work.predicted + self.pair * work.pairs
+
+    def update(self, work: Work) -> float:
+        """Operations of a forward and a backward pass."""
+        return (1 + self.backward) * self.forward(work)
+
+
+@cache
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of a large matrix product: the best that this device shows, measured once."""
+    size = 1024 if device.type == "cpu" else 8192
+    left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(6):
+        begin = time.perf_counter()
+        (left @ right)[0, 0].item()  # waits until it is there
+        best = max(best, 2 * size**3 / (time.perf_counter() - begin))
+    return best
