@@ -2,11 +2,13 @@
 
     python benchmarks/step_vs_trl.py             the table, about 25 minutes
     python benchmarks/step_vs_trl.py --quick     two rows, about 3 minutes
+    python benchmarks/step_vs_trl.py --memory    peak memory at a vocabulary of 32,768, several micro-batch sizes
 
 Same model, prompts and completion lengths: both samplers are made to end each row at a length drawn beforehand, because
 free sampling would give the two sides unequal work. grao also trains on the reference, a ninth sequence per group.
 TRL: loss_type grpo, beta 0, one iteration, no activation checkpointing. Memory is the resident peak of the step
-above what is resident after the model was loaded.
+above what is resident after the model was loaded; as TRL's depends on its per-device batch, `--memory` tries several,
+with gradient accumulation to the same step.
 """
 
 import argparse
@@ -18,11 +20,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 PROMPTS, SAMPLES = 4, 8
 END = 1
+TRL = ("trl", "trl-completion")
+"""As installed, and with its output layer on completion tokens alone."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def rewards_of(count: int, silent: float) -> list[float]:
     return [0.0 if index // group < silent * PROMPTS else float(index % group) for index in range(count)]
 
 
-def grao_side(folder: Path, work: Work, steps: int):
+def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
     """A function that does one step and returns seconds of rollout and of the rest."""
     import torch
 
@@ -117,7 +122,11 @@ def grao_side(folder: Path, work: Work, steps: int):
                 group_size=SAMPLES, temperature=1.0, max_new_tokens=work.completion, batch_size=PROMPTS * SAMPLES
             ),
             training=TrainingConfig(
-                steps=steps, prompts_per_step=PROMPTS, learning_rate=1e-5, trainer={"use_cpu": True}
+                steps=steps,
+                prompts_per_step=PROMPTS,
+                learning_rate=1e-5,
+                token_budget=token_budget,
+                trainer={"use_cpu": True},
             ),
         ),
         rows,
@@ -145,7 +154,7 @@ def with_references(rewards: list[float]) -> list[float]:
     return [reward for group in groups for reward in (*group, group[0])]
 
 
-def trl_side(folder: Path, work: Work, steps: int, completion_only: bool):
+def trl_side(folder: Path, work: Work, steps: int, per_device: int, completion_only: bool):
     """As `grao_side`. `completion_only`: its output layer scores completion tokens alone, as on a GPU."""
     import torch
     from datasets import Dataset
@@ -172,8 +181,8 @@ def trl_side(folder: Path, work: Work, steps: int, completion_only: bool):
             beta=0.0,
             num_generations=SAMPLES,
             max_completion_length=work.completion,
-            per_device_train_batch_size=PROMPTS * SAMPLES,
-            gradient_accumulation_steps=1,
+            per_device_train_batch_size=per_device,
+            gradient_accumulation_steps=PROMPTS * SAMPLES // per_device,
             learning_rate=1e-5,
             temperature=1.0,
             activation_checkpointing=False,
@@ -198,13 +207,14 @@ def trl_side(folder: Path, work: Work, steps: int, completion_only: bool):
         return result
 
     trainer._generate_and_score_completions = timed
-    trainer.current_gradient_accumulation_steps = 1
+    trainer.current_gradient_accumulation_steps = PROMPTS * SAMPLES // per_device
 
     def step(number: int) -> dict[str, float]:
         lengths[:] = work.lengths(number)
         batch = [{"prompt": text(prompt)} for prompt in work.prompts(number) for _ in range(SAMPLES)]
         begin = time.perf_counter()
-        trainer.training_step(trainer.model, batch, None)
+        for _ in range(PROMPTS * SAMPLES // per_device):
+            trainer.training_step(trainer.model, batch, None)
         optimise(trainer.model, trainer.optimizer)
         spent = time.perf_counter() - begin
         return {"step": spent, "train": spent - generating.pop()}
@@ -244,13 +254,17 @@ def text(ids: list[int]) -> str:
 
 
 def side(name: str, folder: Path, work: Work, steps: int) -> None:
-    """Serves one side: a step number in, one JSON line out."""
+    """Serves one side: a step number in, one JSON line out. A name is `kind` or `kind:size`, see `measure`."""
     import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     torch.manual_seed(0)
-    step = grao_side(folder, work, steps) if name == "grao" else trl_side(folder, work, steps, name == "trl-completion")
+    kind, _, size = name.partition(":")
+    if kind == "grao":
+        step = grao_side(folder, work, steps, int(size or 16384))
+    else:
+        step = trl_side(folder, work, steps, int(size or PROMPTS * SAMPLES), kind == "trl-completion")
     loaded = resident(peak=False)
     answer = os.fdopen(os.dup(1), "w")
     print("ready", file=answer, flush=True)
@@ -275,9 +289,13 @@ def make_model(folder: Path, hidden: int, layers: int, vocabulary: int) -> None:
     tokenizer().save_pretrained(folder)
 
 
-def measure(folder: Path, work: Work, steps: int) -> dict[str, dict[str, float]]:
-    """Medians of each side, their steps taken in turn."""
-    names = ("grao", "trl", "trl-completion")
+def measure(
+    folder: Path, work: Work, steps: int, names: Sequence[str] = ("grao", "trl", "trl-completion")
+) -> dict[str, dict[str, float]]:
+    """Medians of each side, their steps taken in turn.
+
+    `grao:2048` is grao with that token budget, `trl:8` is TRL with that per-device batch.
+    """
     sides = {
         name: subprocess.Popen(
             [sys.executable, __file__, "--side", name, "--folder", str(folder), "--work", json.dumps(asdict(work)),
@@ -309,6 +327,33 @@ def measure(folder: Path, work: Work, steps: int) -> dict[str, dict[str, float]]
     }
 
 
+def speed_table(folder: Path, works: Sequence[Work], steps: int) -> dict[str, dict[str, dict[str, float]]]:
+    """How many times as fast as TRL each kind of work is done."""
+    print(f"{'how many times as fast as TRL':38} step  train | completion-only: step  train | memory, share of TRL's")
+    results = {}
+    for work in works:
+        found = results[work.name] = measure(folder, work, steps)
+        ours, trl, only = found["grao"], found["trl"], found["trl-completion"]
+        print(
+            f"{work.name:38} {trl['step'] / ours['step']:4.1f}x {trl['train'] / ours['train']:5.1f}x |"
+            f" {only['step'] / ours['step']:21.1f}x {only['train'] / ours['train']:5.1f}x |"
+            f" {ours['memory'] / trl['memory']:5.2f}, {ours['memory'] / only['memory']:.2f}"
+        )
+    return results
+
+
+def memory_table(folder: Path, steps: int) -> dict[str, dict[str, float]]:
+    """Peak memory and time of one step at several sizes of a micro-batch."""
+    names = ["grao:16384", "grao:2048", "grao:768", *(f"{kind}:{size}" for kind in TRL for size in (2, 4, 8, 32))]
+    found: dict[str, dict[str, float]] = {}
+    for batch in (names[:3], names[3:7], names[7:]):
+        found |= measure(folder, WORKS[0], steps, batch)
+    print(f"{WORKS[0].name}\n{'':24} {'MiB above the model':>20} {'seconds a step':>16}")
+    for name in names:
+        print(f"{name:24} {found[name]['memory']:20.0f} {found[name]['step']:16.2f}")
+    return found
+
+
 def main() -> None:
     """Prints the table and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -316,7 +361,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--vocabulary", type=int, default=4096)
+    parser.add_argument("--vocabulary", type=int)
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("step_vs_trl.json"))
     parser.add_argument("--side")
     parser.add_argument("--folder", type=Path)
@@ -325,22 +371,14 @@ def main() -> None:
     if options.side:
         side(options.side, options.folder, Work(**json.loads(options.work)), options.steps)
         return
-    steps = options.steps or (4 if options.quick else 8)
-    works = [WORKS[1], WORKS[4]] if options.quick else WORKS
-    results = {}
     with tempfile.TemporaryDirectory() as scratch:
-        make_model(Path(scratch), options.hidden, options.layers, options.vocabulary)
-        print(
-            f"{'how many times as fast as TRL':38} step  train | completion-only: step  train | memory, share of TRL's"
-        )
-        for work in works:
-            found = results[work.name] = measure(Path(scratch), work, steps)
-            ours, trl, only = found["grao"], found["trl"], found["trl-completion"]
-            print(
-                f"{work.name:38} {trl['step'] / ours['step']:4.1f}x {trl['train'] / ours['train']:5.1f}x |"
-                f" {only['step'] / ours['step']:21.1f}x {only['train'] / ours['train']:5.1f}x |"
-                f" {ours['memory'] / trl['memory']:5.2f}, {ours['memory'] / only['memory']:.2f}"
-            )
+        folder, vocabulary = Path(scratch), 32768 if options.memory else 4096
+        make_model(folder, options.hidden, options.layers, options.vocabulary or vocabulary)
+        if options.memory:
+            results = memory_table(folder, options.steps or 3)
+        else:
+            works = (WORKS[1], WORKS[4]) if options.quick else WORKS
+            results = speed_table(folder, works, options.steps or (4 if options.quick else 8))
     record = {"options": vars(options), "results": results}
     options.output.write_text(json.dumps(record, default=str, indent=2) + "\n")
 

@@ -254,7 +254,7 @@ def test_a_model_that_was_not_switched_fails_loudly():
 
 @pytest.mark.parametrize("biased", [True, False])
 def test_the_chunked_loss_is_the_plain_one(biased: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("grao.models.output_layer._CHUNK", 150)
+    monkeypatch.setattr("grao.models.output_layer._LOGITS_CPU", 150)
     monkeypatch.setattr("grao.models.output_layer._ROWS", 3)
     hidden, weight = torch.randn(13, 8).double().requires_grad_(), torch.randn(50, 8).double().requires_grad_()
     bias = torch.randn(50).double().requires_grad_() if biased else None

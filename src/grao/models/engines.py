@@ -1,4 +1,4 @@
-"""Which way through the model is taken: `packed` where it gives the same numbers for the model at hand, else `padded`."""
+"""Which way through the model is taken: `packed` where it gives the same numbers for the model, else `padded`."""
 
 import torch
 from torch import nn

@@ -1,8 +1,8 @@
 """Floating-point operations that a pass through a model needs, and how many the device does in a second.
 
-Counted is the work itself, each prompt once per group, whatever the way through the model: multiplications and additions of
-the weights (2 per weight and token; of experts only those that a token goes to) and of attention. Left out:
-norms, activations, rotary embeddings and the optimiser, a few percent together.
+Counted is the work itself, each prompt once per group, whatever the way through the model: multiplications and
+additions of the weights (2 per weight and token; of experts only those that a token goes to) and of attention.
+Left out: norms, activations, rotary embeddings and the optimiser, a few percent together.
 """
 
 import time

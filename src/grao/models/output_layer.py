@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-_CHUNK, _ROWS = 1 << 22, 256
-"""Logits held at a time, but so many rows at least: with fewer the weight's gradient costs more than it saves."""
+_LOGITS_CPU, _LOGITS, _ROWS = 1 << 21, 1 << 26, 64
+"""Logits held at a time on a CPU and elsewhere, but so many rows at least: fewer make the weight's gradient slow."""
 
 Readout = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(1, N, D) hidden states, (V, D) weight, (V,) bias -> what the model returns in place of its logits."""
@@ -62,29 +62,31 @@ class _LinearLoss(torch.autograd.Function):
             torch.zeros_like(value, dtype=precise) if needed and value is not None else None
             for value, needed in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
         ]
-        step = max(_ROWS, _CHUNK // len(weight))
+        step = max(_ROWS, (_LOGITS_CPU if hidden.device.type == "cpu" else _LOGITS) // len(weight))
         for start in range(0, len(hidden), step):
             rows = slice(start, start + step)
             logits = F.linear(hidden[rows], weight, bias).to(precise)  # (n, V)
             target = targets[rows, None]
             normaliser = logits.logsumexp(dim=-1, keepdim=True)
             logps[rows] = (logits.gather(-1, target) - normaliser).squeeze(-1)
-            probabilities = (logits - normaliser).exp_()
-            entropies[rows] = normaliser.squeeze(-1) - torch.linalg.vecdot(probabilities, logits)
+            probabilities = logits.sub_(normaliser).exp()
+            entropies[rows] = -torch.linalg.vecdot(probabilities, logits)
+            del logits
             if any(gradient is not None for gradient in gradients):
                 c = coefficients[rows, None].to(precise)
                 by_logits = probabilities.mul_(c).scatter_add_(-1, target, -c)  # c * (p - onehot)
                 _collect(gradients, rows, by_logits, hidden[rows], weight)
-        ctx.save_for_backward(*gradients)
+        ctx.gradients = gradients
         ctx.dtypes = [value.dtype if value is not None else None for value in (hidden, weight, bias)]
         ctx.mark_non_differentiable(logps, entropies)
         return -(coefficients * logps).sum(), logps, entropies
 
     @staticmethod
     def backward(ctx: Any, by_loss: Tensor, *unused: Tensor):  # type: ignore[no-untyped-def]
+        gradients, ctx.gradients = ctx.gradients, None  # nothing holds on to them, so that they become .grad uncopied
         scaled = [
-            None if gradient is None else (gradient * by_loss).to(dtype)
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+            None if gradient is None else gradient.mul_(by_loss).to(dtype)
+            for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
         ]
         return *scaled, None, None
 

@@ -1,9 +1,9 @@
 """The load-balancing loss of a mixture of experts, over the tokens of a whole step.
 
-transformers defines it for one forward pass: E * sum_e f_e * p_e with E experts, f_e how often expert e is chosen and p_e
-its mean router probability, both per token and layer (Switch Transformer, arXiv 2101.03961, eq. 4-6). A product of means
-is no sum over micro-batches, so choices are counted over the whole step first; with f fixed the loss is linear in p.
-Left out: DeepSeek-V3's own losses, which transformers does not define; it balances by a bias instead.
+transformers defines it for one forward pass: E * sum_e f_e * p_e with E experts, f_e how often expert e is chosen and
+p_e its mean router probability, both per token and layer (Switch Transformer, arXiv 2101.03961, eq. 4-6). A product of
+means is no sum over micro-batches, so choices are counted over the whole step first; with f fixed the loss is linear
+in p. Left out: DeepSeek-V3's own losses, which transformers does not define; it balances by a bias instead.
 """
 
 import sys
