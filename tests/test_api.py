@@ -19,8 +19,13 @@ PUBLIC = {
         "plan_packed", "plan_padded", "sequence_weights", "weighted_likelihood_loss",
     ],
     "grao.rewards": [
-        "FunctionReward", "Mix", "MixedRewards", "Prompt", "Relative", "Reward", "RewardBatch", "as_mix",
-        "difference", "load_function", "verdict",
+        "EmbeddingSimilarity", "FunctionReward", "Mix", "MixedRewards", "Objective", "Prompt", "Relative",
+        "Reward", "RewardBatch", "RewardModel", "RuleReward", "as_mix", "difference", "load_function",
+        "verdict",
+    ],
+    "grao.rewards.judge": [
+        "CRITERIA", "Comparison", "Endpoint", "Estimate", "JudgeReward", "JudgeTally", "Ledger", "LocalJudge",
+        "Pair", "PairwiseJudge", "Prices", "ServerJudge", "Template", "Verdict", "load_template", "parse_verdict",
     ],
     "grao.methods": ["GRAO", "Method", "Weighted"],
     "grao.rollouts": ["Completion", "Generator", "HuggingFaceGenerator", "Sampling", "draw_key"],

@@ -1,14 +1,17 @@
 """Every recipe is read, and those whose data are there run for one step."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from grao.config import dump_recipe, load_recipe
+from grao.config import Recipe, dump_recipe, load_recipe
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))
 LOCAL = [path for path in RECIPES if "../shared" in path.read_text()]
+EVALUATED = [path for path in LOCAL if "grao evaluate" in path.read_text()]
+TRAINED = [path for path in LOCAL if path not in EVALUATED]
 sys.path.insert(0, str(RECIPES[0].parent))
 
 
@@ -29,21 +32,50 @@ def test_the_papers_recipe_is_the_default():
     assert {**vars(recipe.training), "trainer": {}} == vars(default.training)
 
 
-@pytest.mark.parametrize("path", LOCAL, ids=lambda path: path.stem)
-def test_local_recipes_run(path: Path, tmp_path: Path, shared: Path, screen, monkeypatch: pytest.MonkeyPatch):
-    from grao.studies.run import start_run
+@pytest.fixture(scope="module")
+def questions(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `recipes/prepare_questions.py` makes."""
+    from prepare_questions import prepare
 
-    monkeypatch.chdir(path.parents[1])
-    small = {
-        "output": str(tmp_path / "run"),
+    folder = tmp_path_factory.mktemp("questions")
+    prepare(shared / "data", folder)
+    return folder
+
+
+def small(path: Path, output: Path, questions: Path) -> Recipe:
+    """The recipe, cut short."""
+    settings = {
+        "output": str(output),
         "data.limit": "60",
         "rollout.max_new_tokens": "16",
         "training.steps": "1",
         "training.prompts_per_step": "4",
     }
-    finished = start_run(load_recipe(path, list(small.items())), screen)
+    if "runs/questions" in path.read_text():
+        settings["data.path"] = str(questions / f"{path.stem}.jsonl")
+    return load_recipe(path, list(settings.items()))
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
+def test_local_recipes_run(path: Path, tmp_path: Path, questions: Path, screen, monkeypatch: pytest.MonkeyPatch):
+    from grao.studies.run import start_run
+
+    monkeypatch.chdir(path.parents[1])
+    finished = start_run(small(path, tmp_path / "run", questions), screen)
     assert finished.report.exists()
     assert finished.evaluation.prompts > 10
+
+
+@pytest.mark.parametrize("path", EVALUATED, ids=lambda path: path.stem)
+def test_recipes_for_evaluation_only(
+    path: Path, tmp_path: Path, questions: Path, screen, monkeypatch: pytest.MonkeyPatch
+):
+    from grao.studies.evaluate import evaluate_recipe
+
+    monkeypatch.chdir(path.parents[1])
+    evaluation = evaluate_recipe(small(path, tmp_path / "run", questions), screen)
+    assert evaluation.prompts > 10
+    assert evaluation.models["model"].missing == 0
 
 
 def test_the_reward_of_the_recipes():
@@ -68,3 +100,47 @@ def test_the_reward_of_the_recipes():
     assert all(scores[name] < scores["good"] - 0.1 for name in ("copied", "repeated", "cut", "off"))
     chat = [{"role": "user", "content": prompt}]
     assert readable([chat], [[{"role": "assistant", "content": good}]]) == [scores["good"]]
+
+
+def test_truthful_is_nearness_in_words():
+    from rewards import truthful
+
+    correct, incorrect = ["Nothing happens", "You digest them"], ["You grow melons in your stomach"]
+    said = ["Nothing happens.", "You grow melons in your stomach", "You sleep", "..."]
+    # words shared: 2 of 2 against 0; 1 of 3 + 6 against 6 of 6; "you" of 2 + 3 against "you" of 2 + 6
+    assert truthful(said, [correct] * 4, [incorrect] * 4) == pytest.approx([1, 2 / 9 - 1, 2 / 5 - 2 / 8, 0])
+
+
+def test_fair_is_right_and_names_no_wrong_stereotype():
+    from rewards import right, unbiased
+
+    options = ["The other pregnant employee", "The employee", "Not enough info"]
+    said = [
+        "It was the employee.",
+        "the other pregnant employee",
+        "Not enough info!",
+        "The dog.",
+        "the employee, not enough info",
+    ]
+    three = [options] * 5
+    assert right(said, three, [2] * 5) == [0, 0, 1, 0, 0]
+    assert unbiased(said, three, [2] * 5, [0] * 5) == [0, -1, 0, 0, 0]
+    assert unbiased(said, three, [0] * 5, [0] * 5) == [0] * 5
+
+
+def test_every_prepared_reference_is_right(questions: Path):
+    from rewards import right, truthful, unbiased
+
+    fair = [json.loads(line) for line in (questions / "fair.jsonl").read_text().splitlines()]
+    options, wanted, biased = ([row[name] for row in fair] for name in ("options", "right", "stereotype"))
+    references = [row["reference"] for row in fair]
+    assert set(right(references, options, wanted)) == {1.0}
+    assert set(unbiased(references, options, wanted, biased)) == {0.0}
+    stereotypes = [three[place] for three, place in zip(options, biased, strict=True)]
+    assert unbiased(stereotypes, options, wanted, biased).count(-1.0) == sum(
+        one != other for one, other in zip(wanted, biased, strict=True)
+    )
+    rows = [json.loads(line) for line in (questions / "truthful.jsonl").read_text().splitlines()]
+    correct, incorrect = ([row[name] for row in rows] for name in ("correct", "incorrect"))
+    assert min(truthful([row["reference"] for row in rows], correct, incorrect)) > -0.5
+    assert "<<" not in (questions / "gsm8k.jsonl").read_text()

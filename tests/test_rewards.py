@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from grao.errors import InputError
-from grao.rewards import FunctionReward, Mix, RewardBatch, as_mix, difference, load_function, verdict
+from grao.rewards import FunctionReward, Mix, Objective, RewardBatch, as_mix, difference, load_function, verdict
 
 BATCH = RewardBatch(
     prompts=["p", "q"],
@@ -153,7 +153,7 @@ def test_a_broken_reward_is_one_line(function, message: str):
 
 def test_a_mix_is_a_weighted_sum():
     one, two = Given("one", [[1.0, -1.0]]), Given("two", [[0.0, 4.0]])
-    mixed = Mix([one, two], [1.0, 0.5])(BATCH)
+    mixed = Mix([one, Objective(two, 0.5)])(BATCH)
     assert mixed.total.tolist() == [[1.0, 1.0]]
     assert mixed.parts["two"].tolist() == [[0.0, 4.0]]
 
@@ -193,11 +193,9 @@ def test_as_mix_takes_functions_rewards_lists_and_mixes():
     assert as_mix(length)(BATCH).total.tolist() == [[-1, 0, 1], [3, -1, 1]]
 
 
-def test_a_mix_needs_rewards_with_different_names_and_a_weight_each():
+def test_a_mix_needs_rewards_with_different_names():
     with pytest.raises(InputError, match=r"two are called 'length'; give different names: FunctionReward\(f, name="):
         as_mix([length, length])
-    with pytest.raises(InputError, match="1 with 2 weights"):
-        Mix([FunctionReward(length)], [1.0, 2.0])
     with pytest.raises(InputError, match="give one or more"):
         as_mix([])
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from grao.cli.parser import Ability, Architecture, command_parser
 from grao.config import Recipe, load_recipe
 from grao.config.fields import names
+from grao.config.parse import load_config
+from grao.config.reward_model import RewardModelRecipe
 from grao.config.strict_yaml import write_inline
 from grao.errors import InputError
 
@@ -58,6 +60,15 @@ class EvaluateArguments:
 
 
 @dataclass(frozen=True)
+class RewardTrainArguments:
+    """`grao reward train`."""
+
+    recipe: RewardModelRecipe
+    print_config: bool = False
+    """Print the recipe and stop; done before the command is imported."""
+
+
+@dataclass(frozen=True)
 class ReportArguments:
     """`grao report`."""
 
@@ -65,7 +76,7 @@ class ReportArguments:
     """An existing folder."""
 
 
-Arguments = QuickstartArguments | TrainArguments | EvaluateArguments | ReportArguments
+Arguments = QuickstartArguments | TrainArguments | EvaluateArguments | RewardTrainArguments | ReportArguments
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[str, Arguments]:
@@ -121,6 +132,14 @@ def _evaluate(namespace: argparse.Namespace, overrides: Overrides) -> EvaluateAr
     return EvaluateArguments(None, recipe, recipe.output)
 
 
+def _reward_train(namespace: argparse.Namespace, overrides: Overrides) -> RewardTrainArguments:
+    _check_names(namespace, overrides, names(RewardModelRecipe)[()])
+    if namespace.config is None and not overrides:
+        raise InputError("give --config FILE; see grao reward train --help")
+    recipe = load_config(RewardModelRecipe, namespace.config, overrides)
+    return RewardTrainArguments(recipe, namespace.print_config)
+
+
 def _report(namespace: argparse.Namespace, overrides: Overrides) -> ReportArguments:
     for name, _ in overrides:
         raise InputError(f"--{name} is unknown: grao report takes a run folder and nothing else")
@@ -131,6 +150,7 @@ _BUILDERS: dict[str, Callable[[argparse.Namespace, Overrides], Arguments]] = {
     "quickstart": _quickstart,
     "train": _train,
     "evaluate": _evaluate,
+    "reward train": _reward_train,
     "report": _report,
 }
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from grao.cli.arguments import TrainArguments, parse_arguments
+from grao.cli.arguments import RewardTrainArguments, TrainArguments, parse_arguments
 from grao.config import dump_recipe
 from grao.errors import InputError, RewardUnavailableError
 
@@ -56,10 +56,10 @@ def _run(argv: Sequence[str]) -> int:
         name, arguments = parse_arguments(argv)
     except SystemExit as done:
         return int(done.code or 0)
-    if isinstance(arguments, TrainArguments) and arguments.recipe and arguments.print_config:
+    if isinstance(arguments, TrainArguments | RewardTrainArguments) and arguments.recipe and arguments.print_config:
         sys.stdout.write(dump_recipe(arguments.recipe))
         return 0
-    code: int = import_module(f"grao.cli.{name}").run(arguments)
+    code: int = import_module(f"grao.cli.{name.replace(' ', '_')}").run(arguments)
     _leave_together()
     return code
 

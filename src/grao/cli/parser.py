@@ -3,10 +3,11 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from grao import __version__
 from grao.config.help import format_fields
+from grao.config.reward_model import RewardModelRecipe
 from grao.errors import InputError
 
 Ability = float | Literal["weak", "able"]
@@ -16,32 +17,57 @@ _RECIPE = """\
 The recipe. Each field is also an option, its value is YAML:
   --rollout.group_size 4   --rewards.0.weight 2   --model.lora.rank 8   --model.lora null
 """
+_REWARD_RECIPE = """\
+The recipe of a reward model. Each field is also an option, its value is YAML:
+  --training.epochs 2   --data.format hh   --model.lora.rank 8
+"""
 _SEE_TRAIN = "--SECTION.KEY VALUE changes one field of the recipe; grao train --help lists them."
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """The parser of `grao`; its errors are `InputError`. `command` in its result names the command."""
+    """The parser of `grao`; its errors are `InputError`. `command` in its result names the command: `reward train`."""
     usage, more = "grao [-h] [--version] COMMAND ...", "grao COMMAND --help says more."
     parser = _Parser(prog="grao", usage=usage, epilog=more, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"grao {__version__}")
     commands = parser.add_subparsers(
         prog="grao", dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS
     )
-    summaries = "Align a language model from prompts with reference answers.\n\ncommands:"
+    parser.description = f"Align a language model from prompts with reference answers.\n\n{_summaries('')}"
+    families = {name: _family(commands, name) for name in dict.fromkeys(_family_of(name) for name in _COMMANDS) if name}
     for name, (summary, usage, epilog, add_arguments) in _COMMANDS.items():
-        summaries += f"\n  {name:12}{summary}"
-        add_arguments(
-            commands.add_parser(
-                name,
-                description=summary,
-                usage=usage,
-                epilog=epilog(),
-                allow_abbrev=False,
-                formatter_class=_Help,
-            )
+        command = families.get(_family_of(name), commands).add_parser(
+            name.rpartition(" ")[2],
+            description=summary,
+            usage=usage,
+            epilog=epilog(),
+            allow_abbrev=False,
+            formatter_class=_Help,
         )
-    parser.description = summaries
+        command.set_defaults(command=name)
+        add_arguments(command)
     return parser
+
+
+def _family_of(name: str) -> str:
+    """`reward` of `reward train`; empty for a command of one word."""
+    return name.rpartition(" ")[0]
+
+
+def _family(commands: Any, name: str) -> Any:
+    """Where the commands `name ...` are added."""
+    usage, more = f"grao {name} [-h] COMMAND ...", f"grao {name} COMMAND --help says more."
+    parser = commands.add_parser(
+        name, description=_summaries(name), usage=usage, epilog=more, allow_abbrev=False, formatter_class=_Help
+    )
+    return parser.add_subparsers(
+        prog=f"grao {name}", dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS
+    )
+
+
+def _summaries(family: str) -> str:
+    """What each command of a family does, or each command of all."""
+    lines = (f"\n  {name:14}{summary}" for name, (summary, *_) in _COMMANDS.items() if name.startswith(family))
+    return "commands:" + "".join(lines)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,6 +102,11 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the results go")
 
 
+def _reward_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the recipe of a reward model, a YAML file")
+    parser.add_argument("--print_config", action="store_true", help="print the complete recipe and stop")
+
+
 def _report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
 
@@ -98,6 +129,12 @@ _COMMANDS: dict[str, tuple[str, str, Callable[[], str], Callable[[argparse.Argum
         "grao evaluate (--run RUN | --config FILE [--SECTION.KEY VALUE ...]) [--output FOLDER]",
         lambda: _SEE_TRAIN,
         _evaluate,
+    ),
+    "reward train": (
+        "Train a reward model on pairs of a better and a worse answer.",
+        "grao reward train --config FILE [--SECTION.KEY VALUE ...]",
+        lambda: f"{_REWARD_RECIPE}\n{format_fields(RewardModelRecipe)}",
+        _reward_train,
     ),
     "report": (
         "Write the page of a run: curves, tables, answers.",

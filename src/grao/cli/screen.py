@@ -93,7 +93,7 @@ class _TrainingBar(TrainerCallback):
 
     def __init__(self, bar: _Bar, steps: int) -> None:
         self._bar, self._steps = bar, steps
-        self.step = 0
+        self.step, self._last_look = 0, ""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -110,8 +110,10 @@ class _TrainingBar(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Moves it."""
+        if logs and "watch/second" in logs:
+            self._last_look = _watched(logs)
         if logs and "reward/mean" in logs:
-            self._advance(state.global_step, _words(logs))
+            self._advance(state.global_step, _words(logs) + self._last_look)
 
     def _advance(self, step: int, words: str = "") -> None:
         self.step = step
@@ -123,6 +125,11 @@ def _words(logs: Mapping[str, float]) -> str:
         f"reward {logs['reward/mean']:+.2f}  wins {logs['verdict/win']:.0%}  "
         f"ties {logs['verdict/tie']:.0%}  {logs['completion/tokens']:.0f} tokens"
     )
+
+
+def _watched(logs: Mapping[str, float]) -> str:
+    alarm = ("", "  DRIFTING APART", "  HACKED?")[int(logs.get("watch/alarm", 0))]
+    return f"  second {logs['watch/second']:.0%}{alarm}"
 
 
 def _clock(seconds: float) -> str:

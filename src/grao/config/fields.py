@@ -9,7 +9,14 @@ from pydantic import TypeAdapter
 
 from grao.config.recipe import Recipe
 
-ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
+
+@cache
+def adapter(root: type) -> TypeAdapter[Any]:
+    """Between a recipe of this class and plain values."""
+    return TypeAdapter(root)
+
+
+ADAPTER: TypeAdapter[Recipe] = adapter(Recipe)
 """Between a Recipe and plain values."""
 
 
@@ -26,7 +33,7 @@ class FieldFacts:
     """Plain value; None where the field is required."""
     doc: str
     example: Any
-    """A plausible value of a required field."""
+    """A plausible value, of required fields and others that need one."""
 
     @property
     def takes_text(self) -> bool:
@@ -47,17 +54,17 @@ class SectionFacts:
 
 
 @cache
-def sections() -> tuple[SectionFacts, ...]:
+def sections(root: type = Recipe) -> tuple[SectionFacts, ...]:
     """All sections, the recipe itself (path `()`) first, each before those inside it."""
-    schema = ADAPTER.json_schema(by_alias=True)
+    schema = adapter(root).json_schema(by_alias=True)
     return tuple(_sections(schema, (), schema["$defs"], required=True, optional=False))
 
 
 @cache
-def names() -> dict[tuple[str, ...], tuple[str, ...]]:
+def names(root: type = Recipe) -> dict[tuple[str, ...], tuple[str, ...]]:
     """Section -> the keys it knows, fields and sections, in their order."""
-    known: dict[tuple[str, ...], tuple[str, ...]] = {section.path: () for section in sections()}
-    for section in sections():
+    known: dict[tuple[str, ...], tuple[str, ...]] = {section.path: () for section in sections(root)}
+    for section in sections(root):
         known[section.path] += tuple(item.path[-1] for item in section.fields)
     for path in list(known):
         parent = path[:-2] if path[-1:] == ("0",) else path[:-1]
@@ -67,9 +74,9 @@ def names() -> dict[tuple[str, ...], tuple[str, ...]]:
 
 
 @cache
-def field_facts() -> dict[tuple[str, ...], FieldFacts]:
+def field_facts(root: type = Recipe) -> dict[tuple[str, ...], FieldFacts]:
     """Path -> facts, for every field that is no section."""
-    return {item.path: item for section in sections() for item in section.fields}
+    return {item.path: item for section in sections(root) for item in section.fields}
 
 
 def general(path: tuple[str, ...]) -> tuple[str, ...]:
@@ -77,13 +84,13 @@ def general(path: tuple[str, ...]) -> tuple[str, ...]:
     return tuple("0" if part.isdecimal() else part for part in path)
 
 
-def example(path: tuple[str, ...]) -> Any:
-    """A plausible value of a required field, or a section with its required fields only."""
-    if path in field_facts():
-        return field_facts()[path].example
-    if (*path, "0") in names():
-        return [example((*path, "0"))]
-    inside = [item for item in field_facts().values() if item.path[:-1] == path and item.required]
+def example(path: tuple[str, ...], root: type = Recipe) -> Any:
+    """A plausible value of a required field, or a section with those of its fields that have one."""
+    if path in field_facts(root):
+        return field_facts(root)[path].example
+    if (*path, "0") in names(root):
+        return [example((*path, "0"), root)]
+    inside = [item for item in field_facts(root).values() if item.path[:-1] == path and item.example is not None]
     return {item.path[-1]: item.example for item in inside}
 
 

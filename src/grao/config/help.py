@@ -5,16 +5,17 @@ from itertools import zip_longest
 from textwrap import wrap
 
 from grao.config.fields import FieldFacts, sections
+from grao.config.recipe import Recipe
 from grao.config.strict_yaml import write_inline
 
 _KEY, _KIND, _DEFAULT = 19, 22, 14
 """Widths of the first three columns; the last takes the rest."""
 
 
-def format_fields(width: int = 100) -> str:
+def format_fields(root: type = Recipe, width: int = 100) -> str:
     """Every field by section: key, what it takes, default, meaning."""
     lines = [*_row("key", "takes", "default", "meaning", width)]
-    for section in sections():
+    for section in sections(root):
         lines.append("")
         optional = " Optional; null by default." if section.optional else ""
         lines += wrap(f"{'.'.join(section.path) or 'top level'}: {section.doc}{optional}", width)

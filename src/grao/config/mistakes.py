@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from grao.config.fields import example, general, names
+from grao.config.recipe import Recipe
 from grao.config.strict_yaml import Location, write_inline
 
 _SHOWN = 60
@@ -45,6 +46,8 @@ class Given:
     """Of everything in the file."""
     options: tuple[Location, ...] = ()
     """Set by `--a.b value`, in this order."""
+    root: type = Recipe
+    """What it is to become."""
 
     def origin(self, at: Location) -> tuple[Location | None, int | None]:
         """The option, or else the line, that a value or its closest section came from."""
@@ -115,12 +118,12 @@ def _sentence(at: Location, items: list[ErrorDetails], given: Given) -> str:
     kind, where = items[0]["type"], given.where(at)
     as_option = where == f"--{dotted(at)}"
     if kind == "unexpected_keyword_argument":
-        return f"{where} is unknown; {_suggestion(at, as_option)}"
+        return f"{where} is unknown; {_suggestion(at, as_option, given.root)}"
     if kind == "missing" and as_option:
-        path, value = _innermost(at, example(general(at)))
+        path, value = _innermost(at, example(general(at), given.root))
         return f"--{dotted(path)} is missing, for example --{dotted(path)} {value}"
     if kind == "missing":
-        return f"{where} is missing, for example {at[-1]}: {write_inline(example(general(at)))}"
+        return f"{where} is missing, for example {at[-1]}: {write_inline(example(general(at), given.root))}"
     if kind not in _EXPECTED:
         return f"{where}: {items[0]['msg'].removeprefix('Value error, ')}"
     expected = " or ".join(dict.fromkeys(_expected(item) for item in items))
@@ -138,22 +141,27 @@ def _plain_number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _suggestion(at: Location, as_option: bool) -> str:
+def _suggestion(at: Location, as_option: bool, root: type) -> str:
     """The key that was probably meant, here or in another section; else all keys of this section."""
     *section, key = at
-    here = names()[general(tuple(section))]
-    paths = [(*path, name) for path, known in names().items() for name in known]
+    here = names(root)[general(tuple(section))]
+    paths = [(*path, name) for path, known in names(root).items() for name in known]
     if tuple(key.split(".")) in paths:
         return f"in a file, write {key.rpartition('.')[2]} below {key.rpartition('.')[0]}, indented"
     same = [path for path in paths if path[-1] == key]
     near = [(*section, name) for name in get_close_matches(key, here, n=1)]
     alike = get_close_matches(key, [path[-1] for path in paths], n=1)
-    meant = same or near or [path for path in paths if path[-1] in alike]
+    meant = near if near and not same else _shallowest(same or [path for path in paths if path[-1] in alike])
     if not meant:
         return f"{dotted(tuple(section)) or 'a recipe'} has {', '.join(here)}"
     if meant is near and not as_option:
         return f"did you mean {near[0][-1]}?"
     return f"did you mean {' or '.join('--' * as_option + '.'.join(path) for path in meant)}?"
+
+
+def _shallowest(paths: list[Location]) -> list[Location]:
+    """Those nearest to the top: what stands deep inside optional sections is seldom meant."""
+    return [path for path in paths if len(path) == min(map(len, paths))]
 
 
 def _innermost(at: Location, value: Any) -> tuple[Location, Any]:

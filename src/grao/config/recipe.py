@@ -8,24 +8,16 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-_STRICT = ConfigDict(
-    extra="forbid",
-    use_attribute_docstrings=True,
-    populate_by_name=True,
-    validate_assignment=True,
-    ser_json_inf_nan="constants",
-)
-
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+from grao.config.basics import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
+from grao.config.judge import JudgeConfig
+from grao.config.reward_source import RewardModelConfig
+from grao.config.rule import RuleConfig
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class LoraConfig:
     """A low-rank adapter instead of full fine-tuning (peft)."""
 
@@ -39,7 +31,7 @@ class LoraConfig:
     """Names of the layers that get one, or `all-linear`."""
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class ModelConfig:
     """Which model is aligned."""
 
@@ -57,7 +49,7 @@ class ModelConfig:
     """Run Python code that comes with the checkpoint. Leave it off unless you have read that code."""
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class DataConfig:
     """Where prompts and reference answers come from."""
 
@@ -89,7 +81,7 @@ class DataConfig:
     """What happens to longer ones: dropped and counted, or cut on the left."""
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class RolloutConfig:
     """How completions are sampled."""
 
@@ -105,27 +97,56 @@ class RolloutConfig:
     """Completions that are sampled at once (memory)."""
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class RewardConfig:
-    """One reward. Several are added with their weights."""
+    """One reward: a function, a judge, a reward model or a rule. Several are added with their weights."""
 
-    function: Annotated[str, Field(min_length=1, examples=["rewards.py:score"])]
+    function: Annotated[Annotated[str, Field(min_length=1)] | None, Field(examples=["rewards.py:score"])] = None
     """`package.module:function` or `file.py:function`, called `f(prompts, completions, **columns)`."""
+    judge: JudgeConfig | None = None
+    """A language model that compares."""
+    model: RewardModelConfig | None = None
+    """A trained reward model."""
+    rule: RuleConfig | None = None
+    """A rule about the text."""
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     """Factor in the sum."""
+    normalise: bool = False
+    """Divide by the deviation within the group first, so that no scale dominates the sum."""
+    constraint: bool = False
+    """Must not lose: an answer that does ranks below the reference and below all answers that do not."""
     relative: Literal["difference", "sign"] = "difference"
     """R(o, y): `difference` r(o) - r(y), or `sign`, its verdict 1, 0 or -1."""
     tie_band: NonNegativeFloat = 0.0
     """`sign` only: differences up to this size are ties."""
     name: str | None = None
-    """Name in logs; by default the function's."""
+    """Name in logs; by default the function's, the judge's criterion, the rule's, or `model`."""
 
     def __post_init__(self) -> None:
+        sources = {"function": self.function, "judge": self.judge, "model": self.model, "rule": self.rule}
+        if sum(source is not None for source in sources.values()) != 1:
+            raise ValueError(f"a reward is exactly one of {', '.join(sources)}; for example function: rewards.py:score")
+        if self.judge and self.relative == "sign":
+            raise ValueError("relative has no effect on a judge, whose verdicts are 1, 0 and -1; leave it out")
         if self.tie_band and self.relative == "difference":
             raise ValueError("tie_band has no effect with relative: difference; set relative: sign")
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
+class WatchConfig:
+    """A second reward that looks on, and warns when the first is hacked."""
+
+    reward: RewardConfig
+    """It must not be the one that is trained on."""
+    every: PositiveInt = 10
+    """Steps from look to look."""
+    prompts: PositiveInt = 32
+    """Prompts of a step that it looks at, on each process."""
+    stop: bool = False
+    """End the training when the first reward is probably being hacked."""
+
+
+@dataclass(config=STRICT, frozen=True)
 class GRAOMethodConfig:
     """GRAO's coefficients (paper, eq. 3 and 4)."""
 
@@ -143,7 +164,7 @@ class GRAOMethodConfig:
     """`signed` is eq. 3; `positive` never pushes the reference down."""
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class TrainingConfig:
     """The optimisation."""
 
@@ -175,7 +196,7 @@ class TrainingConfig:
     """Further fields of transformers.TrainingArguments, checked (bf16, report_to, eval_strategy, ...)."""
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class EvaluationConfig:
     """Before and after, on the held-out prompts."""
 
@@ -189,7 +210,7 @@ class EvaluationConfig:
     """Level of the intervals."""
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class Recipe:
     """One run, completely."""
 
@@ -198,6 +219,7 @@ class Recipe:
     rewards: Annotated[list[RewardConfig], Field(min_length=1)]
     output: Annotated[Path, Field(examples=["runs/first"])]
     """The run folder; it must not hold another run."""
+    watch: WatchConfig | None = None
     seed: Seed = 0
     """Of everything random: split, order, sampling."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -206,7 +228,7 @@ class Recipe:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class GRAOConfig:
     """What `GRAOTrainer` needs of a recipe; the model, the data and the rewards are objects there."""
 

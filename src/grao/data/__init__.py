@@ -3,9 +3,10 @@
 from grao.data.encoding import Encoded, EncodedSet, decode_completion, encode_examples
 from grao.data.end_token import end_token_id
 from grao.data.example import Example, Loaded, Message, Prompt, fingerprint
-from grao.data.hh import Quirk, dialogue_messages, dialogue_text
+from grao.data.hh import Quirk, dialogue_messages
 from grao.data.load import examples_from_dataset, load_examples, load_split
 from grao.data.split import Split, separate, split_examples
+from grao.models.conversation import dialogue_text
 
 __all__ = [
     "Encoded",

@@ -6,6 +6,7 @@ assistant message. A rejected answer may be missing in single rows: null, or an 
 
 import difflib
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from grao.config.recipe import DataConfig
@@ -21,8 +22,9 @@ def column_examples(table: Table, config: DataConfig) -> list[Example]:
         InputError: naming source, row and column, if a column is unknown, or a value is missing, empty or of the
             wrong type.
     """
-    used = [name for name in (config.prompt, config.reference, config.rejected) if name is not None]
-    require_columns(table, used)
+    named = {config.prompt: "data.prompt", config.reference: "data.reference", config.rejected: "data.rejected"}
+    used = {name: field for name, field in named.items() if name is not None}
+    require_columns(table, used, used)
     return [
         Example(
             prompt=_prompt(row[config.prompt], f"{table.place(number)}, column {config.prompt!r}"),
@@ -35,8 +37,13 @@ def column_examples(table: Table, config: DataConfig) -> list[Example]:
     ]
 
 
-def require_columns(table: Table, names: Iterable[str]) -> None:
+def require_columns(table: Table, names: Iterable[str], fields: Mapping[str, str] = MappingProxyType({})) -> None:
     """Checks that every row has these columns.
+
+    Args:
+        table: the rows.
+        names: of the columns.
+        fields: name -> the field of the recipe that chose it, for the message.
 
     Raises:
         InputError: naming the columns there are and the nearest, or the row that lacks one.
@@ -51,7 +58,8 @@ def require_columns(table: Table, names: Iterable[str]) -> None:
         near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         listed = ", ".join(repr(column)[:40] for column in columns[:20])
-        raise InputError(f"{table.source}: has no column {name!r}, only {listed}{hint}")
+        chosen = f" ({fields[name]})" if name in fields else ""
+        raise InputError(f"{table.source}: has no column {name!r}{chosen}, only {listed}{hint}")
 
 
 def require_text(value: Any, place: str, expected: str = "text") -> str:

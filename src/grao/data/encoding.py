@@ -14,8 +14,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from grao.data.example import Example
-from grao.data.hh import dialogue_text
 from grao.errors import InputError
+from grao.models.conversation import dialogue_text
 
 _CHUNK = 1000
 """Texts tokenised at once: bounds the memory that the tokenizer's offsets take."""

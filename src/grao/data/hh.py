@@ -17,11 +17,10 @@ from grao.data.columns import require_columns, require_text
 from grao.data.example import Example, Loaded, Message
 from grao.data.sources import Table
 from grao.errors import InputError
+from grao.models.conversation import OPEN_TURN
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
-_OPEN = "\n\nAssistant:"
 _ROLES = {"Human": "user", "Assistant": "assistant"}
-_SPEAKERS = {role: speaker for speaker, role in _ROLES.items()}
 
 
 class Quirk(StrEnum):
@@ -81,20 +80,11 @@ def dialogue_messages(text: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def dialogue_text(messages: tuple[Message, ...]) -> str:
-    """Chat messages as a dialogue with an open `Assistant:` at its end: the prompt of a model without chat template.
-
-    Roles other than user and assistant are named as they are, capitalised: `\\n\\nSystem: ...`.
-    """
-    turns = (f"\n\n{_SPEAKERS.get(m['role'], m['role'].capitalize())}: {m['content']}" for m in messages)
-    return "".join(turns) + _OPEN
-
-
 def _example(row: dict[str, Any], number: int) -> Example | Quirk:
     chosen, rejected = row.pop("chosen"), row.pop("rejected")
-    if _OPEN not in chosen or not chosen.startswith("\n\nHuman:"):
+    if OPEN_TURN not in chosen or not chosen.startswith("\n\nHuman:"):
         return Quirk.NO_DIALOGUE
-    split = chosen.rindex(_OPEN) + len(_OPEN)
+    split = chosen.rindex(OPEN_TURN) + len(OPEN_TURN)
     if not rejected.startswith(chosen[:split]):
         return Quirk.DIFFERENT_PROMPTS
     messages = dialogue_messages(chosen[:split])

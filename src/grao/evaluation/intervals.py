@@ -1,4 +1,4 @@
-"""Confidence intervals for shares, net shares and relative gains over prompts: counts in, `Estimate` out.
+"""Confidence intervals for shares, their differences, relative gains and means over prompts, as `Estimate`.
 
 Score intervals throughout: a value belongs to the interval if the score test does not reject it, with the
 variance that this value itself implies. Unlike estimate +- z * standard error they stay inside the possible
@@ -13,9 +13,10 @@ Left out: continuity corrections and intervals for clustered prompts. All prompt
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from scipy.special import betaincinv, ndtri
+import numpy as np
+from scipy.special import betaincinv, ndtri, stdtrit
 
 from grao.records.evaluation import Estimate
 
@@ -34,7 +35,7 @@ def proportion(successes: int, n: int, confidence: float = 0.95) -> Estimate:
     Example: 15 of 148 gives 0.1014 with the interval 0.0624 to 0.1605 (Newcombe, Statistics in Medicine 17,
     1998, pages 857-872, table I).
     """
-    z = _critical_value(confidence)
+    z = critical_value(confidence)
     failures = _remainder(n, successes)
     centre = (successes + z * z / 2) / (n + z * z)
     reach = z / (n + z * z) * math.sqrt(successes * failures / n + z * z / 4)
@@ -55,7 +56,7 @@ def net_share(wins: int, losses: int, n: int, confidence: float = 0.95) -> Estim
         n: all prompts, at least 1.
         confidence: nominal coverage of the interval.
     """
-    z = _critical_value(confidence)
+    z = critical_value(confidence)
     ties = _remainder(n, wins, losses)
     value = (wins - losses) / n
 
@@ -104,7 +105,7 @@ def relative_gain(
     Returns:
         None where the baseline never wins: the ratio is then undefined and has no upper limit.
     """
-    z = _critical_value(confidence)
+    z = critical_value(confidence)
     n = both + only_model + only_baseline + neither
     _remainder(n, both, only_model, only_baseline)
     model, baseline = both + only_model, both + only_baseline
@@ -122,7 +123,42 @@ def relative_gain(
     return Estimate(value=model / baseline - 1, low=low / (1 - low) - 1, high=high / (1 - high) - 1, n=n)
 
 
-def _critical_value(confidence: float) -> float:
+def share_difference(first: Estimate, second: Estimate) -> Estimate:
+    """The difference of two shares of different prompts, with Newcombe's hybrid score interval.
+
+    Statistics in Medicine 17 (1998), pages 873-890, method 10: each side reaches as far as the two single intervals
+    do on that side, added as squares.
+
+    Args:
+        first: an independent share with its interval, as `proportion` gives it.
+        second: the share that is taken off.
+
+    Example: 56 of 70 less 48 of 80: 0.2 with the interval 0.0524 to 0.3339 (its table II).
+    """
+    value = first.value - second.value
+    return Estimate(
+        value=value,
+        low=value - math.hypot(first.value - first.low, second.high - second.value),
+        high=value + math.hypot(first.high - first.value, second.value - second.low),
+        n=first.n + second.n,
+    )
+
+
+def mean(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """A mean over prompts with Student's t interval; of a single value the interval has no width.
+
+    Args:
+        values: one per prompt, at least one.
+        confidence: nominal coverage of the interval.
+    """
+    n, value = len(values), float(np.mean(values))
+    if n == 1:
+        return Estimate(value, value, value, 1)
+    reach = float(stdtrit(n - 1, (1 + confidence) / 2) * np.std(values, ddof=1)) / math.sqrt(n)
+    return Estimate(value, value - reach, value + reach, n)
+
+
+def critical_value(confidence: float) -> float:
     """z with P(|Z| < z) = confidence: 1.96 at 95 %."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
@@ -153,7 +189,7 @@ def _score_limit(estimate: float, end: float, rejected: Callable[[float], bool])
 
 def _rare_limit(events: int, n: int, confidence: float) -> float:
     """Exact lower limit of a share, one-sided at `confidence`, where the event was seen but rarely; else 1."""
-    if not 0 < events <= _critical_value(confidence) ** 2:
+    if not 0 < events <= critical_value(confidence) ** 2:
         return 1.0
     return float(betaincinv(events, n - events + 1, 1 - confidence))
 

@@ -6,7 +6,14 @@ from pathlib import Path
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from grao.errors import InputError
 
@@ -39,6 +46,66 @@ def load_model(
     except (OSError, ValueError, KeyError, ImportError) as error:
         tried = f"cannot load {path!r}" if Path(path).exists() else f"no folder {path!r} here, and not from the hub"
         raise InputError(f"model.path: {tried}: {_one_line(error)}") from error
+
+
+def load_reward_model(path: str, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
+    """A model with one output, the reward of the text that it reads (`AutoModelForSequenceClassification`).
+
+    Args:
+        path: model folder or hub id.
+        dtype: `auto`, `float32` or `bfloat16`.
+        trust_remote_code: run Python code that comes with the checkpoint.
+
+    Raises:
+        InputError: if there is no such model, it has no safetensors weights, or its checkpoint holds no trained
+            output of that kind: a language model would score at random.
+    """
+    model, missing = _classifier(path, dtype, trust_remote_code)
+    if missing or model.config.num_labels != 1:
+        why = f"lacks {', '.join(sorted(missing))}" if missing else f"has {model.config.num_labels} outputs, not one"
+        raise InputError(f"model.path: {path!r} is no reward model: it {why}; make one with grao reward train")
+    model.eval().requires_grad_(False)
+    return model
+
+
+def new_reward_model(path: str, dtype: str = "float32", trust_remote_code: bool = False) -> PreTrainedModel:
+    """A language model (or a reward model) to be trained as one, with a random output where the checkpoint has none.
+
+    Args and raises: as `load_reward_model`, but for the output.
+    """
+    return _classifier(path, dtype, trust_remote_code, num_labels=1)[0]
+
+
+def _classifier(path: str, dtype: str, trust_remote_code: bool, **config: int) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the weights that its checkpoint lacks."""
+    _check_folder(path)
+    try:
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            dtype=_DTYPES[dtype],
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            **config,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise InputError(f"model.path: cannot load {path!r} as a reward model: {_one_line(error)}") from error
+    return model, set(found["missing_keys"])
+
+
+def load_encoder(path: str) -> PreTrainedModel:
+    """A model without an output layer, for the vectors of its last layer.
+
+    Raises:
+        InputError: if there is no such model, or it has no safetensors weights.
+    """
+    _check_folder(path)
+    try:
+        model: PreTrainedModel = AutoModel.from_pretrained(path, use_safetensors=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"model.path: cannot load {path!r} as an encoder: {_one_line(error)}") from error
+    model.eval().requires_grad_(False)
+    return model
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

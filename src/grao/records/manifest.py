@@ -35,10 +35,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def installed_versions() -> dict[str, str]:
-    """Of the packages that decide a result."""
+def installed_versions(*more: str) -> dict[str, str]:
+    """Of the packages that decide a result, and of some more."""
     found = {}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *more):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

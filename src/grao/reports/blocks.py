@@ -60,6 +60,10 @@ class Figure:
     svg: Markup
 
 
+_HACKED = 2
+"""Value of `watch/alarm`."""
+
+
 @dataclass(frozen=True)
 class Bar:
     """An interval and its value on a scale, in percent of the scale's width."""
@@ -123,6 +127,12 @@ def _notices(records: Records) -> Iterator[str]:
         yield f"This run has not come to its end{status}; the page shows what it has recorded so far.{reach}"
     if not records.metrics:
         yield "No training step has been logged, so there are no curves."
+    hacked = [step for step in records.metrics if step.get("watch/alarm") == _HACKED]
+    if hacked:
+        yield (
+            f"The reward was probably being hacked from step {hacked[0].get('step', 0):,.0f} on: the second reward "
+            "fell while the one that is trained on did not."
+        )
     if evaluation is None:
         return
     if not records.items:

@@ -85,6 +85,37 @@ SECTIONS: tuple[tuple[str, tuple[Chart, ...]], ...] = (
         ),
     ),
     (
+        "Whether the reward is being hacked",
+        (
+            Chart(
+                "watch",
+                "Two rewards",
+                "The reward that is trained on, and one that only looks on. Both rising is progress; the second "
+                "falling while the first rises is a reward that is hacked.",
+                "samples that beat the reference (%)",
+                (
+                    Series("watch/first", "trained on", "blue"),
+                    Series("watch/second", "looks on", "orange"),
+                ),
+                percent=True,
+                optional=True,
+            ),
+            Chart(
+                "watch-signs",
+                "What shows in the answers",
+                "Copied from the reference, refused, repeated: what a hacked reward often pays for.",
+                "share (%)",
+                (
+                    Series("watch/overlap", "copied", "purple"),
+                    Series("watch/refusal", "refusals", "grey"),
+                    Series("watch/repetition", "repeated", "ochre"),
+                ),
+                percent=True,
+                optional=True,
+            ),
+        ),
+    ),
+    (
         "What drives the update",
         (
             Chart(

@@ -5,7 +5,6 @@ those of the prompt's row, and its `reference`. The function may be asynchronous
 reference in one call; None is missing.
 """
 
-import asyncio
 import importlib
 import importlib.util
 import inspect
@@ -13,15 +12,14 @@ import math
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from functools import cache
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from grao.errors import InputError, RewardUnavailableError
+from grao.rewards.event_loop import run_awaitable
 from grao.rewards.reward import Prompt, RewardBatch
 
 RewardFunction = Callable[..., Sequence[float | None] | Awaitable[Sequence[float | None]]]
@@ -96,7 +94,7 @@ class FunctionReward:
         try:
             values = self.function(**self._accepted(arguments))
             if inspect.isawaitable(values):
-                values = _run(values)
+                values = run_awaitable(values)
         except (InputError, RewardUnavailableError):
             raise
         except Exception as error:
@@ -178,23 +176,6 @@ def _from_file(place: str, folder: Path | None) -> Any:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
-
-
-def _run(awaitable: Awaitable[Any]) -> Any:
-    """Result of a coroutine, also from inside a running event loop (a notebook)."""
-
-    async def wait() -> Any:
-        return await awaitable
-
-    return asyncio.run_coroutine_threadsafe(wait(), _event_loop()).result()
-
-
-@cache
-def _event_loop() -> asyncio.AbstractEventLoop:
-    """The one loop of all calls: the semaphores and clients that a reward keeps are bound to the loop they began in."""
-    loop = asyncio.new_event_loop()
-    Thread(target=loop.run_forever, name="grao-rewards", daemon=True).start()
-    return loop
 
 
 def _where(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""Several rewards as one: a weighted sum, in which what is missing stays missing."""
+"""Several rewards as one: a weighted sum, in which what is missing stays missing, under constraints that must hold."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,7 +9,23 @@ from torch import Tensor
 
 from grao.errors import InputError
 from grao.rewards.functions import FunctionReward
-from grao.rewards.reward import Reward, RewardBatch
+from grao.rewards.reward import Counted, Reward, RewardBatch
+
+_NOTHING = 1e-12
+"""A deviation no larger than this is rounding, not spread."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One reward of a mix."""
+
+    reward: Reward
+    weight: float = 1.0
+    """Factor in the sum."""
+    normalise: bool = False
+    """Divide by the deviation within the group first, so that no scale dominates (`normalised`)."""
+    constraint: bool = False
+    """A completion must not lose to the reference by this reward (`constrained`)."""
 
 
 @dataclass(frozen=True)
@@ -19,33 +35,40 @@ class MixedRewards:
     total: Tensor
     """(B, G) float64, NaN = missing."""
     parts: dict[str, Tensor]
-    """(B, G) of each reward by name, before its weight."""
+    """(B, G) of each reward by name, before its normalisation and weight."""
+    tallies: Mapping[str, Mapping[str, Tensor | float]] = field(default_factory=dict)
+    """What those that are `Counted` took, by name."""
+    constraints: frozenset[str] = frozenset()
+    """Names of the rewards that must not be lost."""
 
 
 class Mix:
-    """A weighted sum of rewards.
+    """A weighted sum of rewards, under constraints.
 
     A reward that says nothing about a whole group does not apply to that prompt and is left out of its sum (as
     in TRL). One that scored only some of a group failed on the others: there the sum is missing, never
-    counted as 0.
+    counted as 0. A constraint that says nothing is not held: the sum is missing.
 
     Args:
-        rewards: at least one, with different names.
-        weights: one for each; 1 by default.
+        rewards: at least one, with different names; a reward alone counts with weight 1.
 
     Raises:
-        InputError: if there is no reward, two have the same name, or the weights are too few or too many.
+        InputError: if there is no reward, or two have the same name.
     """
 
-    def __init__(self, rewards: Sequence[Reward], weights: Sequence[float] | None = None) -> None:
-        self.rewards = list(rewards)
-        self.weights = list(weights) if weights is not None else [1.0] * len(self.rewards)
+    def __init__(self, rewards: Sequence[Reward | Objective]) -> None:
+        self.objectives = [one if isinstance(one, Objective) else Objective(one) for one in rewards]
         names = [reward.name for reward in self.rewards]
-        if not names or len(self.weights) != len(names):
-            raise InputError(f"rewards: {len(names)} with {len(self.weights)} weights; give one or more, a weight each")
+        if not names:
+            raise InputError("rewards: there is none; give one or more")
         if len(set(names)) < len(names):
             twice = max(names, key=names.count)
             raise InputError(f"rewards: two are called {twice!r}; give different names: FunctionReward(f, name='...')")
+
+    @property
+    def rewards(self) -> list[Reward]:
+        """Without their weights."""
+        return [objective.reward for objective in self.objectives]
 
     def __call__(self, batch: RewardBatch) -> MixedRewards:
         """R(o, y) of every completion.
@@ -54,18 +77,20 @@ class Mix:
             InputError: if every sum is missing: what no reward says anything about teaches nothing.
         """
         parts = {reward.name: reward.relative(batch) for reward in self.rewards}
-        total = torch.zeros_like(next(iter(parts.values())))
-        applies = torch.zeros(len(total), dtype=torch.bool)
-        for weight, part in zip(self.weights, parts.values(), strict=True):
-            applied = ~part.isnan().all(dim=1)
-            total[applied] += weight * part[applied]
-            applies |= applied
-        total[~applies] = torch.nan
+        entered = [
+            normalised(part) if objective.normalise else part
+            for objective, part in zip(self.objectives, parts.values(), strict=True)
+        ]
+        total = weighted_sum(entered, [objective.weight for objective in self.objectives])
+        held = [part for objective, part in zip(self.objectives, entered, strict=True) if objective.constraint]
+        total = constrained(total, held) if held else total
         if total.numel() > 1 and total.isnan().all():  # one missing answer is no reason to stop
             silent = " and ".join(f"reward {name}" for name, part in parts.items() if part.isnan().any())
             message = f"{silent} returned None or NaN for every one of {total.numel()} answers, or for their references"
             raise InputError(message)
-        return MixedRewards(total=total, parts=parts)
+        tallies = {reward.name: reward.tally() for reward in self.rewards if isinstance(reward, Counted)}
+        constraints = frozenset(objective.reward.name for objective in self.objectives if objective.constraint)
+        return MixedRewards(total=total, parts=parts, tallies=tallies, constraints=constraints)
 
 
 def as_mix(rewards: Mix | Reward | Callable[..., Any] | Sequence[Reward | Callable[..., Any]]) -> Mix:
@@ -74,3 +99,61 @@ def as_mix(rewards: Mix | Reward | Callable[..., Any] | Sequence[Reward | Callab
         return rewards
     several = rewards if isinstance(rewards, Sequence) else [rewards]
     return Mix([one if isinstance(one, Reward) else FunctionReward(one) for one in several])
+
+
+def weighted_sum(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """sum_k w_k * R_k over the rewards that apply to the group, (B, G).
+
+    Args:
+        parts: K tensors (B, G), NaN = missing; one that misses a whole group does not apply to it.
+        weights: K.
+
+    Returns:
+        NaN where a reward that applies is missing, and in groups to which none applies.
+    """
+    total = torch.zeros_like(parts[0])
+    applies = torch.zeros(len(total), dtype=torch.bool)
+    for weight, part in zip(weights, parts, strict=True):
+        applied = ~part.isnan().all(dim=1)
+        total[applied] += weight * part[applied]
+        applies |= applied
+    total[~applies] = torch.nan
+    return total
+
+
+def normalised(part: Tensor) -> Tensor:
+    """R / sigma, (B, G): each group's rewards in units of their own deviation.
+
+    sigma is the population deviation over the scored samples and the reference, whose R is 0. That is the
+    standardised reward minus the reference's own, (R - mu) / sigma - (0 - mu) / sigma, so the reference stays at 0.
+    A group without spread gives 0, and NaN stays NaN.
+
+    Example: 1, 0, -1, -1 and the reference: sigma = 0.748331, hence 1.336306, 0, -1.336306, -1.336306.
+    """
+    group = torch.cat([part, torch.zeros_like(part[:, :1])], dim=1)  # (B, G + 1)
+    deviation = (group - group.nanmean(dim=1, keepdim=True)).square().nanmean(dim=1, keepdim=True).sqrt()
+    spread = deviation > _NOTHING
+    return part / deviation.where(spread, 1.0) * spread
+
+
+def constrained(total: Tensor, constraints: Sequence[Tensor]) -> Tensor:
+    """The sums, with those of completions that lose by a constraint below all others of their group, (B, G).
+
+    Let v = sum_k min(R_k, 0) over the constraints. Where v < 0 the constraint is broken, and
+
+        total = min(total, floor + v),   floor = min(0, the least sum of a completion that breaks none):
+
+    below the reference and below every completion that keeps the constraints, by the size of the violation, however
+    much the other rewards gain. Among themselves such completions keep an order by size. The others stay as they are.
+
+    Args:
+        total: (B, G), NaN = missing.
+        constraints: tensors (B, G); where one is NaN, the result is NaN.
+
+    Example: sums 2, 1, -1, 3 under a constraint 0, -1, 1, -0.5: floor = -1, hence 2, -2, -1, -1.5.
+    """
+    violation = torch.stack([part.clamp(max=0.0) for part in constraints]).sum(dim=0)  # NaN where one is missing
+    keeps = (violation == 0) & ~total.isnan()
+    floor = total.masked_fill(~keeps, 0.0).amin(dim=1, keepdim=True).clamp(max=0.0)
+    capped = torch.minimum(total, floor + violation)
+    return torch.where(violation == 0, total, capped)

@@ -48,3 +48,12 @@ class Reward(Protocol):
             RewardUnavailableError: if it cannot be had at the moment (a judge that is down).
         """
         ...
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A reward that asks a judge, and counts what that took."""
+
+    def tally(self) -> Mapping[str, Tensor | float]:
+        """Of the last `relative`, by name: tensors are averaged over what is not NaN, numbers summed over processes."""
+        ...

@@ -96,7 +96,7 @@ def _prepare(recipe: Recipe) -> Prepared:
     """As `prepare`, for an evaluation alone: no memory for training, and prompts to answer."""
     training = dataclasses.replace(recipe.training, measure_kl=False)
     evaluation = dataclasses.replace(recipe.evaluation, enabled=True)
-    ready = prepare(dataclasses.replace(recipe, training=training, evaluation=evaluation))
+    ready = prepare(dataclasses.replace(recipe, training=training, evaluation=evaluation, watch=None))
     held_out(ready)
     return ready
 

@@ -11,12 +11,13 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 
 from grao.config import Recipe
 from grao.config.fields import ADAPTER
-from grao.config.recipe import GRAOConfig, RewardConfig
+from grao.config.recipe import GRAOConfig
 from grao.data import Example, fingerprint, load_split
 from grao.errors import InputError
 from grao.models import add_adapter, load_model, load_tokenizer, parameter_count
 from grao.records.manifest import Manifest, git_revision, installed_versions, now
-from grao.rewards import FunctionReward, Mix, RewardBatch, difference, load_function, verdict
+from grao.rewards import Mix, RewardBatch
+from grao.studies.rewards import judges, make_rewards, make_watch
 from grao.training.trainer import GRAOTrainer
 
 _PROBES = 2
@@ -44,6 +45,15 @@ def claim(folder: Path) -> None:
             f"output: {folder} already holds a run; continue it with `grao train --resume {folder}`, "
             "or choose another folder"
         )
+    check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes sure that a folder is there or can be made.
+
+    Raises:
+        InputError: if not.
+    """
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
         raise InputError(f"output: {nearest} is a file; choose a folder")
@@ -58,16 +68,17 @@ def prepare(recipe: Recipe) -> Prepared:
         InputError: for a mistake in recipe, data, model or rewards.
     """
     split = load_split(recipe.data, recipe.seed)
-    rewards = make_rewards(recipe.rewards)
+    rewards, watch = make_rewards(recipe), make_watch(recipe)
     chosen, lora = recipe.model, recipe.model.lora
     model = load_model(chosen.path, chosen.dtype, chosen.attention, chosen.trust_remote_code)
     tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
-    _probe(rewards, split.train[:_PROBES], tokenizer)
+    for mix in (rewards, *([watch.reward] if watch else [])):
+        _probe(mix, split.train[:_PROBES], tokenizer)
     policy = add_adapter(model, lora.rank, lora.alpha, lora.dropout, lora.target_modules) if lora else model
     held_out = split.test if recipe.evaluation.enabled else []
     config = _trainer_config(recipe)
     with _nothing_made(Path(config.output_dir, "checkpoints")):
-        trainer = GRAOTrainer(policy, config, split.train, rewards, held_out or None, tokenizer)
+        trainer = GRAOTrainer(policy, config, split.train, rewards, held_out or None, tokenizer, watch=watch)
     trainer.accelerator.wait_for_everyone()
     for printing in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printing)
@@ -84,26 +95,6 @@ def prepare(recipe: Recipe) -> Prepared:
     return Prepared(recipe, trainer, steps, _manifest(recipe, data, weights, steps))
 
 
-def make_rewards(configs: list[RewardConfig]) -> Mix:
-    """The rewards of a recipe.
-
-    Raises:
-        InputError: if a function cannot be imported, or two rewards have the same name.
-    """
-    rewards = [
-        FunctionReward(
-            load_function(config.function),
-            verdict(config.tie_band) if config.relative == "sign" else difference,
-            config.name,
-        )
-        for config in configs
-    ]
-    names = [reward.name for reward in rewards]
-    if len(set(names)) < len(names):
-        raise InputError(f"rewards: two are called {max(names, key=names.count)!r}; give them different names")
-    return Mix(rewards, [config.weight for config in configs])
-
-
 @contextmanager
 def _nothing_made(folder: Path) -> Iterator[None]:
     """Takes away the empty folders that transformers' Trainer makes as soon as it is built."""
@@ -118,6 +109,8 @@ def _nothing_made(folder: Path) -> Iterator[None]:
 
 def _probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
     """Asks the rewards about a few references, so that a broken one is found before any work is done."""
+    for judge in judges(rewards):
+        judge.check()
     references = [example.reference for example in examples]
     ids = tokenizer(references, add_special_tokens=False)["input_ids"]
     rewards(

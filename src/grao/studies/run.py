@@ -19,13 +19,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from grao.config import Recipe, dump_recipe, load_recipe
+from grao.config.recipe import RewardConfig
 from grao.config.strict_yaml import write_inline
 from grao.errors import InputError, RewardUnavailableError
 from grao.records.evaluation import Answer, Evaluation, read_items
 from grao.records.files import replace_text
 from grao.records.manifest import now, read_manifest, update_manifest, write_manifest
 from grao.reports.page import write_report
+from grao.rewards.judge import CRITERIA
 from grao.studies.evaluate import evaluate_policy, held_out, record_answers
+from grao.studies.judges import judge_estimates, ledger_path
 from grao.studies.prepare import Prepared, claim, prepare
 from grao.studies.screen import Screen
 from grao.training.callbacks import InterruptGuard, SaveLastStep
@@ -171,16 +174,30 @@ def _note(ready: Prepared, **values: Any) -> None:
 
 def _anchored(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths to what lies here, so that the run can be resumed from any folder."""
-    data, rewards = recipe.data, []
-    for reward in recipe.rewards:
-        file, colon, name = reward.function.rpartition(":")
-        rewards.append(replace(reward, function=_absolute(file) + colon + name) if file.endswith(".py") else reward)
+    data = recipe.data
     return replace(
         recipe,
         model=replace(recipe.model, path=_absolute(recipe.model.path)),
         data=replace(data, path=_absolute(data.path), test_path=data.test_path and _absolute(data.test_path)),
-        rewards=rewards,
+        rewards=[_anchored_reward(reward, recipe.output) for reward in recipe.rewards],
+        watch=recipe.watch and replace(recipe.watch, reward=_anchored_reward(recipe.watch.reward, recipe.output)),
     )
+
+
+def _anchored_reward(reward: RewardConfig, output: Path) -> RewardConfig:
+    file, colon, name = (reward.function or "").rpartition(":")
+    if file.endswith(".py"):
+        return replace(reward, function=_absolute(file) + colon + name)
+    if judge := reward.judge:
+        local = judge.local and replace(judge.local, path=_absolute(judge.local.path))
+        criterion = judge.criterion if judge.criterion in CRITERIA else _absolute(judge.criterion)
+        ledger = ledger_path(judge, output).absolute()
+        return replace(reward, judge=replace(judge, local=local, criterion=criterion, ledger=ledger))
+    if reward.model:
+        return replace(reward, model=replace(reward.model, path=_absolute(reward.model.path)))
+    if reward.rule and (encoder := reward.rule.embedding):
+        return replace(reward, rule=replace(reward.rule, embedding=replace(encoder, model=_absolute(encoder.model))))
+    return reward
 
 
 def _absolute(path: str) -> str:
@@ -197,3 +214,6 @@ def _introduce(ready: Prepared, screen: Screen) -> None:
     )
     for reason, count in data["left_out"].items():
         screen.say(f"left out: {count:,} rows, {reason}")
+    rewards, items = ready.trainer.rewards, ready.trainer.train_items.items
+    for line in judge_estimates(ready.recipe, rewards, items, ready.steps, data["held_out"]):
+        screen.say(line)

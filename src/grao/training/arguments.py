@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def training_arguments(config: GRAOConfig, steps: int) -> TrainingArguments:
         InputError: for a field under `training.trainer` that does not exist or is set elsewhere.
     """
     training = config.training
-    _check(training.trainer)
+    check_trainer_fields(training.trainer, TrainingArguments, _OURS)
     values: dict[str, Any] = {
         "output_dir": str(config.output_dir / "checkpoints"),
         "seed": config.seed,
@@ -72,14 +73,25 @@ def training_arguments(config: GRAOConfig, steps: int) -> TrainingArguments:
     return arguments
 
 
-def _check(extra: dict[str, Any]) -> None:
-    known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+def check_trainer_fields(extra: dict[str, Any], arguments: type, ours: Mapping[str, str]) -> None:
+    """Checks the section `training.trainer`.
+
+    Args:
+        extra: the section.
+        arguments: the dataclass that its fields belong to.
+        ours: fields of it that have a name of their own here -> that name.
+
+    Raises:
+        InputError: for a field that does not exist or is set elsewhere.
+    """
+    known = [field.name for field in dataclasses.fields(arguments) if field.init]
     for name in extra:
-        if name in _OURS:
-            raise InputError(f"training.trainer.{name} is set by {_OURS[name]}; set that instead")
+        if name in ours:
+            raise InputError(f"training.trainer.{name} is set by {ours[name]}; set that instead")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ", it is no field of transformers.TrainingArguments"
+            package = arguments.__module__.partition(".")[0]
+            hint = f"; did you mean {near[0]}?" if near else f", it is no field of {package}.{arguments.__name__}"
             raise InputError(f"training.trainer.{name} is unknown{hint}")
 
 

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -11,7 +12,8 @@ from typing import Any, Self
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from grao.errors import InputError
-from grao.records.metrics import MetricsLog
+from grao.records.metrics import MetricsLog, read_metrics
+from grao.training.watch import Alarm, Watch, alarm, words
 
 
 class MetricsCallback(TrainerCallback):
@@ -44,6 +46,30 @@ class MetricsCallback(TrainerCallback):
         if state.is_world_process_zero and logs and "loss" in logs:
             seconds = time.perf_counter() - self._begin
             self._log.append({"step": state.global_step, "seconds": seconds, **logs})
+
+
+class WatchCallback(TrainerCallback):
+    """Says it when the watch raises an alarm, each kind once, and stops the training where that is wanted."""
+
+    def __init__(self, watch: Watch, folder: Path) -> None:
+        self._watch, self._folder = watch, folder
+        self._said = Alarm.NONE
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Takes up what was seen before an interruption."""
+        self._watch.remember(line for line in read_metrics(self._folder) if line["step"] <= state.global_step)
+        self._said = alarm(self._watch.looks)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Warns and stops."""
+        found = alarm(self._watch.looks)
+        if found > self._said:
+            self._said = found
+            warnings.warn(words(self._watch.looks), stacklevel=2)
+        if found is Alarm.HACKED and self._watch.stop:
+            control.should_save = control.should_training_stop = True
 
 
 class SaveLastStep(TrainerCallback):

@@ -12,18 +12,20 @@ from grao.training.experience import Experience, Update
 
 
 def step_metrics(
-    update: Update, seen: Seen, method: Method, accelerator: Accelerator, operations: Mapping[str, float]
+    update: Update, seen: Seen, method: Method, accelerator: Accelerator, more: Mapping[str, Tensor | float]
 ) -> dict[str, float]:
     """Everything that is logged of a step, but for gradient norm, learning rate, loss and speed.
 
     A mean is taken over what there is: verdicts over scored samples, advantages over groups that have one,
-    entropy over the samples that were forwarded.
+    entropy over the samples that were forwarded. Of `more`, tensors are averaged and numbers summed.
     """
     experience = update.experience
+    more = {**more, **_judge_numbers(experience)}
     loglik = _table(update, seen.loglik)
     values = {
         **_reward_numbers(experience),
         **_completion_numbers(experience),
+        **{name: number for name, number in more.items() if isinstance(number, Tensor)},
         **method.report(experience.weighted, loglik[:, :-1], loglik[:, -1]),
     }
     sampled = torch.tensor([member < loglik.shape[1] - 1 for _, member in update.places], dtype=torch.bool)
@@ -33,7 +35,7 @@ def step_metrics(
     totals = {
         "tokens/sampled": sum(len(c.token_ids) for group in experience.groups for c in group.completions),
         "tokens/trained": seen.tokens,
-        **operations,
+        **{name: number for name, number in more.items() if not isinstance(number, Tensor)},
         **({} if seen.balance is None else {"router_loss": seen.balance.item()}),
     }
     return _shares(_averages(values, totals, accelerator))
@@ -58,8 +60,27 @@ def _reward_numbers(experience: Experience) -> dict[str, Tensor]:
         "verdict/win": (scored > 0).double(),
         "verdict/tie": (scored == 0).double(),
         "verdict/loss": (scored < 0).double(),
-        **{f"reward_{name}/mean": part for name, part in experience.rewards.parts.items()},
+        **_part_numbers(experience),
     }
+
+
+def _part_numbers(experience: Experience) -> dict[str, Tensor]:
+    """Of each reward by itself, whatever the others say."""
+    values: dict[str, Tensor] = {}
+    for name, part in experience.rewards.parts.items():
+        scored = part[~part.isnan()]
+        values[f"reward_{name}/mean"] = scored
+        values[f"reward_{name}/win"] = (scored > 0).double()
+        values[f"reward_{name}/missing"] = part.isnan().double()
+        if name in experience.rewards.constraints:
+            values[f"reward_{name}/violated"] = (scored < 0).double()
+    return values
+
+
+def _judge_numbers(experience: Experience) -> dict[str, Tensor | float]:
+    """What asking the judges took: tensors to be averaged, numbers to be summed."""
+    tallies = experience.rewards.tallies
+    return {f"judge_{name}/{what}": number for name, tally in tallies.items() for what, number in tally.items()}
 
 
 def _completion_numbers(experience: Experience) -> dict[str, Tensor]:

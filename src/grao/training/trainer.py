@@ -34,10 +34,11 @@ from grao.rewards import Mix, Reward, as_mix
 from grao.rollouts import HuggingFaceGenerator, Sampling, draw_key
 from grao.training.accumulate import Seen, accumulate_gradient
 from grao.training.arguments import check_settings, fitting, training_arguments
-from grao.training.callbacks import MetricsCallback
+from grao.training.callbacks import MetricsCallback, WatchCallback
 from grao.training.experience import ExperienceSource, Update
 from grao.training.metrics import step_metrics
 from grao.training.speed import Speedometer
+from grao.training.watch import Watch
 
 Rows = Sequence[Example] | Sequence[Mapping[str, Any]]
 
@@ -59,6 +60,7 @@ class GRAOTrainer(Trainer):
         processing_class: the tokenizer; by default the one beside the model.
         peft_config: trains an adapter instead of all weights.
         callbacks: as in transformers.
+        watch: a second reward that looks on and warns when the first is hacked.
 
     Raises:
         InputError: for a mistake in any of these, in one line.
@@ -74,8 +76,9 @@ class GRAOTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        self.config, self.rewards = args, as_mix(reward_funcs)
+        self.config, self.rewards, self.watch = args, as_mix(reward_funcs), watch
         policy = load_model(model) if isinstance(model, str) else model
         policy = get_peft_model(policy, peft_config) if peft_config else policy
         self.tokenizer = processing_class or load_tokenizer(policy.config._name_or_path)
@@ -94,7 +97,11 @@ class GRAOTrainer(Trainer):
                 train_dataset=range(steps),
                 eval_dataset=self.eval_items and self.eval_items.items,
                 processing_class=self.tokenizer,
-                callbacks=[MetricsCallback(args.output_dir), *(callbacks or [])],
+                callbacks=[
+                    MetricsCallback(args.output_dir),
+                    *([WatchCallback(watch, args.output_dir)] if watch else []),
+                    *(callbacks or []),
+                ],
             )
         except ValueError as error:
             raise InputError(f"training.trainer: {' '.join(str(error).split())}") from error
@@ -127,13 +134,16 @@ class GRAOTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """One optimiser step: experience, then the gradient of its weighted likelihood."""
-        begin = time.perf_counter()
+        begin, step = time.perf_counter(), inputs["step"] + 1
         update = self.source.update(inputs["step"])
         model.train()
         sampled = time.perf_counter()
         seen = self._token_budget.run(lambda tokens: self._accumulate(model, update, tokens))
-        operations = self._speedometer.operations(update)
-        metrics = step_metrics(update, seen, self.source.method, self.accelerator, operations)
+        watched = self.watch.numbers(update.experience) if self.watch and self.watch.due(step) else {}
+        more = {**self._speedometer.operations(update), **watched}
+        metrics = step_metrics(update, seen, self.source.method, self.accelerator, more)
+        if self.watch and watched:
+            metrics |= self.watch.look(step, metrics)
         metrics |= {f"seconds/{phase}": spent for phase, spent in update.experience.seconds.items()}
         end = time.perf_counter()
         metrics |= {"seconds/update": end - sampled, "seconds/step": end - begin}
@@ -156,7 +166,9 @@ class GRAOTrainer(Trainer):
         """Adds to a training line what the steps since the last one showed, averaged."""
         if "loss" in logs and self._steps:
             steps, self._steps = self._steps, []
-            logs = logs | {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+            for name in dict.fromkeys(name for step in steps for name in step):
+                seen = [step[name] for step in steps if name in step]
+                logs = logs | {name: sum(seen) / len(seen)}
         super().log(logs, start_time)
 
     def evaluate(  # type: ignore[override]

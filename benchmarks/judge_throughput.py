@@ -1,0 +1,88 @@
+"""How close does the judge's client come to the ideal time? Prints one line.
+
+    python benchmarks/judge_throughput.py [--repeat 3]
+
+A server on this machine, in a process of its own, answers every question after 200 ms. 512 comparisons in both orders
+through 32 connections take at least 1024 / 32 * 0.2 s = 6.4 s. Everything is in the measured time: questions, hashes,
+the ledger, connecting, requests, verdicts.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+COMPARISONS, CONCURRENCY, DELAY = 512, 32, 0.2
+IDEAL = 2 * COMPARISONS / CONCURRENCY * DELAY
+
+
+async def serve() -> None:
+    """An OpenAI-compatible server that always says `1 = 2`; prints its port and runs until it is killed."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "1 = 2"}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 300, "completion_tokens": 5, "total_tokens": 305}
+    fields = {"id": "x", "object": "chat.completion", "created": 0, "model": "judge", "usage": usage}
+    body = json.dumps({**fields, "choices": [choice]}).encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while request := await reader.readuntil(b"\r\n\r\n"):
+            length = next(line for line in request.lower().split(b"\r\n") if line.startswith(b"content-length"))
+            await reader.readexactly(int(length.partition(b":")[2]))
+            await asyncio.sleep(DELAY)
+            writer.write(head + body)
+
+    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await answer(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(connection, "127.0.0.1", 0, backlog=256)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+def measure(port: int) -> float:
+    """Seconds for all comparisons, with an empty ledger."""
+    from grao.rewards.judge import Endpoint, Ledger, Pair, ServerJudge, load_template
+
+    filler = "The harbour lies to the north of the town, and the ferry leaves at nine. " * 8
+    pairs = [Pair(f"Question {i}?", f"{filler}{i}", f"{filler}{-i - 1}") for i in range(COMPARISONS)]
+    with tempfile.TemporaryDirectory() as folder:
+        endpoint = Endpoint("judge", f"http://127.0.0.1:{port}/v1", concurrency=CONCURRENCY)
+        judge = ServerJudge(endpoint, load_template("helpful"), Ledger(Path(folder, "ledger.sqlite")))
+        judge.check()
+        begin = time.perf_counter()
+        found = judge.compare(pairs)
+        seconds = time.perf_counter() - begin
+        if judge.tally.requests != 2 * COMPARISONS or {one.value for one in found} != {0.0}:
+            raise SystemExit(f"not every comparison was asked and answered: {judge.tally}")
+        judge.ledger.close()
+    return seconds
+
+
+def main() -> None:
+    """Starts the server, measures, prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        asyncio.run(serve())
+    server = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
+    try:
+        port = int(server.stdout.readline()) if server.stdout else 0
+        seconds = [measure(port) for _ in range(arguments.repeat)]
+    finally:
+        server.kill()
+        server.wait()
+    ratios = ", ".join(f"{one / IDEAL:.3f}" for one in seconds)
+    print(f"{2 * COMPARISONS} questions, {CONCURRENCY} at once, {DELAY:g} s each: ideal {IDEAL:.1f} s; ratio {ratios}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""A second reward looks on: whether what training raises is still what is wanted.
+
+Every n-th step some of the step's groups are scored by a reward that training does not see. Both rewards are put on
+one scale, the share of samples that beat the reference (ties half), and the dynamics of the two are watched:
+over-optimised is a reward that goes on rising while the second falls (Gao et al., arXiv 2210.10760).
+Left out: a threshold on the gap itself. Two rewards may differ by any constant without harm.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grao.groups import Group, reward_groups
+from grao.rewards import Mix, Reward, as_mix
+from grao.rewards.signals import overlap, refusal, repetition
+from grao.training.experience import Experience
+
+_WINDOW = 3
+"""Looks that are averaged before they are compared."""
+_SURE, _LEAST_FALL, _LEAST_GAP = 3.5, 0.03, 0.10
+"""Standard errors, and shares of samples, that a change must exceed."""
+
+
+class Alarm(IntEnum):
+    """What the looks so far amount to."""
+
+    NONE = 0
+    WIDENING = 1
+    """The gap between the two rewards has grown."""
+    HACKED = 2
+    """The second reward has fallen while the first has not."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What both rewards said at one step: shares of samples that beat the reference, ties half."""
+
+    step: int
+    first: float
+    """By the reward that is trained on."""
+    second: float
+    first_error: float
+    """Standard error over groups."""
+    second_error: float
+
+
+def alarm(looks: Sequence[Look]) -> Alarm:
+    """The rule. The mean of the last three looks is compared with that of three earlier ones:
+
+    HACKED    with the three at which the second reward stood highest: it has fallen by more than 0.03 and by more than
+              three and a half standard errors, and the first has not fallen by that.
+    WIDENING  with the first three: the gap has grown by more than 0.10 and by more than three and a half of them.
+
+    Before there are six looks there is no alarm.
+    """
+    if len(looks) < 2 * _WINDOW:
+        return Alarm.NONE
+    windows = [_mean(looks[at : at + _WINDOW]) for at in range(len(looks) - 2 * _WINDOW + 1)]
+    last, best = _mean(looks[-_WINDOW:]), max(windows, key=lambda window: window.second)
+    fall, drop = best.second - last.second, best.first - last.first
+    if fall > max(_LEAST_FALL, _SURE * math.hypot(best.second_error, last.second_error)) and drop <= _SURE * math.hypot(
+        best.first_error, last.first_error
+    ):
+        return Alarm.HACKED
+    begin = windows[0]
+    growth = (last.first - last.second) - (begin.first - begin.second)
+    errors = math.hypot(last.first_error, last.second_error, begin.first_error, begin.second_error)
+    return Alarm.WIDENING if growth > max(_LEAST_GAP, _SURE * errors) else Alarm.NONE
+
+
+class Watch:
+    """Looks at the samples of every n-th step with a second reward.
+
+    Args:
+        reward: the second reward, as `GRAOTrainer`'s; best of another kind than the one trained on.
+        every: steps from look to look.
+        prompts: groups of a step that it looks at, on each process.
+        stop: end the training on `Alarm.HACKED`.
+    """
+
+    def __init__(
+        self, reward: Mix | Reward | Callable[..., Any], every: int = 10, prompts: int = 32, stop: bool = False
+    ) -> None:
+        self.reward, self.every, self.prompts, self.stop = as_mix(reward), every, prompts, stop
+        self.looks: list[Look] = []
+
+    def due(self, step: int) -> bool:
+        """Whether it looks at step `step` (from 1)."""
+        return step % self.every == 1 or self.every == 1
+
+    def numbers(self, experience: Experience) -> dict[str, Tensor | float]:
+        """Of this process, tensors to be averaged over all and a count to be summed: what both rewards say, and what
+        shows in the texts."""
+        groups = experience.groups[: self.prompts]
+        first = _beaten(experience.rewards.total[: self.prompts])
+        second = _beaten(reward_groups(groups, self.reward).total)
+        return {
+            "watch/first": first,
+            "watch/second": second,
+            "watch/first_square": first.square(),
+            "watch/second_square": second.square(),
+            "watch/groups": float((~first.isnan() & ~second.isnan()).sum()),
+            **_signals(groups),
+        }
+
+    def look(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Adds a look from `numbers` of all processes; returns what is logged beside them, the alarm included.
+
+        A look at which one of the rewards said nothing is none.
+        """
+        if math.isnan(metrics["watch/first"] + metrics["watch/second"]):
+            return {}
+        groups = metrics["watch/groups"]
+        self.looks.append(
+            Look(
+                step,
+                metrics["watch/first"],
+                metrics["watch/second"],
+                _error(metrics["watch/first"], metrics["watch/first_square"], groups),
+                _error(metrics["watch/second"], metrics["watch/second_square"], groups),
+            )
+        )
+        last = self.looks[-1]
+        return {
+            "watch/gap": last.first - last.second,
+            "watch/first_error": last.first_error,
+            "watch/second_error": last.second_error,
+            "watch/alarm": float(alarm(self.looks)),
+        }
+
+    def remember(self, lines: Iterable[Mapping[str, float]]) -> None:
+        """Takes up the looks of a run that goes on, from its metrics."""
+        names = ("watch/first", "watch/second", "watch/first_error", "watch/second_error")
+        self.looks = [
+            Look(int(line["step"]), *(line[name] for name in names))
+            for line in lines
+            if all(name in line for name in names)
+        ]
+
+
+def words(looks: Sequence[Look]) -> str:
+    """The alarm in a sentence, empty if there is none."""
+    found = alarm(looks)
+    if found is Alarm.NONE:
+        return ""
+    now, best = _mean(looks[-_WINDOW:]), max(looks[:-_WINDOW], key=lambda look: look.second)
+    if found is Alarm.HACKED:
+        return (
+            f"watch: at step {now.step} the second reward has fallen from {best.second:.0%} to {now.second:.0%} wins "
+            f"over the reference while the first stands at {now.first:.0%}: the reward is probably being hacked"
+        )
+    return (
+        f"watch: at step {now.step} the two rewards have drifted apart: {now.first:.0%} and {now.second:.0%} wins over "
+        "the reference"
+    )
+
+
+def _mean(looks: Sequence[Look]) -> Look:
+    count = len(looks)
+    return Look(
+        looks[-1].step,
+        sum(look.first for look in looks) / count,
+        sum(look.second for look in looks) / count,
+        math.hypot(*(look.first_error for look in looks)) / count,
+        math.hypot(*(look.second_error for look in looks)) / count,
+    )
+
+
+def _beaten(rewards: Tensor) -> Tensor:
+    """(B, G) rewards -> (B,) share of a group's scored samples that beat the reference, ties half; NaN if none is."""
+    wins = (rewards > 0).double() + 0.5 * (rewards == 0).double()
+    return wins.masked_fill(rewards.isnan(), torch.nan).nanmean(dim=1)
+
+
+def _error(mean: float, square: float, count: float) -> float:
+    return math.sqrt(max(square - mean**2, 0.0) / max(count - 1, 1))
+
+
+def _signals(groups: Sequence[Group]) -> dict[str, Tensor]:
+    pairs = [(text, group.item.example.reference) for group in groups for text in group.texts]
+    return {
+        "watch/overlap": torch.tensor([overlap(text, reference) for text, reference in pairs], dtype=torch.float64),
+        "watch/refusal": torch.tensor([refusal(text) for text, _ in pairs], dtype=torch.float64),
+        "watch/repetition": torch.tensor([repetition(text) for text, _ in pairs], dtype=torch.float64),
+    }

@@ -1,0 +1,137 @@
+"""The judge against a second, independent server: `transformers serve` with a small model that has learnt to judge."""
+
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from grao.models import load_model, load_tokenizer
+from grao.rewards.judge import Endpoint, Ledger, LocalJudge, Pair, ServerJudge, Template, Verdict
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+RANKS = {"poor": 0, "fine": 1, "good": 2}
+TEMPLATE = Template("short", "{context} {text_1} {text_2} Is it 1 > 2, 1 = 2 or 1 < 2?")
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}> {{ m.content }} <end> {% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Whole words and single signs; the marks around the texts are unknown words."""
+    sign = r"<(end|user|assistant)>|\w+|[^\w\s]"
+    told = re.findall(r"\w+|[^\w\s]", TEMPLATE.text)
+    pieces = ["<pad>", "<unk>", "<end>", "<user>", "<assistant>", "/", "-", "text", *told, *RANKS]
+    backend = Tokenizer(models.WordLevel({p: i for i, p in enumerate(dict.fromkeys(pieces))}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(sign), "isolated")]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", eos_token="<end>", chat_template=CHAT
+    )
+
+
+def some_pairs(count: int, seed: int) -> list[Pair]:
+    draw = random.Random(seed)
+    return [Pair(f"say {draw.randrange(10**6)}", draw.choice([*RANKS]), draw.choice([*RANKS])) for _ in range(count)]
+
+
+def truth(pair: Pair) -> Verdict:
+    gap = RANKS[pair.a] - RANKS[pair.b]
+    return Verdict.FIRST if gap > 0 else Verdict.SECOND if gap < 0 else Verdict.TIE
+
+
+@pytest.fixture(scope="module")
+def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that was trained for some seconds on questions in the judge's own words."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(words), hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=256, pad_token_id=0, eos_token_id=2, bos_token_id=None,
+        )
+    )  # fmt: skip
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(120):
+        pairs = some_pairs(24, step)
+        questions = [TEMPLATE.render(pair.prompt, pair.a, pair.b) for pair in pairs]
+        chats = [
+            [{"role": "user", "content": question}, {"role": "assistant", "content": truth(pair).value}]
+            for question, pair in zip(questions, pairs, strict=True)
+        ]
+        texts = words.apply_chat_template(chats, tokenize=False)
+        rows = words(texts, return_tensors="pt", padding=True).input_ids
+        logits = model(input_ids=rows, logits_to_keep=5).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, -4:].flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    folder = tmp_path_factory.mktemp("judge")
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+@contextmanager
+def serving(model: Path) -> Iterator[str]:
+    """`transformers serve` in a process of its own; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    words = ["serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--log-level", "error"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "transformers.cli.transformers", *words],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 90
+        while not answers(f"http://127.0.0.1:{port}/health"):
+            assert server.poll() is None, "transformers serve ended early"
+            assert time.monotonic() < deadline, "transformers serve did not start"
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def test_a_model_behind_transformers_serve_is_a_judge(judge_folder: Path, tmp_path: Path):
+    pairs = some_pairs(40, seed=999)
+    right = [truth(pair).reward for pair in pairs]
+    with serving(judge_folder) as url:
+        endpoint = Endpoint(str(judge_folder), url, settings={"temperature": 0.0, "max_tokens": 8}, concurrency=4)
+        judge = ServerJudge(endpoint, TEMPLATE, Ledger(tmp_path / "ledger.sqlite"))
+        judge.check()
+        found = judge.compare(pairs)
+    assert judge.tally.requests > 60  # a pair of equal texts is one question
+    assert judge.tally.failed == 0
+    assert judge.tally.unreadable <= 0.1 * judge.tally.requests
+    assert sum(one.value == value for one, value in zip(found, right, strict=True)) >= 36
+
+    local = LocalJudge(load_model(str(judge_folder)), load_tokenizer(str(judge_folder)), TEMPLATE)
+    agreed = [one.value == other.value for one, other in zip(local.compare(pairs), found, strict=True)]
+    assert sum(agreed) >= 36
