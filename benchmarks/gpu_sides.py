@@ -1,0 +1,254 @@
+"""The two sides of `gpu_step`: the completions that both are handed, their trainers, and how they take turns."""
+
+import json
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common import END, Side, random_model, text, tokenizer
+
+
+@dataclass(frozen=True)
+class Work:
+    """The model and what each step has to do."""
+
+    hidden: int = 896
+    layers: int = 24
+    intermediate: int = 4864
+    vocabulary: int = 151_936
+    prompts: int = 8
+    samples: int = 8
+    prompt: int = 512
+    completion: int = 256
+    varied: bool = False
+    rows: int = 8
+    """Sequences of TRL's micro-batch; grao's may hold as many tokens."""
+    steps: int = 10
+    warm: int = 3
+    """Steps at the start that do not count: kernels are compiled in them."""
+    cpu: bool = False
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens of a full micro-batch of TRL's."""
+        return self.rows * (self.prompt + self.completion)
+
+
+TINY = Work(
+    hidden=128, layers=2, intermediate=256, vocabulary=1000, prompts=2, samples=4, prompt=12, completion=6, rows=4,
+    steps=2, warm=1, cpu=True,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What all steps are made of; satisfies `grao.rollouts.Generator`."""
+
+    prompts: list[list[int]]
+    """Steps * B, step by step."""
+    references: list[list[int]]
+    completions: list[list[list[int]]]
+    """G for each prompt."""
+    seconds: float
+    """That drawing the completions of a step took."""
+    device: str
+
+    @staticmethod
+    def read(folder: Path) -> "Drawn":
+        """What `draw` left there."""
+        return Drawn(**json.loads((folder / "drawn.json").read_text()))
+
+    def of(self, prompt: Sequence[int]) -> list[list[int]]:
+        """The completions of a prompt; no two prompts are equal."""
+        return self.completions[self.prompts.index(list(prompt))]
+
+    def generate(self, prompts, keys, sampling):
+        """See `Generator.generate`."""
+        from grao.rollouts import Completion
+
+        return [[Completion(tuple(ids), truncated=False) for ids in self.of(prompt)] for prompt in prompts]
+
+
+def draw(folder: Path, work: Work) -> None:
+    """A random model, its prompts and references, and completions that grao's generator samples from it."""
+    import torch
+    from transformers.utils import logging
+
+    from grao.rollouts import HuggingFaceGenerator, Sampling
+
+    logging.disable_progress_bar()
+    heads = max(1, work.hidden // 64)
+    model = random_model(
+        work.hidden, work.layers, work.vocabulary, intermediate_size=work.intermediate, num_attention_heads=heads,
+        num_key_value_heads=2 if heads % 2 == 0 else 1, tie_word_embeddings=True,
+        max_position_embeddings=max(2048, work.prompt + work.completion),
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    device = torch.device("cpu" if work.cpu else "cuda")
+    model.to(device, torch.bfloat16)
+
+    chance = random.Random(0)
+    count = work.steps * work.prompts
+    prompts, references = (
+        [[chance.randrange(3, 1000) for _ in range(length)] for _ in range(count)]
+        for length in (work.prompt, work.completion - 1)
+    )
+    generator = HuggingFaceGenerator(model, stop_ids=[work.vocabulary], batch_size=work.prompts * work.samples)
+    sampling = Sampling(work.samples, 1.0, 1.0, work.completion)
+    sampled, seconds = [], []
+    for start in range(0, count, work.prompts):
+        begin = time.perf_counter()
+        places = range(start, start + work.prompts)
+        sampled += generator.generate([prompts[place] for place in places], list(places), sampling)
+        seconds.append(time.perf_counter() - begin)
+    completions = [[ended(sample.token_ids, work, chance) for sample in group] for group in sampled]
+    name = "CPU" if work.cpu else torch.cuda.get_device_name()
+    drawn = Drawn(prompts, references, completions, statistics.median(seconds), name)
+    (folder / "drawn.json").write_text(json.dumps(asdict(drawn)))
+
+
+def ended(ids: Sequence[int], work: Work, chance: random.Random) -> list[int]:
+    """A completion with its end token at the full length, or, varied, at a mean of about a quarter with a long tail."""
+    length = work.completion
+    if work.varied:
+        length = min(length, 4 + int(chance.expovariate(4 / length)))
+    return [3 if token == END else token for token in ids[: length - 1]] + [END]
+
+
+def unequal_rewards(count: int, group: int) -> list[float]:
+    """Powers of two within each group: all differ, and none is the mean, so every sequence has a weight."""
+    return [2.0 ** (index % group) for index in range(count)]
+
+
+def grao_side(folder: Path, work: Work, drawn: Drawn):
+    """grao's trainer, and what it takes through the model."""
+    from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
+
+    trainer = GRAOTrainer(
+        str(folder),
+        GRAOConfig(
+            output_dir=folder / "grao",
+            rollout=RolloutConfig(group_size=work.samples, max_new_tokens=work.completion),
+            training=TrainingConfig(
+                steps=work.steps,
+                prompts_per_step=work.prompts,
+                learning_rate=1e-5,
+                token_budget=work.token_budget,
+                trainer={"bf16": True, "use_cpu": work.cpu, "disable_tqdm": True, "logging_nan_inf_filter": False},
+            ),
+        ),
+        [
+            {"prompt": text(prompt), "reference": text(reference)}
+            for prompt, reference in zip(drawn.prompts, drawn.references, strict=True)
+        ],
+        lambda prompts, completions: unequal_rewards(len(completions), work.samples + 1),
+        processing_class=tokenizer(),
+    )
+    trainer.source.generator = drawn
+    trainer.source.draws = lambda step: [(0, work.prompts * step + row) for row in range(work.prompts)]
+    return trainer, f"{type(trainer.engine).__name__}, {trainer.model.config._attn_implementation}"
+
+
+def trl_side(folder: Path, work: Work, drawn: Drawn, kind: str, attention: str):
+    """TRL's trainer, and what it takes through the model."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl import GRPOConfig, GRPOTrainer
+
+    ids_of = {text(prompt): prompt for prompt in drawn.prompts}
+
+    def handed(prompts, trainer):
+        ids = [ids_of[prompt] for prompt in prompts]
+        completions = [drawn.of(prompt)[row % work.samples] for row, prompt in enumerate(ids)]
+        return {"prompt_ids": ids, "completion_ids": completions, "logprobs": None}
+
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention),
+        reward_funcs=lambda completions, **_: unequal_rewards(len(completions), work.samples),
+        args=GRPOConfig(
+            output_dir=str(folder / kind),
+            loss_type="grpo",
+            beta=0.0,
+            num_generations=work.samples,
+            max_completion_length=work.completion,
+            per_device_train_batch_size=work.rows,
+            gradient_accumulation_steps=work.prompts * work.samples // work.rows,
+            max_steps=work.steps,
+            learning_rate=1e-5,
+            lr_scheduler_type="constant",
+            activation_checkpointing=kind == "trl-checkpointing",
+            use_liger_kernel=kind == "trl-liger",
+            bf16=True,
+            use_cpu=work.cpu,
+            shuffle_dataset=False,
+            save_strategy="no",
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            disable_tqdm=True,
+            report_to="none",
+        ),
+        train_dataset=Dataset.from_list([{"prompt": text(prompt)} for prompt in drawn.prompts]),
+        processing_class=tokenizer(),
+        rollout_func=handed,
+    )
+    return trainer, f"GRPOTrainer, {trainer.model.config._attn_implementation}"
+
+
+def in_turns(side: Side, work: Work, through: str):
+    """A callback that waits for its turn before each step, and answers with what the step took."""
+    import torch
+    from transformers import TrainerCallback
+
+    gpu = None if work.cpu else torch.cuda
+
+    class Turns(TrainerCallback):
+        turns, begin, resting, seen = side.turns(), 0.0, 0, {}
+
+        def on_step_begin(self, *_, **__):
+            next(self.turns)
+            if gpu:
+                gpu.synchronize()
+                gpu.reset_peak_memory_stats()
+                self.resting = gpu.memory_allocated()
+            self.begin = time.perf_counter()
+
+        def on_step_end(self, *_, **__):
+            if gpu:
+                gpu.synchronize()
+            self.seen = {"seconds": time.perf_counter() - self.begin, "through": through}
+            if gpu:
+                peak = gpu.max_memory_allocated()
+                self.seen |= {"peak": peak / 2**20, "activations": (peak - self.resting) / 2**20}
+
+        def on_log(self, *_, logs, **__):
+            if "loss" in logs:
+                side.answer(self.seen | {name: logs[name] for name in ("loss", "grad_norm")} | tokens_of(logs, work))
+
+    return Turns()
+
+
+def tokens_of(logs: dict[str, float], work: Work) -> dict[str, int]:
+    """Sampled tokens that a step learned from, and those of references, by the trainer's own count."""
+    if "tokens/trained" in logs:
+        references = work.prompts * work.completion
+        return {"samples": round(logs["tokens/trained"]) - references, "references": references}
+    return {"samples": round(logs["completions/mean_length"] * work.prompts * work.samples), "references": 0}
+
+
+def serve(name: str, folder: Path, attention: str) -> None:
+    """What a process of its own does: draw, or train as one side."""
+    work = Work(**json.loads((folder / "work.json").read_text()))
+    if name == "draw":
+        return draw(folder, work)
+    side, drawn = Side(), Drawn.read(folder)
+    if name == "grao":
+        trainer, through = grao_side(folder, work, drawn)
+    else:
+        trainer, through = trl_side(folder, work, drawn, name, attention)
+    trainer.add_callback(in_turns(side, work, through))
+    trainer.train()
