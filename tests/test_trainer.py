@@ -273,7 +273,7 @@ def test_rows_without_what_is_needed_are_named(tmp_path: Path):
 
 
 SCRIPT = """
-    import sys, torch
+    import os, sys, torch
     sys.path.insert(0, {tests!r})
     from pathlib import Path
     from test_trainer import make, weights_of
@@ -283,6 +283,7 @@ SCRIPT = """
         torch.save(weights_of(trainer.model), sys.argv[1] + "/weights.pt")
     torch.distributed.barrier()  # a process that leaves early takes the others' connections with it
     torch.distributed.destroy_process_group()
+    os._exit(0)  # how the libraries' threads end is not the subject
 """
 
 
