@@ -282,7 +282,6 @@ SCRIPT = """
     if trainer.is_world_process_zero():
         torch.save(weights_of(trainer.model), sys.argv[1] + "/weights.pt")
     torch.distributed.barrier()  # a process that leaves early takes the others' connections with it
-    torch.distributed.destroy_process_group()
     os._exit(0)  # how the libraries' threads end is not the subject
 """
 
