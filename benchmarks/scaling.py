@@ -6,9 +6,9 @@
 
 One axis is varied at a time. The update (forward and backward over G samples and the reference of every prompt) and
 the rollout are timed apart, in an order that is shuffled anew in every repetition; medians are shown. Expected is
-operations (`grao.models.flops`) times one constant plus passes through the model times another, both fitted per curve,
-so a curve that departs from it does something else than its operations. `repeated` is the same line with the prompt
-counted for every sample, and `PaddedEngine` is measured on the same work. Peak memory is what is resident at most
+operations (`grao.models.flops`) times one constant plus passes through the model times another. The two are fitted for
+each phase, over all axes but the model's size, which has its own: a curve that departs does not cost its operations.
+`repeated` is the same with the prompt counted for every sample, and `PaddedEngine` is measured on the same work. Peak memory is what is resident at most
 during the update above what is resident before it, weights and gradients; its bound should be the token budget.
 The optimiser's own update is left out: it depends on the model alone.
 """
@@ -61,7 +61,8 @@ class Setting:
 
 
 QUICK = Setting(prompt=128, completion=32, hidden=128, layers=4)
-Task = tuple[Callable[[Setting], None], Setting]
+Phase = Callable[[Setting], None]
+Task = tuple[Phase, Setting]
 
 
 @cache
@@ -169,27 +170,44 @@ def curves_of(axes: dict[str, list[Setting]], repetitions: int) -> list[Curve]:
     tasks: list[Task] = [(phase, setting) for settings in axes.values() for setting in settings for phase in PHASES]
     tasks += [(padded, setting) for setting in axes["samples"] if setting.samples <= PADDED_UP_TO]
     seconds = time_all(tasks, repetitions)
-    return [curve_of(axis, phase, settings, seconds) for phase in PHASES for axis, settings in axes.items()]
+    same_model = [setting for axis, settings in axes.items() for setting in settings if axis != "hidden"]
+    curves = []
+    for phase in PHASES:
+        shared = constants_of(phase, same_model, seconds)
+        for axis, settings in axes.items():
+            constants = constants_of(phase, settings, seconds) if axis == "hidden" else shared
+            curves.append(curve_of(axis, phase, settings, seconds, constants))
+    return curves
 
 
-def curve_of(axis: str, phase: Callable[[Setting], None], settings: list[Setting], seconds: dict[Task, float]) -> Curve:
-    """One curve with the constants that come nearest to it, in relative terms."""
-    name, measured = phase.__name__, np.array([seconds[phase, setting] for setting in settings])
-    counts = np.array([(operations(name, setting), passes(name, setting)) for setting in settings], dtype=float)
-    constants = nnls(counts / measured[:, None], np.ones(len(measured)))[0]
-    repeated = [(operations(name, setting, repeated=True), passes(name, setting)) for setting in settings]
+def counts_of(phase: Phase, settings: Sequence[Setting], repeated: bool = False) -> np.ndarray:
+    """(settings, 2), operations and passes."""
+    name = phase.__name__
+    return np.array([(operations(name, setting, repeated), passes(name, setting)) for setting in settings], dtype=float)
+
+
+def constants_of(phase: Phase, settings: Sequence[Setting], seconds: dict[Task, float]) -> np.ndarray:
+    """(2,), seconds of an operation and of a pass that come nearest to what was measured, in relative terms."""
+    measured = np.array([seconds[phase, setting] for setting in settings])
+    return nnls(counts_of(phase, settings) / measured[:, None], np.ones(len(measured)))[0]
+
+
+def curve_of(
+    axis: str, phase: Phase, settings: Sequence[Setting], seconds: dict[Task, float], constants: np.ndarray
+) -> Curve:
+    """One curve beside what the constants give for it."""
+    along_samples = axis == "samples"
+    with_padding = [(padded, setting) for setting in settings if along_samples and phase is update]
     return Curve(
         axis=AXES[axis],
-        phase=name,
+        phase=phase.__name__,
         x=[model_for(setting)[2].token / 2 if axis == "hidden" else getattr(setting, axis) for setting in settings],
-        seconds=measured.tolist(),
-        expected=(counts @ constants).tolist(),
+        seconds=[seconds[phase, setting] for setting in settings],
+        expected=(counts_of(phase, settings) @ constants).tolist(),
         per_operation=constants[0],
         per_pass=constants[1],
-        repeated=(np.array(repeated) @ constants).tolist() if axis == "samples" else [],
-        padded=[seconds[padded, setting] for setting in settings if (padded, setting) in seconds]
-        if (axis, phase) == ("samples", update)
-        else [],
+        repeated=(counts_of(phase, settings, repeated=True) @ constants).tolist() if along_samples else [],
+        padded=[seconds[task] for task in with_padding if task in seconds],
     )
 
 
