@@ -11,8 +11,9 @@ import grao
 
 PUBLIC = {
     "grao": [
-        "DataConfig", "GRAOConfig", "GRAOMethodConfig", "GRAOTrainer", "InputError", "LoraConfig",
-        "RewardUnavailableError", "RolloutConfig", "TrainingConfig", "group_advantages", "sequence_weights",
+        "DPOMethodConfig", "DataConfig", "GRAOConfig", "GRAOMethodConfig", "GRAOTrainer", "GRPOMethodConfig",
+        "InputError", "LoraConfig", "PPOMethodConfig", "RewardUnavailableError", "RolloutConfig",
+        "SFTMethodConfig", "TrainingConfig", "group_advantages", "sequence_weights",
     ],
     "grao.core": [
         "Advantages", "ObjectiveTerms", "Plan", "SequenceWeights", "group_advantages", "objective_terms",
@@ -27,7 +28,10 @@ PUBLIC = {
         "CRITERIA", "Comparison", "Endpoint", "Estimate", "JudgeReward", "JudgeTally", "Ledger", "LocalJudge",
         "Pair", "PairwiseJudge", "Prices", "ServerJudge", "Template", "Verdict", "load_template", "parse_verdict",
     ],
-    "grao.methods": ["GRAO", "Method", "Weighted"],
+    "grao.methods": [
+        "Before", "DPO", "GRAO", "GRPO", "Groups", "Method", "Needs", "PPO", "Role", "SFT", "TokenLoss", "TokenView",
+        "Weighted", "make_method",
+    ],
     "grao.rollouts": ["Completion", "Generator", "HuggingFaceGenerator", "Sampling", "draw_key"],
 }  # fmt: skip
 

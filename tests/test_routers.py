@@ -11,7 +11,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss
 from grao import GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.models import Batch, PackedEngine, PaddedEngine, Routers, engine_for
 from grao.records.metrics import read_metrics
-from grao.training.accumulate import accumulate_gradient
+from grao.training.accumulate import Objective, accumulate_gradient
 from grao.training.experience import Update
 from tiny import LETTERS, gradients, letter_tokenizer, relative_gap, tiny_model
 
@@ -30,7 +30,8 @@ def step(weights: list[float]) -> Update:
         groups=[group for group, _, _ in kept],
         weights=torch.tensor([weight for _, _, weight in kept]),
     )
-    return Update(batch, places=[], prompts=3, experience=None)
+    roles = torch.zeros(len(weights), dtype=torch.long)
+    return Update(batch, places=[], prompts=3, experience=None, roles=roles, weights=batch.weights)
 
 
 def expected_loss(model, update: Update) -> torch.Tensor:
@@ -62,7 +63,9 @@ def test_it_is_the_loss_of_all_unique_tokens_of_the_step(engine, budget: int, we
     model.zero_grad()
 
     routers = Routers.of(model)
-    seen = accumulate_gradient(model, update, accelerator, engine, budget, None, routers, WEIGHT)
+    seen = accumulate_gradient(
+        model, update, accelerator, engine, budget, Objective(routers=routers, router_loss=WEIGHT)
+    )
     assert seen.balance is not None
     assert seen.balance.item() == pytest.approx(expected.item(), rel=1e-5)
     assert seen.loss.item() == pytest.approx(plain.loss.item() + WEIGHT * expected.item(), rel=1e-5)

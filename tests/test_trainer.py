@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from grao import GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.core import group_advantages, sequence_weights, weighted_likelihood_loss
-from grao.methods import GRAO
+from grao.methods import GRAO, Groups
 from grao.models import PackedEngine, completion_likelihood
 from grao.records.metrics import read_metrics
 from grao.training.accumulate import accumulate_gradient
@@ -378,7 +378,7 @@ def test_evaluations_during_training_leave_the_training_lines_alone(tmp_path: Pa
 
 def test_a_reference_that_is_kept_out_has_no_share_of_the_weights():
     method = GRAO(sign="positive")
-    weighted = method.weigh(torch.ones(1, 4).double())  # all win: A_y is -2
+    weighted = method.weigh(Groups(torch.ones(1, 4).double(), torch.ones(1, 6), 1.0, 0))  # all win: A_y is -2
     report = method.report(weighted, torch.zeros(1, 4).double(), torch.zeros(1).double())
     assert report["weight_size/imitation"].item() == 0
     assert report["weight_size/regulariser"].item() == pytest.approx(0.6 * 0.5)

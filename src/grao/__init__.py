@@ -3,14 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from grao.config.recipe import (
-    DataConfig,
-    GRAOConfig,
+from grao.config.method import (
+    DPOMethodConfig,
     GRAOMethodConfig,
-    LoraConfig,
-    RolloutConfig,
-    TrainingConfig,
+    GRPOMethodConfig,
+    PPOMethodConfig,
+    SFTMethodConfig,
 )
+from grao.config.recipe import DataConfig, GRAOConfig, LoraConfig, RolloutConfig, TrainingConfig
 from grao.errors import InputError, RewardUnavailableError
 
 if TYPE_CHECKING:
@@ -27,14 +27,18 @@ _HEAVY = {
 """Names that import torch: loaded at first use, so that the command line answers at once."""
 
 __all__ = [
+    "DPOMethodConfig",
     "DataConfig",
     "GRAOConfig",
     "GRAOMethodConfig",
     "GRAOTrainer",
+    "GRPOMethodConfig",
     "InputError",
     "LoraConfig",
+    "PPOMethodConfig",
     "RewardUnavailableError",
     "RolloutConfig",
+    "SFTMethodConfig",
     "TrainingConfig",
     "group_advantages",
     "sequence_weights",

@@ -51,6 +51,8 @@ class SectionFacts:
     optional: bool
     """May be null, and is by default."""
     fields: tuple[FieldFacts, ...]
+    variant: str | None = None
+    """Where a section is one of several kinds that its key `name` tells apart: that name. The default comes first."""
 
 
 @cache
@@ -65,7 +67,8 @@ def names(root: type = Recipe) -> dict[tuple[str, ...], tuple[str, ...]]:
     """Section -> the keys it knows, fields and sections, in their order."""
     known: dict[tuple[str, ...], tuple[str, ...]] = {section.path: () for section in sections(root)}
     for section in sections(root):
-        known[section.path] += tuple(item.path[-1] for item in section.fields)
+        new = [item.path[-1] for item in section.fields if item.path[-1] not in known[section.path]]
+        known[section.path] += tuple(new)
     for path in list(known):
         parent = path[:-2] if path[-1:] == ("0",) else path[:-1]
         if path:
@@ -75,8 +78,13 @@ def names(root: type = Recipe) -> dict[tuple[str, ...], tuple[str, ...]]:
 
 @cache
 def field_facts(root: type = Recipe) -> dict[tuple[str, ...], FieldFacts]:
-    """Path -> facts, for every field that is no section."""
-    return {item.path: item for section in sections(root) for item in section.fields}
+    """Path -> facts, for every field that is no section; of several kinds of a section the first that has it."""
+    return {item.path: item for section in reversed(sections(root)) for item in section.fields}
+
+
+def variants(path: tuple[str, ...], root: type = Recipe) -> dict[str, SectionFacts]:
+    """Name -> section, where a section is one of several kinds; else empty."""
+    return {section.variant: section for section in sections(root) if section.path == path and section.variant}
 
 
 def general(path: tuple[str, ...]) -> tuple[str, ...]:
@@ -95,33 +103,38 @@ def example(path: tuple[str, ...], root: type = Recipe) -> Any:
 
 
 def _sections(
-    schema: dict[str, Any], path: tuple[str, ...], definitions: dict[str, Any], required: bool, optional: bool
+    schema: dict[str, Any],
+    path: tuple[str, ...],
+    definitions: dict[str, Any],
+    required: bool,
+    optional: bool,
+    variant: str | None = None,
 ) -> Iterator[SectionFacts]:
     """The section of a JSON schema object and, after it, those inside it."""
     needed = schema.get("required", [])
     fields, inside = [], []
     for name, item in schema["properties"].items():
-        target, below = _section_of(item)
-        if target is None:
+        targets, below = _sections_of(item)
+        if not targets:
             fields.append(_field((*path, name), item, name in needed))
-        else:
+        for target in targets:
             definition = definitions[target.rpartition("/")[2]]
-            inside.append(((*path, name, *below), definition, name in needed, "anyOf" in item))
-    yield SectionFacts(path, schema.get("description", ""), required, optional, tuple(fields))
-    for deeper, definition, must, may in inside:
-        yield from _sections(definition, deeper, definitions, must, may)
+            told_apart = definition["properties"]["name"]["const"] if "oneOf" in item else None
+            inside.append(((*path, name, *below), definition, name in needed, "anyOf" in item, told_apart))
+    yield SectionFacts(path, schema.get("description", ""), required, optional, tuple(fields), variant)
+    for deeper, definition, must, may, kind in inside:
+        yield from _sections(definition, deeper, definitions, must, may, kind)
 
 
-def _section_of(schema: dict[str, Any]) -> tuple[str | None, tuple[str, ...]]:
-    """The reference to a section's schema, directly, optional or in a list (then with `0`); None for a value."""
+def _sections_of(schema: dict[str, Any]) -> tuple[list[str], tuple[str, ...]]:
+    """References to a section's schema, directly, optional, one of several kinds, or in a list (then with `0`)."""
     if "$ref" in schema:
-        return schema["$ref"], ()
+        return [schema["$ref"]], ()
     if "$ref" in schema.get("items", {}):
-        return schema["items"]["$ref"], ("0",)
-    for choice in schema.get("anyOf", []):
-        if "$ref" in choice:
-            return choice["$ref"], ()
-    return None, ()
+        return [schema["items"]["$ref"]], ("0",)
+    if "oneOf" in schema:
+        return [choice["$ref"] for choice in schema["oneOf"]], ()
+    return [choice["$ref"] for choice in schema.get("anyOf", []) if "$ref" in choice][:1], ()
 
 
 def _field(path: tuple[str, ...], schema: dict[str, Any], required: bool) -> FieldFacts:

@@ -18,7 +18,8 @@ def format_fields(root: type = Recipe, width: int = 100) -> str:
     for section in sections(root):
         lines.append("")
         optional = " Optional; null by default." if section.optional else ""
-        lines += wrap(f"{'.'.join(section.path) or 'top level'}: {section.doc}{optional}", width)
+        kind = f" ({section.variant})" if section.variant else ""
+        lines += wrap(f"{'.'.join(section.path) or 'top level'}{kind}: {section.doc}{optional}", width)
         for item in section.fields:
             lines += _row(item.path[-1], item.kind, _default(item), item.doc, width)
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """A wrong recipe in words: one line that names file and line, or the option, the field, and what to do."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from grao.config.fields import example, general, names
+from grao.config.fields import example, general, names, variants
 from grao.config.recipe import Recipe
 from grao.config.strict_yaml import Location, write_inline
 
@@ -31,6 +32,7 @@ _EXPECTED = {
     "string_too_short": "text that is not empty",
     "string_type": "text",
     "too_short": "a list of at least {min_length}",
+    "tuple_type": "a list",
 }
 """pydantic's error types -> what the field must be."""
 
@@ -108,6 +110,8 @@ def _location(item: ErrorDetails, values: Any) -> Location | None:
         if part in keys:
             values = values[part]
             at.append(str(part))
+    if item["type"] == "union_tag_invalid":
+        return (*at, "name")
     if item["type"] != "missing":
         return tuple(at)
     absent = len(at) < len(item["loc"])
@@ -118,7 +122,12 @@ def _sentence(at: Location, items: list[ErrorDetails], given: Given) -> str:
     kind, where = items[0]["type"], given.where(at)
     as_option = where == f"--{dotted(at)}"
     if kind == "unexpected_keyword_argument":
-        return f"{where} is unknown; {_suggestion(at, as_option, given.root)}"
+        return f"{where} is unknown; {_suggestion(at, as_option, given)}"
+    if kind == "union_tag_invalid":
+        known, name = variants(general(at[:-1]), given.root), items[0]["input"].get("name")
+        near = get_close_matches(str(name), known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{where} must be {' or '.join(known)}, got {_shortened(write_inline(name))}{hint}"
     if kind == "missing" and as_option:
         path, value = _innermost(at, example(general(at), given.root))
         return f"--{dotted(path)} is missing, for example --{dotted(path)} {value}"
@@ -141,10 +150,16 @@ def _plain_number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _suggestion(at: Location, as_option: bool, root: type) -> str:
+def _suggestion(at: Location, as_option: bool, given: Given) -> str:
     """The key that was probably meant, here or in another section; else all keys of this section."""
     *section, key = at
+    root = given.root
     here = names(root)[general(tuple(section))]
+    if kinds := variants(general(tuple(section)), root):
+        name = _value(given.values, section).get("name", next(iter(kinds)))
+        here = tuple(item.path[-1] for item in kinds[name].fields)
+        if others := [kind for kind, facts in kinds.items() if key in {item.path[-1] for item in facts.fields}]:
+            return f"{name} has no {key}, {' and '.join(others)} {'has' if len(others) == 1 else 'have'}"
     paths = [(*path, name) for path, known in names(root).items() for name in known]
     if tuple(key.split(".")) in paths:
         return f"in a file, write {key.rpartition('.')[2]} below {key.rpartition('.')[0]}, indented"
@@ -157,6 +172,13 @@ def _suggestion(at: Location, as_option: bool, root: type) -> str:
     if meant is near and not as_option:
         return f"did you mean {near[0][-1]}?"
     return f"did you mean {' or '.join('--' * as_option + '.'.join(path) for path in meant)}?"
+
+
+def _value(values: Any, at: Sequence[str]) -> Any:
+    """What stands at a place."""
+    for part in at:
+        values = values[int(part)] if isinstance(values, list) else values[part]
+    return values
 
 
 def _shallowest(paths: list[Location]) -> list[Location]:

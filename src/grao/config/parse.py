@@ -62,8 +62,13 @@ def dump_recipe(recipe: Any) -> str:
     """A recipe of any kind as YAML, defaults included, with a comment on each field. `load_config` reads it back."""
     root: type = type(recipe)
     text = write_yaml(adapter(root).dump_python(recipe, mode="json", by_alias=True))
+    values = read_yaml(text).value
     docs = {item.path: item.doc for item in field_facts(root).values()}
-    docs |= {tuple(part for part in item.path if part != "0"): item.doc for item in sections(root)}
+    for section in sections(root):
+        chosen = section.variant is None or values[section.path[0]]["name"] == section.variant
+        if chosen:
+            docs[tuple(part for part in section.path if part != "0")] = section.doc
+            docs |= {item.path: item.doc for item in section.fields} if section.variant else {}
     comments = {line: (at, docs[at]) for at, line in read_yaml(text).lines.items() if at in docs}
     lines: list[str] = []
     for number, line in enumerate(text.rstrip("\n").split("\n"), start=1):

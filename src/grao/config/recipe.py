@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from grao.config.basics import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 from grao.config.judge import JudgeConfig
+from grao.config.method import GRAOMethodConfig, MethodConfig
 from grao.config.reward_source import RewardModelConfig
 from grao.config.rule import RuleConfig
 
@@ -147,24 +148,6 @@ class WatchConfig:
 
 
 @dataclass(config=STRICT, frozen=True)
-class GRAOMethodConfig:
-    """GRAO's coefficients (paper, eq. 3 and 4)."""
-
-    name: Literal["grao"] = "grao"
-    """The method."""
-    beta: NonNegativeFloat = 0.5
-    """Weight of imitation."""
-    lambda_: Annotated[float, Field(ge=0, allow_inf_nan=False, alias="lambda")] = 0.6
-    """Weight of the alignment regulariser."""
-    exploration: NonNegativeFloat = 1.0
-    """Weight of exploration; 1 in the paper."""
-    scope: Literal["joint", "samples"] = "joint"
-    """Normalise over samples and reference together, or over the samples alone."""
-    sign: Literal["signed", "positive"] = "signed"
-    """`signed` is eq. 3; `positive` never pushes the reference down."""
-
-
-@dataclass(config=STRICT, frozen=True)
 class TrainingConfig:
     """The optimisation."""
 
@@ -223,7 +206,7 @@ class Recipe:
     seed: Seed = 0
     """Of everything random: split, order, sampling."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    method: GRAOMethodConfig = field(default_factory=GRAOMethodConfig)
+    method: MethodConfig = field(default_factory=GRAOMethodConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -241,7 +224,7 @@ class GRAOConfig:
     data: DataConfig = field(default_factory=lambda: DataConfig(path="train_dataset"))
     """Column names, format and prompt length. The rows are the trainer's `train_dataset`, whatever the path says."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    method: GRAOMethodConfig = field(default_factory=GRAOMethodConfig)
+    method: MethodConfig = field(default_factory=GRAOMethodConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 

@@ -6,29 +6,42 @@ Plan = list[list[int]]
 """Micro-batches as indices of sequences, each exactly once."""
 
 
-def plan_padded(prompts: Sequence[int], answers: Sequence[int], token_budget: int) -> Plan:
+def plan_padded(
+    prompts: Sequence[int], answers: Sequence[int], token_budget: int, groups: Sequence[int] | None = None
+) -> Plan:
     """Sequences of similar length together: rows times longest row stay within the budget.
 
     Args:
         prompts: tokens of each sequence's prompt.
         answers: tokens of each sequence's answer.
-        token_budget: upper bound on the padded tokens of a micro-batch; a single longer sequence goes alone.
+        token_budget: upper bound on the padded tokens of a micro-batch; what is longer goes alone.
+        groups: where given, sequences of one group stay together.
     """
     _check(token_budget)
     lengths = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    plan: Plan = []
+    blocks: dict[int, list[int]] = {}
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if plan and (len(plan[-1]) + 1) * lengths[plan[-1][0]] <= token_budget:
-            plan[-1].append(index)
+        blocks.setdefault(index if groups is None else groups[index], []).append(index)
+    plan: Plan = []
+    for block in blocks.values():
+        if plan and (len(plan[-1]) + len(block)) * lengths[plan[-1][0]] <= token_budget:
+            plan[-1] += block
         else:
-            plan.append([index])
+            plan.append(list(block))
     return plan
 
 
-def plan_packed(prompts: Sequence[int], answers: Sequence[int], groups: Sequence[int], token_budget: int) -> Plan:
+def plan_packed(
+    prompts: Sequence[int],
+    answers: Sequence[int],
+    groups: Sequence[int],
+    token_budget: int,
+    whole_groups: bool = False,
+) -> Plan:
     """Groups together, their prompt counted once: the tokens of a row stay within the budget.
 
-    A group that is too long for a row goes on in the next one, where its prompt stands again.
+    A group that is too long for a row goes on in the next one, where its prompt stands again; with `whole_groups` it
+    begins a row of its own instead, however long that gets.
 
     Args:
         prompts: tokens of each sequence's prompt.
@@ -45,7 +58,8 @@ def plan_packed(prompts: Sequence[int], answers: Sequence[int], groups: Sequence
     for index in sorted(range(len(prompts)), key=lambda index: (-sizes[groups[index]], groups[index], -answers[index])):
         known = bool(plan) and groups[plan[-1][-1]] == groups[index]  # the prompt stands in the row already
         more = answers[index] + (0 if known else prompts[index])
-        if plan and used + more <= token_budget:
+        ahead = sizes[groups[index]] if whole_groups else more
+        if plan and (used + ahead <= token_budget or (whole_groups and known)):
             plan[-1].append(index)
             used += more
         else:

@@ -7,7 +7,7 @@ it would sample.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from jinja2 import TemplateError
@@ -35,6 +35,8 @@ class Encoded:
     """The reference as it continues `prompt_text`, leading space included: compares with `decode_completion`."""
     reference_ids: tuple[int, ...]
     """Closed with the end token, at least one token before it."""
+    rejected_ids: tuple[int, ...] = ()
+    """As the reference; empty if there is none, or none is wanted."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def encode_examples(
     end_id: int,
     max_prompt_tokens: int,
     long_prompts: Literal["drop", "truncate"],
+    with_rejected: bool = False,
 ) -> EncodedSet:
     """Token ids of prompts and references.
 
@@ -72,6 +75,7 @@ def encode_examples(
         end_id: closes each reference (`end_token_id`).
         max_prompt_tokens: longest prompt, its special tokens included.
         long_prompts: `drop` leaves longer ones out, `truncate` cuts them on the left and keeps BOS.
+        with_rejected: the rejected answers are wanted too.
 
     Raises:
         InputError: if the chat template refuses a prompt, a prompt or reference has no tokens, or all prompts are
@@ -90,6 +94,8 @@ def encode_examples(
         _encoded(tokenizer, examples[i], rendered[i], prompts[i], ids, end_id, max_prompt_tokens)
         for i, ids in zip(kept, joint, strict=True)
     ]
+    if with_rejected:
+        items = _with_rejected(items, tokenizer, end_id, max_prompt_tokens)
     truncated = sum(len(prompts[i]) > max_prompt_tokens for i in kept)
     return EncodedSet(items, dropped=len(examples) - len(kept), truncated=truncated)
 
@@ -106,6 +112,16 @@ def decode_completion(
     before = _decode(tokenizer, context)
     both = _decode(tokenizer, context + list(completion_ids))
     return both[len(before) :] if both.startswith(before) else _decode(tokenizer, completion_ids)
+
+
+def _with_rejected(
+    items: list[Encoded], tokenizer: PreTrainedTokenizerBase, end_id: int, max_prompt_tokens: int
+) -> list[Encoded]:
+    """The same with the rejected answers that there are, encoded as references are."""
+    swapped = [replace(item.example, reference=item.example.rejected) for item in items if item.example.rejected]
+    encoded = encode_examples(swapped, tokenizer, end_id, max_prompt_tokens, "truncate").items
+    rejected = iter(item.reference_ids for item in encoded)
+    return [replace(item, rejected_ids=next(rejected)) if item.example.rejected else item for item in items]
 
 
 def _render(example: Example, tokenizer: PreTrainedTokenizerBase) -> _Rendered:

@@ -8,7 +8,7 @@ from torch import Tensor
 from grao.core import group_advantages, objective_terms, sequence_weights
 from grao.core.advantages import Scope
 from grao.core.objective import Sign
-from grao.methods.method import Weighted
+from grao.methods.method import Groups, Needs, Weighted, columns
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,15 @@ class GRAO:
     scope: Scope = "joint"
     sign: Sign = "signed"
 
-    def weigh(self, rewards: Tensor) -> Weighted:
+    needs = Needs()
+    loss = credit = None
+
+    def weigh(self, groups: Groups) -> Weighted:
         """Rewards -> group-relative advantages -> weights."""
+        rewards = groups.rewards
         advantages = group_advantages(rewards, rewards.new_zeros(len(rewards)), self.scope)
         weights = sequence_weights(advantages, self.beta, self.lambda_, self.exploration, self.sign)
-        return Weighted(advantages=advantages, weights=weights)
+        return Weighted(columns(weights.completions, weights.reference), advantages)
 
     def report(self, weighted: Weighted, completion_loglik: Tensor, reference_loglik: Tensor) -> dict[str, Tensor]:
         """The three terms of eq. 3, what share of loss and gradient each has, and the reference's weight.
@@ -33,10 +37,11 @@ class GRAO:
         Names that end in `_size` are magnitudes; the trainer turns each family of them into shares.
         """
         coefficients = (self.beta, self.lambda_, self.exploration, self.sign)
-        terms = vars(objective_terms(weighted.advantages, completion_loglik, reference_loglik, *coefficients))
-        samples, reference = weighted.advantages.completions, weighted.advantages.reference
+        advantages, reference_weights = weighted.advantages, weighted.weights[:, -2]
+        terms = vars(objective_terms(advantages, completion_loglik, reference_loglik, *coefficients))
+        samples, reference = advantages.completions, advantages.reference
         mean_size, mean = samples.abs().nanmean(dim=1), samples.nanmean(dim=1)
-        taken = weighted.weights.reference != 0  # where the sign policy lets the reference take part
+        taken = reference_weights != 0  # where the sign policy lets the reference take part
         pull = {
             "exploration": self.exploration * mean_size,
             "imitation": self.beta * reference.abs() * taken,
@@ -48,8 +53,8 @@ class GRAO:
             **{f"weight_size/{name}": value for name, value in pull.items()},
             "advantage/reference": reference,
             "advantage/abs": mean_size,
-            "reference_weight/mean": weighted.weights.reference,
-            "reference_weight/negative": (weighted.weights.reference < 0).to(torch.float64),
-            "groups/no_signal": weighted.advantages.no_signal.to(torch.float64),
-            "groups/dropped": weighted.advantages.dropped.to(torch.float64),
+            "reference_weight/mean": reference_weights,
+            "reference_weight/negative": (reference_weights < 0).to(torch.float64),
+            "groups/no_signal": advantages.no_signal.to(torch.float64),
+            "groups/dropped": advantages.dropped.to(torch.float64),
         }

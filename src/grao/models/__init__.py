@@ -1,6 +1,6 @@
 """Loading, adapters, stop tokens, and log-likelihoods out of the wrapped model's forward."""
 
-from grao.models.engine import Batch, Engine, Pass
+from grao.models.engine import Batch, Engine, Loss, Pass, Tokens
 from grao.models.engines import engine_for
 from grao.models.likelihood import Likelihood, completion_likelihood
 from grao.models.loading import add_adapter, load_model, load_tokenizer, parameter_count, usual_learning_rate
@@ -14,10 +14,12 @@ __all__ = [
     "Batch",
     "Engine",
     "Likelihood",
+    "Loss",
     "PackedEngine",
     "PaddedEngine",
     "Pass",
     "Routers",
+    "Tokens",
     "add_adapter",
     "completion_likelihood",
     "engine_for",

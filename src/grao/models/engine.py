@@ -1,7 +1,7 @@
 """What goes through the model together, what one pass shows, and what an engine promises."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,11 +38,27 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """What a forward pass shows of the N completion tokens of a batch, one sequence behind the other."""
+
+    logps: Tensor
+    """(N,), log-likelihood of each, with gradient."""
+    entropies: Tensor
+    """(N,), of the distributions that they are drawn from, in nats. Without gradient."""
+    hidden: Tensor
+    """(N, D), last hidden states that predict them, with gradient."""
+
+
+Loss = Callable[[Tokens], Tensor]
+"""What goes down in place of -sum_s w_s * J_s: a scalar."""
+
+
+@dataclass(frozen=True)
 class Pass:
     """What one forward pass showed."""
 
     loss: Tensor
-    """-sum_s w_s * J_s, with gradient."""
+    """-sum_s w_s * J_s, or what the loss that was given made of the tokens; with gradient."""
     mean: Tensor
     """(S,), J(x): mean log-likelihood per token in nats. Without gradient, as all that follows."""
     entropy: Tensor
@@ -56,11 +72,11 @@ class Pass:
 class Engine(Protocol):
     """A way through the model."""
 
-    def plan(self, batch: Batch, token_budget: int) -> Plan:
-        """Micro-batches for `run`."""
+    def plan(self, batch: Batch, token_budget: int, whole_groups: bool = False) -> Plan:
+        """Micro-batches for `run`; with `whole_groups` no group is split, and one that is too long goes alone."""
         ...
 
-    def run(self, model: nn.Module, batch: Batch) -> Pass:
+    def run(self, model: nn.Module, batch: Batch, loss: Loss | None = None) -> Pass:
         """One micro-batch through the forward of `model` as it was given (wrapped or not)."""
         ...
 

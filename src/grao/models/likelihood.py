@@ -23,8 +23,13 @@ class Likelihood:
     """(S, T), log-likelihood of every token; 0 behind the end. With gradient."""
     mask: Tensor
     """(S, T) bool, true on the completion's own tokens."""
-    entropy: Tensor
-    """(S,), mean entropy of the next-token distribution in nats, without gradient."""
+    entropies: Tensor
+    """(S, T), entropy of the next-token distribution in nats; 0 behind the end. Without gradient."""
+
+    @property
+    def entropy(self) -> Tensor:
+        """(S,), mean entropy over each completion's tokens."""
+        return self.entropies.sum(dim=1) / self.mask.sum(dim=1)
 
 
 def completion_likelihood(
@@ -71,5 +76,5 @@ def completion_likelihood(
     tokens = logps.gather(-1, targets[..., None]).squeeze(-1) * mask
     count = mask.sum(dim=1)
     with torch.no_grad():
-        entropy = (-(logps.exp() * logps).sum(dim=-1) * mask).sum(dim=1) / count
-    return Likelihood(mean=tokens.sum(dim=1) / count, tokens=tokens, mask=mask, entropy=entropy)
+        entropies = -(logps.exp() * logps).sum(dim=-1) * mask
+    return Likelihood(mean=tokens.sum(dim=1) / count, tokens=tokens, mask=mask, entropies=entropies)

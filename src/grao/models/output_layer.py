@@ -1,8 +1,8 @@
 """The output layer in chunks: log-probabilities of given tokens without ever holding (T, V) logits.
 
-The loss is a sum of log-probabilities with constant coefficients, so its gradient is known as soon as a chunk's
-probabilities are: it is formed in the forward pass, and the chunk's logits are gone before the next begins.
-Left out: losses that are not linear in the log-probabilities; they need the logits a second time.
+Where the loss is a sum of log-probabilities with constant coefficients (`linear_loss`), its gradient is known as soon
+as a chunk's probabilities are: it is formed in the forward pass, and the chunk's logits are gone before the next one.
+Any other loss gets the log-probabilities themselves (`token_logps`), whose backward pass makes the logits again.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,6 +35,11 @@ def output_layer_as(model: PreTrainedModel, readout: Readout) -> Iterator[None]:
         del layer.forward
 
 
+def token_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(target_n), differentiable, and the entropies without gradient, in nats; (N,) each. As `linear_loss`."""
+    return _TokenLogps.apply(hidden, weight, bias, targets)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def linear_loss(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, coefficients: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,28 +61,14 @@ def linear_loss(
 class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, coefficients: Tensor):  # type: ignore[no-untyped-def]
-        precise = torch.promote_types(hidden.dtype, torch.float32)
-        logps, entropies = hidden.new_empty(2, len(hidden), dtype=precise)
-        gradients = [
-            torch.zeros_like(value, dtype=precise) if needed and value is not None else None
-            for value, needed in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
-        ]
-        step = max(_ROWS, (_LOGITS_CPU if hidden.device.type == "cpu" else _LOGITS) // len(weight))
-        for start in range(0, len(hidden), step):
-            rows = slice(start, start + step)
-            logits = F.linear(hidden[rows], weight, bias).to(precise)  # (n, V)
-            target = targets[rows, None]
-            normaliser = logits.logsumexp(dim=-1, keepdim=True)
-            logps[rows] = (logits.gather(-1, target) - normaliser).squeeze(-1)
-            probabilities = logits.sub_(normaliser).exp()
-            entropies[rows] = -torch.linalg.vecdot(probabilities, logits)
-            del logits
-            if any(gradient is not None for gradient in gradients):
-                c = coefficients[rows, None].to(precise)
-                by_logits = probabilities.mul_(c).scatter_add_(-1, target, -c)  # c * (p - onehot)
-                _collect(gradients, rows, by_logits, hidden[rows], weight)
-        ctx.gradients = gradients
-        ctx.dtypes = [value.dtype if value is not None else None for value in (hidden, weight, bias)]
+        logps, entropies = _empty(hidden)
+        gradients = _gradients((hidden, weight, bias), ctx.needs_input_grad)
+        wanted = any(gradient is not None for gradient in gradients)
+        for rows in _chunks(hidden, weight):
+            probabilities, logps[rows], entropies[rows], _ = _softmax(hidden[rows], weight, bias, targets[rows])
+            if wanted:
+                _collect(gradients, rows, probabilities, targets[rows], coefficients[rows], hidden[rows], weight)
+        ctx.gradients, ctx.dtypes = gradients, _dtypes(hidden, weight, bias)
         ctx.mark_non_differentiable(logps, entropies)
         return -(coefficients * logps).sum(), logps, entropies
 
@@ -91,9 +82,82 @@ class _LinearLoss(torch.autograd.Function):
         return *scaled, None, None
 
 
-def _collect(gradients: list[Tensor | None], rows: slice, by_logits: Tensor, hidden: Tensor, weight: Tensor) -> None:
-    """Adds one chunk's share to the gradients that are wanted, in the precision of the weights' products."""
+class _TokenLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor):  # type: ignore[no-untyped-def]
+        logps, entropies = _empty(hidden)
+        normalisers = torch.empty_like(logps)
+        for rows in _chunks(hidden, weight):
+            _, logps[rows], entropies[rows], normalisers[rows] = _softmax(hidden[rows], weight, bias, targets[rows])
+        ctx.save_for_backward(hidden, weight, bias, targets, normalisers)
+        ctx.mark_non_differentiable(entropies)
+        return logps, entropies
+
+    @staticmethod
+    def backward(ctx: Any, by_logps: Tensor, *unused: Tensor):  # type: ignore[no-untyped-def]
+        hidden, weight, bias, targets, normalisers = ctx.saved_tensors
+        gradients = _gradients((hidden, weight, bias), ctx.needs_input_grad)
+        for rows in _chunks(hidden, weight):
+            logits = F.linear(hidden[rows], weight, bias).to(normalisers.dtype)
+            probabilities = logits.sub_(normalisers[rows, None]).exp_()
+            _collect(gradients, rows, probabilities, targets[rows], -by_logps[rows], hidden[rows], weight)
+        dtypes = _dtypes(hidden, weight, bias)
+        return *(
+            None if gradient is None else gradient.to(dtype) for gradient, dtype in zip(gradients, dtypes, strict=True)
+        ), None
+
+
+def _empty(hidden: Tensor) -> Tensor:
+    """(2, N), for log-probabilities and entropies."""
+    return hidden.new_empty(2, len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
+
+
+def _gradients(inputs: tuple[Tensor, Tensor, Tensor | None], needed: tuple[bool, ...]) -> list[Tensor | None]:
+    """Zeros in the shape of those inputs that need a gradient."""
+    precise = torch.promote_types(inputs[0].dtype, torch.float32)
+    return [
+        torch.zeros_like(value, dtype=precise) if wanted and value is not None else None
+        for value, wanted in zip(inputs, needed, strict=False)
+    ]
+
+
+def _dtypes(*inputs: Tensor | None) -> list[torch.dtype | None]:
+    return [None if value is None else value.dtype for value in inputs]
+
+
+def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
+    """Rows that go through the layer together."""
+    step = max(_ROWS, (_LOGITS_CPU if hidden.device.type == "cpu" else _LOGITS) // len(weight))
+    for start in range(0, len(hidden), step):
+        yield slice(start, start + step)
+
+
+def _softmax(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of one chunk: probabilities (n, V), log-probabilities of the targets, entropies and normalisers, (n,) each."""
+    logits = F.linear(hidden, weight, bias)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    normalisers = logits.logsumexp(dim=-1, keepdim=True)
+    logps = (logits.gather(-1, targets[:, None]) - normalisers).squeeze(-1)
+    probabilities = logits.sub_(normalisers).exp()
+    entropies = -torch.linalg.vecdot(probabilities, logits)
+    return probabilities, logps, entropies, normalisers.squeeze(-1)
+
+
+def _collect(
+    gradients: list[Tensor | None],
+    rows: slice,
+    probabilities: Tensor,
+    targets: Tensor,
+    coefficients: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+) -> None:
+    """Adds the gradient of -sum_n c_n * log p(target_n) over one chunk; overwrites the probabilities."""
     by_hidden, by_weight, by_bias = gradients
+    c = coefficients[:, None].to(probabilities)
+    by_logits = probabilities.mul_(c).scatter_add_(-1, targets[:, None], -c)  # c * (p - onehot)
     product = by_logits.to(weight.dtype)
     if by_hidden is not None:
         by_hidden[rows] = product @ weight

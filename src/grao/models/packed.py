@@ -12,19 +12,19 @@ from transformers import PreTrainedModel
 
 from grao.core import Plan, plan_packed
 from grao.models.attention import RowPlan, Segment
-from grao.models.engine import Batch, Pass, TokenIds
-from grao.models.output_layer import linear_loss, output_layer_as
+from grao.models.engine import Batch, Loss, Pass, TokenIds, Tokens
+from grao.models.output_layer import linear_loss, output_layer_as, token_logps
 
 
 @dataclass(frozen=True)
 class PackedEngine:
     """One row without padding, each prompt once, the output layer in chunks and for completion tokens only."""
 
-    def plan(self, batch: Batch, token_budget: int) -> Plan:
+    def plan(self, batch: Batch, token_budget: int, whole_groups: bool = False) -> Plan:
         """See `Engine.plan`."""
-        return plan_packed(*batch.lengths(), batch.groups, token_budget)
+        return plan_packed(*batch.lengths(), batch.groups, token_budget, whole_groups)
 
-    def run(self, model: nn.Module, batch: Batch) -> Pass:
+    def run(self, model: nn.Module, batch: Batch, loss: Loss | None = None) -> Pass:
         """See `Engine.run`. Sequences of a group must be neighbours, or their prompt stands there again."""
         weights = next(model.parameters())
         device, precise = weights.device, torch.promote_types(weights.dtype, torch.float32)
@@ -35,12 +35,16 @@ class PackedEngine:
         shown: list[tuple[Tensor, Tensor]] = []
 
         def read(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            loss, logps, entropies = linear_loss(hidden[0], weight, bias, targets, coefficients)
-            shown.append((logps, entropies))
-            return loss.view(1, 1, 1)
+            if loss is None:
+                value, logps, entropies = linear_loss(hidden[0], weight, bias, targets, coefficients)
+            else:
+                logps, entropies = token_logps(hidden[0], weight, bias, targets)
+                value = loss(Tokens(logps, entropies, hidden[0]))
+            shown.append((logps.detach(), entropies))
+            return value.view(1, 1, 1)
 
         with output_layer_as(transformers_model(model), read):
-            loss = model(
+            value = model(
                 input_ids=torch.tensor([row.ids], device=device),
                 position_ids=torch.tensor([row.positions], device=device),
                 attention_mask=torch.empty(1, 1, 0, 0, dtype=torch.bool, device=device),  # no other attention takes it
@@ -50,7 +54,7 @@ class PackedEngine:
                 **_without_own_loss(model),
             ).logits.view(())
         ((logps, entropies),) = shown
-        return Pass(loss, _means(logps, lengths), _means(entropies, lengths), logps)
+        return Pass(value, _means(logps, lengths), _means(entropies, lengths), logps)
 
     def copies(self, batch: Batch, plan: Plan) -> Counter[int]:
         """See `Engine.copies`."""

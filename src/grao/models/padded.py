@@ -1,15 +1,17 @@
 """The plain way through the model: one row a sequence, padded. Works for every causal language model."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from grao.core import Plan, plan_padded, weighted_likelihood_loss
-from grao.models.engine import Batch, Pass
+from grao.models.engine import Batch, Loss, Pass, Tokens
 from grao.models.likelihood import completion_likelihood
+from grao.models.packed import transformers_model
 
 
 @dataclass(frozen=True)
@@ -18,15 +20,23 @@ class PaddedEngine:
 
     pad_id: int = 0
 
-    def plan(self, batch: Batch, token_budget: int) -> Plan:
+    def plan(self, batch: Batch, token_budget: int, whole_groups: bool = False) -> Plan:
         """See `Engine.plan`."""
-        return plan_padded(*batch.lengths(), token_budget)
+        return plan_padded(*batch.lengths(), token_budget, batch.groups if whole_groups else None)
 
-    def run(self, model: nn.Module, batch: Batch) -> Pass:
+    def run(self, model: nn.Module, batch: Batch, loss: Loss | None = None) -> Pass:
         """See `Engine.run`."""
-        seen = completion_likelihood(model, batch.prompts, batch.completions, self.pad_id)
-        loss = weighted_likelihood_loss(batch.weights.to(seen.mean), seen.mean, prompts=1)
-        return Pass(loss, seen.mean.detach(), seen.entropy, seen.tokens.detach()[seen.mask])
+        states: list[Tensor] = []
+        with _hidden_states(model, states) if loss is not None else nullcontext():
+            seen = completion_likelihood(model, batch.prompts, batch.completions, self.pad_id)
+        logps = seen.tokens[seen.mask]
+        if loss is None:
+            value = weighted_likelihood_loss(batch.weights.to(seen.mean), seen.mean, prompts=1)
+        else:
+            value = loss(
+                Tokens(logps, seen.entropies[seen.mask], states[0][:, -seen.mask.shape[1] - 1 : -1][seen.mask])
+            )
+        return Pass(value, seen.mean.detach(), seen.entropy, logps.detach())
 
     def copies(self, batch: Batch, plan: Plan) -> Counter[int]:
         """See `Engine.copies`."""
@@ -43,3 +53,14 @@ class PaddedEngine:
             shares[row, before : before + len(completion)] = 1
         shares[batch.weights == 0] = 0
         return shares.flatten()
+
+
+@contextmanager
+def _hidden_states(model: nn.Module, states: list[Tensor]) -> Iterator[None]:
+    """Inside, what goes into the output layer is kept, (S, T, D)."""
+    layer = transformers_model(model).get_output_embeddings()
+    hook = layer.register_forward_pre_hook(lambda module, inputs: states.append(inputs[0]))
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grao.errors import InputError
-from grao.models.engine import Batch, Engine, Pass
+from grao.models.engine import Batch, Engine, Loss, Pass
 
 
 @dataclass(frozen=True)
@@ -119,17 +119,22 @@ class BalancedPass:
     """From `Engine.copies` of the step's plan."""
     counts: Tensor | None
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Pass:
+    def __call__(self, model: nn.Module, batch: Batch, loss: Loss | None = None) -> Pass:
         """As `Engine.run`."""
-        seen, routing = routed_pass(self.engine, self.routers, model, batch, self.copies)
+        seen, routing = routed_pass(self.engine, self.routers, model, batch, self.copies, loss)
         share = balance_loss(routing, routing.counts() if self.counts is None else self.counts)
         return replace(seen, loss=seen.loss + self.weight * share, balance=share.detach())
 
 
 def routed_pass(
-    engine: Engine, routers: Routers, model: nn.Module, batch: Batch, copies: Mapping[int, int]
+    engine: Engine,
+    routers: Routers,
+    model: nn.Module,
+    batch: Batch,
+    copies: Mapping[int, int],
+    loss: Loss | None = None,
 ) -> tuple[Pass, Routing]:
     """`Engine.run`, and what the routers did."""
     with routers.recorded() as logits:
-        seen = engine.run(model, batch)
+        seen = engine.run(model, batch, loss)
     return seen, Routing.of(logits, engine.shares(batch, copies).to(logits[0].device), routers.top_k)

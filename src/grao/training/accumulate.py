@@ -1,8 +1,9 @@
-"""Weighted sequences in, gradients out: the micro-batches of one optimiser step on any number of processes."""
+"""An update in, gradients out: the micro-batches of one optimiser step on any number of processes."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -10,15 +11,31 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from grao.models import BalancedPass, Batch, Engine, Pass, Routers, routed_pass
+from grao.methods import Before, TokenLoss, TokenView
+from grao.methods.tokens import kl_estimate
+from grao.models import BalancedPass, Batch, Engine, Loss, Pass, Routers, Tokens, routed_pass
+from grao.training.before import token_places
 from grao.training.experience import Update
-
-StartingModel = Callable[[], AbstractContextManager[nn.Module]]
-"""Opens the model as it was before training."""
 
 _EVERY_BACKWARD_SYNCHRONISES = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 _STAND_IN = Batch([[0]], [[0]], [-1], torch.zeros(1))
 """What a process forwards, with weight 0, where others still have something to learn from."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised."""
+
+    loss: Callable[[TokenView], TokenLoss] | None = None
+    """Of a method; None for the weighted likelihood."""
+    critic: nn.Module | None = None
+    """(N, D) hidden states -> (N,) values."""
+    whole_groups: bool = False
+    """The loss needs all answers to a prompt together."""
+    routers: Routers | None = None
+    """Of a mixture of experts whose load is to be balanced over the step."""
+    router_loss: float = 0.0
+    """Weight of their loss."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,8 @@ class Seen:
     """Completion tokens that were learned from."""
     balance: Tensor | None = None
     """Scalar, this process's share in the routers' load-balancing loss, before its weight; None without one."""
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
+    """(S,) each, what the method's loss has to say, NaN where a sequence has none."""
 
 
 def accumulate_gradient(
@@ -45,14 +64,13 @@ def accumulate_gradient(
     accelerator: Accelerator,
     engine: Engine,
     token_budget: int,
-    start: StartingModel | None = None,
-    routers: Routers | None = None,
-    router_loss: float = 0.0,
+    objective: Objective | None = None,
+    before: Before | None = None,
 ) -> Seen:
     """Runs forward and backward over an update, micro-batch by micro-batch.
 
-    Every process runs the same number of micro-batches, a differentiable zero where it has none left. If no
-    process has a weighted sequence, nothing is run and the gradients stay None: the optimiser leaves the model alone.
+    Every process runs the same number of micro-batches, a differentiable zero where it has none left. If no process
+    has a sequence that counts, nothing is run and the gradients stay None: the optimiser leaves the model alone.
 
     Args:
         model: the policy as the trainer wrapped it.
@@ -60,43 +78,91 @@ def accumulate_gradient(
         accelerator: of the trainer.
         engine: the way through the model.
         token_budget: tokens of a micro-batch.
-        start: gives the starting model, where the KL divergence to it is wanted.
-        routers: of a mixture of experts whose load is to be balanced over the step.
-        router_loss: weight of their loss.
+        objective: by default the weighted likelihood.
+        before: what was seen of the update's tokens before it.
     """
-    size = len(update.batch.prompts)
-    plan = engine.plan(update.batch, token_budget)
+    objective, before = objective or Objective(), before or Before()
+    size, lengths = len(update.batch.prompts), update.batch.lengths()[1]
+    plan = engine.plan(update.batch, token_budget, objective.whole_groups)
     rounds = int(accelerator.gather(torch.tensor([len(plan)], device=accelerator.device)).max())
     batches = [update.batch.rows(plan[turn]) if turn < len(plan) else _STAND_IN for turn in range(rounds)]
-    run: Callable[[nn.Module, Batch], Pass] = engine.run
-    if routers is not None and rounds:
-        copies = engine.copies(update.batch, plan)
-        whole = rounds == 1 and accelerator.num_processes == 1
-        counts = None if whole else _choices(model, batches, engine, routers, copies, accelerator)
-        run = BalancedPass(engine, routers, router_loss * update.prompts, copies, counts)
+    run = _way(model, update, plan, batches, accelerator, engine, objective)
 
     loss, balance = torch.zeros(2, device=accelerator.device)
     loglik, entropy, kl = (torch.zeros(size, device=accelerator.device) for _ in range(3))
+    numbers: dict[str, Tensor] = defaultdict(lambda: torch.full((size,), torch.nan, device=accelerator.device))
     for turn, batch in enumerate(batches):
         rows = plan[turn] if turn < len(plan) else []
+        known = before.pick(token_places(lengths, rows).to(accelerator.device)) if rows else Before()
         with _synchronised(accelerator, model, last=turn + 1 == rounds):
-            seen = run(model, batch)
+            seen = run(model, batch, _loss(update, rows, known, objective, numbers))
             part = seen.loss * accelerator.num_processes / update.prompts  # processes are averaged, prompts summed
             accelerator.backward(part)
         loss += part.detach()
         balance += 0.0 if seen.balance is None else seen.balance
         if rows:
-            loglik[rows], entropy[rows] = seen.mean, seen.entropy
-        if rows and start is not None:
-            kl[rows] = _kl(engine, start, batch, seen.tokens)
+            loglik[rows], entropy[rows] = seen.mean.to(loglik), seen.entropy.to(entropy)
+        if known.frozen is not None:
+            kl[rows] = _mean(kl_estimate(seen.tokens, known.frozen), batch).to(kl)
     return Seen(
         loss=loss,
         loglik=loglik,
         entropy=entropy,
-        kl=None if start is None else kl,
-        tokens=sum(map(len, update.batch.completions)),
-        balance=None if routers is None else balance,
+        kl=None if before.frozen is None else kl,
+        tokens=sum(lengths),
+        balance=None if objective.routers is None else balance,
+        numbers=dict(numbers),
     )
+
+
+def _loss(
+    update: Update, rows: Sequence[int], before: Before, objective: Objective, numbers: dict[str, Tensor]
+) -> Loss | None:
+    """What one micro-batch makes of its tokens; leaves what there is to log in `numbers`."""
+    method_loss, critic = objective.loss, objective.critic
+    if method_loss is None:
+        return None
+    if not rows:  # a differentiable zero that every weight takes part in
+        return lambda tokens: 0.0 * (tokens.logps.sum() + (critic(tokens.hidden).sum() if critic else 0.0))
+    batch = update.batch.rows(rows)
+
+    def loss(tokens: Tokens) -> Tensor:
+        device = tokens.logps.device
+        view = TokenView(
+            logps=tokens.logps,
+            entropies=tokens.entropies,
+            values=critic(tokens.hidden) if critic else None,
+            before=before,
+            weights=update.weights[list(rows)].to(tokens.logps),
+            roles=update.roles[list(rows)].to(device),
+            groups=torch.tensor(batch.groups, device=device),
+            lengths=torch.tensor(batch.lengths()[1], device=device),
+        )
+        found = method_loss(view)
+        for name, values in found.numbers.items():
+            numbers[name][list(rows)] = values.detach().to(numbers[name])
+        return (batch.weights.to(found.loss) * found.loss).sum()
+
+    return loss
+
+
+def _way(
+    model: nn.Module,
+    update: Update,
+    plan: Sequence[Sequence[int]],
+    batches: Sequence[Batch],
+    accelerator: Accelerator,
+    engine: Engine,
+    objective: Objective,
+) -> Callable[[nn.Module, Batch, Loss | None], Pass]:
+    """The engine's own pass, or one whose loss holds the routers' share too."""
+    routers = objective.routers
+    if routers is None or not batches:
+        return engine.run
+    copies = engine.copies(update.batch, [list(rows) for rows in plan])
+    whole = len(batches) == 1 and accelerator.num_processes == 1
+    counts = None if whole else _choices(model, batches, engine, routers, copies, accelerator)
+    return BalancedPass(engine, routers, objective.router_loss * update.prompts, copies, counts)
 
 
 @torch.no_grad()
@@ -113,13 +179,10 @@ def _choices(
     return cast(Tensor, accelerator.reduce(torch.stack(counts).sum(dim=0), reduction="sum"))
 
 
-@torch.no_grad()
-def _kl(engine: Engine, start: StartingModel, batch: Batch, tokens: Tensor) -> Tensor:
-    """(rows,), mean over tokens of r - 1 - log r with r = pi_start / pi: never negative, unbiased at temperature 1."""
-    with start() as frozen:
-        gap = engine.run(frozen, batch).tokens - tokens
-    lengths = torch.tensor([len(completion) for completion in batch.completions], device=gap.device)
-    return torch.segment_reduce(gap.exp() - 1 - gap, "mean", lengths=lengths)
+def _mean(values: Tensor, batch: Batch) -> Tensor:
+    """(N,) -> (rows,), mean over each sequence's tokens."""
+    lengths = torch.tensor(batch.lengths()[1], device=values.device)
+    return torch.segment_reduce(values, "mean", lengths=lengths)
 
 
 @contextmanager

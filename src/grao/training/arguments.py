@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch import nn
 from transformers import TrainingArguments
 
 from grao.config.recipe import GRAOConfig, TrainingConfig
-from grao.data import EncodedSet
+from grao.data import Encoded, EncodedSet, Example
 from grao.errors import InputError
+from grao.methods import Method
 from grao.models import usual_learning_rate
 
 _HALF_PRECISION_RATE = 5e-5
@@ -125,6 +126,29 @@ def check_settings(training: TrainingConfig, accelerator: Accelerator, model: nn
         )
 
 
+def check_needs(method: Method, name: str, examples: Sequence[Example], watched: bool) -> None:
+    """Checks that a method gets what it needs.
+
+    Args:
+        method: what is learned.
+        name: of the method, for the message.
+        examples: to train on.
+        watched: whether a second reward is to look at the samples.
+
+    Raises:
+        InputError: if a row lacks a rejected answer that is needed, or there are no samples to watch.
+    """
+    if method.needs.rejected:
+        without = next((example.row for example in examples if not example.rejected), None)
+        if without is not None:
+            raise InputError(
+                f"method.name: {name} needs a rejected answer to every prompt, row {without} has none; "
+                "name their column with data.rejected, or leave such rows out"
+            )
+    if watched and not method.needs.samples:
+        raise InputError(f"watch: {name} samples nothing that a second reward could look at; leave watch out")
+
+
 def fitting(config: GRAOConfig, model: nn.Module, encoded: EncodedSet) -> EncodedSet:
     """The examples whose prompt and reference fit into the model's positions; the others count as dropped.
 
@@ -134,7 +158,7 @@ def fitting(config: GRAOConfig, model: nn.Module, encoded: EncodedSet) -> Encode
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[operator, union-attr]
     if not positions:
         return encoded
-    items = [item for item in encoded.items if len(item.prompt_ids) + len(item.reference_ids) <= positions]
+    items = [item for item in encoded.items if len(item.prompt_ids) + _longest_answer(item) <= positions]
     if not items:
         raise InputError(f"data: no prompt with its reference fits into the model's {positions} positions")
     prompt = max(len(item.prompt_ids) for item in items)
@@ -144,3 +168,7 @@ def fitting(config: GRAOConfig, model: nn.Module, encoded: EncodedSet) -> Encode
             f"but the model has {positions} positions; lower it or data.max_prompt_tokens"
         )
     return EncodedSet(items, encoded.dropped + len(encoded.items) - len(items), encoded.truncated)
+
+
+def _longest_answer(item: Encoded) -> int:
+    return max(len(item.reference_ids), len(item.rejected_ids))

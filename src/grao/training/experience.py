@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from grao.data import Encoded
 from grao.groups import Group, reward_groups, sample_groups
-from grao.methods import Method, Weighted
+from grao.methods import Groups, Method, Role, Weighted
 from grao.models import Batch
 from grao.rewards import Mix, MixedRewards
 from grao.rollouts import Generator, Sampling, draw_key
@@ -30,18 +31,28 @@ class Experience:
     weighted: Weighted
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def sampled(self) -> bool:
+        """Whether the policy answered; not every method lets it."""
+        return self.rewards.total.shape[1] > 0
+
 
 @dataclass(frozen=True)
 class Update:
     """What one optimiser step learns from, on this process: S sequences with weights, out of B groups."""
 
     batch: Batch
-    """Samples and references alike; no weight is 0."""
+    """Samples, references and rejected answers alike; none of its weights is 0. For a method with a loss of its own
+    they are what the losses are multiplied with."""
     places: list[tuple[int, int]]
-    """S, (group, member) of each sequence; member G is the reference."""
+    """S, (group, column) of each sequence; column G is the reference, G + 1 the rejected answer."""
     prompts: int
     """Prompts of the step over all processes, the divisor of the loss."""
     experience: Experience
+    roles: Tensor
+    """(S,), a `Role` each."""
+    weights: Tensor
+    """(S,), what the method's own loss is told of each sequence; `Weighted.weights`."""
 
 
 class ExperienceSource:
@@ -82,12 +93,16 @@ class ExperienceSource:
         seconds: dict[str, float] = {}
         draws = self.draws(step)[self.process :: self.processes]
         items = [self.items[index] for _, index in draws]
-        with _clock(seconds, "rollout"):
-            keys = [draw_key(self.seed, step, epoch, index) for epoch, index in draws]
-            groups = sample_groups(items, keys, self.generator, self.sampling, self.tokenizer)
-        with _clock(seconds, "reward"):
-            rewards = reward_groups(groups, self.rewards)
-        return self._assemble(Experience(groups, rewards, self.method.weigh(rewards.total), seconds))
+        keys = [draw_key(self.seed, step, epoch, index) for epoch, index in draws]
+        groups = [Group(item, [], []) for item in items]
+        rewards = MixedRewards(torch.zeros(len(items), 0, dtype=torch.float64), {})
+        if self.method.needs.samples:
+            with _clock(seconds, "rollout"):
+                groups = sample_groups(items, keys, self.generator, self.sampling, self.tokenizer)
+            with _clock(seconds, "reward"):
+                rewards = reward_groups(groups, self.rewards)
+        weighted = self.method.weigh(self.groups(step, groups, rewards.total))
+        return self.assemble(Experience(groups, rewards, weighted, seconds))
 
     def draws(self, step: int) -> list[tuple[int, int]]:
         """The (epoch, prompt) pairs of a step, B of them: epochs are shuffled anew and follow without a gap."""
@@ -99,26 +114,45 @@ class ExperienceSource:
             (place // len(self.items), order[place // len(self.items)][place % len(self.items)]) for place in places
         ]
 
-    def _assemble(self, experience: Experience) -> Update:
-        """Samples and references with a weight other than 0, in order."""
-        weights, groups = experience.weighted.weights, experience.groups
-        table = torch.cat([weights.completions, weights.reference[:, None]], dim=1)  # (B, G + 1)
+    def groups(self, step: int, groups: Sequence[Group], rewards: Tensor) -> Groups:
+        """What a method is told of a step's groups; `rewards` is (B, G)."""
+        references = [len(self.items[index].reference_ids) for _, index in self.draws(step)]
+        return Groups(
+            rewards=rewards,
+            lengths=torch.tensor([[len(answer) for answer in _answers(group)] for group in groups]),
+            mean_reference=sum(references) / len(references),
+            step=step,
+        )
+
+    def assemble(self, experience: Experience) -> Update:
+        """The answers that count, in order."""
+        weighted, groups = experience.weighted, experience.groups
+        counts = weighted.counts  # (B, G + 2)
+        samples = counts.shape[1] - 2
         if self.drop_truncated:
-            cut = [[completion.truncated for completion in group.completions] + [False] for group in groups]
-            table = table.masked_fill(torch.tensor(cut), 0.0)
-        answers = [[*(c.token_ids for c in group.completions), group.item.reference_ids] for group in groups]
-        places = [(group, member) for group, member in table.nonzero().tolist()]
+            cut = [[*(c.truncated for c in group.completions), False, False] for group in groups]
+            counts = counts.masked_fill(torch.tensor(cut), 0.0)
+        answers = [_answers(group) for group in groups]
+        places = [(group, column) for group, column in counts.nonzero().tolist()]
         return Update(
             batch=Batch(
                 prompts=[groups[group].item.prompt_ids for group, _ in places],
-                completions=[answers[group][member] for group, member in places],
+                completions=[answers[group][column] for group, column in places],
                 groups=[group for group, _ in places],
-                weights=table[table != 0],
+                weights=counts[counts != 0],
             ),
             places=places,
             prompts=self.prompts_per_step,
             experience=experience,
+            roles=torch.tensor([max(Role.SAMPLE, column - samples + 1) for _, column in places], dtype=torch.long),
+            weights=weighted.weights[counts != 0],
         )
+
+
+def _answers(group: Group) -> list[Sequence[int]]:
+    """Token ids of the G samples, the reference, and the rejected answer (empty if there is none)."""
+    item = group.item
+    return [*(completion.token_ids for completion in group.completions), item.reference_ids, item.rejected_ids]
 
 
 def shuffled(count: int, key: int) -> list[int]:

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from grao.methods import Method
+from grao.methods import Method, Role
 from grao.training.accumulate import Seen
 from grao.training.experience import Experience, Update
 
@@ -23,15 +23,16 @@ def step_metrics(
     more = {**more, **_judge_numbers(experience)}
     loglik = _table(update, seen.loglik)
     values = {
-        **_reward_numbers(experience),
-        **_completion_numbers(experience),
+        **(_sample_numbers(experience) if experience.sampled else {}),
+        "reference/tokens": torch.tensor([float(len(group.item.reference_ids)) for group in experience.groups]),
         **{name: number for name, number in more.items() if isinstance(number, Tensor)},
-        **method.report(experience.weighted, loglik[:, :-1], loglik[:, -1]),
+        **method.report(experience.weighted, loglik[:, :-2], loglik[:, -2]),
+        **{name: number.cpu() for name, number in seen.numbers.items()},
     }
-    sampled = torch.tensor([member < loglik.shape[1] - 1 for _, member in update.places], dtype=torch.bool)
-    values["entropy"] = seen.entropy.cpu()[sampled]
+    shown = update.roles == (Role.SAMPLE if experience.sampled else Role.REFERENCE)
+    values["entropy"] = seen.entropy.cpu()[shown]
     if seen.kl is not None:
-        values["kl"] = seen.kl.cpu()[sampled]
+        values["kl"] = seen.kl.cpu()[shown]
     totals = {
         "tokens/sampled": sum(len(c.token_ids) for group in experience.groups for c in group.completions),
         "tokens/trained": seen.tokens,
@@ -42,12 +43,15 @@ def step_metrics(
 
 
 def _table(update: Update, values: Tensor) -> Tensor:
-    """(S,) -> (B, G + 1) by place, 0 where nothing was forwarded."""
-    rewards = update.experience.rewards.total
-    table = torch.zeros(len(rewards), rewards.shape[1] + 1, dtype=torch.float64)
+    """(S,) -> (B, G + 2) by place, 0 where nothing was forwarded."""
+    table = torch.zeros_like(update.experience.weighted.weights, dtype=torch.float64)
     for (group, member), value in zip(update.places, values.tolist(), strict=True):
         table[group, member] = value
     return table
+
+
+def _sample_numbers(experience: Experience) -> dict[str, Tensor]:
+    return {**_reward_numbers(experience), **_completion_numbers(experience)}
 
 
 def _reward_numbers(experience: Experience) -> dict[str, Tensor]:
@@ -88,9 +92,6 @@ def _completion_numbers(experience: Experience) -> dict[str, Tensor]:
     return {
         "completion/tokens": torch.tensor([len(c.token_ids) for c in completions], dtype=torch.float64),
         "completion/truncated": torch.tensor([c.truncated for c in completions], dtype=torch.float64),
-        "reference/tokens": torch.tensor(
-            [len(group.item.reference_ids) for group in experience.groups], dtype=torch.float64
-        ),
     }
 
 

@@ -24,8 +24,14 @@ class Speedometer:
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
         self._device, self._dtype = accelerator.device, half or next(model.parameters()).dtype
 
-    def operations(self, update: Update) -> dict[str, float]:
-        """Needed for the rollout and for the update, on this process; what activation checkpointing repeats is not."""
+    def operations(self, update: Update, updates: int = 1, looks: int = 0) -> dict[str, float]:
+        """Needed for the rollout and for the update, on this process; what activation checkpointing repeats is not.
+
+        Args:
+            update: what is learned from.
+            updates: gradients of it.
+            looks: forward passes over it besides.
+        """
         sampled = [
             (len(group.item.prompt_ids), [len(completion.token_ids) for completion in group.completions])
             for group in update.experience.groups
@@ -34,9 +40,10 @@ class Speedometer:
         batch = update.batch
         for prompt, completion, group in zip(batch.prompts, batch.completions, batch.groups, strict=True):
             trained.setdefault(group, (len(prompt), []))[1].append(len(completion))
+        work = Work.of(trained.values())
         return {
-            "flops/rollout": self._cost.forward(Work.of(sampled)),
-            "flops/update": self._cost.update(Work.of(trained.values())),
+            "flops/rollout": self._cost.forward(Work.of(sampled)) if update.experience.sampled else 0.0,
+            "flops/update": updates * self._cost.update(work) + looks * self._cost.forward(work),
         }
 
     def metrics(self, step: Mapping[str, float]) -> dict[str, float]:
@@ -47,8 +54,9 @@ class Speedometer:
         """
         peak = matmul_peak(self._device, self._dtype) * self._processes
         operations = step["flops/rollout"] + step["flops/update"]
+        rollout = step.get("seconds/rollout")
         return {
-            "speed/rollout": step["tokens/sampled"] / step["seconds/rollout"],
+            **({"speed/rollout": step["tokens/sampled"] / rollout} if rollout else {}),
             "speed/update": step["tokens/trained"] / step["seconds/update"],
             "speed/utilisation": operations / (peak * step["seconds/step"]),
         }

@@ -4,14 +4,13 @@ Checkpoints, resume, mixed precision, data parallelism, callbacks and `report_to
 Left out: models split over processes (FSDP, DeepSpeed stage 3), which sampling does not support yet.
 """
 
-import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
@@ -19,25 +18,17 @@ from grao.config.recipe import GRAOConfig, total_steps
 from grao.data import EncodedSet, Example, encode_examples, end_token_id, examples_from_dataset
 from grao.errors import InputError
 from grao.groups import reward_groups, sample_groups
-from grao.methods import GRAO
-from grao.models import (
-    Routers,
-    engine_for,
-    likeliest_stop,
-    load_model,
-    load_tokenizer,
-    stop_token_ids,
-    transformers_model,
-)
-from grao.models.memory import Budget
+from grao.methods import make_method
+from grao.models import likeliest_stop, load_model, load_tokenizer, stop_token_ids
 from grao.rewards import Mix, Reward, as_mix
 from grao.rollouts import HuggingFaceGenerator, Sampling, draw_key
-from grao.training.accumulate import Seen, accumulate_gradient
-from grao.training.arguments import check_settings, fitting, training_arguments
+from grao.training.arguments import check_needs, check_settings, fitting, training_arguments
 from grao.training.callbacks import MetricsCallback, WatchCallback
+from grao.training.critic import without_head
 from grao.training.experience import ExperienceSource, Update
+from grao.training.kl_control import KLControl
+from grao.training.learner import Learner, together
 from grao.training.metrics import step_metrics
-from grao.training.speed import Speedometer
 from grao.training.watch import Watch
 
 Rows = Sequence[Example] | Sequence[Mapping[str, Any]]
@@ -79,6 +70,7 @@ class GRAOTrainer(Trainer):
         watch: Watch | None = None,
     ) -> None:
         self.config, self.rewards, self.watch = args, as_mix(reward_funcs), watch
+        self.method = make_method(args.method)
         policy = load_model(model) if isinstance(model, str) else model
         policy = get_peft_model(policy, peft_config) if peft_config else policy
         self.tokenizer = processing_class or load_tokenizer(policy.config._name_or_path)
@@ -86,7 +78,8 @@ class GRAOTrainer(Trainer):
 
         examples = _examples(train_dataset, args)
         self.stop_ids, self.end_id = self._endings(policy, examples)
-        self.train_items = self._encode(examples, policy)
+        check_needs(self.method, args.method.name, examples, watch is not None)
+        self.train_items = self._encode(examples, policy, self.method.needs.rejected)
         self.eval_items = self._encode(_examples(eval_dataset, args), policy) if eval_dataset is not None else None
         steps = total_steps(args.training, len(self.train_items.items))
         arguments = training_arguments(args, steps)
@@ -106,21 +99,16 @@ class GRAOTrainer(Trainer):
         except ValueError as error:
             raise InputError(f"training.trainer: {' '.join(str(error).split())}") from error
         check_settings(args.training, self.accelerator, policy)
-        self.engine = engine_for(policy, self.pad_id)
-        self._routers = Routers.of(transformers_model(policy)) if args.training.router_loss else None
-        alone = self.accelerator.num_processes == 1
-        self._token_budget = Budget("training.token_budget", args.training.token_budget, alone)
-        self._speedometer = Speedometer(policy, self.accelerator)
-        copied = args.training.measure_kl and not isinstance(policy, PeftModel)
-        self._frozen = copy.deepcopy(policy).requires_grad_(False).eval() if copied else None
+        self.learner = Learner(policy, self.method, args.training, self.accelerator, self.pad_id)
+        self._kl_control = KLControl(self.method, args.output_dir)
         self._steps: list[dict[str, float]] = []
-        rollout, method = args.rollout, args.method
+        rollout, alone = args.rollout, self.accelerator.num_processes == 1
         self.generator = HuggingFaceGenerator(policy, self.stop_ids, self.pad_id, rollout.batch_size, alone)
         self.source = ExperienceSource(
             items=self.train_items.items,
             generator=self.generator,
             rewards=self.rewards,
-            method=GRAO(method.beta, method.lambda_, method.exploration, method.scope, method.sign),
+            method=self.method,
             tokenizer=self.tokenizer,
             sampling=Sampling(rollout.group_size, rollout.temperature, rollout.top_p, rollout.max_new_tokens),
             prompts_per_step=args.training.prompts_per_step,
@@ -133,30 +121,44 @@ class GRAOTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """One optimiser step: experience, then the gradient of its weighted likelihood."""
+        """One batch of prompts: experience, then the gradient of what the method makes of it, once or more."""
         begin, step = time.perf_counter(), inputs["step"] + 1
         update = self.source.update(inputs["step"])
-        model.train()
         sampled = time.perf_counter()
-        seen = self._token_budget.run(lambda tokens: self._accumulate(model, update, tokens))
+        before = self.learner.look(model, update, self._kl_control.method(inputs["step"]))
+        seen = [self.learner.gradient(model, update, before)]
+        for _ in range(self.method.needs.updates - 1):
+            self._optimise(model)
+            seen.append(self.learner.gradient(model, update, before))
         watched = self.watch.numbers(update.experience) if self.watch and self.watch.due(step) else {}
-        more = {**self._speedometer.operations(update), **watched}
-        metrics = step_metrics(update, seen, self.source.method, self.accelerator, more)
+        more = {**self.learner.operations(update), **watched}
+        metrics = step_metrics(update, together(seen), self.method, self.accelerator, more)
         if self.watch and watched:
             metrics |= self.watch.look(step, metrics)
+        metrics |= self._kl_control.steer(before, update.batch.lengths()[1], self.accelerator)
         metrics |= {f"seconds/{phase}": spent for phase, spent in update.experience.seconds.items()}
         end = time.perf_counter()
         metrics |= {"seconds/update": end - sampled, "seconds/step": end - begin}
-        self._steps.append(metrics | self._speedometer.metrics(metrics))
-        return seen.loss
+        self._steps.append(metrics | self.learner.speed(metrics))
+        return seen[0].loss
 
-    def _accumulate(self, model: nn.Module, update: Update, token_budget: int) -> Seen:
-        model.zero_grad()  # what an attempt that ran out of memory left
-        training = self.config.training
-        start = self._starting_model if training.measure_kl else None
-        return accumulate_gradient(
-            model, update, self.accelerator, self.engine, token_budget, start, self._routers, training.router_loss
-        )
+    def _optimise(self, model: nn.Module) -> None:
+        """An optimiser step between two updates on the same samples; transformers makes the last one."""
+        if self.args.max_grad_norm > 0:
+            self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+        cast(Optimizer, self.optimizer).step()
+
+    def time_update(self, update: Update) -> float:
+        """Seconds for the gradient of an update, which is thrown away: no weight moves, nothing is logged."""
+        if self.args.gradient_checkpointing:
+            policy = cast(PreTrainedModel, self.model)
+            policy.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+        model = self.accelerator.prepare_model(self.model)
+        begin = time.perf_counter()
+        self.learner.gradient(model, update, self.learner.look(model, update, self.method)).loss.item()
+        seconds = time.perf_counter() - begin
+        model.zero_grad()
+        return seconds
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Step numbers: every process gets all of them and takes its share of the step's prompts."""
@@ -203,9 +205,9 @@ class GRAOTrainer(Trainer):
         """Weights, optimiser and state as they are after the last complete step."""
         self._save_checkpoint(self.model_wrapped, trial=None)
 
-    def _encode(self, examples: Sequence[Example], policy: nn.Module) -> EncodedSet:
-        data = self.config.data
-        encoded = encode_examples(examples, self.tokenizer, self.end_id, data.max_prompt_tokens, data.long_prompts)
+    def _encode(self, examples: Sequence[Example], policy: nn.Module, with_rejected: bool = False) -> EncodedSet:
+        data, tokens = self.config.data, self.config.data.max_prompt_tokens
+        encoded = encode_examples(examples, self.tokenizer, self.end_id, tokens, data.long_prompts, with_rejected)
         return fitting(self.config, policy, encoded)
 
     def _endings(self, policy: PreTrainedModel | PeftModel, examples: Sequence[Example]) -> tuple[tuple[int, ...], int]:
@@ -220,16 +222,18 @@ class GRAOTrainer(Trainer):
         end = end_token_id(self.tokenizer, likely, self.config.end_token)
         return tuple(dict.fromkeys((*stops, end))), end
 
-    @contextmanager
-    def _starting_model(self) -> Iterator[nn.Module]:
-        """The model before training: a frozen copy, or the model with its adapter off."""
-        with self.accelerator.autocast():
-            if self._frozen is not None:
-                yield self._frozen
-            else:
-                policy = self.accelerator.unwrap_model(self.model)
-                with policy.disable_adapter():
-                    yield policy
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The policy as a plain language model, and its critic beside it."""
+        critic = self.learner.critic
+        if critic is not None:
+            critic.save(output_dir or str(self.args.output_dir))
+            state_dict = without_head(state_dict or self.accelerator.unwrap_model(self.model).state_dict())
+        super()._save(output_dir, state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.learner.critic is not None:
+            self.learner.critic.load(resume_from_checkpoint)
 
 
 def _examples(rows: Rows, config: GRAOConfig) -> list[Example]:

@@ -1,0 +1,103 @@
+"""The section `method`: which method, and its own settings. Each class has the fields of the method of that name."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+from pydantic.dataclasses import dataclass
+
+from grao.config.basics import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(config=STRICT, frozen=True)
+class GRAOMethodConfig:
+    """GRAO's coefficients (paper, eq. 3 and 4)."""
+
+    name: Literal["grao"] = "grao"
+    """The method."""
+    beta: NonNegativeFloat = 0.5
+    """Weight of imitation."""
+    lambda_: Annotated[float, Field(ge=0, allow_inf_nan=False, alias="lambda")] = 0.6
+    """Weight of the alignment regulariser."""
+    exploration: NonNegativeFloat = 1.0
+    """Weight of exploration; 1 in the paper."""
+    scope: Literal["joint", "samples"] = "joint"
+    """Normalise over samples and reference together, or over the samples alone."""
+    sign: Literal["signed", "positive"] = "signed"
+    """`signed` is eq. 3; `positive` never pushes the reference down."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class SFTMethodConfig:
+    """Imitation of the references; nothing is sampled."""
+
+    name: Literal["sft"] = "sft"
+    """The method."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class DPOMethodConfig:
+    """References above rejected answers (arXiv 2305.18290); needs `data.rejected`, nothing is sampled."""
+
+    name: Literal["dpo"] = "dpo"
+    """The method."""
+    beta: PositiveFloat = 0.1
+    """How sharply margins count; the smaller, the further the policy may go from where it began."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class GRPOMethodConfig:
+    """Samples against each other (arXiv 2402.03300)."""
+
+    name: Literal["grpo"] = "grpo"
+    """The method."""
+    clip: PositiveFloat = 0.2
+    """Half-width of the interval in which a probability ratio counts."""
+    kl: NonNegativeFloat = 0.04
+    """Weight of the KL divergence to the model before training."""
+    updates: PositiveInt = 1
+    """Optimiser steps on one batch of samples."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class PPOMethodConfig:
+    """Samples against a critic's expectation (arXiv 1707.06347, 2203.02155)."""
+
+    name: Literal["ppo"] = "ppo"
+    """The method."""
+    clip: PositiveFloat = 0.2
+    """Half-width of the interval in which a probability ratio counts."""
+    value_clip: PositiveFloat = 0.2
+    """How far a value may move in one batch of samples."""
+    value: NonNegativeFloat = 0.1
+    """Weight of the value loss."""
+    kl: NonNegativeFloat = 0.05
+    """Penalty for each nat of distance from the model before training."""
+    kl_target: PositiveFloat | None = None
+    """KL divergence of a sample, in nats, that the penalty is steered to; by default it is fixed."""
+    discount: Share = 1.0
+    """gamma."""
+    trace: Share = 0.95
+    """lambda of generalised advantage estimation."""
+    updates: PositiveInt = 4
+    """Optimiser steps on one batch of samples."""
+
+
+def _named(section: Any) -> str | None:
+    """The method's name; GRAO where none is given."""
+    if isinstance(section, dict):
+        name = section.get("name", "grao")
+        return name if isinstance(name, str) else None
+    return getattr(section, "name", None)
+
+
+MethodConfig = Annotated[
+    Annotated[GRAOMethodConfig, Tag("grao")]
+    | Annotated[SFTMethodConfig, Tag("sft")]
+    | Annotated[DPOMethodConfig, Tag("dpo")]
+    | Annotated[GRPOMethodConfig, Tag("grpo")]
+    | Annotated[PPOMethodConfig, Tag("ppo")],
+    Discriminator(_named),
+]
+"""One of them, told apart by its name."""
