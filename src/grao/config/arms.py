@@ -23,6 +23,7 @@ from grao.errors import InputError
 Settings = tuple[tuple[str, str], ...]
 
 SANDBOX: Settings = (
+    ("data.rejected", "rejected"),
     ("rewards.0.function", "grao.sandbox.judge:gold"),
     ("rewards.0.relative", "sign"),
     ("rollout.max_new_tokens", "40"),

@@ -5,6 +5,7 @@ again. The tests likewise. The order of records does not matter.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,8 @@ def arm_result(records: Sequence[CellRecord], confidence: float) -> ArmResult:
     runs = sorted(records, key=lambda record: record.key.seed)
     outcomes = _finished(runs)
     band = curve_band(runs, confidence)
-    falls = [share_falling([point.ras for point in run.curve]) for run in runs]
-    known_falls = [fall for fall in falls if fall is not None and len(band.points) > 2]
+    falls = [share_falling([point.ras for point in run.curve]) for run in runs if len(run.curve) > 2]
+    known_falls = [fall for fall in falls if fall is not None]
     return ArmResult(
         arm=runs[0].key.arm,
         learning_rate=runs[0].key.learning_rate,
@@ -70,7 +71,7 @@ def comparisons(arms: Mapping[str, Sequence[CellRecord]], main: str, confidence:
             arm=main,
             other=other,
             seeds=seeds,
-            difference=Measured(paired_difference(one, two, confidence), _seeds(_by_seed(one - two), confidence)),
+            difference=Measured(paired_difference(one, two, confidence), _seeds(_by_seed(one - two), -1.0, confidence)),
             relative_ras=_relative(one, two),
             p_prompts=p_prompts[other],
             p_prompts_corrected=corrected_prompts[other],
@@ -113,19 +114,23 @@ def _not_lost(outcomes: Letters) -> npt.NDArray[np.float64]:
 
 
 def _share(table: Table, confidence: float) -> Measured:
-    return Measured(clustered_share(table, confidence), _seeds(_by_seed(table), confidence))
+    return Measured(clustered_share(table, confidence), _seeds(_by_seed(table), 0.0, confidence))
 
 
 def _net(table: Table, confidence: float) -> Measured:
-    return Measured(clustered_net_share(table, confidence), _seeds(_by_seed(table), confidence))
+    return Measured(clustered_net_share(table, confidence), _seeds(_by_seed(table), -1.0, confidence))
 
 
 def _by_seed(table: Table) -> list[float]:
     return [float(value) for value in np.nanmean(table, axis=0)]
 
 
-def _seeds(values: Sequence[float], confidence: float) -> Estimate | None:
-    return over_seeds(values, confidence) if len(values) > 1 else None
+def _seeds(values: Sequence[float], least: float, confidence: float) -> Estimate | None:
+    """Student's t over seeds, cut to the possible values from `least` to 1."""
+    if len(values) < 2:
+        return None
+    wide = over_seeds(values, confidence)
+    return replace(wide, low=max(wide.low, least), high=min(wide.high, 1.0))
 
 
 def _paired(main: Sequence[CellRecord], other: Sequence[CellRecord]) -> tuple[Table, Table, list[int]]:

@@ -137,6 +137,8 @@ class StudyResult:
     curves: list[Band]
     candidates: list[Candidate] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    """Arms without any finished run."""
     versions: list[dict[str, str]] = field(default_factory=list)
     """Those that the runs were made with, each once."""
 

@@ -74,7 +74,7 @@ def study_measures(result: StudyResult) -> list[StudyMeasure]:
 def comparison_grid(result: StudyResult) -> Grid:
     """The main arm against each other one."""
     sure = level(result.confidence)
-    headings = ["against", "RAS more", f"{sure} over prompts", "p", f"{sure} over seeds", "p", "relative"]
+    headings = ["against", "RAS", f"{sure} over prompts", "p", f"{sure} over seeds", "p", "relative"]
     rows = [
         [
             one.other,
@@ -92,14 +92,14 @@ def comparison_grid(result: StudyResult) -> Grid:
 
 def cost_grid(result: StudyResult) -> Grid:
     """What a run of each arm took, on average."""
-    headings = ["arm", "rate", "steps", "reward calls", "tokens trained", "training", "sampling", "rewards", "update"]
+    headings = ["arm", "rate", "steps", "calls", "tokens", "training", "sampling", "rewards", "update"]
     rows = []
     for arm in result.arms:
         cost = arm.cost
         phases = (duration(cost.seconds[phase]) for phase in ("training", "rollout", "reward", "update"))
         counts = (f"{round(count):,}" for count in (cost.steps, cost.reward_calls, cost.tokens_trained))
         rows.append([arm.arm, number(arm.learning_rate), *counts, *phases])
-    return Grid("A run of each arm, mean over seeds", headings, rows)
+    return Grid("A run of each arm: learning rate, rewards asked for, tokens trained on, time", headings, rows)
 
 
 def dynamics_grid(result: StudyResult) -> Grid | None:
@@ -114,8 +114,10 @@ def dynamics_grid(result: StudyResult) -> Grid | None:
         for arm in result.arms
         if arm.falling is not None
     ]
-    headings = ["arm", "reward calls to 95 % of best", "steps to it", "evaluations that fall"]
-    return Grid("How soon each arm is near its own best, and how steadily", headings, rows) if rows else None
+    headings = ["arm", "reward calls", "steps", "evaluations that fall"]
+    return (
+        Grid("How soon each arm reaches 95 % of its own best RAS, and how steadily", headings, rows) if rows else None
+    )
 
 
 def selection_grid(result: StudyResult) -> Grid | None:

@@ -109,6 +109,8 @@ def _findings(result: StudyResult, p: Callable[[Comparison], float | None]) -> s
 def _notes(result: StudyResult) -> Iterator[str]:
     for failure in result.failures:
         yield f"The run {failure.cell} failed: {failure.error}"
+    for name in result.absent:
+        yield f"{name} is missing: no run of it came to its end."
     for arm in result.arms:
         if len(arm.seeds) < result.seeds:
             yield f"{arm.arm} has {len(arm.seeds)} of {result.seeds} seeds; comparisons use those that both arms have."

@@ -2,7 +2,8 @@
 
 A record counts if it was made with the settings that its run has now. So a study may be stopped at any point, done in
 pieces, and extended by arms and seeds; a changed setting repeats the runs that it concerns and no others. A field that
-the recipe has only learnt since counts as its default. Not seen: changes in the code of a reward.
+the recipe has only learnt since counts as its default. A reward in a Python file
+counts by that file's content. Not seen: changes in the code of any other reward.
 """
 
 import hashlib
@@ -22,6 +23,8 @@ from grao.studies.cell import Cell
 
 _PLACES = (("output",), ("model", "path"), ("data", "path"), ("data", "test_path"))
 """Fields of a recipe that say where something lies; what lies there is compared instead."""
+_MEMORY = (("rollout", "batch_size"), ("training", "token_budget"))
+"""Fields that change no result."""
 _SPLIT_SEED = 0
 """Of what is held out: one choice for all seeds, so that they are evaluated on the same prompts."""
 
@@ -115,7 +118,7 @@ def _cell(study: Study, arm: Arm, key: Key, material: Material) -> Cell:
 def _settings(study: Study, recipe: Recipe, split: Split, model: str) -> dict[str, Any]:
     """All that decides the result of a run, and what its record holds besides."""
     tree = ADAPTER.dump_python(recipe, mode="json", by_alias=True)
-    fields = {".".join(at): value for at, value in _leaves(tree, ()) if at not in _PLACES}
+    fields = {".".join(at): _content(at, value) for at, value in _leaves(tree, ()) if at not in (*_PLACES, *_MEMORY)}
     return {
         **fields,
         "study.model": model,
@@ -124,6 +127,13 @@ def _settings(study: Study, recipe: Recipe, split: Split, model: str) -> dict[st
         "study.evaluate_every": study.evaluate_every,
         "study.seconds": study.budget.seconds,
     }
+
+
+def _content(at: tuple[str, ...], value: Any) -> Any:
+    """Of a reward in a Python file, the name of the file and a digest in place of where it lies."""
+    file, _, name = value.rpartition(":") if at[-1:] == ("function",) and isinstance(value, str) else ("", "", "")
+    path = Path(file)
+    return f"{path.name}:{name} {_digest([path])}" if path.suffix == ".py" and path.is_file() else value
 
 
 def _leaves(value: Any, at: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

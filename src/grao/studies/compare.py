@@ -12,6 +12,7 @@ failed is recorded with its error, stands in the result as failed, and is tried 
 """
 
 import errno
+import gc
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -120,6 +121,7 @@ def study_result(
         curves=[curve_band(records, confidence) for records in by_arm.values()],
         candidates=list(choices),
         failures=failures,
+        absent=[arm for arm in study.arms if arm not in by_arm],
         versions=[dict(one) for one in dict.fromkeys(tuple(record.versions.items()) for record in finished)],
     )
 
@@ -142,7 +144,11 @@ class _Runner:
         known = [self._known(cell) for cell in cells]
         for record in known:
             self._count(record)
-        return [record or self._fresh(cell) for cell, record in zip(cells, known, strict=True)]
+        gc.freeze()  # what is loaded by now stays, so that clearing up after each run is quick
+        try:
+            return [record or self._fresh(cell) for cell, record in zip(cells, known, strict=True)]
+        finally:
+            gc.unfreeze()
 
     def _known(self, cell: Cell) -> CellRecord | None:
         record = read_cell(self.output, cell.key)
@@ -151,21 +157,25 @@ class _Runner:
         return record
 
     def _fresh(self, cell: Cell) -> CellRecord:
-        left = sum(self.spent) / len(self.spent) * (self.total - self.done) if self.spent else None
         title = f"{self.done + 1}/{self.total} {cell.key.words}"
-        with self.screen.cell(title, left) as progress:
+        with self.screen.cell(title, self._left()) as progress:
             try:
                 record = run_cell(cell, self.output / "work" / "before", progress)
-            except RewardUnavailableError:
-                raise
+            except RewardUnavailableError as error:
+                raise RewardUnavailableError(f"{error}; finished runs are kept, the same command goes on") from error
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in _DISK:
                     raise
                 record = self._failed(cell, error)
         write_cell(self.output, record)
         self._count(record)
-        self.screen.say(f"{title}: {_summary(record)}")
+        left = self._left()
+        self.screen.say(f"{title}: {_summary(record)}{f'; about {duration(left)} left' if left else ''}")
         return record
+
+    def _left(self) -> float | None:
+        """Seconds to the end, if any run was ever timed."""
+        return sum(self.spent) / len(self.spent) * (self.total - self.done) if self.spent else None
 
     def _failed(self, cell: Cell, error: Exception) -> CellRecord:
         """The record of a run that failed; the traceback of what is no user's mistake stays in the scratch folder."""
