@@ -133,7 +133,7 @@ def test_what_a_study_leaves_behind(place: Path) -> None:
     assert sorted(path.stem for path in (folder / "cells").iterdir()) == [
         "grao-final-lr0.01-seed0", "grao-final-lr0.01-seed1", "soft-final-lr0.01-seed0", "soft-final-lr0.01-seed1",
     ]  # fmt: skip
-    assert [path.name for path in (folder / "work").iterdir()] == ["before"]
+    assert sorted(path.name for path in (folder / "work").iterdir()) == [".gitignore", "before"]
     assert read_study(folder) == result
     assert load_config(Study, folder / "study.yaml") == study(("evaluate_every", "2"))
     assert [arm.seeds for arm in result.arms] == [[0, 1], [0, 1]]
@@ -150,8 +150,10 @@ def test_what_a_study_leaves_behind(place: Path) -> None:
     assert (folder / "cells" / "grao-final-lr0.01-seed0.json").stat().st_size < 5_000
 
 
-def test_arms_that_do_not_differ_come_to_the_same(place: Path) -> None:
-    result = run_study(study(("arms.soft", "{method: {beta: 0.5}}"), ("seeds", "[3]")), Screen())
+@pytest.mark.parametrize("lora", ["null", "{rank: 4, dropout: 0.1}"])
+def test_arms_that_do_not_differ_come_to_the_same(place: Path, lora: str) -> None:
+    same = study(("arms.soft", "{method: {beta: 0.5}}"), ("seeds", "[3]"), ("base.model.lora", lora))
+    result = run_study(same, Screen())
     one, other = (replace(arm, arm="", cost=replace(arm.cost, seconds={})) for arm in result.arms)
     assert one == other
     assert result.comparisons[0].difference.over_prompts.value == 0
@@ -339,6 +341,17 @@ def test_the_command(place: Path, capsys) -> None:
     assert "1/2 grao, learning rate 0.01, seed 4" in shown
     assert "study-quick/study.html" in shown
     assert (place / "study-quick" / "study.csv").read_text().count("\n") == 3
+    page = (place / "study-quick" / "study.html").read_text()
+    (place / "study-quick" / "study.html").unlink()
+    assert main(["report", "study-quick"]) == 0
+    assert "RAS, strict wins" in capsys.readouterr().out
+    assert (place / "study-quick" / "study.html").read_text() == page
+
+
+def test_several_processes_are_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="runs in one process"):
+        run_study(study(), Screen())
 
 
 @pytest.mark.parametrize(

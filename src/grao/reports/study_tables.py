@@ -12,7 +12,7 @@ from rich.text import Text
 from grao.records.evaluation import Estimate
 from grao.records.study import ArmResult, Measured, StudyResult
 from grao.reports.study_words import p_value, points, relative
-from grao.reports.words import duration, interval, level, number, share
+from grao.reports.words import interval, level, number, share
 
 BEFORE = "before training"
 
@@ -74,11 +74,11 @@ def study_measures(result: StudyResult) -> list[StudyMeasure]:
 def comparison_grid(result: StudyResult) -> Grid:
     """The main arm against each other one."""
     sure = level(result.confidence)
-    headings = ["against", "RAS", f"{sure} over prompts", "p", f"{sure} over seeds", "p", "relative"]
+    headings = ["against", "points", f"{sure} over prompts", "p", f"{sure} over seeds", "p", "relative"]
     rows = [
         [
             one.other,
-            points(one.difference.over_prompts.value, result.prompts),
+            points(one.difference.over_prompts.value, result.prompts).removesuffix(" points"),
             interval(one.difference.over_prompts, signed=True),
             p_value(one.p_prompts_corrected),
             _over_seeds(one.difference, signed=True),
@@ -87,19 +87,21 @@ def comparison_grid(result: StudyResult) -> Grid:
         ]
         for one in result.comparisons
     ]
-    return Grid(f"{result.main} against the others; p after Holm's correction", headings, rows)
+    return Grid(f"RAS of {result.main} less that of each other arm; p after Holm's correction", headings, rows)
 
 
 def cost_grid(result: StudyResult) -> Grid:
     """What a run of each arm took, on average."""
-    headings = ["arm", "rate", "steps", "calls", "tokens", "training", "sampling", "rewards", "update"]
+    headings = ["arm", "rate", "steps", "calls", "tokens", "seconds", "sampling", "reward", "update"]
     rows = []
     for arm in result.arms:
         cost = arm.cost
-        phases = (duration(cost.seconds[phase]) for phase in ("training", "rollout", "reward", "update"))
+        phases = (f"{cost.seconds[phase]:,.1f}" for phase in ("training", "rollout", "reward", "update"))
         counts = (f"{round(count):,}" for count in (cost.steps, cost.reward_calls, cost.tokens_trained))
         rows.append([arm.arm, number(arm.learning_rate), *counts, *phases])
-    return Grid("A run of each arm: learning rate, rewards asked for, tokens trained on, time", headings, rows)
+    return Grid(
+        "One run: learning rate, reward calls, tokens trained on, seconds in all and of each phase", headings, rows
+    )
 
 
 def dynamics_grid(result: StudyResult) -> Grid | None:
@@ -204,7 +206,14 @@ def _over_seeds(measured: Measured, signed: bool) -> str:
 
 
 def _table(grid: Grid) -> Table:
-    table = Table(title=Text(grid.title), title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(
+        title=Text(grid.title),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for place, heading in enumerate(grid.headings):
         table.add_column(heading, justify="right" if place else "left", overflow="fold")
     for row in grid.rows:

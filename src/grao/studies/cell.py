@@ -3,7 +3,6 @@
 Leaner than `grao train`: no checkpoints, no page, and the model before training is evaluated once for all arms.
 """
 
-import gc
 import hashlib
 import json
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from grao.config import Recipe
 from grao.data import fingerprint
@@ -67,6 +66,7 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
     started, begin = now(), time.perf_counter()
     scratch = cell.recipe.output
     shutil.rmtree(scratch, ignore_errors=True)
+    set_seed(cell.recipe.seed)  # what an adapter starts with must not depend on earlier runs
     ready = prepare(cell.recipe, cell.split)
     trainer = ready.trainer
     trainer.source.rewards = counted = _CountedMix(trainer.rewards.objectives)
@@ -81,8 +81,6 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
     compared = compare_answers(held_out(ready), after, before, trainer.rewards) if before else []
     cost = _cost(scratch, observer, time.perf_counter() - begin)
     shutil.rmtree(scratch, ignore_errors=True)
-    del ready, trainer
-    gc.collect()
     return CellRecord(
         key=cell.key,
         settings=cell.settings,

@@ -13,6 +13,7 @@ failed is recorded with its error, stands in the result as failed, and is tried 
 
 import errno
 import gc
+import os
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -59,7 +60,8 @@ def run_study(study: Study, screen: StudyScreen, retry: bool = False) -> StudyRe
     arms = study_arms(study, _world(study, screen))
     material = Material(study)
     _check_held_out(arms, material)
-    study.output.mkdir(parents=True, exist_ok=True)
+    (study.output / "work").mkdir(parents=True, exist_ok=True)
+    replace_text(study.output / "work" / ".gitignore", "*\n")
     replace_text(study.output / "study.yaml", dump_recipe(study))
 
     selecting = selection_cells(study, arms, material)
@@ -168,6 +170,7 @@ class _Runner:
                     raise
                 record = self._failed(cell, error)
         write_cell(self.output, record)
+        gc.collect()  # a trainer refers to itself; its weights must be gone before the next one comes
         self._count(record)
         left = self._left()
         self.screen.say(f"{title}: {_summary(record)}{f'; about {duration(left)} left' if left else ''}")
@@ -208,11 +211,13 @@ def _middle(study: Study, arm: str) -> list[float]:
 
 
 def _claim(folder: Path) -> None:
-    """Makes sure that the folder is new, or a study's.
+    """Makes sure that the folder is new, or a study's, and ours alone.
 
     Raises:
-        InputError: if it holds a run, or cannot be written.
+        InputError: if it holds a run, or cannot be written, or there are several processes.
     """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError("grao compare runs in one process; start it without `accelerate launch`")
     if (folder / "manifest.json").exists():
         raise InputError(f"output: {folder} holds a run of `grao train`; choose another folder for the study")
     check_writable(folder)
