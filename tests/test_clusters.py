@@ -209,3 +209,25 @@ def test_coverage_over_prompts(share: float, runs: int, correlation: float) -> N
     covered = np.mean([e.low <= share <= e.high for e in estimates])
     assert covered >= 0.92
     assert share < 0.2 or covered <= 0.97
+
+
+@pytest.mark.parametrize(("first", "second", "correlation"), [(0.02, 0.01, 0.3), (0.5, 0.3, 0.6)])
+def test_coverage_of_a_paired_difference(first: float, second: float, correlation: float) -> None:
+    estimates = [
+        paired_difference(drawn(100, 3, first, correlation, seed), drawn(100, 3, second, correlation, seed + 10_000))
+        for seed in range(1000)
+    ]
+    covered = np.mean([e.low <= first - second <= e.high for e in estimates])
+    assert covered >= 0.92
+    assert second < 0.2 or covered <= 0.97
+
+
+@pytest.mark.parametrize("runs", [2, 3, 8])
+@pytest.mark.parametrize(("share", "spread"), [(0.005, 0.0), (0.1, 0.05), (0.4, 0.0)])
+def test_coverage_over_seeds(share: float, spread: float, runs: int) -> None:
+    rng = np.random.default_rng(0)
+    own = np.clip(rng.normal(share, spread, (1000, runs)), 0, 1)
+    estimates = [share_over_seeds((rng.random((100, runs)) < chances).astype(float)) for chances in own]
+    covered = np.mean([e.low <= share <= e.high for e in estimates])
+    assert covered >= 0.92
+    assert share < 0.2 or covered <= 0.97
