@@ -9,8 +9,17 @@ from scipy.special import stdtrit
 from scipy.stats import ttest_1samp
 
 from grao.errors import InputError
-from grao.evaluation.clusters import clustered_net_share, clustered_share, over_seeds, paired_difference
-from grao.evaluation.intervals import net_share, proportion
+from grao.evaluation.clusters import (
+    ENOUGH,
+    clustered_net_share,
+    clustered_share,
+    difference_over_seeds,
+    net_share_over_seeds,
+    over_seeds,
+    paired_difference,
+    share_over_seeds,
+)
+from grao.evaluation.intervals import net_share, proportion, share_limits
 from grao.records.evaluation import Estimate
 
 Z = 1.959963984540054
@@ -23,8 +32,8 @@ def limits(estimate: Estimate) -> tuple[float, float, float]:
 def drawn(n: int, runs: int, share: float, correlation: float, seed: int = 0) -> np.ndarray:
     """Outcomes whose chance of success differs between prompts (beta), correlated as told within a prompt."""
     rng = np.random.default_rng(seed)
-    spread = 1 / correlation - 1
-    chance = rng.beta(share * spread, (1 - share) * spread, n) if correlation else np.full(n, share)
+    spread = 1 / max(correlation, 1e-6) - 1
+    chance = rng.beta(share * spread, (1 - share) * spread, n)
     return (rng.random((n, runs)) < chance[:, None]).astype(float)
 
 
@@ -137,6 +146,46 @@ def test_over_seeds_is_students_interval() -> None:
     assert estimate.n == 4
 
 
+def test_few_prompts_that_fail_once_are_taken_for_more() -> None:
+    # One success of 8 answers to one of 100 prompts. Distances of the prompts' sums: 0.99, and 99 times -0.01, so the
+    # design effect is 0.99 * (100 / 99) / (800 * 1 / 800 * 799 / 800) = 1 / 0.99875; it is trusted a 20th, 8 the rest.
+    table = np.zeros((100, 8))
+    table[3, 5] = 1
+    effect = 0.05 / 0.99875 * (float(stdtrit(99, 0.975)) / Z) ** 2 + 0.95 * 8
+    x, n = 1 / effect, 800 / effect
+    high = (x + Z * Z / 2 + Z * math.sqrt(x * (n - x) / n + Z * Z / 4)) / (n + Z * Z)
+    assert clustered_share(table).high == pytest.approx(high)
+    assert high > proportion(0, 100).high
+
+
+def test_enough_prompts_are_taken_as_they_are() -> None:
+    table = np.zeros((400, 8))
+    table[np.arange(ENOUGH), 0] = 1
+    scale = 1 / (float(stdtrit(399, 0.975)) / Z) ** 2
+    assert clustered_share(table).high == pytest.approx(share_limits(scale * 20, scale * 3180)[1])
+
+
+def test_over_seeds_takes_the_means_of_runs() -> None:
+    table, other = drawn(50, 4, 0.4, 0.2), drawn(50, 4, 0.5, 0.2, seed=3)
+    assert share_over_seeds(table) == over_seeds(table.mean(axis=0).tolist())
+    assert difference_over_seeds(table, other) == over_seeds((table - other).mean(axis=0).tolist())
+    assert net_share_over_seeds(table - other) == difference_over_seeds(table, other)
+    table[0, 0], table[1, 2] = np.nan, np.nan
+    assert share_over_seeds(table) == over_seeds(np.nanmean(table, axis=0).tolist())
+    gone = np.concatenate([table, np.full((50, 1), np.nan)], axis=1)
+    assert share_over_seeds(gone) == share_over_seeds(table)
+
+
+def test_seeds_that_agree_on_rare_events_leave_room() -> None:
+    # No success in 3 runs of 100 prompts: no spread, yet as far as Wilson's limit of 0 of 300. One run says nothing.
+    assert share_over_seeds(np.zeros((100, 3))).high == pytest.approx(proportion(0, 300).high)
+    assert net_share_over_seeds(np.zeros((100, 3))).low == pytest.approx(net_share(0, 0, 300).low)
+    assert share_over_seeds(np.zeros((100, 1))).high == 0
+    often = np.zeros((100, 3))
+    often[:7] = 1  # 21 successes: enough
+    assert share_over_seeds(often).high == pytest.approx(0.07)
+
+
 @pytest.mark.parametrize("interval", [clustered_share, clustered_net_share, lambda x: paired_difference(x, x)])
 def test_nothing_known_is_refused(interval: Callable[[object], Estimate]) -> None:
     with pytest.raises(InputError, match="all outcomes are missing"):
@@ -157,6 +206,28 @@ def test_other_tables_are_refused() -> None:
 @pytest.mark.parametrize(("share", "runs", "correlation"), [(0.03, 3, 0.6), (0.2, 8, 0.3), (0.5, 3, 0.0)])
 def test_coverage_over_prompts(share: float, runs: int, correlation: float) -> None:
     estimates = [clustered_share(drawn(100, runs, share, correlation, seed)) for seed in range(1500)]
+    covered = np.mean([e.low <= share <= e.high for e in estimates])
+    assert covered >= 0.92
+    assert share < 0.2 or covered <= 0.97
+
+
+@pytest.mark.parametrize(("first", "second", "correlation"), [(0.02, 0.01, 0.3), (0.5, 0.3, 0.6)])
+def test_coverage_of_a_paired_difference(first: float, second: float, correlation: float) -> None:
+    estimates = [
+        paired_difference(drawn(100, 3, first, correlation, seed), drawn(100, 3, second, correlation, seed + 10_000))
+        for seed in range(1000)
+    ]
+    covered = np.mean([e.low <= first - second <= e.high for e in estimates])
+    assert covered >= 0.92
+    assert second < 0.2 or covered <= 0.97
+
+
+@pytest.mark.parametrize("runs", [2, 3, 8])
+@pytest.mark.parametrize(("share", "spread"), [(0.005, 0.0), (0.1, 0.05), (0.4, 0.0)])
+def test_coverage_over_seeds(share: float, spread: float, runs: int) -> None:
+    rng = np.random.default_rng(0)
+    own = np.clip(rng.normal(share, spread, (1000, runs)), 0, 1)
+    estimates = [share_over_seeds((rng.random((100, runs)) < chances).astype(float)) for chances in own]
     covered = np.mean([e.low <= share <= e.high for e in estimates])
     assert covered >= 0.92
     assert share < 0.2 or covered <= 0.97

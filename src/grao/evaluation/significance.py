@@ -61,7 +61,7 @@ def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
     values = np.asarray(differences, dtype=float)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"expected at least one finite difference, got {differences!r}")
-    if not values.any():
+    if len(values) == 1 or not values.any():
         return 1.0
     test = permutation_test(
         (values,),
