@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from grao.errors import InputError
-from grao.evaluation.clusters import clustered_net_share, clustered_share, over_seeds, paired_difference
+from grao.evaluation.clusters import (
+    clustered_net_share,
+    clustered_share,
+    difference_over_seeds,
+    net_share_over_seeds,
+    over_seeds,
+    paired_difference,
+    share_over_seeds,
+)
 from grao.evaluation.dynamics import reach, share_falling
 from grao.evaluation.outcomes import verdicts, wins
 from grao.evaluation.significance import holm, mcnemar, sign_flip
@@ -71,7 +79,7 @@ def comparisons(arms: Mapping[str, Sequence[CellRecord]], main: str, confidence:
             arm=main,
             other=other,
             seeds=seeds,
-            difference=Measured(paired_difference(one, two, confidence), _seeds(_by_seed(one - two), -1.0, confidence)),
+            difference=_difference(one, two, confidence),
             relative_ras=_relative(one, two),
             p_prompts=p_prompts[other],
             p_prompts_corrected=corrected_prompts[other],
@@ -114,23 +122,29 @@ def _not_lost(outcomes: Letters) -> npt.NDArray[np.float64]:
 
 
 def _share(table: Table, confidence: float) -> Measured:
-    return Measured(clustered_share(table, confidence), _seeds(_by_seed(table), 0.0, confidence))
+    return Measured(clustered_share(table, confidence), _seeds(table, share_over_seeds(table, confidence), 0.0))
 
 
 def _net(table: Table, confidence: float) -> Measured:
-    return Measured(clustered_net_share(table, confidence), _seeds(_by_seed(table), -1.0, confidence))
+    return Measured(
+        clustered_net_share(table, confidence), _seeds(table, net_share_over_seeds(table, confidence), -1.0)
+    )
+
+
+def _difference(one: Table, two: Table, confidence: float) -> Measured:
+    over_seeds = _seeds(one, difference_over_seeds(one, two, confidence), -1.0)
+    return Measured(paired_difference(one, two, confidence), over_seeds)
 
 
 def _by_seed(table: Table) -> list[float]:
     return [float(value) for value in np.nanmean(table, axis=0)]
 
 
-def _seeds(values: Sequence[float], least: float, confidence: float) -> Estimate | None:
-    """Student's t over seeds, cut to the possible values from `least` to 1."""
-    if len(values) < 2:
+def _seeds(table: Table, estimate: Estimate, least: float) -> Estimate | None:
+    """The estimate over seeds, cut to the possible values from `least` to 1; None of a single seed."""
+    if table.shape[1] < 2:
         return None
-    wide = over_seeds(values, confidence)
-    return replace(wide, low=max(wide.low, least), high=min(wide.high, 1.0))
+    return replace(estimate, low=max(estimate.low, least), high=min(estimate.high, 1.0))
 
 
 def _paired(main: Sequence[CellRecord], other: Sequence[CellRecord]) -> tuple[Table, Table, list[int]]:
