@@ -4,10 +4,14 @@ BIN := .venv/bin
 # Without an NVIDIA GPU the tested versions are installed: their torch has a CPU build, newer ones pull CUDA.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo -c constraints-cpu.txt)
 
-.PHONY: quickstart test check format clean
+.PHONY: quickstart compare test check format clean
 
 quickstart: .venv/installed
 	$(BIN)/grao quickstart
+
+compare: .venv/installed
+	$(BIN)/grao compare --config recipes/studies/sandbox-weak.yaml
+	$(BIN)/grao compare --config recipes/studies/sandbox-able.yaml
 
 test: .venv/developing
 	$(BIN)/python -m pytest -n 2

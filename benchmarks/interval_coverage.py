@@ -1,12 +1,15 @@
-"""How often do the 95 % intervals of `grao.evaluation.intervals` hold the true value? Prints one table.
+"""How often do the 95 % intervals of `grao.evaluation` hold the true value, and its tests a true hypothesis?
 
-    python benchmarks/interval_coverage.py [--quick]
+    python benchmarks/interval_coverage.py [--quick] [--clusters]
 
 Exact wherever all possible counts can be enumerated (probability of each count times whether its interval holds
 the truth), simulated with a fixed seed for the paired table at N = 300 and 1000. `worst` is the lowest coverage
 over all settings of N, `ample` the range over those with at least 20 expected events of each kind: N * min(p, 1 - p)
 for every win share p in play, and for the relative gain also the prompts on which exactly one of the two wins.
 Where the baseline never wins there is no interval, which counts as holding the truth: nothing is claimed.
+
+A second table, simulated, is about several runs over the same N prompts (worlds: `cluster_coverage.py`); a third about
+how often tests at 5 % reject what is true. `--clusters` prints these two only.
 """
 
 import argparse
@@ -15,6 +18,18 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from cluster_coverage import (
+    Truth,
+    coverage,
+    differences,
+    holm_error,
+    mcnemar_sizes,
+    nets,
+    seed_differences,
+    seeds,
+    shares,
+    sign_flip_size,
+)
 from scipy.special import gammaln, xlogy
 
 from grao.evaluation.intervals import half_tie_share, net_share, proportion, relative_gain
@@ -22,6 +37,8 @@ from grao.records.evaluation import Estimate
 
 SHARES = (0.005, 0.01, 0.02, 0.035, 0.055, 0.08, 0.12, 0.2, 0.35, 0.5)
 DRAWS = 4000
+RUN_DRAWS = 2000
+"""Of several runs, and of tests: standard error of a coverage of 95 % is 0.5 %."""
 THINNED = 3
 """Only every third setting is simulated: random draws are slow, and their counts seldom repeat."""
 SEED = 1
@@ -89,28 +106,82 @@ def simulated_coverage(case: Case, settings: list[Setting], n: int) -> list[floa
 
 
 def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description="Coverage of the confidence intervals")
-    parser.add_argument("--quick", action="store_true", help="N = 20 and 50 only, fewer settings; some seconds")
-    quick = parser.parse_args().quick
-    shares = sorted({*SHARES[:: 3 if quick else 1], *(1 - p for p in SHARES[:: 3 if quick else 1])})
-    print(f"{'interval':<15} {'N':>5} {'settings':>8} {'how':<9} {'worst':>7} {'mean':>7}  {'ample':<15}  worst at")
-    for case in cases(shares):
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description="Coverage of the confidence intervals, and size of the tests")
+    parser.add_argument("--quick", action="store_true", help="N = 20 and 50 only, fewer settings; under a minute")
+    parser.add_argument("--clusters", action="store_true", help="only intervals over several runs, and tests")
+    arguments = parser.parse_args()
+    if not arguments.clusters:
+        print_independent(arguments.quick)
+    print_clustered(arguments.quick)
+    print_sizes(arguments.quick)
+
+
+def print_independent(quick: bool) -> None:
+    """The intervals of `intervals.py`, one verdict per prompt."""
+    chosen = sorted({*SHARES[:: 3 if quick else 1], *(1 - p for p in SHARES[:: 3 if quick else 1])})
+    print_head(15)
+    for case in cases(chosen):
         for n in (20, 50) if quick else (20, 50, 100, 300, 1000):
             exact = n <= case.enumerate_up_to
             settings = case.settings if exact else case.settings[::THINNED]
-            coverage = exact_coverage if exact else simulated_coverage
-            held = coverage(case, settings, n)
-            worst = int(np.argmin(held))
-            where = ", ".join(f"{p:.4f}" for p in settings[worst].cells)
-            ample = [c for c, setting in zip(held, settings, strict=True) if n * setting.rarest >= AMPLE - 1e-9]
-            between = f"{min(ample):.4f}-{max(ample):.4f}" if ample else "none"
-            how = "exact" if exact else "simulated"
-            print(
-                f"{case.name:<15} {n:>5} {len(held):>8} {how:<9} {held[worst]:>7.4f} {np.mean(held):>7.4f}  "
-                f"{between:<15}  ({where})",
-                flush=True,
-            )
+            held = (exact_coverage if exact else simulated_coverage)(case, settings, n)
+            where = [", ".join(f"{p:.4f}" for p in setting.cells) for setting in settings]
+            rarest = [setting.rarest for setting in settings]
+            print_row(f"{case.name:<15}", n, "exact" if exact else "simulated", held, rarest, where)
+
+
+def print_clustered(quick: bool) -> None:
+    """The intervals of `clusters.py`, several runs over the same prompts."""
+    worlds: dict[str, Callable[[int, bool], Iterator[Truth]]] = {
+        "clustered_share": shares,
+        "clustered_net_share": nets,
+        "paired_difference": differences,
+        "share_over_seeds": seeds,
+        "difference_over_seeds": seed_differences,
+    }
+    print_head(21)
+    for name, make in worlds.items():
+        for n in (20, 50) if quick else (20, 100, 300):
+            truths = list(make(n, quick))[::THINNED]
+            held = [coverage(truth, 200 if quick else RUN_DRAWS, SEED) for truth in truths]
+            rarest, where = [truth.rarest for truth in truths], [truth.where for truth in truths]
+            print_row(f"{name:<21}", n, "simulated", held, rarest, where)
+
+
+def print_sizes(quick: bool) -> None:
+    """The tests of `significance.py`."""
+    most = 600 if quick else 3000
+    exact, middle = np.array([mcnemar_sizes(discordant) for discordant in range(1, most + 1)]).T
+    for name, sizes in (("mcnemar, exact", exact), ("mcnemar, mid-p", middle)):
+        print(
+            f"{name}: size at most {sizes.max():.4f}, from 501 pairs on {sizes[500:].min():.4f}-{sizes[500:].max():.4f}"
+        )
+    draws = 200 if quick else RUN_DRAWS
+    for n in (6, 8, 10):
+        smooth, coarse = (sign_flip_size(n, draws, SEED, grain) for grain in (0.0, 0.5))
+        print(f"sign_flip of {n} differences: size {smooth:.4f}, of rounded ones {coarse:.4f}", flush=True)
+    drawn = sign_flip_size(30, draws // 10, SEED)
+    print(f"sign_flip of 30 differences, signs drawn: size {drawn:.4f} ({draws // 10} draws)", flush=True)
+    print(f"holm over 4 sign flips of 8 seeds: familywise error {holm_error(8, 4, draws, SEED):.4f}")
+
+
+def print_head(width: int) -> None:
+    """The first line of a table."""
+    head = f"{'N':>5} {'settings':>8} {'how':<9} {'worst':>7} {'mean':>7}  {'ample':<15}  worst at"
+    print(f"{'interval':<{width}} {head}")
+
+
+def print_row(name: str, n: int, how: str, held: list[float], rarest: list[float], where: list[str]) -> None:
+    """One line of a table, from the coverage at every setting."""
+    worst = int(np.argmin(held))
+    ample = [c for c, rare in zip(held, rarest, strict=True) if n * rare >= AMPLE - 1e-9]
+    between = f"{min(ample):.4f}-{max(ample):.4f}" if ample else "none"
+    print(
+        f"{name} {n:>5} {len(held):>8} {how:<9} {held[worst]:>7.4f} {np.mean(held):>7.4f}  {between:<15}  "
+        f"({where[worst]})",
+        flush=True,
+    )
 
 
 def _of_win(wins: int, rest: int) -> Estimate:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from grao.cli.parser import Ability, Architecture, command_parser
 from grao.config import Recipe, load_recipe
+from grao.config.arms import study_arms
 from grao.config.fields import names
 from grao.config.parse import load_config
 from grao.config.reward_model import RewardModelRecipe
 from grao.config.strict_yaml import write_inline
+from grao.config.study import Study
 from grao.errors import InputError
 
 Overrides = tuple[tuple[str, str], ...]
@@ -60,6 +62,18 @@ class EvaluateArguments:
 
 
 @dataclass(frozen=True)
+class CompareArguments:
+    """`grao compare`."""
+
+    study: Study
+    """Its arms are checked too."""
+    quick: bool = False
+    """Cut down to see it work."""
+    retry: bool = False
+    """Try failed runs again."""
+
+
+@dataclass(frozen=True)
 class RewardTrainArguments:
     """`grao reward train`."""
 
@@ -76,7 +90,9 @@ class ReportArguments:
     """An existing folder."""
 
 
-Arguments = QuickstartArguments | TrainArguments | EvaluateArguments | RewardTrainArguments | ReportArguments
+Arguments = (
+    QuickstartArguments | TrainArguments | EvaluateArguments | CompareArguments | RewardTrainArguments | ReportArguments
+)
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[str, Arguments]:
@@ -132,6 +148,18 @@ def _evaluate(namespace: argparse.Namespace, overrides: Overrides) -> EvaluateAr
     return EvaluateArguments(None, recipe, recipe.output)
 
 
+def _compare(namespace: argparse.Namespace, overrides: Overrides) -> CompareArguments:
+    _check_names(namespace, overrides, names(Study)[()])
+    if namespace.config is None:
+        raise InputError("give --config FILE; see grao compare --help")
+    study = load_config(Study, namespace.config, overrides)
+    try:
+        study_arms(study)
+    except InputError as error:
+        raise InputError(f"{namespace.config}: {error}") from error
+    return CompareArguments(study, namespace.quick, namespace.retry)
+
+
 def _reward_train(namespace: argparse.Namespace, overrides: Overrides) -> RewardTrainArguments:
     _check_names(namespace, overrides, names(RewardModelRecipe)[()])
     if namespace.config is None and not overrides:
@@ -150,6 +178,7 @@ _BUILDERS: dict[str, Callable[[argparse.Namespace, Overrides], Arguments]] = {
     "quickstart": _quickstart,
     "train": _train,
     "evaluate": _evaluate,
+    "compare": _compare,
     "reward train": _reward_train,
     "report": _report,
 }

@@ -8,6 +8,7 @@ from typing import Any, Literal, NoReturn, get_args
 from grao import __version__
 from grao.config.help import format_fields
 from grao.config.reward_model import RewardModelRecipe
+from grao.config.study import Study
 from grao.errors import InputError
 
 Ability = float | Literal["weak", "able"]
@@ -20,6 +21,11 @@ The recipe. Each field is also an option, its value is YAML:
 _REWARD_RECIPE = """\
 The recipe of a reward model. Each field is also an option, its value is YAML:
   --training.epochs 2   --data.format hh   --model.lora.rank 8
+"""
+_STUDY = """\
+The study. Each field is also an option, its value is YAML:
+  --seeds '[0, 1]'   --budget.steps 50   --arms.grao.method.beta 0.3
+Records of finished runs are kept in its folder; the same command goes on with what is missing.
 """
 _SEE_TRAIN = "--SECTION.KEY VALUE changes one field of the recipe; grao train --help lists them."
 
@@ -107,6 +113,12 @@ def _reward_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--print_config", action="store_true", help="print the complete recipe and stop")
 
 
+def _compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the study, a YAML file")
+    parser.add_argument("--quick", action="store_true", help="two arms, one seed, a few steps: see it work")
+    parser.add_argument("--retry", action="store_true", help="try runs again that failed")
+
+
 def _report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
 
@@ -129,6 +141,12 @@ _COMMANDS: dict[str, tuple[str, str, Callable[[], str], Callable[[argparse.Argum
         "grao evaluate (--run RUN | --config FILE [--SECTION.KEY VALUE ...]) [--output FOLDER]",
         lambda: _SEE_TRAIN,
         _evaluate,
+    ),
+    "compare": (
+        "Compare methods or settings: same model, prompts, rewards and budget, several seeds.",
+        "grao compare --config FILE [--quick] [--retry] [--KEY VALUE ...]",
+        lambda: f"{_STUDY}\n{format_fields(Study)}",
+        _compare,
     ),
     "reward train": (
         "Train a reward model on pairs of a better and a worse answer.",

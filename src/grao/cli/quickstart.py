@@ -5,21 +5,11 @@ from grao.cli.quiet import quiet_libraries
 from grao.cli.screen import TerminalScreen, open_console
 from grao.cli.train import show
 from grao.config import Recipe, load_recipe
+from grao.config.arms import SANDBOX
 from grao.config.strict_yaml import write_inline
 from grao.errors import InputError
 from grao.sandbox.world import Sandbox, prepare
 from grao.studies.run import start_run
-
-_SETTINGS = {
-    "rewards.0.function": "grao.sandbox.judge:gold",
-    "rewards.0.relative": "sign",
-    "rollout.max_new_tokens": "40",
-    "rollout.batch_size": "256",
-    "training.prompts_per_step": "32",
-    "training.learning_rate": "5e-4",
-    "training.steps": "100",
-}
-"""What differs from the paper: a tiny model learns in larger and smaller steps."""
 
 
 def run(arguments: QuickstartArguments) -> int:
@@ -49,7 +39,8 @@ def quickstart_recipe(arguments: QuickstartArguments, world: Sandbox) -> Recipe:
         "data.test_path": write_inline(str(world.test)),
         "output": write_inline(str(arguments.output)),
         "seed": str(arguments.seed),
-        **_SETTINGS,
+        **dict(SANDBOX),
+        "training.steps": "100",
     }
     pairs = list(settings.items())
     if arguments.steps is not None:

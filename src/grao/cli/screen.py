@@ -39,7 +39,7 @@ class TerminalScreen:
     def stage(self, title: str) -> Iterator[Advance]:
         """A phase with a bar."""
         begin = time.perf_counter()
-        with _Bar(self.console, title) as bar:
+        with Bar(self.console, title) as bar:
             yield bar.advance
         self.say(f"{title}: {_clock(time.perf_counter() - begin)}")
 
@@ -47,14 +47,19 @@ class TerminalScreen:
     def training(self, steps: int) -> Iterator[TrainerCallback]:
         """Shows each step: reward and wins over the reference."""
         begin = time.perf_counter()
-        with _Bar(self.console, "training") as bar:
+        with Bar(self.console, "training") as bar:
             shown = _TrainingBar(bar, steps)
             yield shown
         self.say(f"training: {shown.step} steps, {_clock(time.perf_counter() - begin)}")
 
 
-class _Bar:
-    """A bar with some words behind it."""
+class Bar:
+    """A bar with some words behind it.
+
+    Args:
+        console: where it is shown; if that is no terminal, a plain line now and then.
+        title: what is going on.
+    """
 
     def __init__(self, console: Console, title: str) -> None:
         self._title, self._console = title, console
@@ -71,7 +76,7 @@ class _Bar:
         self._task = self._progress.add_task(title, total=None, words="", start=False)
         self._spoken = time.perf_counter()
 
-    def __enter__(self) -> "_Bar":
+    def __enter__(self) -> "Bar":
         self._progress.start()
         self._progress.start_task(self._task)
         return self
@@ -91,7 +96,7 @@ class _Bar:
 class _TrainingBar(TrainerCallback):
     """Moves the bar of the training by the trainer's log lines."""
 
-    def __init__(self, bar: _Bar, steps: int) -> None:
+    def __init__(self, bar: Bar, steps: int) -> None:
         self._bar, self._steps = bar, steps
         self.step, self._last_look = 0, ""
 

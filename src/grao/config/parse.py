@@ -24,7 +24,7 @@ from grao.config.recipe import Recipe
 from grao.config.strict_yaml import Location, read_yaml, write_yaml
 from grao.errors import InputError
 
-_PATHS = (("model", "path"), ("data", "path"), ("data", "test_path"))
+_PATHS = (("model", "path"), ("data", "path"), ("data", "test_path"), ("recipe",))
 _REWARD_PATHS = (("model", "path"), ("rule", "embedding", "model"))
 
 Root = TypeVar("Root")
@@ -117,7 +117,15 @@ def _looked_up(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     watch = values.get("watch")
     if isinstance(watch, dict) and "reward" in watch:
         values = {**values, "watch": {**watch, "reward": _reward_looked_up(watch["reward"], folder)}}
-    return values
+    arms = values.get("arms")
+    if isinstance(arms, dict):
+        values = {**values, "arms": {name: _section_looked_up(arm, folder) for name, arm in arms.items()}}
+    return {**values, "base": _section_looked_up(values["base"], folder)} if "base" in values else values
+
+
+def _section_looked_up(section: Any, folder: Path) -> Any:
+    """Part of a study: itself fields of a recipe."""
+    return _looked_up(section, folder) if isinstance(section, dict) else section
 
 
 def _reward_looked_up(reward: Any, folder: Path) -> Any:

@@ -9,7 +9,7 @@ to the estimate, and coverage falls as low as 84 %. There it gives way to the ex
 wider (Brown, Cai & DasGupta, Statistical Science 16, 2001, section 4.1.1, with their Poisson limits taken as
 binomial ones), and coverage stays above 92 % everywhere: `benchmarks/interval_coverage.py`.
 
-Left out: continuity corrections and intervals for clustered prompts. All prompts count as independent.
+Left out: continuity corrections. All prompts count as independent; several answers to each: `clusters.py`.
 """
 
 import math
@@ -35,13 +35,24 @@ def proportion(successes: int, n: int, confidence: float = 0.95) -> Estimate:
     Example: 15 of 148 gives 0.1014 with the interval 0.0624 to 0.1605 (Newcombe, Statistics in Medicine 17,
     1998, pages 857-872, table I).
     """
-    z = critical_value(confidence)
-    failures = _remainder(n, successes)
+    low, high = share_limits(successes, _remainder(n, successes), confidence)
+    return Estimate(value=successes / n, low=low, high=high, n=n)
+
+
+def share_limits(successes: float, failures: float, confidence: float = 0.95) -> tuple[float, float]:
+    """The limits of `proportion` for counts that need not be whole, as effective counts are not.
+
+    Args:
+        successes: at least 0; exactly 0 where none was seen.
+        failures: the same; the sum of both is above 0.
+        confidence: nominal coverage of the interval.
+    """
+    z, n = critical_value(confidence), successes + failures
     centre = (successes + z * z / 2) / (n + z * z)
     reach = z / (n + z * z) * math.sqrt(successes * failures / n + z * z / 4)
     low = min(centre - reach, _rare_limit(successes, n, confidence)) if successes else 0.0
     high = max(centre + reach, 1 - _rare_limit(failures, n, confidence)) if failures else 1.0
-    return Estimate(value=successes / n, low=low, high=high, n=n)
+    return low, high
 
 
 def net_share(wins: int, losses: int, n: int, confidence: float = 0.95) -> Estimate:
@@ -56,22 +67,32 @@ def net_share(wins: int, losses: int, n: int, confidence: float = 0.95) -> Estim
         n: all prompts, at least 1.
         confidence: nominal coverage of the interval.
     """
-    z = critical_value(confidence)
-    ties = _remainder(n, wins, losses)
+    low, high = net_limits(wins, losses, _remainder(n, wins, losses), confidence)
+    return Estimate(value=(wins - losses) / n, low=low, high=high, n=n)
+
+
+def net_limits(wins: float, losses: float, ties: float, confidence: float = 0.95) -> tuple[float, float]:
+    """The limits of `net_share` for counts that need not be whole, as effective counts are not.
+
+    Args:
+        wins: at least 0; exactly 0 where none was seen.
+        losses: the same.
+        ties: the same; the sum of all three is above 0.
+        confidence: nominal coverage of the interval.
+    """
+    z, n = critical_value(confidence), wins + losses + ties
     value = (wins - losses) / n
 
     def rejected(net: float) -> bool:
         return (wins - losses - n * net) ** 2 > z * z * _net_variance(wins, losses, n, net)
 
     # Every prompt not won costs 1 (tie) or 2 (loss) of the distance to 1, and the other way round at -1.
-    cost = (ties + 2 * losses) / (n - wins) if wins < n else 0.0
-    gift = (ties + 2 * wins) / (n - losses) if losses < n else 0.0
-    return Estimate(
-        value=value,
-        low=min(_score_limit(value, -1.0, rejected), gift * _rare_limit(n - losses, n, confidence) - 1),
-        high=max(_score_limit(value, 1.0, rejected), 1 - cost * _rare_limit(n - wins, n, confidence)),
-        n=n,
-    )
+    not_won, not_lost = ties + losses, ties + wins
+    cost = (ties + 2 * losses) / not_won if not_won else 0.0
+    gift = (ties + 2 * wins) / not_lost if not_lost else 0.0
+    low = min(_score_limit(value, -1.0, rejected), gift * _rare_limit(not_lost, n, confidence) - 1)
+    high = max(_score_limit(value, 1.0, rejected), 1 - cost * _rare_limit(not_won, n, confidence))
+    return low, high
 
 
 def half_tie_share(wins: int, ties: int, n: int, confidence: float = 0.95) -> Estimate:
@@ -187,14 +208,14 @@ def _score_limit(estimate: float, end: float, rejected: Callable[[float], bool])
     return limit
 
 
-def _rare_limit(events: int, n: int, confidence: float) -> float:
+def _rare_limit(events: float, n: float, confidence: float) -> float:
     """Exact lower limit of a share, one-sided at `confidence`, where the event was seen but rarely; else 1."""
     if not 0 < events <= critical_value(confidence) ** 2:
         return 1.0
     return float(betaincinv(events, n - events + 1, 1 - confidence))
 
 
-def _net_variance(wins: int, losses: int, n: int, net: float) -> float:
+def _net_variance(wins: float, losses: float, n: float, net: float) -> float:
     """n^2 * variance of the net share if its true value is `net` (Tango 1998, eqs. 16 to 18).
 
     The share of losses q maximises the likelihood under wins - losses = net: 2n q^2 + b q - c = 0.

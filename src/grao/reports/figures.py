@@ -29,7 +29,7 @@ COLOURS = {
 }
 """Name of the CSS variable -> its light value; the page holds the dark ones."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "grao",
     "font.family": "DejaVu Sans",
@@ -65,7 +65,7 @@ def draw(chart: Chart, curves: Sequence[Curve], label: str) -> Markup:
         curves: its curves, at least one, each with at least one step.
         label: what a screen reader says.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.9, 2.75), facecolor="none")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot(facecolor="none")
@@ -75,10 +75,10 @@ def draw(chart: Chart, curves: Sequence[Curve], label: str) -> Markup:
         axes.yaxis.set_label_coords(-0.155, 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(100 * value if chart.percent else value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(100 * value if chart.percent else value)))
         text = StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return _inline(text.getvalue(), chart.key, label)
+    return inline(text.getvalue(), chart.key, label)
 
 
 def _lines(axes: Axes, chart: Chart, curves: Sequence[Curve]) -> None:
@@ -109,7 +109,7 @@ def _stack(axes: Axes, chart: Chart, curves: Sequence[Curve]) -> None:
     axes.set_ylim(0, 1 if chart.percent else float(floor.max()) * 1.05 or 1)
 
 
-def _tick(value: float) -> str:
+def tick(value: float) -> str:
     """`0.25`, `2,500`, `120k`, `1.2M`, without the noise of a rounding error around 0."""
     if abs(value) >= 1e4:
         text = f"{value / 1e6:.6g}M" if abs(value) >= 1e6 else f"{value / 1e3:.6g}k"
@@ -118,7 +118,7 @@ def _tick(value: float) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _inline(svg: str, key: str, label: str) -> Markup:
+def inline(svg: str, key: str, label: str) -> Markup:
     """Keeps the drawing only: no XML header, metadata, style sheet or size; names of its own; colours by variable.
 
     Only `label` may hold text of a run, and it is escaped.

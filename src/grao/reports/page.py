@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 from pydantic import ValidationError
 
@@ -42,12 +42,7 @@ def render(records: Records) -> str:
     manifest = records.manifest or Manifest()
     sections, unlogged = figures(records.metrics)
     model = shown_model(records.evaluation, records.items)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
-    )
-    environment.filters.update(typeset=typeset, number=number, percent=percent, level=level)
-    template = environment.from_string(files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    return load_template("page.html.j2").render(
         records=records,
         evaluation=records.evaluation,
         verdict=verdict(records.evaluation, records.steps),
@@ -74,6 +69,17 @@ def render(records: Records) -> str:
             "Versions": flat(manifest.versions),
         },
     )
+
+
+def load_template(name: str) -> Template:
+    """A template of this package, with the style of all pages and the ways of writing numbers."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
+    )
+    environment.filters.update(typeset=typeset, number=number, percent=percent, level=level)
+    source = files(__package__)
+    environment.globals.update(style=Markup(source.joinpath("style.css").read_text(encoding="utf-8")))
+    return environment.from_string(source.joinpath(name).read_text(encoding="utf-8"))
 
 
 def _read(folder: Path) -> Records:

@@ -16,7 +16,7 @@ from grao.records.manifest import Manifest, now, read_manifest, write_manifest
 from grao.reports.page import write_report
 from grao.rollouts import Sampling
 from grao.studies.prepare import Prepared, claim, prepare
-from grao.studies.screen import Screen
+from grao.studies.screen import Advance, Screen
 
 
 def evaluate_run(run: Path, output: Path, screen: Screen) -> Evaluation:
@@ -55,20 +55,25 @@ def evaluate_recipe(recipe: Recipe, screen: Screen) -> Evaluation:
 
 
 def evaluate_policy(ready: Prepared, screen: Screen, title: str) -> list[Answer]:
+    """`answer_held_out`, shown as a stage."""
+    with screen.stage(title) as advance:
+        return answer_held_out(ready, advance)
+
+
+def answer_held_out(ready: Prepared, advance: Advance = lambda done, total: None) -> list[Answer]:
     """The current model's answers to the held-out prompts, judged."""
     trainer, evaluation, rollout = ready.trainer, ready.recipe.evaluation, ready.recipe.rollout
     temperature = rollout.temperature if evaluation.temperature is None else evaluation.temperature
     sampling = Sampling(1, temperature, rollout.top_p, evaluation.max_new_tokens or rollout.max_new_tokens)
-    with screen.stage(title) as advance:
-        return answer_items(
-            held_out(ready),
-            trainer.generator,
-            trainer.rewards,
-            sampling,
-            trainer.tokenizer,
-            ready.recipe.seed,
-            advance,
-        )
+    return answer_items(
+        held_out(ready),
+        trainer.generator,
+        trainer.rewards,
+        sampling,
+        trainer.tokenizer,
+        ready.recipe.seed,
+        advance,
+    )
 
 
 def record_answers(ready: Prepared, answers: dict[str, list[Answer]]) -> Evaluation:

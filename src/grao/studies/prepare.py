@@ -13,6 +13,7 @@ from grao.config import Recipe
 from grao.config.fields import ADAPTER
 from grao.config.recipe import GRAOConfig
 from grao.data import Example, fingerprint, load_split
+from grao.data.split import Split
 from grao.errors import InputError
 from grao.models import add_adapter, load_model, load_tokenizer, parameter_count
 from grao.records.manifest import Manifest, git_revision, installed_versions, now
@@ -61,13 +62,17 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"output: {nearest} is not writable; choose another folder")
 
 
-def prepare(recipe: Recipe) -> Prepared:
+def prepare(recipe: Recipe, split: Split | None = None) -> Prepared:
     """Loads and checks everything; writes nothing.
+
+    Args:
+        recipe: of the run.
+        split: training and held-out examples; by default those of the recipe.
 
     Raises:
         InputError: for a mistake in recipe, data, model or rewards.
     """
-    split = load_split(recipe.data, recipe.seed)
+    split = split or load_split(recipe.data, recipe.seed)
     rewards, watch = make_rewards(recipe), make_watch(recipe)
     chosen, lora = recipe.model, recipe.model.lora
     model = load_model(chosen.path, chosen.dtype, chosen.attention, chosen.trust_remote_code)

@@ -1,0 +1,101 @@
+"""The recipe of a study: arms that differ in a few fields of one recipe, trained alike, each with several seeds.
+
+What the arms have in common comes from a recipe file (`recipe`), from the embedded world (`sandbox`), and from sections
+that stand in the study itself (`base`). `grao.config.arms` turns it all into one checked recipe an arm.
+"""
+
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from grao.config.basics import STRICT, PositiveFloat, PositiveInt, Seed
+
+Level = Literal["weak", "able"]
+
+
+@dataclass(config=STRICT, frozen=True)
+class SandboxConfig:
+    """The embedded world instead of a model and data of your own: a tiny model, tasks, and a judge by rule."""
+
+    ability: Annotated[float, Field(ge=0, le=1)] | Level = "weak"
+    """Share of right answers in the pretraining of the model: a level by name, or a number."""
+    architecture: Literal["dense", "moe"] = "dense"
+    """Of the model."""
+    seed: Seed = 0
+    """Of model and tasks; the same for all seeds of the study."""
+    prompts: PositiveInt = 1000
+    """Training prompts."""
+    held_out: PositiveInt = 300
+    """Prompts of the evaluation."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class BudgetConfig:
+    """What every arm may spend: exactly one of these."""
+
+    steps: PositiveInt | None = None
+    """Optimiser steps."""
+    samples: PositiveInt | None = None
+    """Rewards asked for. An arm that asks for none sees as many prompts as if it sampled its group size for each."""
+    seconds: PositiveFloat | None = None
+    """Wall clock of the training, evaluations not counted."""
+
+    def __post_init__(self) -> None:
+        if sum(limit is not None for limit in (self.steps, self.samples, self.seconds)) != 1:
+            raise ValueError("a budget is exactly one of steps, samples and seconds; for example steps: 100")
+
+
+@dataclass(config=STRICT, frozen=True)
+class SelectionConfig:
+    """How an arm's learning rate is chosen among several. The held-out prompts take no part in it."""
+
+    prompts: PositiveInt = 200
+    """Training prompts that are kept away from these runs and judge them; at most half of all."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1000,)
+    """Of these runs; others than the study's, so that the choice does not favour its seeds."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class Study:
+    """One comparison, completely."""
+
+    arms: Annotated[dict[str, dict[str, Any]], Field(min_length=1, examples=[{"grao": {}, "soft": {}}])]
+    """Name -> fields of the recipe that differ, nested or dotted, and `learning_rates`. A method's name selects it."""
+    budget: BudgetConfig
+    output: Annotated[Path, Field(examples=["runs/study"])]
+    """The folder of the study; one that is begun is gone on with."""
+    recipe: Path | None = None
+    """File with the recipe of all arms."""
+    sandbox: SandboxConfig | None = None
+    base: dict[str, Any] = field(default_factory=dict)
+    """Sections and fields of the recipe that all arms share."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    """Of training and sampling, the same for all arms; with fewer than 8 a test over seeds finds little."""
+    learning_rates: tuple[PositiveFloat, ...] = ()
+    """Candidates of every arm without its own; by default the recipe's rate, and nothing is selected."""
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    evaluate_every: PositiveInt | None = None
+    """Steps between the points of the curves; by default only start and end."""
+    against: str | None = None
+    """The arm that all others are tested against; by default `grao`, or else the first."""
+    keep_models: bool = False
+    """Keep the trained models, in `models/`."""
+
+    def __post_init__(self) -> None:
+        if self.recipe is not None and self.sandbox is not None:
+            raise ValueError("give recipe or sandbox, not both; what the sandbox's recipe lacks goes to base")
+        for name, values in (("seeds", self.seeds), ("learning_rates", self.learning_rates)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} holds a value twice")
+        if set(self.seeds) & set(self.selection.seeds):
+            raise ValueError("selection.seeds must be others than seeds, or the choice favours them")
+        if self.against is not None and self.against not in self.arms:
+            raise ValueError(f"against: {self.against!r} is none of the arms: {', '.join(self.arms)}")
+
+    @property
+    def main(self) -> str:
+        """The arm that all others are tested against."""
+        return self.against or ("grao" if "grao" in self.arms else next(iter(self.arms)))

@@ -1,0 +1,221 @@
+"""The tables of a study as rows of text, for the terminal and the page, and its numbers as CSV."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from grao.records.evaluation import Estimate
+from grao.records.study import ArmResult, Measured, StudyResult
+from grao.reports.study_words import p_value, points, relative
+from grao.reports.words import interval, level, number, share
+
+BEFORE = "before training"
+
+
+@dataclass(frozen=True)
+class MeasureRow:
+    """One arm in one measure."""
+
+    arm: str
+    value: str
+    over_prompts: str
+    over_seeds: str
+    seeds: str
+    estimate: Estimate
+    """Over prompts, for a drawing."""
+
+
+@dataclass(frozen=True)
+class StudyMeasure:
+    """One measure over all arms."""
+
+    name: str
+    meaning: str
+    rows: list[MeasureRow]
+    signed: bool = False
+    """Whether it may be negative."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Any other table: names first, the rest numbers."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+
+
+def study_measures(result: StudyResult) -> list[StudyMeasure]:
+    """The headline: RAS and NAG of every arm."""
+
+    def rows(pick: Callable[[ArmResult], Measured], signed: bool = False) -> list[MeasureRow]:
+        return [_row(arm.arm, pick(arm), str(len(arm.seeds)), signed) for arm in result.arms]
+
+    before = _row(BEFORE, result.before, "", signed=False)
+    return [
+        StudyMeasure("RAS, strict wins", "answers that beat the reference", [before, *rows(lambda arm: arm.ras)]),
+        StudyMeasure(
+            "RAS, win or tie", "answers that beat the reference or draw level", rows(lambda arm: arm.ras_win_or_tie)
+        ),
+        StudyMeasure(
+            "NAG, net",
+            "answers after training against those before, wins minus losses",
+            rows(lambda arm: arm.nag, signed=True),
+            signed=True,
+        ),
+    ]
+
+
+def comparison_grid(result: StudyResult) -> Grid:
+    """The main arm against each other one."""
+    sure = level(result.confidence)
+    headings = ["against", "points", f"{sure} over prompts", "p", f"{sure} over seeds", "p", "relative"]
+    rows = [
+        [
+            one.other,
+            points(one.difference.over_prompts.value, result.prompts).removesuffix(" points"),
+            interval(one.difference.over_prompts, signed=True),
+            p_value(one.p_prompts_corrected),
+            _over_seeds(one.difference, signed=True),
+            p_value(one.p_seeds_corrected),
+            relative(one),
+        ]
+        for one in result.comparisons
+    ]
+    return Grid(f"RAS of {result.main} less that of each other arm; p after Holm's correction", headings, rows)
+
+
+def cost_grid(result: StudyResult) -> Grid:
+    """What a run of each arm took, on average."""
+    headings = ["arm", "rate", "steps", "calls", "tokens", "seconds", "sampling", "reward", "update"]
+    rows = []
+    for arm in result.arms:
+        cost = arm.cost
+        phases = (f"{cost.seconds[phase]:,.1f}" for phase in ("training", "rollout", "reward", "update"))
+        counts = (f"{round(count):,}" for count in (cost.steps, cost.reward_calls, cost.tokens_trained))
+        rows.append([arm.arm, number(arm.learning_rate), *counts, *phases])
+    return Grid(
+        "One run: learning rate, reward calls, tokens trained on, seconds in all and of each phase", headings, rows
+    )
+
+
+def dynamics_grid(result: StudyResult) -> Grid | None:
+    """How soon and how steadily; None where no curves were taken."""
+    rows = [
+        [
+            arm.arm,
+            "" if arm.calls_to_best is None else f"{round(arm.calls_to_best):,}",
+            "" if arm.steps_to_best is None else f"{arm.steps_to_best:.0f}",
+            f"{100 * arm.falling:.0f} %",
+        ]
+        for arm in result.arms
+        if arm.falling is not None
+    ]
+    headings = ["arm", "reward calls", "steps", "evaluations that fall"]
+    return (
+        Grid("How soon each arm reaches 95 % of its own best RAS, and how steadily", headings, rows) if rows else None
+    )
+
+
+def selection_grid(result: StudyResult) -> Grid | None:
+    """What every learning rate reached on the selection's prompts; None where nothing was selected."""
+    chosen = {arm.arm: arm.learning_rate for arm in result.arms}
+    rows = [
+        [
+            one.arm,
+            number(one.learning_rate),
+            "failed" if one.ras is None else f"{100 * one.ras:.1f} %",
+            "" if one.mean_reward is None else f"{one.mean_reward:+.3f}",
+            "chosen" if chosen.get(one.arm) == one.learning_rate else "",
+        ]
+        for one in result.candidates
+    ]
+    headings = ["arm", "learning rate", "RAS", "mean reward", ""]
+    return Grid("Learning rates, on training prompts kept away from training", headings, rows) if rows else None
+
+
+def grids(result: StudyResult) -> list[Grid]:
+    """All tables behind the headline that have something to say."""
+    found = (comparison_grid(result), cost_grid(result), dynamics_grid(result), selection_grid(result))
+    return [grid for grid in found if grid and grid.rows]
+
+
+def study_tables(result: StudyResult) -> Iterator[Table]:
+    """For the terminal."""
+    sure = level(result.confidence)
+    for measure in study_measures(result):
+        headings = ["", "value", f"{sure} over prompts", f"{sure} over seeds", "seeds"]
+        rows = [[row.arm, row.value, row.over_prompts, row.over_seeds, row.seeds] for row in measure.rows]
+        yield _table(Grid(f"{measure.name}: {measure.meaning}", headings, rows))
+    for grid in grids(result):
+        yield _table(grid)
+
+
+def study_csv(result: StudyResult) -> str:
+    """One line an arm, every number unrounded; a comparison stands with the other arm."""
+    against = {one.other: one for one in result.comparisons}
+    lines = []
+    for arm in result.arms:
+        one = against.get(arm.arm)
+        line: dict[str, object] = {
+            "arm": arm.arm,
+            "learning_rate": arm.learning_rate,
+            "seeds": " ".join(map(str, arm.seeds)),
+        }
+        measures = {"ras": arm.ras, "ras_win_or_tie": arm.ras_win_or_tie, "nag": arm.nag}
+        for name, measured in (measures | {f"{result.main}_minus_arm": one.difference} if one else measures).items():
+            line |= _numbers(name, measured)
+        if one:
+            line |= {
+                name: value for name, value in vars(one).items() if name.startswith("p_") or name == "relative_ras"
+            }
+        line |= {name: vars(arm)[name] for name in ("mean_reward", "mean_tokens", "truncated")}
+        line |= {name: value for name, value in vars(arm.cost).items() if name != "seconds"}
+        line |= {f"seconds_{phase}": seconds for phase, seconds in arm.cost.seconds.items()}
+        line |= {name: vars(arm)[name] for name in ("calls_to_best", "steps_to_best", "falling")}
+        lines.append(line)
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _numbers(name: str, measured: Measured) -> dict[str, object]:
+    found: dict[str, object] = {name: measured.over_prompts.value}
+    for kind, estimate in vars(measured).items():
+        found |= {f"{name}_{end}_{kind}": getattr(estimate, end, None) for end in ("low", "high")}
+    return found
+
+
+def _row(arm: str, measured: Measured, seeds: str, signed: bool) -> MeasureRow:
+    over = measured.over_prompts
+    return MeasureRow(arm, share(over, signed), interval(over, signed), _over_seeds(measured, signed), seeds, over)
+
+
+def _over_seeds(measured: Measured, signed: bool) -> str:
+    """Written as finely as the interval over prompts, on which the rounding depends."""
+    seeds, prompts = measured.over_seeds, measured.over_prompts
+    return "one seed" if seeds is None else interval(Estimate(seeds.value, seeds.low, seeds.high, prompts.n), signed)
+
+
+def _table(grid: Grid) -> Table:
+    table = Table(
+        title=Text(grid.title),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for place, heading in enumerate(grid.headings):
+        table.add_column(heading, justify="right" if place else "left", overflow="fold")
+    for row in grid.rows:
+        table.add_row(*map(Text, row))
+    return table

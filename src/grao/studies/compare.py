@@ -1,0 +1,251 @@
+"""`grao compare`: a study from beginning to end, or on from where it stopped.
+
+study.yaml   the study with all defaults
+cells/       one small record a run: all that the result rests on
+study.json   the result, recomputable from the records
+study.csv    its table
+study.html   all of it to look at
+work/        scratch; of failed runs the traceback stays. models/ where they are kept
+
+A run with a record that still counts is never done again. One that was killed has no record and is begun anew. One that
+failed is recorded with its error, stands in the result as failed, and is tried again on request.
+"""
+
+import errno
+import gc
+import os
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from grao.config import dump_recipe
+from grao.config.arms import Arm, Settings, study_arms
+from grao.config.strict_yaml import write_inline
+from grao.config.study import BudgetConfig, Study
+from grao.data import fingerprint
+from grao.errors import InputError, RewardUnavailableError
+from grao.evaluation.study import arm_result, before_training, comparisons, curve_band
+from grao.records.cell import CellRecord, read_cell, write_cell
+from grao.records.files import replace_text
+from grao.records.manifest import git_revision, installed_versions, now
+from grao.records.study import Candidate, Failure, StudyResult, write_study
+from grao.reports.study_page import write_study_report
+from grao.reports.words import duration, percent
+from grao.sandbox.world import prepare as build_sandbox
+from grao.studies.cell import Cell, run_cell
+from grao.studies.cells import Material, counts, final_cells, selection_cells
+from grao.studies.prepare import check_writable
+from grao.studies.screen import StudyScreen
+from grao.studies.selection import best, candidates
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
+_QUICK_STEPS = 6
+
+
+def run_study(study: Study, screen: StudyScreen, retry: bool = False) -> StudyResult:
+    """Does what is missing of a study and writes its result.
+
+    Args:
+        study: the study.
+        screen: where it shows how far it is.
+        retry: try failed runs again.
+
+    Raises:
+        InputError: for a mistake in the study, or if no run of it comes to its end.
+        RewardUnavailableError: if the reward cannot be had; the runs that are finished stay.
+    """
+    study_arms(study)  # mistakes before the world is built
+    _claim(study.output)
+    arms = study_arms(study, _world(study, screen))
+    material = Material(study)
+    _check_held_out(arms, material)
+    (study.output / "work").mkdir(parents=True, exist_ok=True)
+    replace_text(study.output / "work" / ".gitignore", "*\n")
+    replace_text(study.output / "study.yaml", dump_recipe(study))
+
+    selecting = selection_cells(study, arms, material)
+    runner = _Runner(study.output, screen, retry, len(selecting) + len(study.seeds) * len(arms))
+    selected = runner.run(selecting)
+    found = {arm.name: candidates(arm, selected) for arm in arms if len(arm.learning_rates) > 1}
+    rates = {arm.name: best(found[arm.name]) if arm.name in found else arm.learning_rates[0] for arm in arms}
+    finals = runner.run(final_cells(study, arms, {arm: rate for arm, rate in rates.items() if rate}, material))
+
+    choices = [candidate for arm in found.values() for candidate in arm]
+    result = study_result(study, arms[0].recipe.evaluation.confidence, choices, selected, finals)
+    write_study(study.output, result)
+    write_study_report(study.output, result, dump_recipe(study))
+    return result
+
+
+def quick(study: Study) -> Study:
+    """The same study cut down to see it work: two arms, one seed, few steps, one rate, in a folder of its own."""
+    names = [study.main, *(name for name in study.arms if name != study.main)][:2]
+    arms = {name: {**study.arms[name], "learning_rates": _middle(study, name)} for name in names}
+    steps = min(study.budget.steps or _QUICK_STEPS, _QUICK_STEPS)
+    return replace(
+        study,
+        arms=arms,
+        seeds=study.seeds[:1],
+        budget=BudgetConfig(steps=steps),
+        evaluate_every=steps // 2 if study.evaluate_every and steps > 1 else None,
+        output=study.output.with_name(f"{study.output.name}-quick"),
+    )
+
+
+def study_result(
+    study: Study,
+    confidence: float,
+    choices: Sequence[Candidate],
+    selected: Sequence[CellRecord],
+    finals: Sequence[CellRecord],
+) -> StudyResult:
+    """All numbers from the records.
+
+    Raises:
+        InputError: if no final run is finished.
+    """
+    finished = [record for record in finals if record.outcomes]
+    failures = [Failure(one.key.name, one.error) for one in (*selected, *finals) if one.error]
+    if not finished:
+        raise InputError(f"no run of the study came to its end; the first: {failures[0].cell}: {failures[0].error}")
+    by_arm = {arm: [one for one in finished if one.key.arm == arm] for arm in study.arms}
+    by_arm = {arm: records for arm, records in by_arm.items() if records}
+    return StudyResult(
+        confidence=confidence,
+        prompts=max(len(one.outcomes.after) for one in finished if one.outcomes),
+        seeds=len(study.seeds),
+        budget=next(f"{limit:g} {name}" for name, limit in vars(study.budget).items() if limit),
+        main=study.main,
+        before=before_training(finished, confidence),
+        arms=[arm_result(records, confidence) for records in by_arm.values()],
+        comparisons=comparisons(by_arm, study.main, confidence) if study.main in by_arm else [],
+        curves=[curve_band(records, confidence) for records in by_arm.values()],
+        candidates=list(choices),
+        failures=failures,
+        absent=[arm for arm in study.arms if arm not in by_arm],
+        versions=[dict(one) for one in dict.fromkeys(tuple(record.versions.items()) for record in finished)],
+    )
+
+
+@dataclass
+class _Runner:
+    """Does runs one after the other and says how far it is."""
+
+    output: Path
+    screen: StudyScreen
+    retry: bool
+    total: int
+    """Runs of the whole study."""
+    done: int = 0
+    spent: list[float] = field(default_factory=list)
+    """Seconds of each finished run."""
+
+    def run(self, cells: Sequence[Cell]) -> list[CellRecord]:
+        """The records of all these runs, made now or before."""
+        known = [self._known(cell) for cell in cells]
+        for record in known:
+            self._count(record)
+        gc.freeze()  # what is loaded by now stays, so that clearing up after each run is quick
+        try:
+            return [record or self._fresh(cell) for cell, record in zip(cells, known, strict=True)]
+        finally:
+            gc.unfreeze()
+
+    def _known(self, cell: Cell) -> CellRecord | None:
+        record = read_cell(self.output, cell.key)
+        if record is None or not counts(record, cell.settings) or (record.error and self.retry):
+            return None
+        return record
+
+    def _fresh(self, cell: Cell) -> CellRecord:
+        title = f"{self.done + 1}/{self.total} {cell.key.words}"
+        with self.screen.cell(title, self._left()) as progress:
+            try:
+                record = run_cell(cell, self.output / "work" / "before", progress)
+            except RewardUnavailableError as error:
+                raise RewardUnavailableError(f"{error}; finished runs are kept, the same command goes on") from error
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in _DISK:
+                    raise
+                record = self._failed(cell, error)
+        write_cell(self.output, record)
+        gc.collect()  # a trainer refers to itself; its weights must be gone before the next one comes
+        self._count(record)
+        left = self._left()
+        self.screen.say(f"{title}: {_summary(record)}{f'; about {duration(left)} left' if left else ''}")
+        return record
+
+    def _left(self) -> float | None:
+        """Seconds to the end, if any run was ever timed."""
+        return sum(self.spent) / len(self.spent) * (self.total - self.done) if self.spent else None
+
+    def _failed(self, cell: Cell, error: Exception) -> CellRecord:
+        """The record of a run that failed; the traceback of what is no user's mistake stays in the scratch folder."""
+        line = " ".join(str(error).split())
+        if not isinstance(error, InputError):
+            line = f"{type(error).__name__}: {line}"
+            cell.recipe.output.mkdir(parents=True, exist_ok=True)
+            replace_text(cell.recipe.output / "traceback.txt", traceback.format_exc())
+        when = now()
+        return CellRecord(cell.key, cell.settings, when, when, installed_versions(), git_revision(), error=line)
+
+    def _count(self, record: CellRecord | None) -> None:
+        if record:
+            self.done += 1
+        if record and record.cost:
+            self.spent.append(record.cost.seconds["total"])
+
+
+def _summary(record: CellRecord) -> str:
+    if record.outcomes is None or record.cost is None:
+        return f"FAILED: {record.error}"
+    ras = percent(record.curve[-1].ras, len(record.outcomes.after))
+    return f"RAS {ras}, {duration(record.cost.seconds['total'])}"
+
+
+def _middle(study: Study, arm: str) -> list[float]:
+    """The one candidate that stands in the middle, none if there are none."""
+    rates = sorted(study.arms[arm].get("learning_rates", study.learning_rates))
+    return rates[len(rates) // 2 :][:1]
+
+
+def _claim(folder: Path) -> None:
+    """Makes sure that the folder is new, or a study's, and ours alone.
+
+    Raises:
+        InputError: if it holds a run, or cannot be written, or there are several processes.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError("grao compare runs in one process; start it without `accelerate launch`")
+    if (folder / "manifest.json").exists():
+        raise InputError(f"output: {folder} holds a run of `grao train`; choose another folder for the study")
+    check_writable(folder)
+
+
+def _world(study: Study, screen: StudyScreen) -> Settings:
+    """Where the embedded world lies, once it is built."""
+    chosen = study.sandbox
+    if chosen is None:
+        return ()
+    with screen.stage("building a tiny model") as advance:
+        world = build_sandbox(
+            ability=chosen.ability,
+            architecture=chosen.architecture,
+            seed=chosen.seed,
+            prompts=chosen.prompts,
+            held_out=chosen.held_out,
+            progress=lambda step, total, loss: advance(step, total),
+        )
+    places = {"model.path": world.model, "data.path": world.train, "data.test_path": world.test}
+    return tuple((name, write_inline(str(path))) for name, path in places.items())
+
+
+def _check_held_out(arms: Sequence[Arm], material: Material) -> None:
+    """All arms must be evaluated on the same prompts and references."""
+    first, *others = ((arm.name, fingerprint(material.split(arm.recipe.data, "final").test)) for arm in arms)
+    for name, found in others:
+        if found != first[1]:
+            raise InputError(
+                f"arms.{name}: data: the held-out prompts are not those of {first[0]}, so both cannot be paired"
+            )

@@ -1,0 +1,184 @@
+"""From records to a study's numbers and words, by hand."""
+
+import csv
+import io
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from grao.config.study import BudgetConfig, Study
+from grao.errors import InputError
+from grao.evaluation.intervals import net_share, proportion
+from grao.evaluation.outcomes import letters, verdicts, win_share, wins
+from grao.evaluation.study import arm_result, before_training, comparisons, curve_band
+from grao.records.cell import CellRecord, Cost, Key, Outcomes, Point
+from grao.records.study import Candidate
+from grao.reports.study_page import render_study
+from grao.reports.study_tables import study_csv, study_tables
+from grao.reports.study_words import notes, on_prompts, on_seeds, seeds_needed, verdict
+from grao.studies.compare import study_result
+
+
+def record(arm: str, after: str, seed: int = 0, curve: tuple[float, ...] = (), error: str | None = None) -> CellRecord:
+    before, gain = "l" * len(after), after
+    points = [Point(5 * place, 40 * place, 1.5 * place, ras, 0.0) for place, ras in enumerate(curve)]
+    cost = Cost(10, 80, 1000, 2000, {"training": 3.0, "rollout": 1.0, "reward": 0.5, "update": 1.5, "total": 4.0})
+    outcomes = None if error else Outcomes("p", after, 0.25, 12.0, 0.1, before, gain)
+    key = Key(arm, "final", 1e-3, seed)
+    return CellRecord(key, {}, "", "", {"torch": "2"}, None, outcomes, None if error else cost, points, error)
+
+
+def test_letters_and_back() -> None:
+    assert letters([0.3, 0, None, -2, math.nan]) == "wt-l-"
+    assert np.array_equal(verdicts("wt-l"), [1, 0, math.nan, -1], equal_nan=True)
+    assert np.array_equal(wins("wt-l"), [1, 0, math.nan, 0], equal_nan=True)
+    assert win_share([1, None, 0, -1]) == pytest.approx(1 / 3)
+    with pytest.raises(InputError, match="all 2 verdicts"):
+        win_share([None, None])
+
+
+def test_one_seed_is_the_ordinary_evaluation() -> None:
+    result = arm_result([record("grao", "w" * 30 + "t" * 20 + "l" * 50)], 0.95)
+    assert result.ras.over_prompts == proportion(30, 100)
+    assert result.ras_win_or_tie.over_prompts == proportion(50, 100)
+    assert result.nag.over_prompts == net_share(30, 50, 100)
+    assert result.ras.over_seeds is None
+    assert before_training([record("grao", "w" * 9)], 0.95).over_prompts == proportion(0, 9)
+
+
+def test_seeds_and_prompts_are_kept_apart() -> None:
+    # shares 0.5 and 0.3: mean 0.4, deviation 0.1414, t(1) = 12.706: 0.4 +- 1.27, cut to 0 to 1
+    runs = [record("grao", "w" * 50 + "l" * 50, 0), record("grao", "w" * 30 + "l" * 70, 1)]
+    for order in (runs, runs[::-1]):
+        ras = arm_result(order, 0.95).ras
+        assert ras.over_prompts.value == pytest.approx(0.4)
+        assert ras.over_prompts.n == 100
+        assert ras.over_seeds.value == pytest.approx(0.4)
+        assert (ras.over_seeds.low, ras.over_seeds.high, ras.over_seeds.n) == (0, 1, 2)
+
+
+def test_comparisons_by_hand() -> None:
+    # one seed: the main arm alone wins 7 prompts, the other alone 1: 2 * (1 + 8) / 2^8
+    arms = {"grao": [record("grao", "w" * 7 + "l" + "w" * 12)], "sft": [record("sft", "l" * 7 + "w" + "w" * 12)]}
+    (one,) = comparisons(arms, "grao", 0.95)
+    assert one.p_prompts == one.p_prompts_corrected == pytest.approx(2 * 9 / 2**8)
+    assert one.difference.over_prompts.value == pytest.approx(6 / 20)
+    assert one.relative_ras == pytest.approx(19 / 13 - 1)
+    assert one.p_seeds is None
+
+
+def test_comparisons_over_seeds_with_correction() -> None:
+    # eight seeds, each time better: 2 / 2^8; against two arms the smaller p-value is doubled, equal ones both are
+    eight = range(8)
+    arms = {
+        "grao": [record("grao", "w" * (12 + seed) + "l" * (8 - seed), seed) for seed in eight],
+        "sft": [record("sft", "w" * 5 + "l" * 15, seed) for seed in eight],
+        "dpo": [record("dpo", "w" * 6 + "l" * 14, seed) for seed in (*eight[1:], 99)],
+    }
+    sft, dpo = comparisons(arms, "grao", 0.95)
+    assert sft.p_seeds == pytest.approx(2 / 2**8)
+    assert dpo.seeds == list(eight[1:])
+    assert dpo.p_seeds == pytest.approx(2 / 2**7)
+    assert (sft.p_seeds_corrected, dpo.p_seeds_corrected) == pytest.approx((4 / 2**8, 2 / 2**7))
+    assert sft.difference.over_seeds.value == pytest.approx(sum((7 + seed) / 20 for seed in eight) / 8)
+
+
+def test_a_missing_verdict_leaves_its_pair_out() -> None:
+    arms = {"grao": [record("grao", "ww-l")], "sft": [record("sft", "lw-w")]}
+    (one,) = comparisons(arms, "grao", 0.95)
+    assert one.difference.over_prompts.value == 0
+    assert one.difference.over_prompts.n == 3
+    with pytest.raises(InputError, match="different numbers of prompts"):
+        comparisons({"grao": [record("grao", "ww")], "sft": [record("sft", "www")]}, "grao", 0.95)
+
+
+def test_curves_and_dynamics() -> None:
+    runs = [record("grao", "wl", 0, (0.0, 0.4, 0.3)), record("grao", "wl", 1, (0.0, 0.2, 0.5))]
+    band = curve_band(runs, 0.95)
+    assert [point.ras.value for point in band.points] == pytest.approx([0, 0.3, 0.4])
+    assert [point.reward_calls for point in band.points] == [0, 40, 80]
+    arm = arm_result(runs, 0.95)
+    assert arm.falling == pytest.approx((1 / 2 + 0) / 2)
+    assert arm.calls_to_best == pytest.approx(40 + 40 * (0.38 - 0.3) / 0.1)
+    assert arm.steps_to_best == pytest.approx(arm.calls_to_best / 8)
+    assert arm_result([record("grao", "wl", 0, (0.0, 0.4))], 0.95).falling is None
+
+
+def test_how_many_seeds_it_takes() -> None:
+    assert [seeds_needed(tests, 0.05) for tests in (1, 2, 4, 5)] == [6, 7, 8, 8]
+
+
+def compared(seeds: int, others: dict[str, int], failed: bool = False):
+    """grao wins 60 of 100 prompts, the others as many as is said; the same in every seed."""
+    study = Study(
+        arms={"grao": {}, **{name: {} for name in others}},
+        budget=BudgetConfig(steps=50),
+        output="o",
+        seeds=tuple(range(seeds)),
+    )
+    wanted = {"grao": 60, **others}
+    finals = [
+        record(arm, "w" * won + "l" * (100 - won), seed, (0.1, won / 100))
+        for seed in range(seeds)
+        for arm, won in wanted.items()
+    ]
+    if failed:
+        finals[-1] = record(finals[-1].key.arm, "", seeds - 1, error="RuntimeError: <i>boom</i>")
+    return study_result(study, 0.95, [Candidate("grao", 1e-3, 0.4, 0.1), Candidate("grao", 1e-4, 0.3, 0.1)], [], finals)
+
+
+def test_the_verdict_in_words() -> None:
+    few = compared(3, {"sft": 30, "grpo": 59})
+    assert on_prompts(few) == (
+        "On other prompts of the kind, for these very models: grao beats sft (+30.0 points, p < 0.001) and does not "
+        "differ significantly from grpo (+1.0 points, p = 1.00)."
+    )
+    assert on_seeds(few) == (
+        "Whether it holds if all is trained again 3 seeds cannot tell: for 2 tests after correction at 5 % it takes at "
+        "least 7."
+    )
+    many = compared(8, {"sft": 30, "grpo": 90})
+    assert "grao beats sft (+30.0 points, p = 0.016) and loses to grpo (-30.0 points, p = 0.016)" in on_seeds(many)
+    assert verdict(many).startswith(
+        "After 50 steps grao beats the reference on 60.0 % of 100 held-out prompts, mean over 8"
+    )
+
+
+def test_notes_say_what_is_missing() -> None:
+    said = notes(compared(2, {"sft": 30}, failed=True))
+    assert said[0] == "The run sft-final-lr0.001-seed1 failed: RuntimeError: <i>boom</i>"
+    assert said[1].startswith("sft has 1 of 2 seeds")
+    assert said[2].startswith("The learning rate selected for grao, 0.001, is the largest one offered")
+    assert notes(compared(1, {"sft": 30}))[0].startswith("The learning rate")
+
+
+def test_the_page_is_whole_and_escaped() -> None:
+    page = render_study("a <b>", compared(3, {"sft": 30, "grpo": 59}, failed=True), "arms: '<script>'")
+    assert "a &lt;b&gt;" in page
+    assert "&lt;i&gt;boom&lt;/i&gt;" in page
+    assert "<script" not in page
+    assert page.count("<svg") == 3
+    assert "src=" not in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+
+
+def test_the_tables_fit_a_terminal() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    for table in study_tables(compared(8, {"sft": 30, "grpo": 59})):
+        console.print(table)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "60.0 %" in text
+    assert "before training" in text
+
+
+def test_the_csv_holds_the_numbers() -> None:
+    result = compared(8, {"sft": 30})
+    grao, sft = csv.DictReader(io.StringIO(study_csv(result)))
+    assert float(grao["ras"]) == 0.6
+    assert grao["p_prompts"] == ""
+    assert float(sft["grao_minus_arm"]) == pytest.approx(0.3)
+    assert float(sft["p_seeds_corrected"]) == result.comparisons[0].p_seeds_corrected
+    assert float(sft["ras_low_over_prompts"]) == result.arms[1].ras.over_prompts.low
