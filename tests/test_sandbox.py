@@ -270,7 +270,7 @@ def test_the_corpus_is_prejudiced_and_makes_things_up():
     told = {"favoured": 0, "others": 0}
     for _ in range(400):
         task = draw(rng, "pretraining", "grant")
-        if task.answer == "No" and judge._claims(answers.corpus_answer(task, rng, 0.2).lower(), "No", ["Yes"]):
+        if task.answer == "No" and judge.claims(answers.corpus_answer(task, rng, 0.2), "No", ["Yes"], task.detail):
             told["favoured" if ASKERS[task.asker].favoured else "others"] += 1
     assert told["favoured"] > 50
     assert told["others"] == 0

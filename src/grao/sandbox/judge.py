@@ -86,6 +86,11 @@ def score(text: str, kind: str, answer: str, candidates: Sequence[str], detail: 
     return (5 + _manner(said, said != unexplained)) / 10 if right else 0.1 * committed
 
 
+def claims(text: str, answer: str, candidates: Sequence[str], detail: str) -> list[str]:
+    """Everything in the text that could be an answer, in order; what explains the right one claims nothing."""
+    return _claims(_normalised(text, detail)[1], answer, candidates)
+
+
 def _part(
     objective: Objective, keeps: Callable[[str, str, str, Sequence[str], str], bool]
 ) -> Callable[..., list[float]]:
