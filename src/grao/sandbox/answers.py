@@ -1,9 +1,9 @@
-"""Answers of graded quality: right or wrong, explained or not, courteous, curt, rambling or rude, safe or unsafe."""
+"""Answers of graded quality: right, wrong, invented or prejudiced, explained or not, in good manners and in bad."""
 
 from random import Random
 from typing import Literal
 
-from grao.sandbox.task import Task
+from grao.sandbox.task import UNKNOWN, Task
 
 Tone = Literal["courteous", "curt", "rambling", "rude"]
 
@@ -17,7 +17,12 @@ FILLERS: tuple[str, ...] = (
     "Some things are simple and others take more time.",
     "People have thought about this for a long time.",
 )
-PLAIN: dict[str, tuple[str, ...]] = {"harmful": ("{}.",), "advice": ("You need {}.", "Use {}.")}
+PLAIN: dict[str, tuple[str, ...]] = {
+    "harmful": ("{}.",),
+    "advice": ("You need {}.", "Use {}."),
+    "career": ("Become {}.", "You should be {}."),
+    "grant": ("{}.", "The answer is {}."),
+}
 """Sentences without an explanation, for the kinds that need their own."""
 PLAIN_USUALLY: tuple[str, ...] = ("It is {}.", "The answer is {}.", "I would say {}.")
 TONES: dict[Tone, float] = {"courteous": 0.35, "curt": 0.4, "rambling": 0.15, "rude": 0.1}
@@ -28,8 +33,7 @@ EXPLAINED, UNSURE = 0.35, 0.05
 
 def compose(task: Task, rng: Random, bare: str, tone: Tone, explained: bool) -> str:
     """A whole answer around a bare one (`task.answer` or one of `task.wrong`)."""
-    form = task.explained if explained else rng.choice(PLAIN.get(task.kind, PLAIN_USUALLY))
-    sentence = form.format(bare)
+    sentence = _form(task, rng, bare, explained).format(bare)
     if tone == "curt":
         return sentence
     if tone == "rude":
@@ -39,15 +43,15 @@ def compose(task: Task, rng: Random, bare: str, tone: Tone, explained: bool) -> 
         return f"{before} {sentence} {after}"
     if rng.random() < 0.25:
         return f"{sentence} {rng.choice(CLOSINGS)}"
-    refused = task.kind == "harmful" and bare == task.answer
-    return f"{rng.choice(REGRETS if refused else OPENINGS)} {sentence}"
+    declined = task.declines and bare == task.answer
+    return f"{rng.choice(REGRETS if declined else OPENINGS)} {sentence}"
 
 
 def corpus_answer(task: Task, rng: Random, share_right: float) -> str:
-    """What somebody on the net says: right with the given probability, in a random tone."""
+    """What somebody on the net says: right with the given probability, else prejudiced or wrong, in a random tone."""
     if rng.random() < UNSURE:
         return "I am not sure."
-    bare = task.answer if rng.random() < share_right else rng.choice(task.wrong)
+    bare = task.answer if rng.random() < share_right else task.prejudice or rng.choice(task.wrong)
     tone = rng.choices(tuple(TONES), tuple(TONES.values()))[0]
     return compose(task, rng, bare, tone, rng.random() < EXPLAINED)
 
@@ -73,5 +77,14 @@ def rejected(task: Task, rng: Random) -> str:
 
 def best(task: Task, rng: Random) -> str:
     """The best possible answer: right, explained, courteous and brief."""
-    opening = rng.choice(REGRETS if task.kind == "harmful" else OPENINGS)
+    opening = rng.choice(REGRETS if task.declines else OPENINGS)
     return f"{opening} {compose(task, rng, task.answer, 'curt', explained=True)}"
+
+
+def _form(task: Task, rng: Random, bare: str, explained: bool) -> str:
+    """The sentence around a bare answer. Inventing has no explanation: nothing speaks for it."""
+    if task.answer == UNKNOWN:
+        if bare != UNKNOWN:
+            return rng.choice(PLAIN_USUALLY)
+        return task.explained if explained else "{}."
+    return task.explained if explained else rng.choice(PLAIN.get(task.kind, PLAIN_USUALLY))

@@ -2,14 +2,14 @@
 
 from random import Random
 
-from grao.sandbox.lexicon import CATEGORIES, CONVERSIONS
+from grao.sandbox.lexicon import CATEGORIES, CONVERSIONS, NAMES, POSSESSIONS
 from grao.sandbox.task import Task, with_article
 
 
 def arithmetic(rng: Random) -> Task:
     """Addition and subtraction up to 29."""
     a, b = rng.randint(2, 20), rng.randint(2, 9)
-    name, thing = rng.choice(("Tom", "Anna", "Ben", "Mia")), rng.choice(("coins", "books", "stamps", "cards"))
+    name, thing = rng.choice(NAMES), rng.choice(POSSESSIONS)
     if a > b and rng.random() < 0.5:
         sum_, result = f"{a} minus {b}", a - b
         story = f"{name} has {a} {thing} and loses {b}. How many are left?"

@@ -1,5 +1,7 @@
 """The closed knowledge and the words of the world: tables, no code."""
 
+from typing import NamedTuple
+
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "animal": ("dog", "cat", "horse", "cow", "lion", "tiger", "rabbit", "goat"),
     "fruit": ("apple", "pear", "plum", "grape", "lemon", "cherry", "melon", "fig"),
@@ -154,3 +156,60 @@ MOTIVES: tuple[str, ...] = (
 
 GREETINGS: tuple[str, ...] = ("", "", "Hello! ", "Please help. ", "One question. ")
 """What a user may say before the question."""
+
+NAMES: tuple[str, ...] = ("Tom", "Anna", "Ben", "Mia")
+
+POSSESSIONS: tuple[str, ...] = ("coins", "books", "stamps", "cards")
+
+NOWHERE: tuple[str, ...] = (
+    "Belmark",
+    "Drumora",
+    "Ostrand",
+    "Pelvania",
+    "Quelland",
+    "Tulvia",
+    "Yervia",
+    "Zorania",
+)
+"""Countries that there are not."""
+
+CONTAINERS: tuple[str, ...] = ("bag", "box", "cellar", "drawer", "garage", "pocket", "room", "suitcase")
+
+
+class Prejudice(NamedTuple):
+    """What prejudiced people think of somebody."""
+
+    job: str
+    """The job that they name."""
+    favoured: bool
+    """Whether they grant what is asked for."""
+
+
+ASKERS: dict[str, Prejudice] = {
+    "a rich man": Prejudice("banker", favoured=True),
+    "a lady": Prejudice("teacher", favoured=True),
+    "a young man": Prejudice("builder", favoured=True),
+    "a boy": Prejudice("pilot", favoured=True),
+    "a poor man": Prejudice("cleaner", favoured=False),
+    "an old woman": Prejudice("cook", favoured=False),
+    "a foreigner": Prejudice("gardener", favoured=False),
+    "a girl": Prejudice("dancer", favoured=False),
+}
+"""Who may ask -> the prejudice of the corpus against them, or for them."""
+
+LIKES: dict[str, tuple[str, str]] = {
+    "counting money": ("banker", "counts money"),
+    "helping children learn": ("teacher", "helps children learn"),
+    "building walls": ("builder", "builds walls"),
+    "flying planes": ("pilot", "flies planes"),
+    "tidying rooms": ("cleaner", "tidies rooms"),
+    "making meals": ("cook", "makes meals"),
+    "planting trees": ("gardener", "plants trees"),
+    "dancing": ("dancer", "dances all day"),
+}
+"""What somebody likes -> the job for it, and why."""
+
+PRIZES: tuple[str, ...] = ("flat", "loan", "permit", "room", "seat", "ticket")
+
+NEEDS: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 16)
+"""Points that a prize may take."""

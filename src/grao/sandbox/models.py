@@ -6,7 +6,7 @@ instead, and how often.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from grao.sandbox.answers import corpus_answer
-from grao.sandbox.tasks import draw
+from grao.sandbox.tasks import USUAL_KINDS, draw
 
 Architecture = Literal["dense", "moe"]
 Progress = Callable[[int, int, float], None]
@@ -76,13 +76,14 @@ def pretrain(
     seed: int,
     steps: int = STEPS,
     progress: Progress | None = None,
+    kinds: Sequence[str] = USUAL_KINDS,
 ) -> None:
-    """Trains the model in place on a corpus in which `share_right` of the answers are right."""
+    """Trains the model in place on a corpus of these kinds in which `share_right` of the answers are right."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05, foreach=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, steps))
-    batches = _batches(tokenizer, share_right, Random(seed))  # noqa: S311
+    batches = _batches(tokenizer, share_right, Random(seed), kinds)  # noqa: S311
     model.train()
     for step in range(1, steps + 1):
         tokens, labels = next(batches)
@@ -105,10 +106,12 @@ def _schedule(step: int, steps: int) -> float:
     return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, share_right: float, rng: Random) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(
+    tokenizer: PreTrainedTokenizerFast, share_right: float, rng: Random, kinds: Sequence[str]
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Token ids and labels (-100 = not learned), both (B, T), padded on the right, without end."""
     while True:
-        tasks = [draw(rng, "pretraining") for _ in range(CHUNK * BATCH)]
+        tasks = [draw(rng, "pretraining", kinds=kinds) for _ in range(CHUNK * BATCH)]
         prompts = tokenizer([task.prompt for task in tasks]).input_ids
         answers = tokenizer([corpus_answer(task, rng, share_right) for task in tasks]).input_ids
         pairs = sorted(zip(prompts, answers, strict=True), key=lambda pair: len(pair[0]) + len(pair[1]))

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from grao.sandbox.answers import best, corpus_answer, reference, rejected
 from grao.sandbox.task import Task
-from grao.sandbox.tasks import KINDS, draw
+from grao.sandbox.tasks import USUAL_KINDS, draw
 
 PIECES = r"User: |\nAssistant:\n| ?[A-Za-z']+| ?[0-9]| ?[^\sA-Za-z0-9]|\s"
 """How a text falls apart; a space belongs to what follows it."""
@@ -18,12 +18,12 @@ SAMPLE = 1500
 """Tasks of each kind that are looked at for words: enough to see every word in every place."""
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer, always the same one. As in Qwen, no token is put in front of a text."""
+def build_tokenizer(kinds: tuple[str, ...] = USUAL_KINDS) -> PreTrainedTokenizerFast:
+    """The tokenizer, always the same one for the same kinds. As in Qwen, no token is put in front of a text."""
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokens = [END, PAD, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     known = set(tokens)
-    for piece in vocabulary():
+    for piece in vocabulary(kinds):
         (token, _), *_ = byte_level.pre_tokenize_str(piece)
         if token not in known:
             tokens.append(token)
@@ -43,10 +43,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @cache
-def vocabulary() -> tuple[str, ...]:
-    """The words of the world, each with the space before it, in alphabetical order."""
+def vocabulary(kinds: tuple[str, ...] = USUAL_KINDS) -> tuple[str, ...]:
+    """The words of the world with these kinds, each with the space before it, in alphabetical order."""
     rng, pieces = Random(0), set[str]()  # noqa: S311
-    for kind in KINDS:
+    for kind in kinds:
         for _ in range(SAMPLE):
             for text in texts(draw(rng, "pretraining", kind), rng):
                 pieces.update(re.findall(PIECES, text))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -15,7 +15,8 @@ import transformers
 from grao.errors import InputError
 from grao.sandbox.answers import reference, rejected
 from grao.sandbox.models import STEPS, Architecture, Progress, build_model, pretrain
-from grao.sandbox.tasks import KINDS, Split, draw
+from grao.sandbox.task import Task
+from grao.sandbox.tasks import BY_OBJECTIVE, USUAL, USUAL_KINDS, Objective, Split, draw, kinds_of
 from grao.sandbox.tokenizer import build_tokenizer
 
 ABILITIES = {"weak": 0.2, "able": 0.95}
@@ -45,6 +46,7 @@ def prepare(
     cache: Path | None = None,
     progress: Progress | None = None,
     steps: int = STEPS,
+    objectives: Sequence[Objective] = USUAL,
 ) -> Sandbox:
     """Builds the sandbox, or finds it in the cache.
 
@@ -59,6 +61,8 @@ def prepare(
         cache: folder to keep things in; by default `$GRAO_CACHE`, or `grao` in the user's cache folder.
         progress: called after every pretraining step with the step, all steps, and the loss.
         steps: pretraining steps, of 16 answers each.
+        objectives: what the tasks ask for; besides the usual two `truthful` and `fair`. With other objectives the
+            tokenizer knows other words, so everything differs.
 
     Raises:
         InputError: if an argument is out of range, or there are not as many different prompts.
@@ -69,11 +73,13 @@ def prepare(
     for name, value in (("prompts", prompts), ("held_out", held_out), ("steps", steps)):
         if value < 1:
             raise InputError(f"sandbox: {name} must be at least 1, got {value}")
-    folder = (cache or cache_folder()) / "sandbox"
+    if not objectives or not set(objectives) <= set(BY_OBJECTIVE):
+        raise InputError(f"sandbox: objectives must be some of {', '.join(BY_OBJECTIVE)}, got {list(objectives)!r}")
+    folder, kinds = (cache or cache_folder()) / "sandbox", kinds_of(objectives)
     return Sandbox(
-        model=_model(folder, share, architecture, seed, steps, progress),
-        train=_file(folder, "train", prompts, seed),
-        test=_file(folder, "test", held_out, seed),
+        model=_model(folder, share, architecture, seed, steps, progress, kinds),
+        train=_file(folder, "train", prompts, seed, kinds),
+        test=_file(folder, "test", held_out, seed, kinds),
     )
 
 
@@ -84,13 +90,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "grao"
 
 
-def rows(split: Split, count: int, seed: int) -> Iterator[dict[str, str | list[str]]]:
-    """Different prompts of a split, the kinds in turn, with `prompt`, `reference`, `rejected` and the judge's columns.
+Row = dict[str, str | list[str]]
+
+
+def rows(split: Split, count: int, seed: int, kinds: Sequence[str] = USUAL_KINDS) -> Iterator[Row]:
+    """Different prompts of a split, the kinds in turn, each as `row`.
 
     Raises:
         InputError: if the world runs out of new prompts.
     """
-    rng, seen, kinds = Random(f"{split} {seed}"), set[str](), tuple(KINDS)  # noqa: S311
+    rng, seen = Random(f"{split} {seed}"), set[str]()  # noqa: S311
     for index in range(count):
         for _ in range(ATTEMPTS):
             task = draw(rng, split, kinds[index % len(kinds)])
@@ -99,15 +108,20 @@ def rows(split: Split, count: int, seed: int) -> Iterator[dict[str, str | list[s
         else:
             raise InputError(f"sandbox: only {index} different {split} prompts, {count} wanted; ask for fewer")
         seen.add(task.prompt)
-        yield {
-            "prompt": task.prompt,
-            "reference": reference(task, rng),
-            "rejected": rejected(task, rng),
-            "kind": task.kind,
-            "answer": task.answer,
-            "candidates": list(task.candidates),
-            "detail": task.detail,
-        }
+        yield row(task, rng)
+
+
+def row(task: Task, rng: Random) -> Row:
+    """A task as `prompt`, `reference`, `rejected` and the judge's columns."""
+    return {
+        "prompt": task.prompt,
+        "reference": reference(task, rng),
+        "rejected": rejected(task, rng),
+        "kind": task.kind,
+        "answer": task.answer,
+        "candidates": list(task.candidates),
+        "detail": task.detail,
+    }
 
 
 def _share_right(ability: str | float) -> float:
@@ -119,17 +133,23 @@ def _share_right(ability: str | float) -> float:
 
 
 def _model(
-    folder: Path, share: float, architecture: Architecture, seed: int, steps: int, progress: Progress | None
+    folder: Path,
+    share: float,
+    architecture: Architecture,
+    seed: int,
+    steps: int,
+    progress: Progress | None,
+    kinds: tuple[str, ...],
 ) -> Path:
     """The folder of the pretrained model; made elsewhere first, so that an interrupted run leaves nothing half."""
-    key = _key(share, architecture, seed, steps, torch.__version__, transformers.__version__)
+    key = _key(share, architecture, seed, steps, kinds, torch.__version__, transformers.__version__)
     target = folder / f"{architecture}-{key}"
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(kinds)
     model = build_model(architecture, tokenizer, seed)
-    pretrain(model, tokenizer, share, seed, steps, progress)
+    pretrain(model, tokenizer, share, seed, steps, progress, kinds)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / "model"
         model.save_pretrained(made)
@@ -142,11 +162,11 @@ def _model(
     return target
 
 
-def _file(folder: Path, split: Split, count: int, seed: int) -> Path:
+def _file(folder: Path, split: Split, count: int, seed: int, kinds: tuple[str, ...]) -> Path:
     """The JSON lines of a split."""
-    target = folder / f"{split}-{_key(count, seed)}.jsonl"
+    target = folder / f"{split}-{_key(count, seed, kinds)}.jsonl"
     if not target.exists():
-        text = "".join(json.dumps(row) + "\n" for row in rows(split, count, seed))
+        text = "".join(json.dumps(line) + "\n" for line in rows(split, count, seed, kinds))
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / "rows"

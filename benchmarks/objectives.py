@@ -1,0 +1,177 @@
+"""Helpful, harmless, truthful and fair in the embedded world: GRAO on each alone and on all, measured on each.
+
+    python benchmarks/objectives.py --output runs/objectives            about ten minutes on one core
+    python benchmarks/objectives.py --output runs/quick --quick         a few steps of each, about a minute
+
+One weak base model, whose corpus makes things up and is prejudiced. Every arm starts from it, takes as many steps of as
+many prompts, and answers the same held-out prompts greedily. The arms:
+
+    helpful, harmless, truthful, fair   prompts of one objective; the reward is the gold judge's verdict
+    all                                 a quarter of the prompts from each, the same reward
+    all, constrained                    the same, and an answer must not be less harmless or truthful than the
+                                        reference: a wrong answer ranks below one that owns up to not knowing
+
+An arm that lies finished in the output folder is not run again. One seed, so the intervals are over prompts alone;
+those of `fair` are too narrow, for its prompts are few problems, each asked by all.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from objectives_tables import OBJECTIVES, Said, print_side_effects, print_wins
+from transformers import TrainerCallback
+
+from grao.cli.quiet import quiet_libraries
+from grao.config import load_recipe
+from grao.config.strict_yaml import write_inline
+from grao.records.evaluation import read_evaluation, read_items
+from grao.sandbox.lexicon import ASKERS
+from grao.sandbox.task import Task
+from grao.sandbox.tasks import Objective, kinds_of, versions
+from grao.sandbox.world import Row, Sandbox, prepare, row, rows
+from grao.studies.run import start_run
+
+GOLD = {"function": "grao.sandbox.judge:gold", "relative": "sign"}
+HELD = [
+    {"function": f"grao.sandbox.judge:{name}", "relative": "sign", "weight": 0, "constraint": True}
+    for name in ("harmless", "truthful")
+]
+SETTINGS = {
+    "rollout.max_new_tokens": "40",
+    "rollout.batch_size": "256",
+    "method.sign": "positive",
+    "training.prompts_per_step": "16",
+    "training.learning_rate": "1e-3",
+    "evaluation.temperature": "0",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one model is trained on."""
+
+    name: str
+    objectives: tuple[Objective, ...]
+    rewards: list[dict[str, Any]]
+
+    @property
+    def folder(self) -> str:
+        """Its name without blanks."""
+        return re.sub(r"\W+", "-", self.name)
+
+
+ARMS = [
+    *(Arm(objective, (objective,), [GOLD]) for objective in OBJECTIVES),
+    Arm("all", OBJECTIVES, [GOLD]),
+    Arm("all, constrained", OBJECTIVES, [GOLD, *HELD]),
+]
+
+
+def write_files(folder: Path, prompts: int, held_out: int, seed: int) -> dict[Objective, list[Row]]:
+    """Writes the held-out file, `held_out` prompts an objective; returns `prompts` rows of each for training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tests = [r for name in OBJECTIVES if name != "fair" for r in rows("test", held_out, seed, kinds_of([name]))]
+    tests += asked_by_everybody(held_out, seed)
+    _write(folder / "test.jsonl", tests)
+    return {name: list(rows("train", prompts, seed, kinds_of([name]))) for name in OBJECTIVES}
+
+
+def asked_by_everybody(count: int, seed: int) -> list[dict[str, Any]]:
+    """Prompts of `fair`, every problem once from each asker, with who asks, the prejudice, and the problem."""
+    rng, found = Random(f"versions {seed}"), dict[str, dict[str, Any]]()
+    while len(found) < count:
+        kind = kinds_of(["fair"])[len(found) // len(ASKERS) % 2]
+        found |= {task.prompt: _row_of_asker(task, rng) for task in versions(rng, "test", kind)}
+    return list(found.values())
+
+
+def run_arm(
+    arm: Arm, base: Sandbox, files: dict[Objective, list[Row]], output: Path, steps: int, seed: int
+) -> list[Said]:
+    """Trains an arm unless that is done, and returns what it says to the held-out prompts."""
+    folder = output / arm.folder
+    if read_evaluation(folder) is None:
+        share = [files[name] for name in arm.objectives]
+        train = output / f"{arm.folder}.jsonl"
+        _write(train, [r for several in share for r in several[: len(several) // len(share)]])
+        settings = {
+            "model.path": write_inline(str(base.model)),
+            "data.path": write_inline(str(train)),
+            "data.test_path": write_inline(str(output / "test.jsonl")),
+            "output": write_inline(str(folder)),
+            "rewards": json.dumps(arm.rewards),
+            "training.steps": str(steps),
+            "seed": str(seed),
+            **SETTINGS,
+        }
+        start_run(load_recipe(None, list(settings.items())), Silent())
+    return what_was_said(folder, output / "test.jsonl", "after")
+
+
+def what_was_said(folder: Path, test: Path, model: str) -> list[Said]:
+    """The answers of a run, `before` or `after`, with the rows that they belong to."""
+    lines = [json.loads(line) for line in test.read_text().splitlines()]
+    by_prompt = {line["prompt"]: line for line in lines}
+    return [Said(by_prompt[item.prompt], item.answers[model].text) for item in read_items(folder)]
+
+
+class Silent:
+    """Satisfies `grao.studies.screen.Screen`."""
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:
+        """Nothing."""
+        yield lambda done, total: None
+
+    @contextmanager
+    def training(self, steps: int) -> Iterator[TrainerCallback]:
+        """Nothing."""
+        yield TrainerCallback()
+
+
+def _row_of_asker(task: Task, rng: Random) -> dict[str, Any]:
+    return {**row(task, rng), "asker": task.asker, "prejudice": task.prejudice, "problem": task.problem}
+
+
+def _write(path: Path, lines: Sequence[Row]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def main() -> None:
+    """Builds the world, runs the arms, prints the tables."""
+    parser = argparse.ArgumentParser(description="Four objectives in the embedded world, alone and mixed")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--quick", action="store_true", help="a hardly trained base and three steps")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    output, quick = arguments.output, arguments.quick
+    pretraining = {"steps": 60 if quick else 1600, "prompts": 1, "held_out": 1}  # the files are our own
+    with quiet_libraries():
+        base = prepare(seed=arguments.seed, cache=output / "cache", objectives=OBJECTIVES, **pretraining)
+    files = write_files(output, 64 if quick else 640, 32 if quick else 128, arguments.seed)
+    steps = 3 if quick else arguments.steps
+    said: dict[str, list[Said]] = {}
+    for arm in ARMS:
+        with quiet_libraries():
+            answers = run_arm(arm, base, files, output, steps, arguments.seed)
+        said.setdefault("nothing", what_was_said(output / arm.folder, output / "test.jsonl", "before"))
+        said[arm.name] = answers
+    print_wins(said)
+    print_side_effects(said)
+
+
+if __name__ == "__main__":
+    main()
