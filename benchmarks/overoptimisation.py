@@ -4,9 +4,9 @@
     python benchmarks/overoptimisation.py --quick                             a few steps: shows that it works
     python benchmarks/overoptimisation.py --from overoptimisation.json --plot docs/overoptimisation.png    draws again
 
-In the embedded world (`grao.sandbox`), for each seed: the weak model answers prompts, the gold judge says which of two
+In the embedded world (`grao.sandbox`), for each seed: a small model answers prompts, the gold judge says which of two
 answers is the better one, and a share of its verdicts is turned around; a reward model learns from these pairs
-(`grao reward train`); the weak model is aligned with it while the gold judge looks on (`watch`). A control swaps the
+(`grao reward train`); the same model is aligned with it while the gold judge looks on (`watch`). A control swaps the
 two: the gold judge trains, the reward model looks on. The reward model is imperfect as learned rewards are: it has seen
 few pairs, some labelled wrongly, all of them answers from before training. Nothing in it is made to be exploited.
 """
@@ -57,23 +57,24 @@ class Setting:
     """Share of the training pairs whose label is turned around."""
     epochs: int = 2
     """Of the reward model."""
-    steps: int = 200
+    steps: int = 66
     """Of the alignment."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 4e-4
     every: int = 5
     """Steps from look to look."""
     batch: int = 32
     """Prompts of a step."""
-    ability: str = "weak"
+    ability: str = "able"
+    """Of the model before training, as of `grao.sandbox.world.prepare`."""
     pretraining: int = 1600
-    """Steps of the weak model."""
+    """Its steps."""
 
 
 QUICK = Setting(prompts=40, epochs=1, steps=14, every=2, batch=4, pretraining=60)
 
 
 def write_pairs(world: Sandbox, split: str, setting: Setting, noise: float, seed: int, file: Path) -> None:
-    """Pairs of two answers of the weak model, the better one by the gold judge first but for a share of errors."""
+    """Pairs of answers from before training; but for a share of errors, what the gold judge prefers is `chosen`."""
     drawn = rows(split, setting.prompts, EARLIER + seed)
     model, tokenizer = load_model(str(world.model)), load_tokenizer(str(world.model))
     end = int(tokenizer.eos_token_id)

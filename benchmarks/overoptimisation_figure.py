@@ -1,6 +1,7 @@
 """The record of `overoptimisation`, and its figure."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,11 @@ _STYLE: dict[Any, Any] = {
 }
 WINDOW = 3
 """Looks that the watch averages; so does this file."""
-_MARK: dict[str, Any] = {"color": COLOURS["ink"], "markersize": 7, "zorder": 5}
+_REWARDS = {"proxy": "blue", "gold": "orange"}
+_NAMES = {"proxy": ("learned reward", 22), "gold": ("gold judge", -26)}
+"""Text, and points above its curve."""
+_RAILS = (0.0, 1.06, 1.14)
+"""Height of the marks of each kind of alarm."""
 
 
 @dataclass(frozen=True)
@@ -127,45 +132,69 @@ def figure(study: Study) -> Figure:
     """Both rewards over steps and over distance where the learned one trains, and over steps where gold does."""
     hacked, control = ([curve for curve in study.curves if curve.trained_on == name] for name in ("model", "gold"))
     with mpl.rc_context(_STYLE):
-        drawing = Figure(figsize=(10.5, 3.9), dpi=160, facecolor=COLOURS["paper"], layout="constrained")
-        drawing.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+        drawing = Figure(figsize=(10.5, 4.2), dpi=160, facecolor=COLOURS["paper"], layout="constrained")
+        drawing.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
         panels = drawing.subplots(1, 3, sharey=True)
+        titles = ("Trained on the learned reward", "By distance from the start", "Control: trained on gold")
+        for axes, title in zip(panels, titles, strict=True):
+            axes.set_title(title)
+            axes.set_ylim(0, _RAILS[2] + 0.05)
+            axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _over_steps(panels[0], hacked)
         _over_distance(panels[1], hacked)
         _over_steps(panels[2], control)
-        titles = ("Trained on the learned reward", "The same, by distance from the start", "Control: trained on gold")
-        for axes, title in zip(panels, titles, strict=True):
-            axes.set_title(title)
-            axes.xaxis.set_major_locator(MaxNLocator(5))
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        panels[0].set_ylim(0, 1)
+        _explain(panels[0], hacked)
         panels[0].set_ylabel("samples that beat the reference")
     return drawing
 
 
 def _over_steps(axes: Axes, curves: list[Curve]) -> None:
-    """Mean and range over seeds, and where the watch spoke in each."""
-    steps = curves[0].steps[WINDOW - 1 :]
-    for name, colour in (("proxy", "blue"), ("gold", "orange")):
-        seen = np.array([smooth(getattr(curve, name)) for curve in curves])
+    """Mean and range over seeds, and above them when the watch spoke in each."""
+    steps = curves[0].steps
+    for name, colour in _REWARDS.items():
+        seen = np.array([getattr(curve, name) for curve in curves])
         axes.fill_between(steps, seen.min(axis=0), seen.max(axis=0), color=COLOURS[colour], alpha=0.18, linewidth=0)
-        axes.plot(steps, seen.mean(axis=0), color=COLOURS[colour], linewidth=2)
-    for curve in curves:
-        if alarm := curve.first_alarm(2):
-            axes.plot(alarm, smooth(curve.gold)[steps.index(alarm)], "v", **_MARK)
+        axes.plot(steps, seen.mean(axis=0), color=COLOURS[colour], linewidth=2.2)
+    _alarms(axes, curves, lambda curve: curve.steps)
     axes.set_xlabel("optimiser step")
+    axes.set_xlim(0, steps[-1] + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 def _over_distance(axes: Axes, curves: list[Curve]) -> None:
     """Each seed over the root of its KL divergence, which does not grow alike in all of them."""
     for curve in curves:
-        distance = np.sqrt(smooth(curve.kl))
-        for name, colour in (("proxy", "blue"), ("gold", "orange")):
-            axes.plot(distance, smooth(getattr(curve, name)), color=COLOURS[colour], linewidth=1.3, alpha=0.8)
-        if alarm := curve.first_alarm(2):
-            place = curve.steps.index(alarm) - WINDOW + 1
-            axes.plot(distance[place], smooth(curve.gold)[place], "v", **_MARK)
-    axes.set_xlabel("root of the KL divergence (nats an answer)")
+        for name, colour in _REWARDS.items():
+            axes.plot(np.sqrt(curve.kl), getattr(curve, name), color=COLOURS[colour], linewidth=1.3, alpha=0.75)
+    _alarms(axes, curves, lambda curve: np.sqrt(curve.kl).tolist())
+    axes.set_xlabel("root of the KL divergence, nats per answer")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _alarms(axes: Axes, curves: list[Curve], places: Callable[[Curve], list[float]]) -> None:
+    """A hollow mark where the gap was first found to have grown, a full one where the reward was called hacked."""
+    for kind, filled in ((1, False), (2, True)):
+        for curve in curves:
+            if (step := curve.first_alarm(kind)) is not None:
+                axes.plot(
+                    places(curve)[curve.steps.index(step)], _RAILS[kind], "v", markersize=6.5, clip_on=False,
+                    color=COLOURS["ink"], markerfacecolor=COLOURS["ink"] if filled else COLOURS["paper"],
+                )  # fmt: skip
+
+
+def _explain(axes: Axes, curves: list[Curve]) -> None:
+    """Names beside the curves and the marks."""
+    for name, (text, lift) in _NAMES.items():
+        values = np.mean([getattr(curve, name) for curve in curves], axis=0)
+        place = len(values) // 4
+        axes.annotate(
+            text, (curves[0].steps[place], values[place]), (0, lift), textcoords="offset points",
+            color=COLOURS[_REWARDS[name]], weight="bold", va="center",
+        )  # fmt: skip
+    for kind, text in ((1, "watch: drifted apart"), (2, "watch: hacked")):
+        axes.text(1, _RAILS[kind], text, color=COLOURS["ink"], va="center", fontsize=9)
 
 
 def _rounded(value: Any) -> Any:
