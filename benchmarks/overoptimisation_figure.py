@@ -1,0 +1,205 @@
+"""The record of `overoptimisation`, and its figure."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from grao.reports.figures import COLOURS
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": COLOURS["ink"],
+    "axes.edgecolor": COLOURS["rule"],
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.titlecolor": COLOURS["ink"],
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": COLOURS["rule"],
+    "grid.linewidth": 0.7,
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.solid_capstyle": "round",
+}
+WINDOW = 3
+"""Looks that the watch averages; so does this file."""
+_REWARDS = {"proxy": "blue", "gold": "orange"}
+_NAMES = {"proxy": ("learned reward", 22), "gold": ("gold judge", -26)}
+"""Text, and points above its curve."""
+_RAILS = (0.0, 1.06, 1.14)
+"""Height of the marks of each kind of alarm."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Where a smoothed curve stood highest."""
+
+    step: int
+    """Last of the looks that are averaged: when it could be known."""
+    value: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run, look by look. Shares are of samples that beat the reference, ties half."""
+
+    trained_on: str
+    """`model` or `gold`; the other one looked on."""
+    seed: int
+    steps: list[int]
+    first: list[float]
+    """By the reward that is trained on."""
+    second: list[float]
+    """By the one that looks on."""
+    kl: list[float]
+    """Nats from the model before training: mean per token times mean length of the answers."""
+    reward: list[float]
+    """Mean of R by the reward that is trained on."""
+    repetition: list[float]
+    alarm: list[int]
+    """`grao.training.watch.Alarm` after each look."""
+
+    @property
+    def proxy(self) -> list[float]:
+        """By the learned reward."""
+        return self.first if self.trained_on == "model" else self.second
+
+    @property
+    def gold(self) -> list[float]:
+        """By the gold judge."""
+        return self.second if self.trained_on == "model" else self.first
+
+    def peak(self) -> Peak:
+        """Of gold, over windows as the watch's."""
+        means = smooth(self.gold)
+        place = int(means.argmax())
+        return Peak(self.steps[place + WINDOW - 1], float(means[place]))
+
+    def ends(self, values: list[float]) -> tuple[float, float]:
+        """First and last window."""
+        means = smooth(values)
+        return float(means[0]), float(means[-1])
+
+    def first_alarm(self, kind: int) -> int | None:
+        """Step of the first look with this alarm or a graver one."""
+        return next((step for step, alarm in zip(self.steps, self.alarm, strict=True) if alarm >= kind), None)
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that is kept."""
+
+    setting: dict[str, Any]
+    models: list[dict[str, float]]
+    """A reward model each seed."""
+    curves: list[Curve]
+
+    def write(self, file: Path) -> None:
+        """As JSON, numbers to four places."""
+        file.write_text(json.dumps(_rounded(asdict(self))) + "\n")
+
+    @classmethod
+    def read(cls, file: Path) -> "Study":
+        """What `write` wrote."""
+        record = json.loads(file.read_text())
+        return cls(record["setting"], record["models"], [Curve(**curve) for curve in record["curves"]])
+
+
+def smooth(values: list[float]) -> np.ndarray:
+    """Means of neighbouring looks."""
+    return np.convolve(values, np.full(WINDOW, 1 / WINDOW), "valid")
+
+
+def figure(study: Study) -> Figure:
+    """Both rewards over steps and over distance where the learned one trains, and over steps where gold does."""
+    hacked, control = ([curve for curve in study.curves if curve.trained_on == name] for name in ("model", "gold"))
+    with mpl.rc_context(_STYLE):
+        drawing = Figure(figsize=(10.5, 4.2), dpi=160, facecolor=COLOURS["paper"], layout="constrained")
+        drawing.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
+        panels = drawing.subplots(1, 3, sharey=True)
+        titles = ("Trained on the learned reward", "By distance from the start", "Control: trained on gold")
+        for axes, title in zip(panels, titles, strict=True):
+            axes.set_title(title)
+            axes.set_ylim(0, _RAILS[2] + 0.05)
+            axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _over_steps(panels[0], hacked)
+        _over_distance(panels[1], hacked)
+        _over_steps(panels[2], control)
+        _explain(panels[0], hacked)
+        panels[0].set_ylabel("samples that beat the reference")
+    return drawing
+
+
+def _over_steps(axes: Axes, curves: list[Curve]) -> None:
+    """Mean and range over seeds, and above them when the watch spoke in each."""
+    steps = curves[0].steps
+    for name, colour in _REWARDS.items():
+        seen = np.array([getattr(curve, name) for curve in curves])
+        axes.fill_between(steps, seen.min(axis=0), seen.max(axis=0), color=COLOURS[colour], alpha=0.18, linewidth=0)
+        axes.plot(steps, seen.mean(axis=0), color=COLOURS[colour], linewidth=2.2)
+    _alarms(axes, curves, lambda curve: curve.steps)
+    axes.set_xlabel("optimiser step")
+    axes.set_xlim(0, steps[-1] + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _over_distance(axes: Axes, curves: list[Curve]) -> None:
+    """Each seed over the root of its KL divergence, which does not grow alike in all of them."""
+    for curve in curves:
+        for name, colour in _REWARDS.items():
+            axes.plot(np.sqrt(curve.kl), getattr(curve, name), color=COLOURS[colour], linewidth=1.3, alpha=0.75)
+    _alarms(axes, curves, lambda curve: np.sqrt(curve.kl).tolist())
+    axes.set_xlabel("root of the KL divergence, nats per answer")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _alarms(axes: Axes, curves: list[Curve], places: Callable[[Curve], list[float]]) -> None:
+    """A hollow mark where the gap was first found to have grown, a full one where the reward was called hacked."""
+    for kind, filled in ((1, False), (2, True)):
+        for curve in curves:
+            if (step := curve.first_alarm(kind)) is not None:
+                axes.plot(
+                    places(curve)[curve.steps.index(step)], _RAILS[kind], "v", markersize=6.5, clip_on=False,
+                    color=COLOURS["ink"], markerfacecolor=COLOURS["ink"] if filled else COLOURS["paper"],
+                )  # fmt: skip
+
+
+def _explain(axes: Axes, curves: list[Curve]) -> None:
+    """Names beside the curves and the marks."""
+    for name, (text, lift) in _NAMES.items():
+        values = np.mean([getattr(curve, name) for curve in curves], axis=0)
+        place = len(values) // 4
+        axes.annotate(
+            text, (curves[0].steps[place], values[place]), (0, lift), textcoords="offset points",
+            color=COLOURS[_REWARDS[name]], weight="bold", va="center",
+        )  # fmt: skip
+    for kind, text in ((1, "watch: drifted apart"), (2, "watch: hacked")):
+        axes.text(1, _RAILS[kind], text, color=COLOURS["ink"], va="center", fontsize=9)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 4) if isinstance(value, float) else value
