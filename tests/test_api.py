@@ -29,8 +29,8 @@ PUBLIC = {
         "Pair", "PairwiseJudge", "Prices", "ServerJudge", "Template", "Verdict", "load_template", "parse_verdict",
     ],
     "grao.methods": [
-        "Before", "DPO", "GRAO", "GRPO", "Groups", "Method", "Needs", "PPO", "Role", "SFT", "TokenLoss", "TokenView",
-        "Weighted", "make_method",
+        "Before", "CHORDMu", "CHORDPhi", "DPO", "GRAO", "GRPO", "Groups", "HPT", "LUFFY", "Method", "Needs",
+        "PPO", "Role", "SFT", "SRFT", "TokenLoss", "TokenView", "Weighted", "make_method",
     ],
     "grao.rollouts": ["Completion", "Generator", "HuggingFaceGenerator", "Sampling", "draw_key"],
 }  # fmt: skip

@@ -84,6 +84,68 @@ class PPOMethodConfig:
     """Optimiser steps on one batch of samples."""
 
 
+@dataclass(config=STRICT, frozen=True)
+class LUFFYMethodConfig:
+    """The reference as an off-policy member of the group (arXiv 2504.14945)."""
+
+    name: Literal["luffy"] = "luffy"
+    """The method."""
+    shaping: PositiveFloat = 0.1
+    """gamma of f(p) = p / (p + gamma), by which a reference's tokens count."""
+    clip: PositiveFloat = 0.2
+    """Half-width of the interval in which a probability ratio counts."""
+    updates: PositiveInt = 1
+    """Optimiser steps on one batch of samples."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class CHORDMuMethodConfig:
+    """GRPO and SFT with a falling weight of SFT (arXiv 2508.11408)."""
+
+    name: Literal["chord-mu"] = "chord-mu"
+    """The method."""
+    peak: Share = 0.9
+    """Greatest weight of SFT."""
+    valley: Share = 0.05
+    """Its weight in the end."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps in which it rises."""
+    decay: PositiveInt = 200
+    """Steps in which it falls."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class CHORDPhiMethodConfig:
+    """GRPO and SFT, a reference's tokens weighed by p (1 - p) (arXiv 2508.11408)."""
+
+    name: Literal["chord-phi"] = "chord-phi"
+    """The method."""
+    mu: Share = 0.1
+    """Weight of SFT."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class HPTMethodConfig:
+    """SFT on the reference where the group fails, else GRPO (arXiv 2509.04419)."""
+
+    name: Literal["hpt"] = "hpt"
+    """The method."""
+    gate: Share = 0.0
+    """A group fails if at most this share of its samples beats the reference."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class SRFTMethodConfig:
+    """Imitation and reinforcement weighed by entropy (arXiv 2506.19767)."""
+
+    name: Literal["srft"] = "srft"
+    """The method."""
+    imitation: NonNegativeFloat = 0.5
+    """Factor of the imitation of the reference."""
+    won: NonNegativeFloat = 0.1
+    """Factor of samples that beat the reference."""
+
+
 def _named(section: Any) -> str | None:
     """The method's name; GRAO where none is given."""
     if isinstance(section, dict):
@@ -97,7 +159,12 @@ MethodConfig = Annotated[
     | Annotated[SFTMethodConfig, Tag("sft")]
     | Annotated[DPOMethodConfig, Tag("dpo")]
     | Annotated[GRPOMethodConfig, Tag("grpo")]
-    | Annotated[PPOMethodConfig, Tag("ppo")],
+    | Annotated[PPOMethodConfig, Tag("ppo")]
+    | Annotated[LUFFYMethodConfig, Tag("luffy")]
+    | Annotated[CHORDMuMethodConfig, Tag("chord-mu")]
+    | Annotated[CHORDPhiMethodConfig, Tag("chord-phi")]
+    | Annotated[HPTMethodConfig, Tag("hpt")]
+    | Annotated[SRFTMethodConfig, Tag("srft")],
     Discriminator(_named),
 ]
 """One of them, told apart by its name."""

@@ -1,6 +1,6 @@
 """GRPO (Shao et al., arXiv 2402.03300): samples against each other, with a clipped ratio and a pull to the start.
 
-The reference answer takes part only through the rewards, which are relative to it. The KL estimate is multiplied with the
+The reference answer takes part only through the rewards, which are relative to it. The KL estimate is multiplied by the
 ratio r, without which its gradient is not that of the KL divergence (DeepSeek-V3.2, arXiv 2512.02556; as in TRL).
 """
 
