@@ -8,9 +8,9 @@ One axis is varied at a time. The update (forward and backward over G samples an
 the rollout are timed apart, in an order that is shuffled anew in every repetition; medians are shown. Expected is
 operations (`grao.models.flops`) times one constant plus passes through the model times another. The two are fitted for
 each phase, over all axes but the model's size, which has its own: a curve that departs does not cost its operations.
-`repeated` is the same with the prompt counted for every sample, and `PaddedEngine` is measured on the same work. Peak memory is what is resident at most
-during the update above what is resident before it, weights and gradients; its bound should be the token budget.
-The optimiser's own update is left out: it depends on the model alone.
+`repeated` is the same with the prompt counted for every sample, and `PaddedEngine` is measured on the same work. Peak
+memory is what is resident at most during the update above what is resident before it, weights and gradients; its bound
+should be the token budget. The optimiser's own update is left out: it depends on the model alone.
 """
 
 import argparse

@@ -1,7 +1,6 @@
 import errno
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -236,12 +235,9 @@ print(code, sorted({set(HEAVY)!r} & set(sys.modules)))
         (["evaluate", "--run", "none"], 2),
     ],
 )
-def test_answers_at_once_without_heavy_imports(argv: list[str], code: int) -> None:
-    start = time.perf_counter()
+def test_answers_without_heavy_imports(argv: list[str], code: int) -> None:
     done = subprocess.run([sys.executable, "-c", PROBE, *argv], capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - start
     assert done.stdout.splitlines()[-1] == f"{code} []"
-    assert seconds < 3.0  # 0.2 to 0.3 on an idle machine; torch and transformers alone take longer
 
 
 def test_module_is_the_command_and_passes_the_exit_code() -> None:

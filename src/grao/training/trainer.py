@@ -100,6 +100,7 @@ class GRAOTrainer(Trainer):
             raise InputError(f"training.trainer: {' '.join(str(error).split())}") from error
         check_settings(args.training, self.accelerator, policy)
         self.learner = Learner(policy, self.method, args.training, self.accelerator, self.pad_id)
+        self.engine = self.learner.engine
         self._kl_control = KLControl(self.method, args.output_dir)
         self._steps: list[dict[str, float]] = []
         rollout, alone = args.rollout, self.accelerator.num_processes == 1
