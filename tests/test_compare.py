@@ -21,7 +21,7 @@ from grao.data import load_split
 from grao.errors import InputError
 from grao.records.cell import CellRecord, Key, read_cell
 from grao.records.study import read_study
-from grao.studies import compare
+from grao.studies import runner
 from grao.studies.cell import run_cell
 from grao.studies.cells import Material, counts, final_cells, selection_cells
 from grao.studies.compare import quick, run_study
@@ -82,7 +82,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(cell.key.name)
         return run_cell(cell, *rest)
 
-    monkeypatch.setattr(compare, "run_cell", watched)
+    monkeypatch.setattr(runner, "run_cell", watched)
     return names
 
 
@@ -286,7 +286,7 @@ def test_ctrl_c_keeps_what_is_finished(place: Path, monkeypatch: pytest.MonkeyPa
             raise KeyboardInterrupt
         return run_cell(cell, *rest)
 
-    monkeypatch.setattr(compare, "run_cell", interrupted)
+    monkeypatch.setattr(runner, "run_cell", interrupted)
     assert main(["compare", "--config", "study.yaml"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert [path.stem for path in (place / "study" / "cells").iterdir()] == ["grao-final-lr0.01-seed0"]
@@ -338,7 +338,7 @@ def test_the_command(place: Path, capsys) -> None:
     assert main(["compare", "--config", "study.yaml", "--quick", "--seeds", "[4]"]) == 0
     shown = capsys.readouterr().out
     assert "RAS, strict wins" in shown
-    assert "1/2 grao, learning rate 0.01, seed 4" in shown
+    assert "1/2 grao, rate 0.01, seed 4" in shown
     assert "study-quick/study.html" in shown
     assert (place / "study-quick" / "study.csv").read_text().count("\n") == 3
     page = (place / "study-quick" / "study.html").read_text()
