@@ -18,7 +18,7 @@ from grao.config.arms import method_names, study_arms
 from grao.config.parse import load_config
 from grao.config.study import Study
 from grao.data import load_split
-from grao.errors import InputError
+from grao.errors import InputError, RewardUnavailableError
 from grao.records.cell import CellRecord, Key, read_cell
 from grao.records.study import read_study
 from grao.studies import runner
@@ -30,6 +30,7 @@ from tiny import saved_model
 STUDIES = sorted((Path(__file__).resolve().parents[1] / "recipes" / "studies").glob("*.yaml"))
 REWARD = """
 import os, time
+from grao.errors import RewardUnavailableError
 def vowels(completions):
     return [sum(letter in "ae" for letter in text) / (1 + len(text)) for text in completions]
 def spy(prompts, completions):
@@ -42,6 +43,10 @@ def slow(completions):
 def breaks(completions):
     if len(completions) > 2 and os.path.exists("breaks"):
         raise RuntimeError("no such <b>luck</b>")
+    return vowels(completions)
+def away(completions):
+    if len(completions) > 2:
+        raise RewardUnavailableError("the judge is down")
     return vowels(completions)
 """
 STUDY = """
@@ -271,6 +276,13 @@ def test_a_failed_run_stands_in_the_result_and_is_tried_again_on_request(place: 
     assert [arm.arm for arm in again.arms] == ["grao", "soft"]
     assert again.failures == []
     assert done[2:] == ["soft-final-lr0.01-seed0"]
+
+
+def test_a_reward_that_cannot_be_had_stops_the_study(place: Path) -> None:
+    away = study(("arms.soft.rewards", "[{function: 'rewards.py:away'}]"), ("seeds", "[0]"))
+    with pytest.raises(RewardUnavailableError, match="the judge is down; finished runs are kept"):
+        run_study(away, Screen())
+    assert [path.stem for path in (place / "study" / "cells").iterdir()] == ["grao-final-lr0.01-seed0"]
 
 
 def test_if_every_run_fails_there_is_no_table(place: Path) -> None:

@@ -75,7 +75,7 @@ def study_measures(result: StudyResult) -> list[StudyMeasure]:
 def comparison_grid(result: StudyResult) -> Grid:
     """The main arm against each other one."""
     sure = level(result.confidence)
-    headings = ["against", "points", f"{sure} over prompts", "p", f"{sure} over seeds", "p", "relative"]
+    headings = ["against", "points", f"{sure} over prompts", "p", f"{sure} over seeds", "p", "gain"]
     rows = [
         [
             one.other,
@@ -88,7 +88,9 @@ def comparison_grid(result: StudyResult) -> Grid:
         ]
         for one in result.comparisons
     ]
-    return Grid(f"RAS of {result.main} less that of each other arm; p after Holm's correction", headings, rows)
+    return Grid(
+        f"RAS of {result.main} less that of each other arm; p after Holm's correction; relative gain", headings, rows
+    )
 
 
 def cost_grid(result: StudyResult) -> Grid:
