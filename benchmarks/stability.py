@@ -45,7 +45,8 @@ def pools(ability: str, prompts: int) -> dict[str, torch.Tensor]:
     reward = FunctionReward(gold, verdict())
     with tempfile.TemporaryDirectory() as scratch:
         training = TrainingConfig(learning_rate=1e-3, steps=1)  # nothing is trained
-        config = GRAOConfig(Path(scratch), training=training, rollout=RolloutConfig(batch_size=AT_ONCE))
+        rollout = RolloutConfig(batch_size=AT_ONCE, max_new_tokens=TOKENS)
+        config = GRAOConfig(Path(scratch), rollout=rollout, training=training)
         examples = load_examples(DataConfig(path=str(world.test))).examples
         trainer = GRAOTrainer(str(world.model), config, examples, reward)
         items = trainer.train_items.items

@@ -10,7 +10,7 @@ from scipy.stats import ttest_1samp
 
 from grao.errors import InputError
 from grao.evaluation.clusters import (
-    ENOUGH,
+    ENOUGH_PROMPTS,
     clustered_net_share,
     clustered_share,
     difference_over_seeds,
@@ -160,7 +160,7 @@ def test_few_prompts_that_fail_once_are_taken_for_more() -> None:
 
 def test_enough_prompts_are_taken_as_they_are() -> None:
     table = np.zeros((400, 8))
-    table[np.arange(ENOUGH), 0] = 1
+    table[np.arange(ENOUGH_PROMPTS), 0] = 1
     scale = 1 / (float(stdtrit(399, 0.975)) / Z) ** 2
     assert clustered_share(table).high == pytest.approx(share_limits(scale * 20, scale * 3180)[1])
 
@@ -182,8 +182,8 @@ def test_seeds_that_agree_on_rare_events_leave_room() -> None:
     assert net_share_over_seeds(np.zeros((100, 3))).low == pytest.approx(net_share(0, 0, 300).low)
     assert share_over_seeds(np.zeros((100, 1))).high == 0
     often = np.zeros((100, 3))
-    often[:7] = 1  # 21 successes: enough
-    assert share_over_seeds(often).high == pytest.approx(0.07)
+    often[:14] = 1  # 42 successes: enough
+    assert share_over_seeds(often).high == pytest.approx(0.14)
 
 
 @pytest.mark.parametrize("interval", [clustered_share, clustered_net_share, lambda x: paired_difference(x, x)])

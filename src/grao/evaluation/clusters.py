@@ -16,10 +16,10 @@ Student's t.
 Both fail where an event is rare, and each has one refinement that keeps coverage above 92 % everywhere
 (`benchmarks/interval_coverage.py`; without it 87 % and 17 %):
 
-- A few prompts that fail once cannot tell that others would fail every time. With fewer than `ENOUGH` prompts that have
+- A few prompts that fail once cannot tell that others would fail every time. With fewer than `ENOUGH_PROMPTS` that have
   any answer but the commonest, the design effect is drawn towards its greatest possible value, the number of runs.
-- Runs that happen to agree have no spread at all. With fewer than `ENOUGH` answers but the commonest, the interval
-  over seeds reaches at least as far as the score interval of all answers.
+- Runs that happen to agree have no spread at all. With fewer than `ENOUGH_ANSWERS` but the commonest, the interval over
+  seeds reaches at least as far as the score interval of all answers.
 
 Left out: one interval over prompts and seeds at once, and weights; every known answer counts the same.
 """
@@ -34,8 +34,10 @@ from grao.errors import InputError
 from grao.evaluation.intervals import critical_value, mean, net_limits, share_limits
 from grao.records.evaluation import Estimate
 
-ENOUGH = 20
-"""Uncommon answers, or prompts that have one, from which on estimated spreads stand by themselves."""
+ENOUGH_PROMPTS = 20
+"""Prompts with an uncommon answer from which on the estimated design effect stands by itself."""
+ENOUGH_ANSWERS = 40
+"""Uncommon answers from which on the spread over seeds stands by itself."""
 
 
 def clustered_share(outcomes: ArrayLike, confidence: float = 0.95) -> Estimate:
@@ -161,7 +163,7 @@ def _over_runs(table: np.ndarray, pooled: tuple[float, float], confidence: float
     """t over the columns' means; where uncommon answers are few, at least as wide as the limits of all answers."""
     table = table[:, ~np.isnan(table).all(axis=0)]
     estimate = over_seeds(np.nanmean(table, axis=0).tolist(), confidence)
-    if estimate.n == 1 or _uncommon(table).sum() >= ENOUGH:
+    if estimate.n == 1 or _uncommon(table).sum() >= ENOUGH_ANSWERS:
         return estimate
     low, high = min(estimate.low, pooled[0]), max(estimate.high, pooled[1])
     return Estimate(estimate.value, low, high, estimate.n)
@@ -216,7 +218,7 @@ def _effective(table: np.ndarray, confidence: float) -> float:
     between = float((distances.sum(axis=1) ** 2).sum()) * prompts / (prompts - 1)
     uncertain = float(stdtrit(prompts - 1, (1 + confidence) / 2)) / critical_value(confidence)
     effect = min(max(between / independent, 1.0) * uncertain**2, greatest)
-    trusted = min(int(_uncommon(table).any(axis=1).sum()) / ENOUGH, 1.0)
+    trusted = min(int(_uncommon(table).any(axis=1).sum()) / ENOUGH_PROMPTS, 1.0)
     return 1 / (trusted * effect + (1 - trusted) * greatest)
 
 

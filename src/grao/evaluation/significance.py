@@ -1,7 +1,7 @@
 """Is a difference more than chance? Tests for pairs of yes and no, for differences, and for several of them at once.
 
 Each gives a two-sided p-value that needs no normal approximation: the null distribution is known exactly, or drawn.
-Size at 5 %, measured by `benchmarks/interval_coverage.py`: never above 5 %, and above 4 % from 501 discordant pairs on.
+Size at 5 % (`benchmarks/interval_coverage.py`): McNemar never above 5 %, and above 4 % from 501 discordant pairs on.
 
 Left out: one-sided tests, and a test of an interval's limits; where a difference has an interval, report that too.
 """

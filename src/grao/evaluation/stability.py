@@ -7,6 +7,7 @@ spread is noise of the method; it is measured here per prompt, from a pool of an
 Left out: missing rewards. What could not be judged has to leave the pool first.
 """
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -28,7 +29,7 @@ class Stability:
     """The same for the advantage of an answer that stays while the rest of its group is drawn again."""
     reliability: float | None
     """Share of the variance of advantages within a prompt that belongs to the answers, not to their groups:
-    between 0, all chance, and 1. None where no advantage ever varies. Free of bias, so it may fall below 0."""
+    between 0, all chance, and 1; by estimate also a little below 0. None where no advantage ever varies."""
 
 
 def group_stability(pool: Tensor, reference: Tensor, size: int, kept: int = 8, scope: Scope = "joint") -> Stability:
@@ -52,19 +53,26 @@ def group_stability(pool: Tensor, reference: Tensor, size: int, kept: int = 8, s
     again = fresh[:, None].repeat(1, kept, 1, 1)  # (B, kept, K, G)
     again[..., 0] = pool[:, :kept, None]
     followed = _advantages(again, reference, scope)[0][..., 0]  # (B, kept, K)
-    chance = followed.var(dim=2).mean()
-    # The variance of means over K groups holds a K-th of the chance. All answers meet the same K groups, whose common
-    # shift raises no difference between answers.
-    shared = followed - followed.mean(dim=1, keepdim=True)
-    own = (followed.mean(dim=2).var(dim=1) - shared.var(dim=2).sum(dim=1) / (kept - 1) / groups).mean()
-    varies = bool(own + chance > 0)
+    chance, own = float(followed.var(dim=2).mean()), _own(followed)
     return Stability(
         groups=groups,
         silent=float(silent.double().mean()),
         reference=float(of_reference.var(dim=1).mean().sqrt()),
-        answer=float(chance.sqrt()),
-        reliability=float(own / (own + chance)) if varies else None,
+        answer=math.sqrt(chance),
+        reliability=own / (own + chance) if own + chance > 0 else None,
     )
+
+
+def _own(followed: Tensor) -> float:
+    """Variance between answers to a prompt of their expected advantage; `followed` is (B, answers, groups K).
+
+    Means over K groups still hold a K-th of the chance, which is taken off. All answers meet the same groups, so only
+    that part of the chance counts which a group does not have in common for all of them.
+    """
+    answers, groups = followed.shape[1:]
+    uncommon = followed - followed.mean(dim=1, keepdim=True)
+    left = uncommon.var(dim=2).sum(dim=1) / (answers - 1) / groups  # (B,)
+    return float((followed.mean(dim=2).var(dim=1) - left).mean())
 
 
 def _advantages(rewards: Tensor, reference: Tensor, scope: Scope) -> tuple[Tensor, Tensor]:
