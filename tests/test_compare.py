@@ -18,10 +18,10 @@ from grao.config.arms import method_names, study_arms
 from grao.config.parse import load_config
 from grao.config.study import Study
 from grao.data import load_split
-from grao.errors import InputError
+from grao.errors import InputError, RewardUnavailableError
 from grao.records.cell import CellRecord, Key, read_cell
 from grao.records.study import read_study
-from grao.studies import compare
+from grao.studies import runner
 from grao.studies.cell import run_cell
 from grao.studies.cells import Material, counts, final_cells, selection_cells
 from grao.studies.compare import quick, run_study
@@ -30,6 +30,7 @@ from tiny import saved_model
 STUDIES = sorted((Path(__file__).resolve().parents[1] / "recipes" / "studies").glob("*.yaml"))
 REWARD = """
 import os, time
+from grao.errors import RewardUnavailableError
 def vowels(completions):
     return [sum(letter in "ae" for letter in text) / (1 + len(text)) for text in completions]
 def spy(prompts, completions):
@@ -42,6 +43,10 @@ def slow(completions):
 def breaks(completions):
     if len(completions) > 2 and os.path.exists("breaks"):
         raise RuntimeError("no such <b>luck</b>")
+    return vowels(completions)
+def away(completions):
+    if len(completions) > 2:
+        raise RewardUnavailableError("the judge is down")
     return vowels(completions)
 """
 STUDY = """
@@ -82,7 +87,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(cell.key.name)
         return run_cell(cell, *rest)
 
-    monkeypatch.setattr(compare, "run_cell", watched)
+    monkeypatch.setattr(runner, "run_cell", watched)
     return names
 
 
@@ -273,6 +278,13 @@ def test_a_failed_run_stands_in_the_result_and_is_tried_again_on_request(place: 
     assert done[2:] == ["soft-final-lr0.01-seed0"]
 
 
+def test_a_reward_that_cannot_be_had_stops_the_study(place: Path) -> None:
+    away = study(("arms.soft.rewards", "[{function: 'rewards.py:away'}]"), ("seeds", "[0]"))
+    with pytest.raises(RewardUnavailableError, match="the judge is down; finished runs are kept"):
+        run_study(away, Screen())
+    assert [path.stem for path in (place / "study" / "cells").iterdir()] == ["grao-final-lr0.01-seed0"]
+
+
 def test_if_every_run_fails_there_is_no_table(place: Path) -> None:
     with pytest.raises(
         InputError, match=r"no run of the study came to its end; the first: grao-final-lr0.01-seed0: .*nowhere"
@@ -286,7 +298,7 @@ def test_ctrl_c_keeps_what_is_finished(place: Path, monkeypatch: pytest.MonkeyPa
             raise KeyboardInterrupt
         return run_cell(cell, *rest)
 
-    monkeypatch.setattr(compare, "run_cell", interrupted)
+    monkeypatch.setattr(runner, "run_cell", interrupted)
     assert main(["compare", "--config", "study.yaml"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert [path.stem for path in (place / "study" / "cells").iterdir()] == ["grao-final-lr0.01-seed0"]
@@ -338,7 +350,7 @@ def test_the_command(place: Path, capsys) -> None:
     assert main(["compare", "--config", "study.yaml", "--quick", "--seeds", "[4]"]) == 0
     shown = capsys.readouterr().out
     assert "RAS, strict wins" in shown
-    assert "1/2 grao, learning rate 0.01, seed 4" in shown
+    assert "1/2 grao, rate 0.01, seed 4" in shown
     assert "study-quick/study.html" in shown
     assert (place / "study-quick" / "study.csv").read_text().count("\n") == 3
     page = (place / "study-quick" / "study.html").read_text()

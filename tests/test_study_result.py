@@ -12,7 +12,7 @@ from grao.config.study import BudgetConfig, Study
 from grao.errors import InputError
 from grao.evaluation.intervals import net_share, proportion
 from grao.evaluation.outcomes import letters, verdicts, win_share, wins
-from grao.evaluation.study import arm_result, before_training, comparisons, curve_band
+from grao.evaluation.study import arm_result, comparisons, curve_band
 from grao.records.cell import CellRecord, Cost, Key, Outcomes, Point
 from grao.records.study import Candidate
 from grao.reports.study_page import render_study
@@ -45,7 +45,7 @@ def test_one_seed_is_the_ordinary_evaluation() -> None:
     assert result.ras_win_or_tie.over_prompts == proportion(50, 100)
     assert result.nag.over_prompts == net_share(30, 50, 100)
     assert result.ras.over_seeds is None
-    assert before_training([record("grao", "w" * 9)], 0.95).over_prompts == proportion(0, 9)
+    assert result.before.over_prompts == proportion(0, 100)
 
 
 def test_seeds_and_prompts_are_kept_apart() -> None:
@@ -148,7 +148,7 @@ def test_the_verdict_in_words() -> None:
 
 def test_notes_say_what_is_missing() -> None:
     said = notes(compared(2, {"sft": 30}, failed=True))
-    assert said[0] == "The run sft-final-lr0.001-seed1 failed: RuntimeError: <i>boom</i>"
+    assert said[0] == "The run sft-final-lr0.001-seed1 failed, --retry tries it again: RuntimeError: <i>boom</i>"
     assert said[1].startswith("sft has 1 of 2 seeds")
     assert said[2].startswith("The learning rate selected for grao, 0.001, is the largest one offered")
     assert notes(compared(1, {"sft": 30}))[0].startswith("The learning rate")

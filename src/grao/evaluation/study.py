@@ -42,6 +42,7 @@ def arm_result(records: Sequence[CellRecord], confidence: float) -> ArmResult:
         arm=runs[0].key.arm,
         learning_rate=runs[0].key.learning_rate,
         seeds=[run.key.seed for run in runs],
+        before=_share(_table([one.before for one in outcomes], wins), confidence),
         ras=_share(_table([one.after for one in outcomes], wins), confidence),
         ras_win_or_tie=_share(_table([one.after for one in outcomes], _not_lost), confidence),
         nag=_net(_table([one.gain for one in outcomes], verdicts), confidence),
@@ -53,12 +54,6 @@ def arm_result(records: Sequence[CellRecord], confidence: float) -> ArmResult:
         steps_to_best=_reach(band, lambda point: point.step),
         falling=_mean(known_falls) if known_falls else None,
     )
-
-
-def before_training(records: Sequence[CellRecord], confidence: float) -> Measured:
-    """RAS of the model that all arms start from; its answers differ by seed only."""
-    by_seed = {record.key.seed: one for record in records if (one := record.outcomes)}
-    return _share(_table([by_seed[seed].before for seed in sorted(by_seed)], wins), confidence)
 
 
 def comparisons(arms: Mapping[str, Sequence[CellRecord]], main: str, confidence: float) -> list[Comparison]:

@@ -37,9 +37,9 @@ class Key:
 
     @property
     def words(self) -> str:
-        """`grao, learning rate 0.0005, seed 0`."""
+        """`grao, rate 0.0005, seed 0`."""
         choosing = "choosing: " if self.role == "select" else ""
-        return f"{choosing}{self.arm}, learning rate {self.learning_rate:g}, seed {self.seed}"
+        return f"{choosing}{self.arm}, rate {self.learning_rate:g}, seed {self.seed}"
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ class ArmResult:
     learning_rate: float
     seeds: list[int]
     """Of the finished runs."""
+    before: Measured
+    """RAS of the model before training, mostly the same for all arms."""
     ras: Measured
     """Strict wins over the reference."""
     ras_win_or_tie: Measured
@@ -130,8 +132,6 @@ class StudyResult:
     """`100 steps`."""
     main: str
     """The arm that all others are tested against."""
-    before: Measured
-    """RAS of the model before training."""
     arms: list[ArmResult]
     comparisons: list[Comparison]
     curves: list[Band]

@@ -56,9 +56,10 @@ def study_measures(result: StudyResult) -> list[StudyMeasure]:
     def rows(pick: Callable[[ArmResult], Measured], signed: bool = False) -> list[MeasureRow]:
         return [_row(arm.arm, pick(arm), str(len(arm.seeds)), signed) for arm in result.arms]
 
-    before = _row(BEFORE, result.before, "", signed=False)
     return [
-        StudyMeasure("RAS, strict wins", "answers that beat the reference", [before, *rows(lambda arm: arm.ras)]),
+        StudyMeasure(
+            "RAS, strict wins", "answers that beat the reference", [*_before(result), *rows(lambda arm: arm.ras)]
+        ),
         StudyMeasure(
             "RAS, win or tie", "answers that beat the reference or draw level", rows(lambda arm: arm.ras_win_or_tie)
         ),
@@ -74,7 +75,7 @@ def study_measures(result: StudyResult) -> list[StudyMeasure]:
 def comparison_grid(result: StudyResult) -> Grid:
     """The main arm against each other one."""
     sure = level(result.confidence)
-    headings = ["against", "points", f"{sure} over prompts", "p", f"{sure} over seeds", "p", "relative"]
+    headings = ["against", "points", f"{sure} over prompts", "p", f"{sure} over seeds", "p", "gain"]
     rows = [
         [
             one.other,
@@ -87,7 +88,9 @@ def comparison_grid(result: StudyResult) -> Grid:
         ]
         for one in result.comparisons
     ]
-    return Grid(f"RAS of {result.main} less that of each other arm; p after Holm's correction", headings, rows)
+    return Grid(
+        f"RAS of {result.main} less that of each other arm; p after Holm's correction; relative gain", headings, rows
+    )
 
 
 def cost_grid(result: StudyResult) -> Grid:
@@ -192,6 +195,14 @@ def _numbers(name: str, measured: Measured) -> dict[str, object]:
     for kind, estimate in vars(measured).items():
         found |= {f"{name}_{end}_{kind}": getattr(estimate, end, None) for end in ("low", "high")}
     return found
+
+
+def _before(result: StudyResult) -> list[MeasureRow]:
+    """One row where all arms start alike, as far as they have the same seeds; else one an arm."""
+    first = max(result.arms, key=lambda arm: len(arm.seeds))
+    if all(arm.before == first.before for arm in result.arms if arm.seeds == first.seeds):
+        return [_row(BEFORE, first.before, "", signed=False)]
+    return [_row(f"{arm.arm}, {BEFORE}", arm.before, "", signed=False) for arm in result.arms]
 
 
 def _row(arm: str, measured: Measured, seeds: str, signed: bool) -> MeasureRow:

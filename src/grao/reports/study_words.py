@@ -19,7 +19,7 @@ def headline(result: StudyResult) -> str:
     over = "" if len(main.seeds) == 1 else f", mean over {len(main.seeds)} seeds"
     return (
         f"After {result.budget} {main.arm} beats the reference on {share(main.ras.over_prompts)} of {result.prompts:,} "
-        f"held-out prompts{over}; before training it was {share(result.before.over_prompts)}."
+        f"held-out prompts{over}; before training it was {share(main.before.over_prompts)}."
     )
 
 
@@ -108,7 +108,7 @@ def _findings(result: StudyResult, p: Callable[[Comparison], float | None]) -> s
 
 def _notes(result: StudyResult) -> Iterator[str]:
     for failure in result.failures:
-        yield f"The run {failure.cell} failed: {failure.error}"
+        yield f"The run {failure.cell} failed, --retry tries it again: {failure.error}"
     for name in result.absent:
         yield f"{name} is missing: no run of it came to its end."
     for arm in result.arms:

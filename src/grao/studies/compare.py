@@ -11,12 +11,9 @@ A run with a record that still counts is never done again. One that was killed h
 failed is recorded with its error, stands in the result as failed, and is tried again on request.
 """
 
-import errno
-import gc
 import os
-import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from grao.config import dump_recipe
@@ -24,22 +21,19 @@ from grao.config.arms import Arm, Settings, study_arms
 from grao.config.strict_yaml import write_inline
 from grao.config.study import BudgetConfig, Study
 from grao.data import fingerprint
-from grao.errors import InputError, RewardUnavailableError
-from grao.evaluation.study import arm_result, before_training, comparisons, curve_band
-from grao.records.cell import CellRecord, read_cell, write_cell
+from grao.errors import InputError
+from grao.evaluation.study import arm_result, comparisons, curve_band
+from grao.records.cell import CellRecord
 from grao.records.files import replace_text
-from grao.records.manifest import git_revision, installed_versions, now
 from grao.records.study import Candidate, Failure, StudyResult, write_study
 from grao.reports.study_page import write_study_report
-from grao.reports.words import duration, percent
 from grao.sandbox.world import prepare as build_sandbox
-from grao.studies.cell import Cell, run_cell
-from grao.studies.cells import Material, counts, final_cells, selection_cells
+from grao.studies.cells import Material, final_cells, selection_cells
 from grao.studies.prepare import check_writable
+from grao.studies.runner import Runner
 from grao.studies.screen import StudyScreen
 from grao.studies.selection import best, candidates
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
 _QUICK_STEPS = 6
 
 
@@ -65,7 +59,7 @@ def run_study(study: Study, screen: StudyScreen, retry: bool = False) -> StudyRe
     replace_text(study.output / "study.yaml", dump_recipe(study))
 
     selecting = selection_cells(study, arms, material)
-    runner = _Runner(study.output, screen, retry, len(selecting) + len(study.seeds) * len(arms))
+    runner = Runner(study.output, screen, retry, len(selecting) + len(study.seeds) * len(arms))
     selected = runner.run(selecting)
     found = {arm.name: candidates(arm, selected) for arm in arms if len(arm.learning_rates) > 1}
     rates = {arm.name: best(found[arm.name]) if arm.name in found else arm.learning_rates[0] for arm in arms}
@@ -108,7 +102,8 @@ def study_result(
     finished = [record for record in finals if record.outcomes]
     failures = [Failure(one.key.name, one.error) for one in (*selected, *finals) if one.error]
     if not finished:
-        raise InputError(f"no run of the study came to its end; the first: {failures[0].cell}: {failures[0].error}")
+        first = f"{failures[0].cell}: {failures[0].error}"
+        raise InputError(f"no run of the study came to its end; the first: {first}; mend it and try again with --retry")
     by_arm = {arm: [one for one in finished if one.key.arm == arm] for arm in study.arms}
     by_arm = {arm: records for arm, records in by_arm.items() if records}
     return StudyResult(
@@ -117,7 +112,6 @@ def study_result(
         seeds=len(study.seeds),
         budget=next(f"{limit:g} {name}" for name, limit in vars(study.budget).items() if limit),
         main=study.main,
-        before=before_training(finished, confidence),
         arms=[arm_result(records, confidence) for records in by_arm.values()],
         comparisons=comparisons(by_arm, study.main, confidence) if study.main in by_arm else [],
         curves=[curve_band(records, confidence) for records in by_arm.values()],
@@ -126,82 +120,6 @@ def study_result(
         absent=[arm for arm in study.arms if arm not in by_arm],
         versions=[dict(one) for one in dict.fromkeys(tuple(record.versions.items()) for record in finished)],
     )
-
-
-@dataclass
-class _Runner:
-    """Does runs one after the other and says how far it is."""
-
-    output: Path
-    screen: StudyScreen
-    retry: bool
-    total: int
-    """Runs of the whole study."""
-    done: int = 0
-    spent: list[float] = field(default_factory=list)
-    """Seconds of each finished run."""
-
-    def run(self, cells: Sequence[Cell]) -> list[CellRecord]:
-        """The records of all these runs, made now or before."""
-        known = [self._known(cell) for cell in cells]
-        for record in known:
-            self._count(record)
-        gc.freeze()  # what is loaded by now stays, so that clearing up after each run is quick
-        try:
-            return [record or self._fresh(cell) for cell, record in zip(cells, known, strict=True)]
-        finally:
-            gc.unfreeze()
-
-    def _known(self, cell: Cell) -> CellRecord | None:
-        record = read_cell(self.output, cell.key)
-        if record is None or not counts(record, cell.settings) or (record.error and self.retry):
-            return None
-        return record
-
-    def _fresh(self, cell: Cell) -> CellRecord:
-        title = f"{self.done + 1}/{self.total} {cell.key.words}"
-        with self.screen.cell(title, self._left()) as progress:
-            try:
-                record = run_cell(cell, self.output / "work" / "before", progress)
-            except RewardUnavailableError as error:
-                raise RewardUnavailableError(f"{error}; finished runs are kept, the same command goes on") from error
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno in _DISK:
-                    raise
-                record = self._failed(cell, error)
-        write_cell(self.output, record)
-        gc.collect()  # a trainer refers to itself; its weights must be gone before the next one comes
-        self._count(record)
-        left = self._left()
-        self.screen.say(f"{title}: {_summary(record)}{f'; about {duration(left)} left' if left else ''}")
-        return record
-
-    def _left(self) -> float | None:
-        """Seconds to the end, if any run was ever timed."""
-        return sum(self.spent) / len(self.spent) * (self.total - self.done) if self.spent else None
-
-    def _failed(self, cell: Cell, error: Exception) -> CellRecord:
-        """The record of a run that failed; the traceback of what is no user's mistake stays in the scratch folder."""
-        line = " ".join(str(error).split())
-        if not isinstance(error, InputError):
-            line = f"{type(error).__name__}: {line}"
-            cell.recipe.output.mkdir(parents=True, exist_ok=True)
-            replace_text(cell.recipe.output / "traceback.txt", traceback.format_exc())
-        when = now()
-        return CellRecord(cell.key, cell.settings, when, when, installed_versions(), git_revision(), error=line)
-
-    def _count(self, record: CellRecord | None) -> None:
-        if record:
-            self.done += 1
-        if record and record.cost:
-            self.spent.append(record.cost.seconds["total"])
-
-
-def _summary(record: CellRecord) -> str:
-    if record.outcomes is None or record.cost is None:
-        return f"FAILED: {record.error}"
-    ras = percent(record.curve[-1].ras, len(record.outcomes.after))
-    return f"RAS {ras}, {duration(record.cost.seconds['total'])}"
 
 
 def _middle(study: Study, arm: str) -> list[float]:
