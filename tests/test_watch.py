@@ -38,6 +38,11 @@ def test_the_second_falling_while_the_first_rises_is():
     assert alarm(seen[:6]) is Alarm.NONE
 
 
+def test_the_words_name_the_means_that_were_compared_and_no_single_lucky_look():
+    second = [0.4, 0.4, 0.7, 0.4, 0.4, 0.4, 0.2, 0.1, 0.0]
+    assert "fallen from 50% to 10% wins" in words(looks(RISING[:9], second))
+
+
 def test_a_first_reward_that_stands_still_at_the_top_is_hacked_too():
     second = [0.5] * 6 + [0.45, 0.4, 0.35, 0.3, 0.25, 0.2]
     assert alarm(looks([0.95] * 12, second)) is Alarm.HACKED

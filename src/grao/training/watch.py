@@ -60,14 +60,12 @@ def alarm(looks: Sequence[Look]) -> Alarm:
     """
     if len(looks) < 2 * _WINDOW:
         return Alarm.NONE
-    windows = [_mean(looks[at : at + _WINDOW]) for at in range(len(looks) - 2 * _WINDOW + 1)]
-    last, best = _mean(looks[-_WINDOW:]), max(windows, key=lambda window: window.second)
+    begin, best, last = _mean(looks[:_WINDOW]), _best(looks), _mean(looks[-_WINDOW:])
     fall, drop = best.second - last.second, best.first - last.first
     if fall > max(_LEAST_FALL, _SURE * math.hypot(best.second_error, last.second_error)) and drop <= _SURE * math.hypot(
         best.first_error, last.first_error
     ):
         return Alarm.HACKED
-    begin = windows[0]
     growth = (last.first - last.second) - (begin.first - begin.second)
     errors = math.hypot(last.first_error, last.second_error, begin.first_error, begin.second_error)
     return Alarm.WIDENING if growth > max(_LEAST_GAP, _SURE * errors) else Alarm.NONE
@@ -148,7 +146,7 @@ def words(looks: Sequence[Look]) -> str:
     found = alarm(looks)
     if found is Alarm.NONE:
         return ""
-    now, best = _mean(looks[-_WINDOW:]), max(looks[:-_WINDOW], key=lambda look: look.second)
+    now, best = _mean(looks[-_WINDOW:]), _best(looks)
     if found is Alarm.HACKED:
         return (
             f"watch: at step {now.step} the second reward has fallen from {best.second:.0%} to {now.second:.0%} wins "
@@ -158,6 +156,12 @@ def words(looks: Sequence[Look]) -> str:
         f"watch: at step {now.step} the two rewards have drifted apart: {now.first:.0%} and {now.second:.0%} wins over "
         "the reference"
     )
+
+
+def _best(looks: Sequence[Look]) -> Look:
+    """Of the windows before the last one, that in which the second reward stood highest."""
+    windows = (_mean(looks[at : at + _WINDOW]) for at in range(len(looks) - 2 * _WINDOW + 1))
+    return max(windows, key=lambda window: window.second)
 
 
 def _mean(looks: Sequence[Look]) -> Look:
