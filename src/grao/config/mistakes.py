@@ -31,6 +31,7 @@ _EXPECTED = {
     "string_too_short": "text that is not empty",
     "string_type": "text",
     "too_short": "a list of at least {min_length}",
+    "tuple_type": "a list",
 }
 """pydantic's error types -> what the field must be."""
 

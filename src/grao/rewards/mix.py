@@ -77,13 +77,7 @@ class Mix:
             InputError: if every sum is missing: what no reward says anything about teaches nothing.
         """
         parts = {reward.name: reward.relative(batch) for reward in self.rewards}
-        entered = [
-            normalised(part) if objective.normalise else part
-            for objective, part in zip(self.objectives, parts.values(), strict=True)
-        ]
-        total = weighted_sum(entered, [objective.weight for objective in self.objectives])
-        held = [part for objective, part in zip(self.objectives, entered, strict=True) if objective.constraint]
-        total = constrained(total, held) if held else total
+        total = self.combine(list(parts.values()))
         if total.numel() > 1 and total.isnan().all():  # one missing answer is no reason to stop
             silent = " and ".join(f"reward {name}" for name, part in parts.items() if part.isnan().any())
             message = f"{silent} returned None or NaN for every one of {total.numel()} answers, or for their references"
@@ -91,6 +85,16 @@ class Mix:
         tallies = {reward.name: reward.tally() for reward in self.rewards if isinstance(reward, Counted)}
         constraints = frozenset(objective.reward.name for objective in self.objectives if objective.constraint)
         return MixedRewards(total=total, parts=parts, tallies=tallies, constraints=constraints)
+
+    def combine(self, parts: Sequence[Tensor]) -> Tensor:
+        """The sum of what each reward said, (B, G), NaN = missing, in the order of `rewards`."""
+        entered = [
+            normalised(part) if objective.normalise else part
+            for objective, part in zip(self.objectives, parts, strict=True)
+        ]
+        total = weighted_sum(entered, [objective.weight for objective in self.objectives])
+        held = [part for objective, part in zip(self.objectives, entered, strict=True) if objective.constraint]
+        return constrained(total, held) if held else total
 
 
 def as_mix(rewards: Mix | Reward | Callable[..., Any] | Sequence[Reward | Callable[..., Any]]) -> Mix:

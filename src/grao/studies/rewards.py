@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from grao.config import Recipe
-from grao.config.recipe import RewardConfig
+from grao.config.reward import RewardConfig
 from grao.config.reward_source import RewardModelConfig
 from grao.config.rule import EmbeddingRule, RuleConfig
 from grao.errors import InputError

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from grao.config import Recipe, dump_recipe, load_recipe
-from grao.config.recipe import RewardConfig
+from grao.config.reward import RewardConfig
 from grao.config.strict_yaml import write_inline
 from grao.errors import InputError, RewardUnavailableError
 from grao.records.evaluation import Answer, Evaluation, read_items

@@ -87,7 +87,7 @@ class ExperienceSource:
             groups = sample_groups(items, keys, self.generator, self.sampling, self.tokenizer)
         with _clock(seconds, "reward"):
             rewards = reward_groups(groups, self.rewards)
-        return self._assemble(Experience(groups, rewards, self.method.weigh(rewards.total), seconds))
+        return self.assemble(Experience(groups, rewards, self.method.weigh(rewards.total), seconds))
 
     def draws(self, step: int) -> list[tuple[int, int]]:
         """The (epoch, prompt) pairs of a step, B of them: epochs are shuffled anew and follow without a gap."""
@@ -99,7 +99,7 @@ class ExperienceSource:
             (place // len(self.items), order[place // len(self.items)][place % len(self.items)]) for place in places
         ]
 
-    def _assemble(self, experience: Experience) -> Update:
+    def assemble(self, experience: Experience) -> Update:
         """Samples and references with a weight other than 0, in order."""
         weights, groups = experience.weighted.weights, experience.groups
         table = torch.cat([weights.completions, weights.reference[:, None]], dim=1)  # (B, G + 1)

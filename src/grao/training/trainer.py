@@ -158,6 +158,18 @@ class GRAOTrainer(Trainer):
             model, update, self.accelerator, self.engine, token_budget, start, self._routers, training.router_loss
         )
 
+    def time_update(self, update: Update) -> float:
+        """Seconds for the gradient of an update, which is thrown away: no weight moves, nothing is logged."""
+        if self.args.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+        model = self.accelerator.prepare_model(self.model)
+        model.train()
+        begin = time.perf_counter()
+        self._token_budget.run(lambda tokens: self._accumulate(model, update, tokens)).loss.item()
+        seconds = time.perf_counter() - begin
+        model.zero_grad()
+        return seconds
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Step numbers: every process gets all of them and takes its share of the step's prompts."""
         return DataLoader(self.train_dataset, batch_size=1, collate_fn=lambda steps: {"step": steps[0]})  # type: ignore[arg-type]
