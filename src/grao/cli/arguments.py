@@ -69,6 +69,14 @@ class RewardTrainArguments:
 
 
 @dataclass(frozen=True)
+class RewardAuditArguments:
+    """`grao reward audit`."""
+
+    recipe: Recipe
+    """Of the run; its `audit.output` is what `--output` says."""
+
+
+@dataclass(frozen=True)
 class ReportArguments:
     """`grao report`."""
 
@@ -76,7 +84,14 @@ class ReportArguments:
     """An existing folder."""
 
 
-Arguments = QuickstartArguments | TrainArguments | EvaluateArguments | RewardTrainArguments | ReportArguments
+Arguments = (
+    QuickstartArguments
+    | TrainArguments
+    | EvaluateArguments
+    | RewardTrainArguments
+    | RewardAuditArguments
+    | ReportArguments
+)
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[str, Arguments]:
@@ -140,6 +155,15 @@ def _reward_train(namespace: argparse.Namespace, overrides: Overrides) -> Reward
     return RewardTrainArguments(recipe, namespace.print_config)
 
 
+def _reward_audit(namespace: argparse.Namespace, overrides: Overrides) -> RewardAuditArguments:
+    _check_names(namespace, overrides, names()[()])
+    if namespace.config is None and not overrides:
+        raise InputError("give --config FILE; see grao reward audit --help")
+    if namespace.output is not None:
+        overrides = (*overrides, ("audit.output", write_inline(str(namespace.output))))
+    return RewardAuditArguments(load_recipe(namespace.config, overrides))
+
+
 def _report(namespace: argparse.Namespace, overrides: Overrides) -> ReportArguments:
     for name, _ in overrides:
         raise InputError(f"--{name} is unknown: grao report takes a run folder and nothing else")
@@ -151,6 +175,7 @@ _BUILDERS: dict[str, Callable[[argparse.Namespace, Overrides], Arguments]] = {
     "train": _train,
     "evaluate": _evaluate,
     "reward train": _reward_train,
+    "reward audit": _reward_audit,
     "report": _report,
 }
 

@@ -107,6 +107,11 @@ def _reward_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--print_config", action="store_true", help="print the complete recipe and stop")
 
 
+def _reward_audit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the recipe of the run, a YAML file")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="of the audit; default the run's, with -audit")
+
+
 def _report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
 
@@ -135,6 +140,12 @@ _COMMANDS: dict[str, tuple[str, str, Callable[[], str], Callable[[argparse.Argum
         "grao reward train --config FILE [--SECTION.KEY VALUE ...]",
         lambda: f"{_REWARD_RECIPE}\n{format_fields(RewardModelRecipe)}",
         _reward_train,
+    ),
+    "reward audit": (
+        "See what a recipe's rewards are worth, and what its run will take, before you spend.",
+        "grao reward audit --config FILE [--SECTION.KEY VALUE ...] [--output FOLDER]",
+        lambda: _SEE_TRAIN,
+        _reward_audit,
     ),
     "report": (
         "Write the page of a run: curves, tables, answers.",

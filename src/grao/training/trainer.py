@@ -160,9 +160,10 @@ class GRAOTrainer(Trainer):
 
     def time_update(self, update: Update) -> float:
         """Seconds for the gradient of an update, which is thrown away: no weight moves, nothing is logged."""
+        policy = cast(PreTrainedModel | PeftModel, self.model)
         if self.args.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
-        model = self.accelerator.prepare_model(self.model)
+            policy.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+        model = self.accelerator.prepare_model(policy)
         model.train()
         begin = time.perf_counter()
         self._token_budget.run(lambda tokens: self._accumulate(model, update, tokens)).loss.item()

@@ -1,13 +1,13 @@
 """What a reward makes of pairs of texts whose better one is known: accuracy, order, length, trivial edits.
 
-Every number is a pure function of readings. All readings of pairs are of the rejected answer against the reference, as in
-training, so a reward is right where R is below 0.
+Every number is a pure function of readings. All readings of pairs are of the rejected answer against the reference,
+so a reward is right where R is below 0.
 Left out: whether pairs of one prompt hang together. There is one pair a prompt.
 """
 
 from collections.abc import Sequence
 
-from grao.evaluation.correlation import spearman
+from grao.evaluation.audit.correlation import spearman
 from grao.evaluation.intervals import half_tie_share, proportion, share_difference
 from grao.records.audit import Accuracy, Edit, Length, Orders, Reading
 from grao.records.evaluation import Estimate
@@ -39,9 +39,9 @@ def accuracy(values: Sequence[float | None], confidence: float = 0.95) -> Accura
 def orders(readings: Sequence[Reading], confidence: float = 0.95) -> Orders:
     """What the order of the texts does to a judge's verdicts.
 
-    Where both orders are asked, a pair with two winners gives the first place two wins, one or none. One win is what a
-    judge without bias gives, so the share is (pairs with two + half of the pairs with one) / pairs, with the interval of
-    such a sum. Where one drawn order is asked, it is the share of decided verdicts.
+    Where both orders are asked, a pair with two winners gives the first place two wins, one or none. A judge without
+    bias gives one, so the share is (pairs with two + half of the pairs with one) / pairs, with the interval of such a
+    sum. Where one drawn order is asked, it is the share of decided verdicts.
     """
     both = [(one.shown_first, one.shown_second) for one in readings]
     twice = [(first, second) for first, second in both if first is not None and second is not None]
@@ -50,7 +50,7 @@ def orders(readings: Sequence[Reading], confidence: float = 0.95) -> Orders:
         won = [(first > 0) + (second < 0) for first, second in twice if first and second]
         share = half_tie_share(won.count(2), won.count(1), len(won), confidence) if won else None
         return Orders(flips, share)
-    once = [first if first is not None else -second for first, second in both if first or second]
+    once = [first or -(second or 0.0) for first, second in both if first or second]
     return Orders(None, proportion(sum(place > 0 for place in once), len(once), confidence) if once else None)
 
 

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from grao.data import Encoded
-from grao.evaluation.calibration import bradley_terry
+from grao.evaluation.audit.calibration import bradley_terry
 from grao.records.audit import Reading
 from grao.rewards import Mix, Reward, RewardBatch
 from grao.rewards.judge import Comparison, JudgeReward, JudgeTally, Pair, Verdict
@@ -20,7 +20,13 @@ class Text:
 
     item: Encoded
     text: str
-    """In the form of `item.reference_text`: with the leading space, if that has one."""
+    """In the form of `item.reference_text` (`as_reference`)."""
+
+
+def as_reference(item: Encoded, answer: str) -> str:
+    """An answer of the data in the form of `item.reference_text`: with a leading space where that was given one."""
+    spaced = item.reference_text != item.example.reference and not answer[:1].isspace()
+    return f" {answer}" if spaced else answer
 
 
 def read(
@@ -79,13 +85,17 @@ def _known(value: float) -> float | None:
 
 
 def _batch(texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase) -> RewardBatch:
-    """N groups of one."""
+    """N groups of one, each closed with the token that closes its reference."""
     ids = tokenizer([one.text for one in texts], add_special_tokens=False)["input_ids"]
+    closed = [
+        one.item.reference_ids if one.text == one.item.reference_text else (*of_text, one.item.reference_ids[-1])
+        for one, of_text in zip(texts, ids, strict=True)
+    ]
     return RewardBatch(
         prompts=[one.item.example.prompt for one in texts],
         completions=[[one.text] for one in texts],
         references=[one.item.reference_text for one in texts],
         columns=[one.item.example.columns for one in texts],
-        completion_ids=[[of_text] for of_text in ids],
+        completion_ids=[[of_text] for of_text in closed],
         reference_ids=[one.item.reference_ids for one in texts],
     )

@@ -11,7 +11,7 @@ way round: the reward has to show that it is better than a coin, and two judges 
                         is right in 20 points more (or fewer) of the pairs whose reference is the longer one
                         follows the length of a prompt's samples with a rank correlation beyond 0.5
     each judge          flips on more than 30 % of the pairs
-                        gives the place shown first more than 60 % or less than 40 % of the wins, if only one order counts
+                        gives the text shown first more than 60 % or less than 40 % of the wins, if one order is asked
                         is unreadable or silent in more than 5 % of its answers
                         will cost more than max_cost
     the second judge    cannot have a kappa of 0.4 with what decides

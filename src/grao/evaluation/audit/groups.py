@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from grao.evaluation.correlation import within_groups
+from grao.evaluation.audit.correlation import within_groups
 from grao.evaluation.intervals import mean, mean_share, proportion
 from grao.records.audit import GroupItem, Policy, Spread
 from grao.records.evaluation import Estimate

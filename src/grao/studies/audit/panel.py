@@ -1,15 +1,14 @@
-"""The rewards under audit: those of the recipe, their sum, and a second one to compare with. All read the same texts."""
+"""The rewards under audit, those of the recipe, their sum and a second one to compare with: all read the same texts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from grao.config import Recipe
 from grao.config.reward import RewardConfig
-from grao.evaluation.audit import Subject
-from grao.evaluation.readings import Text, added, combined, read
+from grao.evaluation.audit.figures import Subject
+from grao.evaluation.audit.readings import Text, added, combined, read
 from grao.records.audit import Reading
 from grao.rewards import Mix, Reward
 from grao.rewards.judge import JudgeTally
@@ -39,33 +38,28 @@ class Panel:
     """Asks all rewards, and counts what their questions took.
 
     Args:
-        recipe: of the run.
-        mix: its rewards.
+        mix: the rewards of the run.
+        configs: their sections.
         second: another reward and its section.
         tokenizer: the model's.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
         mix: Mix,
+        configs: Sequence[RewardConfig],
         second: tuple[Reward, RewardConfig] | None,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         self.mix, self._tokenizer = mix, tokenizer
-        summed = len(mix.rewards) > 1 or recipe.rewards[0].weight <= 0
+        summed = len(mix.rewards) > 1 or mix.objectives[0].weight <= 0
         role: Literal["part", "deciding"] = "part" if summed else "deciding"
         self.own = [
             Member(Subject(reward.name, _kind(config), role), reward, config)
-            for reward, config in zip(mix.rewards, recipe.rewards, strict=True)
+            for reward, config in zip(mix.rewards, configs, strict=True)
         ]
         self.sum = Subject(_SUM, "sum", "deciding") if summed else None
-        self.second: Member | None = None
-        if second:
-            reward, config = second
-            taken = reward.name in (one.name for one in mix.rewards)
-            name = f"{reward.name} (second)" if taken else reward.name
-            self.second = Member(Subject(name, _kind(config), "second"), reward, config)
+        self.second = _second(*second, taken=[reward.name for reward in mix.rewards]) if second else None
         self.tallies = {member.subject.name: JudgeTally() for member in self.members}
 
     @property
@@ -78,12 +72,7 @@ class Panel:
         """All that have figures; what decides comes first."""
         return [*([self.sum] if self.sum else []), *(member.subject for member in self.members)]
 
-    @property
-    def deciding(self) -> Subject:
-        """What training follows."""
-        return self.sum or self.own[0].subject
-
-    def ask(self, texts: Sequence[Text], advance: Advance = lambda done, total: None) -> list[dict[str, Reading]]:
+    def ask(self, texts: Sequence[Text], advance: Advance) -> list[dict[str, Reading]]:
         """What every reward, and their sum, says of each text, by name.
 
         Raises:
@@ -102,17 +91,26 @@ class Panel:
     def ask_one(self, member: Member, texts: Sequence[Text]) -> list[Reading]:
         """What one reward says of each text."""
         readings, tally = read(member.reward, texts, self._tokenizer, member.logistic)
-        self.count(member.subject.name, tally)
+        self._count(member.subject.name, tally)
         return readings
 
-    def count(self, name: str, tally: JudgeTally) -> None:
-        """Adds what questions to a judge took."""
+    def count_all(self, tallies: Mapping[str, Mapping[str, Any]]) -> None:
+        """Adds what the rewards of the mix counted in one call (`MixedRewards.tallies`)."""
+        for name, tally in tallies.items():
+            self._count(name, JudgeTally(**{field.name: tally[field.name] for field in fields(JudgeTally)}))
+
+    def questions(self) -> tuple[int, int]:
+        """So far to all judges: those whose answers were known, and all."""
+        known = sum(tally.cached for tally in self.tallies.values())
+        return known, known + sum(tally.requests for tally in self.tallies.values())
+
+    def _count(self, name: str, tally: JudgeTally) -> None:
         self.tallies[name] = added(self.tallies[name], tally)
 
-    def count_all(self, tallies: Mapping[str, Mapping[str, Any]]) -> None:
-        """Adds what the mix's rewards counted in one call."""
-        for name, tally in tallies.items():
-            self.count(name, JudgeTally(**{field: tally[field] for field in vars(JudgeTally())}))
+
+def _second(reward: Reward, config: RewardConfig, taken: Sequence[str]) -> Member:
+    name = f"{reward.name} (second)" if reward.name in taken else reward.name
+    return Member(Subject(name, _kind(config), "second"), reward, config)
 
 
 def _kind(config: RewardConfig) -> str:

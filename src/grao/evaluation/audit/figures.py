@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from grao.evaluation import audit_pairs
-from grao.evaluation.agreement import agreement_table, cohens_kappa, either_way
-from grao.evaluation.calibration import calibration
-from grao.evaluation.edits import ITSELF
+from grao.evaluation.audit import pairs as on_pairs
+from grao.evaluation.audit.agreement import agreement_table, cohens_kappa, either_way
+from grao.evaluation.audit.calibration import calibration
+from grao.evaluation.audit.edits import ITSELF
 from grao.evaluation.intervals import proportion
 from grao.records.audit import Agreement, Edit, EditItem, GroupItem, PairItem, Questions, Reading, RewardFigures
 from grao.rewards.judge import JudgeTally
@@ -51,12 +51,12 @@ def reward_figures(
         name=subject.name,
         kind=subject.kind,
         role=subject.role,
-        accuracy=audit_pairs.accuracy(values, confidence),
-        orders=audit_pairs.orders(read, confidence) if judge and read else None,
+        accuracy=on_pairs.accuracy(values, confidence),
+        orders=on_pairs.orders(read, confidence) if judge and read else None,
         questions=_questions(tally, confidence) if judge else None,
-        length=audit_pairs.length_bias(values, lengths, confidence),
-        itself=audit_pairs.edit(ITSELF, [one.value for one in same], scale, confidence),
-        itself_asked=audit_pairs.sides_taken(same, confidence) if judge else None,
+        length=on_pairs.length_bias(values, lengths, confidence),
+        itself=on_pairs.edit(ITSELF, [one.value for one in same], scale, confidence),
+        itself_asked=on_pairs.sides_taken(same, confidence) if judge else None,
         edits=_edits(subject.name, edits, scale, confidence),
         calibration=calibration([None if one.probability is None else 1 - one.probability for one in read], confidence),
     )
@@ -65,12 +65,14 @@ def reward_figures(
 def agreement(
     first: str, second: str, pairs: Sequence[PairItem], groups: Sequence[GroupItem], confidence: float = 0.95
 ) -> Agreement:
-    """Of two rewards by name: on pairs, whose sides mean nothing, and on the first sample of each group."""
-    on_pairs = agreement_table(*([pair.readings[name].value for pair in pairs] for name in (first, second)))
-    on_samples = agreement_table(*([group.parts[name][0] for group in groups] for name in (first, second)))
-    return Agreement(
-        first, second, cohens_kappa(either_way(on_pairs), confidence), cohens_kappa(on_samples, confidence)
-    )
+    """Of two rewards by name: on pairs, whose sides mean nothing, and on the first sample of each group.
+
+    A name that is no part of the groups' rewards is that of their sum.
+    """
+    names = (first, second)
+    by_pair = agreement_table(*([pair.readings[name].value for pair in pairs] for name in names))
+    by_sample = agreement_table(*([group.parts.get(name, group.rewards)[0] for group in groups] for name in names))
+    return Agreement(first, second, cohens_kappa(either_way(by_pair), confidence), cohens_kappa(by_sample, confidence))
 
 
 def _edits(name: str, edits: Sequence[EditItem], scale: float, confidence: float) -> list[Edit]:
@@ -78,9 +80,7 @@ def _edits(name: str, edits: Sequence[EditItem], scale: float, confidence: float
     readings: dict[str, list[Reading]] = {
         kind: [item.readings[name] for item in edits if item.edit == kind] for kind in kinds
     }
-    figures = (
-        audit_pairs.edit(kind, [one.value for one in read], scale, confidence) for kind, read in readings.items()
-    )
+    figures = (on_pairs.edit(kind, [one.value for one in read], scale, confidence) for kind, read in readings.items())
     return [figure for figure in figures if figure]
 
 

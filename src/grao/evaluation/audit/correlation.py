@@ -61,8 +61,9 @@ def within_groups(
 
 
 def _centred(values: Sequence[float]) -> Array:
-    ranks: Array = rankdata(values)
-    return ranks - ranks.mean()
+    ranks = np.asarray(rankdata(values), dtype=np.float64)
+    centred: Array = ranks - ranks.mean()
+    return centred
 
 
 def _fisher(value: float, reach: float, n: int) -> Estimate:
