@@ -15,7 +15,7 @@ def run(arguments: RewardAuditArguments) -> int:
         audit = audit_rewards(arguments.recipe, TerminalScreen(console))
     console.print(audit_tables(audit))
     for name in ("audit.html", "audit.json"):
-        console.print(f"{name:11}{folder / name}", highlight=False, soft_wrap=True)
+        console.print(f"{name:12}{folder / name}", highlight=False, soft_wrap=True)
     console.print()
     console.print(verdict_words(audit.verdict))
     return 0

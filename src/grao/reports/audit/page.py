@@ -9,7 +9,7 @@ from markupsafe import Markup
 from grao.records.audit import Audit, RewardFigures
 from grao.reports.audit.cases import MOST, cases
 from grao.reports.audit.figures import calibration_picture, groups_picture
-from grao.reports.audit.rows import agreement_rows, forecast_rows, policy_rows, reward_blocks
+from grao.reports.audit.rows import agreement_block, forecast_block, policy_block, reward_blocks
 from grao.reports.audit.words import deciding, headline, title
 from grao.reports.blocks import Tile, bar
 from grao.reports.provenance import flat, manifest_of, recipe_text, settings
@@ -43,9 +43,9 @@ def render(audit: Audit, name: str) -> str:
         headline=headline(audit.verdict),
         tiles=list(_tiles(audit)),
         rewards=[(title(reward), reward_blocks(reward)) for reward in audit.rewards],
-        agreements=agreement_rows(audit.agreements),
-        policy=policy_rows(audit.policy),
-        forecast=forecast_rows(audit.forecast),
+        agreements=agreement_block(audit.agreements),
+        policy=policy_block(audit.policy),
+        forecast=forecast_block(audit.forecast),
         pictures=list(_calibrations(audit.rewards)),
         groups=_groups(audit),
         cases=cases(audit),

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from grao.records.audit import Accuracy, Agreement, Edit, Forecast, Length, Orders, Policy, RewardFigures, Spread
+from grao.records.audit import Accuracy, Agreement, Forecast, Length, Orders, Policy, RewardFigures, Spread
 from grao.records.evaluation import Estimate
-from grao.reports.words import NOT_MEASURED, duration, interval, measured, number, percent, share
+from grao.reports.words import NOT_MEASURED, duration, interval, number, percent, share
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that belong together."""
+    """Rows that belong together, under a title and with what to make of them, if that needs to be said."""
 
     title: str
     note: str
-    """What to make of them."""
     rows: list[Row]
 
 
@@ -65,7 +64,7 @@ def reward_blocks(reward: RewardFigures) -> list[Block]:
     return [block for block in blocks if block.rows]
 
 
-def agreement_rows(agreements: list[Agreement]) -> list[Row]:
+def agreement_block(agreements: list[Agreement]) -> Block:
     """Cohen's kappa of two rewards."""
     rows = []
     for found in agreements:
@@ -73,15 +72,15 @@ def agreement_rows(agreements: list[Agreement]) -> list[Row]:
             if kappa:
                 names = f"{found.first} and {found.second}, {on}"
                 rows.append(_share(f"{names}: same verdict", kappa.agreement))
-                rows.append(_number(f"{names}: kappa", kappa.kappa))
-    return rows
+                rows.append(_coefficient(f"{names}: kappa", kappa.kappa))
+    return Block("", "", rows)
 
 
-def policy_rows(policy: Policy) -> list[Row]:
+def policy_block(policy: Policy) -> Block:
     """What the model makes of the rewards."""
     between = [] if policy.between is None else [Row("variance between prompts", percent(policy.between, 100))]
-    length = [_number("rank correlation with length", policy.length_correlation)] if policy.length_correlation else []
-    return [
+    related = policy.length_correlation
+    rows = [
         _share("references beaten by the mean sample", policy.mean_beats),
         _share("references beaten by some sample", policy.some_beats),
         _share("samples that beat their reference", policy.wins),
@@ -90,23 +89,24 @@ def policy_rows(policy: Policy) -> list[Row]:
         Row("samples without a reward", percent(policy.missing, policy.prompts), n=f"{policy.prompts:,}"),
         _share("samples cut at the token limit", policy.truncated),
         *between,
-        *length,
+        *([_coefficient("rank correlation of reward and length", related)] if related else []),
         _number("tokens of a sample", policy.tokens),
         Row("tokens of a reference", number(policy.reference_tokens), n=f"{policy.prompts:,}"),
         _spread("mean reward of a group", policy.reward),
         _spread("deviation within a group", policy.deviation),
     ]
+    return Block("", "", rows)
 
 
-def forecast_rows(forecast: Forecast) -> list[Row]:
+def forecast_block(forecast: Forecast) -> Block:
     """What the whole run will take."""
-    update = NOT_MEASURED if forecast.update is None else duration(forecast.update)
-    return [
+    update = NOT_MEASURED if forecast.update is None else _seconds(forecast.update)
+    rows = [
         Row("steps, prompts each", f"{forecast.steps:,} x {forecast.prompts_per_step:,}"),
         Row("samples to draw", f"{forecast.samples:,}"),
-        Row("seconds a group: sampling", duration(forecast.rollout)),
-        Row("seconds a group: rewards", duration(forecast.reward)),
-        Row("seconds a group: update", update),
+        Row("for each group: sampling", _seconds(forecast.rollout)),
+        Row("for each group: rewards", _seconds(forecast.reward)),
+        Row("for each group: update", update),
         Row("time of the whole run", duration(3600 * forecast.hours)),
         *(
             Row(
@@ -117,6 +117,7 @@ def forecast_rows(forecast: Forecast) -> list[Row]:
             for judge in forecast.judges
         ),
     ]
+    return Block("", "", rows)
 
 
 def _accuracy(found: Accuracy | None) -> Iterator[Row]:
@@ -146,21 +147,18 @@ def _length(found: Length | None) -> Iterator[Row]:
         yield _share("the longer answer wins", found.longer_wins)
         yield _share("the longer answer is the reference", found.longer_is_reference)
         if found.accuracy_gap:
-            yield _points("right more often where that is so, by", found.accuracy_gap)
+            yield _points("more accurate where it is, by", found.accuracy_gap)
         if found.correlation:
-            yield _number("rank correlation with the difference in length", found.correlation)
+            yield _coefficient("rank correlation with the difference in length", found.correlation)
 
 
 def _edits(reward: RewardFigures) -> Iterator[Row]:
     if reward.itself and reward.kind != "judge":
         yield _share("as it is: not a tie", reward.itself.changed)
     for one in reward.edits:
-        yield _share(f"with {one.edit}: wins{_size(one)}", one.wins)
-
-
-def _size(edit: Edit) -> str:
-    """How large the effect is where it is none of a sign."""
-    return "" if edit.size is None or not edit.changed.value else f", |R| {number(edit.size)} of a sample's"
+        yield _share(f"with {one.edit}: wins", one.wins)
+        if one.size is not None and one.wins.value:
+            yield Row("its mean |R|, that of samples being 1", number(one.size), n=f"{one.wins.n:,}")
 
 
 def _calibration(reward: RewardFigures) -> Iterator[Row]:
@@ -181,10 +179,18 @@ def _points(label: str, estimate: Estimate) -> Row:
     return Row(label, f"{value} points", f"{low} to {high}", f"{estimate.n:,}")
 
 
-def _number(label: str, estimate: Estimate | None) -> Row:
-    if estimate is None or not measured(estimate):
+def _coefficient(label: str, estimate: Estimate | None) -> Row:
+    if estimate is None:
         return Row(label, NOT_MEASURED)
+    return Row(label, f"{estimate.value:+.2f}", f"{estimate.low:+.2f} to {estimate.high:+.2f}", f"{estimate.n:,}")
+
+
+def _number(label: str, estimate: Estimate) -> Row:
     return Row(label, number(estimate.value), f"{number(estimate.low)} to {number(estimate.high)}", f"{estimate.n:,}")
+
+
+def _seconds(seconds: float) -> str:
+    return duration(seconds) if seconds >= 1 else f"{number(seconds)} s"
 
 
 def _spread(label: str, found: Spread) -> Row:

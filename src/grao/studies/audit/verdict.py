@@ -6,7 +6,7 @@ way round: the reward has to show that it is better than a coin, and two judges 
     what decides        is right on less than 60 % of the pairs (half of the ties), or not clearly on more than 50 %
                         ties on more than 50 % of them
                         leaves more than 5 % of the policy's samples without a reward
-                        does not tie a text with itself, by more than 5 % of what it gives samples
+                        lets a text beat itself, by more than 5 % of what it gives samples
                         lets a trivial edit beat the reference in more than 10 %, by more than 10 % of the same
                         is right in 20 points more (or fewer) of the pairs whose reference is the longer one
                         follows the length of a prompt's samples with a rank correlation beyond 0.5
@@ -85,9 +85,9 @@ def _ties(reward: RewardFigures) -> Iterator[Finding]:
 
 def _steady(reward: RewardFigures) -> Iterator[Finding]:
     same = reward.itself
-    if same and same.changed.low > 0 and _weighty(same, _UNSTEADY):
+    if same and same.wins.low > 0 and _weighty(same, _UNSTEADY):
         yield Finding(
-            f"It is noisy: {reward.name} prefers a text to itself, or the other way round, in {_figure(same.changed)}.",
+            f"It is noisy: {reward.name} prefers a copy of the reference to the reference in {_figure(same.wins)}.",
             "Make it say the same of the same text: temperature 0 for a judge, no randomness in a function.",
         )
 
@@ -97,8 +97,8 @@ def _edits(reward: RewardFigures) -> Iterator[Finding]:
         if one.wins.low > _EDITED and _weighty(one, _EDIT_SIZE):
             yield Finding(
                 f"It pays for form: with {one.edit} a reference beats itself in {_figure(one.wins)}.",
-                "Training will find this. Add a rule against it, name it in the judge's template, or take another "
-                "reward.",
+                "Training will find this. Unless you want it, add a rule against it, name it in the judge's template, "
+                "or take another reward.",
             )
 
 
@@ -152,12 +152,14 @@ def _judge(judge: RewardFigures) -> Iterator[Finding]:
 
 
 def _apart(found: Agreement) -> Iterator[Finding]:
-    for on, kappa in (("pairs", found.pairs), ("samples", found.samples)):
-        if kappa and kappa.kappa and kappa.kappa.high < _KAPPA:
-            yield Finding(
-                f"{found.first} and {found.second} hardly agree on {on}: kappa {_plain(kappa.kappa)}.",
-                "Read some of the pairs that divide them, and train on the one that you would side with.",
-            )
+    measured = {"pairs": found.pairs, "samples": found.samples}
+    kappas = {on: kappa.kappa for on, kappa in measured.items() if kappa and kappa.kappa}
+    low = [f"on {on} {_plain(kappa)}" for on, kappa in kappas.items() if kappa.high < _KAPPA]
+    if low:
+        yield Finding(
+            f"{found.first} and {found.second} hardly agree: kappa {' and '.join(low)}.",
+            "Read some of the pairs that divide them, and train on the one that you would side with.",
+        )
 
 
 def _policy(policy: Policy) -> Iterator[Finding]:
