@@ -62,7 +62,8 @@ def _error(bins: Sequence[Bin], confidence: float) -> tuple[Estimate, float]:
 
     Even a calibrated judge has an ECE above 0, because the accuracies of bins scatter. So the gaps of all bins are
     stretched by a common factor until the ECE that they lead one to expect, scatter included, is the one seen; they at
-    that factor are the estimate, and the factors at which the one seen is just still likely give the interval.
+    that factor are the estimate, and the factors at which the one seen is just still likely give the interval. With
+    60 to 600 pairs the intervals of 95 % hold the truth in 90 to 98 % of simulations.
     """
     sizes = np.array([one.accuracy.n for one in bins], dtype=np.float64)
     claimed = np.array([one.confidence for one in bins])
