@@ -73,7 +73,7 @@ class RewardAuditArguments:
     """`grao reward audit`."""
 
     recipe: Recipe
-    """Of the run; its `audit.output` is what `--output` says."""
+    """Of the run that is to be."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,6 @@ def _reward_audit(namespace: argparse.Namespace, overrides: Overrides) -> Reward
     _check_names(namespace, overrides, names()[()])
     if namespace.config is None and not overrides:
         raise InputError("give --config FILE; see grao reward audit --help")
-    if namespace.output is not None:
-        overrides = (*overrides, ("audit.output", write_inline(str(namespace.output))))
     return RewardAuditArguments(load_recipe(namespace.config, overrides))
 
 

@@ -21,6 +21,9 @@ _REWARD_RECIPE = """\
 The recipe of a reward model. Each field is also an option, its value is YAML:
   --training.epochs 2   --data.format hh   --model.lora.rank 8
 """
+_AUDIT = """\
+Nothing is trained. The results go to audit.output, by default the run folder's name with -audit.
+"""
 _SEE_TRAIN = "--SECTION.KEY VALUE changes one field of the recipe; grao train --help lists them."
 
 
@@ -109,7 +112,6 @@ def _reward_train(parser: argparse.ArgumentParser) -> None:
 
 def _reward_audit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="the recipe of the run, a YAML file")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="of the audit; default the run's, with -audit")
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
@@ -143,8 +145,8 @@ _COMMANDS: dict[str, tuple[str, str, Callable[[], str], Callable[[argparse.Argum
     ),
     "reward audit": (
         "See what a recipe's rewards are worth, and what its run will take, before you spend.",
-        "grao reward audit --config FILE [--SECTION.KEY VALUE ...] [--output FOLDER]",
-        lambda: _SEE_TRAIN,
+        "grao reward audit --config FILE [--SECTION.KEY VALUE ...]",
+        lambda: f"{_AUDIT}\n{_SEE_TRAIN}",
         _reward_audit,
     ),
     "report": (

@@ -111,8 +111,8 @@ def forecast_block(forecast: Forecast) -> Block:
         *(
             Row(
                 f"judge {judge.name}",
+                f"about {judge.cost:,.2f}" if judge.cost else "no price given",
                 f"{judge.questions:,} questions, {judge.tokens / 1e6:,.1f} million tokens",
-                f"about {judge.cost:,.2f}" if judge.cost else "",
             )
             for judge in forecast.judges
         ),
@@ -138,8 +138,9 @@ def _judge(reward: RewardFigures) -> Iterator[Row]:
     }
     yield from (_share(label, estimate) for label, estimate in rows.items() if estimate)
     if asked and asked.asked:
-        cost = f", paid {asked.cost:,.2f}" if asked.cost else ""
-        yield Row("questions of this audit", f"{asked.asked:,}", f"{asked.known:,} from the ledger{cost}")
+        yield Row("questions of this audit", f"{asked.asked:,}", f"{asked.known:,} known before")
+        if asked.cost:
+            yield Row("paid for them", f"{asked.cost:,.2f}")
 
 
 def _length(found: Length | None) -> Iterator[Row]:

@@ -44,9 +44,10 @@ def _table(heading: str, blocks: Sequence[Block], spread: str, counted: str) -> 
     table = Table(
         title=Text(heading), title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title_style="bold"
     )
-    table.add_column("Measure", overflow="fold", min_width=30)
-    for name in ("Value", spread, counted):
-        table.add_column(name, justify="right")
+    table.add_column("Measure", overflow="fold", min_width=24)
+    table.add_column("Value", justify="right", no_wrap=True)
+    table.add_column(spread, justify="right")
+    table.add_column(counted, justify="right", no_wrap=True)
     for block in blocks:
         for row in block.rows:
             cells = (row.label, row.value, row.interval, row.n)
