@@ -11,6 +11,7 @@ from grao.sandbox.world import Sandbox, prepare
 from grao.studies.run import start_run
 
 _SETTINGS = {
+    "data.rejected": "rejected",
     "rewards.0.function": "grao.sandbox.judge:gold",
     "rewards.0.relative": "sign",
     "rollout.max_new_tokens": "40",
@@ -19,7 +20,7 @@ _SETTINGS = {
     "training.learning_rate": "5e-4",
     "training.steps": "100",
 }
-"""What differs from the paper: a tiny model learns in larger and smaller steps."""
+"""What differs from the paper: a tiny model learns in larger and smaller steps; an audit finds rejected answers."""
 
 
 def run(arguments: QuickstartArguments) -> int:
