@@ -120,6 +120,16 @@ def test_a_whole_run(place: Path, server: JudgeServer, capsys):
     assert "JUDGE_KEY" in (place / "run" / "recipe.yaml").read_text()
 
 
+def test_a_judge_that_looks_on_is_in_the_estimate(place: Path, server: JudgeServer, capsys):
+    watch = {"judge": {"model": "other", "base_url": server.url, "api_key_env": None}, "name": "wary"}
+    changes = {"watch.reward": json.dumps(watch), "watch.every": "2", "watch.prompts": "2"}
+    assert train(server, **changes) == 0
+    # two looks, at the steps 1 and 3, at two prompts of four samples in both orders
+    assert "judge wary (watch): up to 32 questions, 0.0 million tokens\n" in capsys.readouterr().out
+    watched = [asked for asked in server.asked if asked.body["model"] == "other" and "France" not in asked.context]
+    assert 0 < len(watched) <= 32
+
+
 def test_a_second_run_pays_for_nothing_and_replay_needs_no_server(place: Path, server: JudgeServer, monkeypatch):
     assert train(server) == 0
     asked = len(server.asked)

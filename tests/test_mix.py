@@ -110,6 +110,19 @@ def test_what_breaks_a_constraint_ranks_below_all_that_keeps_it_and_below_the_re
             assert found[broken].max() < found[~broken].min()
 
 
+def test_a_judge_that_says_nothing_about_a_group_has_failed_and_a_function_does_not_apply():
+    class Judged(Given):
+        def tally(self):
+            return {}
+
+    sure = Given("sure", [1.0, 2.0], [3.0, 4.0])
+    silent = ("other", [1.0, NAN], [NAN, NAN])
+    assert Mix([sure, Given(*silent)])(BATCH).total.tolist()[1] == [3.0, 4.0]
+    found = Mix([sure, Judged(*silent)])(BATCH).total
+    assert found[0].tolist() == pytest.approx([2.0, NAN], nan_ok=True)
+    assert found[1].isnan().all()
+
+
 def test_a_constraint_that_says_nothing_is_not_held():
     helpful = Given("helpful", [1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
     harmless = Given("harmless", [0.0, NAN, -1.0], [NAN, NAN, NAN])

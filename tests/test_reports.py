@@ -237,6 +237,15 @@ def test_every_chart_is_drawn_with_units_and_spoken_words(full_report: Path) -> 
         assert axis in page.text
 
 
+def test_judges_and_constraints_have_curves_by_their_names(tmp_path: Path) -> None:
+    more = {"judge_helpful/flip": 0.25, "judge_kind/flip": 0.5, "reward_kind/violated": 0.125, "reward_kind/mean": 1.0}
+    page = page_of(run_folder(tmp_path / "r", metrics=[step(1, **more)]))
+    labels = [attributes["aria-label"] or "" for tag, attributes in page.tags if tag == "svg"]
+    assert "Judges that contradict themselves: helpful 25 %; kind 50 %." in labels
+    assert "Constraints that are broken: kind 12 %." in labels
+    assert not any("in its parts" in label for label in labels)  # one reward has no parts
+
+
 def test_same_records_give_the_same_page(tmp_path: Path) -> None:
     metrics = [step(index) for index in (1, 2, 3)]
     one, two = (write_report(run_folder(tmp_path / place / "demo", metrics=metrics)) for place in ("a", "b"))

@@ -83,6 +83,14 @@ class RewardTrainArguments:
 
 
 @dataclass(frozen=True)
+class RewardAuditArguments:
+    """`grao reward audit`."""
+
+    recipe: Recipe
+    """Of the run that is to be."""
+
+
+@dataclass(frozen=True)
 class ReportArguments:
     """`grao report`."""
 
@@ -91,7 +99,13 @@ class ReportArguments:
 
 
 Arguments = (
-    QuickstartArguments | TrainArguments | EvaluateArguments | CompareArguments | RewardTrainArguments | ReportArguments
+    QuickstartArguments
+    | TrainArguments
+    | EvaluateArguments
+    | CompareArguments
+    | RewardTrainArguments
+    | RewardAuditArguments
+    | ReportArguments
 )
 
 
@@ -168,6 +182,13 @@ def _reward_train(namespace: argparse.Namespace, overrides: Overrides) -> Reward
     return RewardTrainArguments(recipe, namespace.print_config)
 
 
+def _reward_audit(namespace: argparse.Namespace, overrides: Overrides) -> RewardAuditArguments:
+    _check_names(namespace, overrides, names()[()])
+    if namespace.config is None and not overrides:
+        raise InputError("give --config FILE; see grao reward audit --help")
+    return RewardAuditArguments(load_recipe(namespace.config, overrides))
+
+
 def _report(namespace: argparse.Namespace, overrides: Overrides) -> ReportArguments:
     for name, _ in overrides:
         raise InputError(f"--{name} is unknown: grao report takes a run folder and nothing else")
@@ -180,6 +201,7 @@ _BUILDERS: dict[str, Callable[[argparse.Namespace, Overrides], Arguments]] = {
     "evaluate": _evaluate,
     "compare": _compare,
     "reward train": _reward_train,
+    "reward audit": _reward_audit,
     "report": _report,
 }
 

@@ -27,6 +27,9 @@ The study. Each field is also an option, its value is YAML:
   --seeds '[0, 1]'   --budget.steps 50   --arms.grao.method.beta 0.3
 Records of finished runs are kept in its folder; the same command goes on with what is missing.
 """
+_AUDIT = """\
+Nothing is trained. The results go to audit.output, by default the run folder's name with -audit.
+"""
 _SEE_TRAIN = "--SECTION.KEY VALUE changes one field of the recipe; grao train --help lists them."
 
 
@@ -119,6 +122,10 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry", action="store_true", help="try runs again that failed")
 
 
+def _reward_audit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the recipe of the run, a YAML file")
+
+
 def _report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
 
@@ -153,6 +160,12 @@ _COMMANDS: dict[str, tuple[str, str, Callable[[], str], Callable[[argparse.Argum
         "grao reward train --config FILE [--SECTION.KEY VALUE ...]",
         lambda: f"{_REWARD_RECIPE}\n{format_fields(RewardModelRecipe)}",
         _reward_train,
+    ),
+    "reward audit": (
+        "See what a recipe's rewards are worth, and what its run will take, before you spend.",
+        "grao reward audit --config FILE [--SECTION.KEY VALUE ...]",
+        lambda: f"{_AUDIT}\n{_SEE_TRAIN}",
+        _reward_audit,
     ),
     "report": (
         "Write the page of a run: curves, tables, answers.",

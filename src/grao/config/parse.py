@@ -114,9 +114,10 @@ def _looked_up(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     rewards = values.get("rewards")
     if isinstance(rewards, list):
         values = {**values, "rewards": [_reward_looked_up(reward, folder) for reward in rewards]}
-    watch = values.get("watch")
-    if isinstance(watch, dict) and "reward" in watch:
-        values = {**values, "watch": {**watch, "reward": _reward_looked_up(watch["reward"], folder)}}
+    for name, inside in (("watch", "reward"), ("audit", "second")):
+        section = values.get(name)
+        if isinstance(section, dict) and inside in section:
+            values = {**values, name: {**section, inside: _reward_looked_up(section[inside], folder)}}
     arms = values.get("arms")
     if isinstance(arms, dict):
         values = {**values, "arms": {name: _section_looked_up(arm, folder) for name, arm in arms.items()}}

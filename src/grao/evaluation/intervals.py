@@ -179,6 +179,17 @@ def mean(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     return Estimate(value, value - reach, value + reach, n)
 
 
+def mean_share(shares: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """A mean over prompts of a share within each, as `mean` but never beyond 0 and 1.
+
+    Where all prompts agree on 0 or on 1 the interval is that of `proportion`: that all did is not that all will.
+    """
+    found = mean(shares, confidence)
+    if set(shares) in ({0.0}, {1.0}):
+        return proportion(round(found.value) * found.n, found.n, confidence)
+    return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0), found.n)
+
+
 def critical_value(confidence: float) -> float:
     """z with P(|Z| < z) = confidence: 1.96 at 95 %."""
     if not 0 < confidence < 1:

@@ -22,7 +22,7 @@ class DPO:
     def weigh(self, groups: Groups) -> Weighted:
         """Both answers of every pair; their weights are in the loss."""
         pair = (groups.lengths[:, -1] > 0).to(groups.rewards.dtype)
-        both = columns(groups.rewards, pair, pair)
+        both = columns(torch.zeros_like(groups.rewards), pair, pair)
         return Weighted(both, shares=both)
 
     def loss(self, tokens: TokenView) -> TokenLoss:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from grao.methods.method import Groups, Needs, Weighted, columns
@@ -20,7 +21,7 @@ class SFT:
 
     def weigh(self, groups: Groups) -> Weighted:
         """References by length; there is nothing else."""
-        return Weighted(columns(groups.rewards, groups.lengths[:, -2] / groups.mean_reference))
+        return Weighted(columns(torch.zeros_like(groups.rewards), groups.lengths[:, -2] / groups.mean_reference))
 
     def report(self, weighted: Weighted, completion_loglik: Tensor, reference_loglik: Tensor) -> dict[str, Tensor]:
         """How likely the references are, in nats per token."""

@@ -8,8 +8,9 @@ from markupsafe import Markup
 
 from grao.records.evaluation import Estimate, Evaluation, Item
 from grao.records.metrics import Step
-from grao.reports.curves import SECTIONS, Chart, Curve, component_chart, curves
+from grao.reports.curves import SECTIONS, Chart, Curve, curves
 from grao.reports.figures import draw
+from grao.reports.named_charts import named_charts
 from grao.reports.provenance import Manifest
 from grao.reports.words import duration, measured, number, percent
 
@@ -86,10 +87,10 @@ def tiles(records: Records) -> list[Tile]:
 def figures(metrics: Sequence[Step]) -> tuple[list[tuple[str, list[Figure]]], list[str]]:
     """The charts by section, and the titles of those that should be there and were not logged."""
     sections, missing = [], []
-    extra = component_chart(metrics)
+    named = named_charts(metrics)
     for index, (heading, charts) in enumerate(SECTIONS):
         drawn = []
-        for chart in (*charts, extra) if extra and index == 0 else charts:
+        for chart in (*charts, *named) if index == 0 else charts:
             if found := curves(chart, metrics):
                 drawn.append(_figure(chart, found))
             elif not chart.optional:

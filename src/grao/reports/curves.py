@@ -238,21 +238,6 @@ SECTIONS: tuple[tuple[str, tuple[Chart, ...]], ...] = (
 )
 
 
-def component_chart(metrics: Sequence[Step]) -> Chart | None:
-    """The parts of a mixed reward, `reward_<name>/mean`; None where there is only one."""
-    names = dict.fromkeys(name for step in metrics for name in step if name.startswith("reward_"))
-    parts = [name for name in names if name.endswith("/mean")]
-    if len(parts) < 2:
-        return None
-    colours = ("blue", "orange", "teal", "purple", "ochre", "grey")
-    series = tuple(
-        Series(name, name.removeprefix("reward_").removesuffix("/mean"), colours[index % len(colours)])
-        for index, name in enumerate(parts)
-    )
-    note = "Each reward by itself, before it is weighted and added up."
-    return Chart("components", "The reward in its parts", note, "mean reward", series, optional=True)
-
-
 def curves(chart: Chart, metrics: Sequence[Step]) -> list[Curve]:
     """The series of a chart that were logged; those of a stack at the steps that all of them have."""
     logged = [series for series in chart.series if any(series.metric in step for step in metrics)]

@@ -1,7 +1,7 @@
 """One chart as inline SVG. Its colours are CSS variables with a light default, so the page can turn them dark."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import StringIO
 from typing import Any
 
@@ -65,20 +65,40 @@ def draw(chart: Chart, curves: Sequence[Curve], label: str) -> Markup:
         curves: its curves, at least one, each with at least one step.
         label: what a screen reader says.
     """
+
+    def paint(axes: Axes) -> None:
+        (_stack if chart.kind == "stack" else _lines)(axes, chart, curves)
+        axes.set_xlabel("optimiser step")
+        axes.set_ylabel(chart.axis)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.yaxis.set_major_formatter(ticks(chart.percent))
+
+    return picture(paint, chart.key, label)
+
+
+def picture(paint: Callable[[Axes], None], key: str, label: str) -> Markup:
+    """What `paint` draws as an `<svg>` element in the style of the page.
+
+    Args:
+        paint: draws with colours of `COLOURS` and names the axes.
+        key: of this picture alone on its page.
+        label: what a screen reader says.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.9, 2.75), facecolor="none")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot(facecolor="none")
-        (_stack if chart.kind == "stack" else _lines)(axes, chart, curves)
-        axes.set_xlabel("optimiser step")
-        axes.set_ylabel(chart.axis)
+        paint(axes)
         axes.yaxis.set_label_coords(-0.155, 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(100 * value if chart.percent else value)))
         text = StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return inline(text.getvalue(), chart.key, label)
+    return inline(text.getvalue(), key, label)
+
+
+def ticks(percent: bool = False) -> FuncFormatter:
+    """How the numbers at an axis are written."""
+    return FuncFormatter(lambda value, _: tick(100 * value if percent else value))
 
 
 def _lines(axes: Axes, chart: Chart, curves: Sequence[Curve]) -> None:

@@ -3,13 +3,8 @@
 No script, no outside file, no date of its own: the same records give the same page, byte for byte.
 """
 
-import re
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
 from pydantic import ValidationError
 
 from grao.errors import InputError
@@ -20,10 +15,8 @@ from grao.reports.curves import MOST_POINTS, window
 from grao.reports.examples import PER_OUTCOME, choose
 from grao.reports.provenance import Manifest, flat, read_manifest, recipe_text, settings
 from grao.reports.tables import measures
-from grao.reports.words import certainty, level, net_gain, number, percent, typeset, verdict
-
-_CONTROLS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
-_UNPRINTABLE = re.compile("[\x80-\x9f\ud800-\udfff\ufffe\uffff]")
+from grao.reports.template import render_template
+from grao.reports.words import certainty, net_gain, verdict
 
 
 def write_report(folder: Path) -> Path:
@@ -42,7 +35,8 @@ def render(records: Records) -> str:
     manifest = records.manifest or Manifest()
     sections, unlogged = figures(records.metrics)
     model = shown_model(records.evaluation, records.items)
-    return load_template("page.html.j2").render(
+    return render_template(
+        "page.html.j2",
         records=records,
         evaluation=records.evaluation,
         verdict=verdict(records.evaluation, records.steps),
@@ -71,17 +65,6 @@ def render(records: Records) -> str:
     )
 
 
-def load_template(name: str) -> Template:
-    """A template of this package, with the style of all pages and the ways of writing numbers."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
-    )
-    environment.filters.update(typeset=typeset, number=number, percent=percent, level=level)
-    source = files(__package__)
-    environment.globals.update(style=Markup(source.joinpath("style.css").read_text(encoding="utf-8")))
-    return environment.from_string(source.joinpath(name).read_text(encoding="utf-8"))
-
-
 def _read(folder: Path) -> Records:
     try:
         records = Records(
@@ -100,10 +83,3 @@ def _read(folder: Path) -> Records:
     if records.manifest is None and records.evaluation is None and not records.metrics:
         raise InputError(f"{folder}: no manifest.json, metrics.jsonl or evaluation.json here; give the folder of a run")
     return records
-
-
-def _printable(value: Any) -> Any:
-    """Text without characters that HTML forbids: controls become their pictures, the rest a replacement mark."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value.replace("\r\n", "\n").translate(_CONTROLS))

@@ -75,6 +75,12 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise InputError(f"{path}: not valid JSON ({error}); delete the file to report without it") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object; delete the file to report without it")
+    return manifest_of(values)
+
+
+def manifest_of(record: Mapping[str, Any]) -> Manifest:
+    """The manifest out of what was recorded."""
+    values = dict(record)
     return Manifest(
         config=_mapping(values.pop("config", None)),
         data=_mapping(values.pop("data", None)),

@@ -5,10 +5,10 @@ from pathlib import Path
 from grao.records.files import replace_text
 from grao.records.study import StudyResult
 from grao.reports.blocks import bar
-from grao.reports.page import load_template
 from grao.reports.study_figures import study_figures
 from grao.reports.study_tables import BEFORE, grids, study_csv, study_measures
 from grao.reports.study_words import headline, notes, on_prompts, on_seeds, spread
+from grao.reports.template import render_template
 
 
 def write_study_report(folder: Path, result: StudyResult, recipe: str) -> Path:
@@ -27,7 +27,8 @@ def write_study_report(folder: Path, result: StudyResult, recipe: str) -> Path:
 
 def render_study(name: str, result: StudyResult, recipe: str) -> str:
     """The page as HTML; all text is escaped."""
-    return load_template("study.html.j2").render(
+    return render_template(
+        "study.html.j2",
         name=name,
         result=result,
         headline=headline(result),

@@ -47,7 +47,8 @@ class Mix:
 
     A reward that says nothing about a whole group does not apply to that prompt and is left out of its sum (as
     in TRL). One that scored only some of a group failed on the others: there the sum is missing, never
-    counted as 0. A constraint that says nothing is not held: the sum is missing.
+    counted as 0. A judge applies to every prompt: its silence about a whole group is a failure too. A constraint that
+    says nothing is not held: the sum is missing.
 
     Args:
         rewards: at least one, with different names; a reward alone counts with weight 1.
@@ -77,13 +78,7 @@ class Mix:
             InputError: if every sum is missing: what no reward says anything about teaches nothing.
         """
         parts = {reward.name: reward.relative(batch) for reward in self.rewards}
-        entered = [
-            normalised(part) if objective.normalise else part
-            for objective, part in zip(self.objectives, parts.values(), strict=True)
-        ]
-        total = weighted_sum(entered, [objective.weight for objective in self.objectives])
-        held = [part for objective, part in zip(self.objectives, entered, strict=True) if objective.constraint]
-        total = constrained(total, held) if held else total
+        total = self.combine(list(parts.values()))
         if total.numel() > 1 and total.isnan().all():  # one missing answer is no reason to stop
             silent = " and ".join(f"reward {name}" for name, part in parts.items() if part.isnan().any())
             message = f"{silent} returned None or NaN for every one of {total.numel()} answers, or for their references"
@@ -91,6 +86,17 @@ class Mix:
         tallies = {reward.name: reward.tally() for reward in self.rewards if isinstance(reward, Counted)}
         constraints = frozenset(objective.reward.name for objective in self.objectives if objective.constraint)
         return MixedRewards(total=total, parts=parts, tallies=tallies, constraints=constraints)
+
+    def combine(self, parts: Sequence[Tensor]) -> Tensor:
+        """The sum of what each reward said, (B, G), NaN = missing, in the order of `rewards`."""
+        entered = [
+            normalised(part) if objective.normalise else part
+            for objective, part in zip(self.objectives, parts, strict=True)
+        ]
+        optional = [not isinstance(reward, Counted) for reward in self.rewards]
+        total = weighted_sum(entered, [objective.weight for objective in self.objectives], optional)
+        held = [part for objective, part in zip(self.objectives, entered, strict=True) if objective.constraint]
+        return constrained(total, held) if held else total
 
 
 def as_mix(rewards: Mix | Reward | Callable[..., Any] | Sequence[Reward | Callable[..., Any]]) -> Mix:
@@ -101,20 +107,21 @@ def as_mix(rewards: Mix | Reward | Callable[..., Any] | Sequence[Reward | Callab
     return Mix([one if isinstance(one, Reward) else FunctionReward(one) for one in several])
 
 
-def weighted_sum(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def weighted_sum(parts: Sequence[Tensor], weights: Sequence[float], optional: Sequence[bool]) -> Tensor:
     """sum_k w_k * R_k over the rewards that apply to the group, (B, G).
 
     Args:
-        parts: K tensors (B, G), NaN = missing; one that misses a whole group does not apply to it.
+        parts: K tensors (B, G), NaN = missing.
         weights: K.
+        optional: K, whether a reward that misses a whole group does not apply to it, or else failed on it.
 
     Returns:
         NaN where a reward that applies is missing, and in groups to which none applies.
     """
     total = torch.zeros_like(parts[0])
     applies = torch.zeros(len(total), dtype=torch.bool)
-    for weight, part in zip(weights, parts, strict=True):
-        applied = ~part.isnan().all(dim=1)
+    for weight, part, may_lack in zip(weights, parts, optional, strict=True):
+        applied = ~part.isnan().all(dim=1) if may_lack else torch.ones_like(applies)
         total[applied] += weight * part[applied]
         applies |= applied
     total[~applies] = torch.nan

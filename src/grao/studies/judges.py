@@ -1,15 +1,17 @@
 """From the judge of a recipe to an object, and what it will cost."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from grao.config import Recipe
 from grao.config.judge import JudgeConfig
+from grao.config.reward import RewardConfig
 from grao.data import Encoded
 from grao.errors import InputError
 from grao.models import load_model, load_tokenizer
-from grao.rewards import Mix
+from grao.records.audit import JudgeForecast
+from grao.rewards import Mix, Reward
 from grao.rewards.judge import (
     Endpoint,
     JudgeReward,
@@ -21,6 +23,7 @@ from grao.rewards.judge import (
     ServerJudge,
     load_template,
 )
+from grao.training.watch import Watch
 
 _OPENAI = "https://api.openai.com/v1"
 _SAMPLED = 200
@@ -50,20 +53,61 @@ def ledger_path(judge: JudgeConfig, output: Path) -> Path:
     return judge.ledger or output.absolute().parent / "judge-ledger.sqlite"
 
 
-def judge_estimates(recipe: Recipe, rewards: Mix, train: Sequence[Encoded], steps: int, held_out: int) -> Iterator[str]:
-    """A line about each judge on a server: what the run will ask and pay at most, if nothing is known already.
+def judge_forecasts(
+    recipe: Recipe,
+    rewards: Mix,
+    watch: Watch | None,
+    train: Sequence[Encoded],
+    steps: int,
+    held_out: int,
+    processes: int = 1,
+) -> list[JudgeForecast]:
+    """What a run will ask of each judge on a server and pay at most, if nothing is known already.
 
-    Answers are taken to be as long as the references. The evaluation judges three pairs a prompt: before and after
-    training against the reference, and after against before.
+    The evaluation judges three pairs a prompt: before and after training against the reference, and after against
+    before. A watch looks at the first step, and at every n-th from there.
     """
-    comparisons = steps * recipe.training.prompts_per_step * recipe.rollout.group_size + 3 * held_out
+    size, samples = recipe.training.prompts_per_step, recipe.rollout.group_size
+    found = [
+        judge_forecast(reward, config, train, steps * size * samples + 3 * held_out)
+        for reward, config in zip(rewards.rewards, recipe.rewards, strict=True)
+    ]
+    if watch and recipe.watch:
+        looks, groups = (steps - 1) // watch.every + 1, min(watch.prompts * processes, size)
+        (second,), config = watch.reward.rewards, recipe.watch.reward
+        found.append(judge_forecast(second, config, train, looks * groups * samples, " (watch)"))
+    return [one for one in found if one]
+
+
+def judge_forecast(
+    reward: Reward, config: RewardConfig, train: Sequence[Encoded], comparisons: int, remark: str = ""
+) -> JudgeForecast | None:
+    """What a number of comparisons will ask of one judge at most, None of what is no judge on a server.
+
+    Answers are taken to be as long as the references.
+
+    Args:
+        reward: of any kind.
+        config: its section.
+        train: prompts and references to judge the length of the questions by, at least one.
+        comparisons: pairs to be judged.
+        remark: behind the judge's name.
+    """
+    if not (isinstance(reward, JudgeReward) and isinstance(reward.judge, ServerJudge) and config.judge):
+        return None
     pairs = [Pair(item.example.prompt, item.reference_text, item.reference_text) for item in train[:_SAMPLED]]
-    for reward in rewards.rewards:
-        if isinstance(reward, JudgeReward) and isinstance(reward.judge, ServerJudge):
-            expected = reward.judge.estimate(pairs, comparisons)
-            tokens = (expected.input_tokens + expected.output_tokens) / 1e6
-            cost = f", about {expected.cost:,.2f}" if expected.cost else ""
-            yield f"judge {reward.name}: up to {expected.questions:,} questions, {tokens:,.1f} million tokens{cost}"
+    expected = reward.judge.estimate(pairs, comparisons)
+    tokens = expected.input_tokens + expected.output_tokens
+    return JudgeForecast(reward.name + remark, expected.questions, tokens, expected.cost, config.judge.max_cost)
+
+
+def words(forecast: JudgeForecast) -> str:
+    """In a line."""
+    cost = f", about {forecast.cost:,.2f}" if forecast.cost else ""
+    return (
+        f"judge {forecast.name}: up to {forecast.questions:,} questions, {forecast.tokens / 1e6:,.1f} million "
+        f"tokens{cost}"
+    )
 
 
 def _endpoint(config: JudgeConfig) -> Endpoint:

@@ -16,8 +16,10 @@ from grao.data import Example, fingerprint, load_split
 from grao.data.split import Split
 from grao.errors import InputError
 from grao.models import add_adapter, load_model, load_tokenizer, parameter_count
+from grao.records.audit import JudgeForecast
 from grao.records.manifest import Manifest, git_revision, installed_versions, now
 from grao.rewards import Mix, RewardBatch
+from grao.studies.judges import judge_forecasts
 from grao.studies.rewards import judges, make_rewards, make_watch
 from grao.training.trainer import GRAOTrainer
 
@@ -78,7 +80,7 @@ def prepare(recipe: Recipe, split: Split | None = None) -> Prepared:
     model = load_model(chosen.path, chosen.dtype, chosen.attention, chosen.trust_remote_code)
     tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
     for mix in (rewards, *([watch.reward] if watch else [])):
-        _probe(mix, split.train[:_PROBES], tokenizer)
+        probe(mix, split.train, tokenizer)
     policy = add_adapter(model, lora.rank, lora.alpha, lora.dropout, lora.target_modules) if lora else model
     held_out = split.test if recipe.evaluation.enabled else []
     config = _trainer_config(recipe)
@@ -100,6 +102,14 @@ def prepare(recipe: Recipe, split: Split | None = None) -> Prepared:
     return Prepared(recipe, trainer, steps, _manifest(recipe, data, weights, steps))
 
 
+def expected_of_judges(ready: Prepared) -> list[JudgeForecast]:
+    """See `judge_forecasts`."""
+    trainer, data = ready.trainer, ready.manifest["data"]
+    items, processes = trainer.train_items.items, trainer.accelerator.num_processes
+    sizes = (ready.steps, data["held_out"], processes)
+    return judge_forecasts(ready.recipe, trainer.rewards, trainer.watch, items, *sizes)
+
+
 @contextmanager
 def _nothing_made(folder: Path) -> Iterator[None]:
     """Takes away the empty folders that transformers' Trainer makes as soon as it is built."""
@@ -112,10 +122,11 @@ def _nothing_made(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def _probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
+def probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
     """Asks the rewards about a few references, so that a broken one is found before any work is done."""
     for judge in judges(rewards):
         judge.check()
+    examples = examples[:_PROBES]
     references = [example.reference for example in examples]
     ids = tokenizer(references, add_special_tokens=False)["input_ids"]
     rewards(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from grao.config import Recipe
-from grao.config.recipe import RewardConfig
+from grao.config.reward import RewardConfig
 from grao.config.reward_source import RewardModelConfig
 from grao.config.rule import EmbeddingRule, RuleConfig
 from grao.errors import InputError
@@ -33,7 +33,7 @@ def make_rewards(recipe: Recipe) -> Mix:
     Raises:
         InputError: if one cannot be made, or two have the same name.
     """
-    rewards = [_reward(config, recipe) for config in recipe.rewards]
+    rewards = [make_reward(config, recipe) for config in recipe.rewards]
     names = [reward.name for reward in rewards]
     if len(set(names)) < len(names):
         raise InputError(f"rewards: two are called {max(names, key=names.count)!r}; give them different names")
@@ -54,7 +54,7 @@ def make_watch(recipe: Recipe) -> Watch | None:
     config = recipe.watch
     if config is None:
         return None
-    second = Objective(_reward(config.reward, recipe))
+    second = Objective(make_reward(config.reward, recipe))
     return Watch(Mix([second]), config.every, config.prompts, config.stop)
 
 
@@ -63,7 +63,12 @@ def judges(rewards: Mix) -> Iterator[PairwiseJudge]:
     return (reward.judge for reward in rewards.rewards if isinstance(reward, JudgeReward))
 
 
-def _reward(config: RewardConfig, recipe: Recipe) -> Reward:
+def make_reward(config: RewardConfig, recipe: Recipe) -> Reward:
+    """One reward of a recipe.
+
+    Raises:
+        InputError: if it cannot be made.
+    """
     if config.judge:
         judge, name = make_judge(config.judge, recipe)
         return JudgeReward(judge, config.name or name)

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from grao.config import Recipe, dump_recipe, load_recipe
-from grao.config.recipe import RewardConfig
+from grao.config.reward import RewardConfig
 from grao.config.strict_yaml import write_inline
 from grao.errors import InputError, RewardUnavailableError
 from grao.records.evaluation import Answer, Evaluation, read_items
@@ -28,8 +28,8 @@ from grao.records.manifest import now, read_manifest, update_manifest, write_man
 from grao.reports.page import write_report
 from grao.rewards.judge import CRITERIA
 from grao.studies.evaluate import evaluate_policy, held_out, record_answers
-from grao.studies.judges import judge_estimates, ledger_path
-from grao.studies.prepare import Prepared, claim, prepare
+from grao.studies.judges import ledger_path, words
+from grao.studies.prepare import Prepared, claim, expected_of_judges, prepare
 from grao.studies.screen import Screen
 from grao.training.callbacks import InterruptGuard, SaveLastStep
 from grao.training.trainer import GRAOTrainer
@@ -174,13 +174,14 @@ def _note(ready: Prepared, **values: Any) -> None:
 
 def _anchored(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths to what lies here, so that the run can be resumed from any folder."""
-    data = recipe.data
+    data, second = recipe.data, recipe.audit.second
     return replace(
         recipe,
         model=replace(recipe.model, path=_absolute(recipe.model.path)),
         data=replace(data, path=_absolute(data.path), test_path=data.test_path and _absolute(data.test_path)),
         rewards=[_anchored_reward(reward, recipe.output) for reward in recipe.rewards],
         watch=recipe.watch and replace(recipe.watch, reward=_anchored_reward(recipe.watch.reward, recipe.output)),
+        audit=replace(recipe.audit, second=second and _anchored_reward(second, recipe.output)),
     )
 
 
@@ -214,6 +215,5 @@ def _introduce(ready: Prepared, screen: Screen) -> None:
     )
     for reason, count in data["left_out"].items():
         screen.say(f"left out: {count:,} rows, {reason}")
-    rewards, items = ready.trainer.rewards, ready.trainer.train_items.items
-    for line in judge_estimates(ready.recipe, rewards, items, ready.steps, data["held_out"]):
-        screen.say(line)
+    for forecast in expected_of_judges(ready):
+        screen.say(words(forecast))

@@ -151,12 +151,14 @@ class GRAOTrainer(Trainer):
 
     def time_update(self, update: Update) -> float:
         """Seconds for the gradient of an update, which is thrown away: no weight moves, nothing is logged."""
+        policy = cast(PreTrainedModel | PeftModel, self.model)
         if self.args.gradient_checkpointing:
-            policy = cast(PreTrainedModel, self.model)
             policy.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
-        model = self.accelerator.prepare_model(self.model)
+        model = self.accelerator.prepare_model(policy)
         begin = time.perf_counter()
-        self.learner.gradient(model, update, self.learner.look(model, update, self.method)).loss.item()
+        before = self.learner.look(model, update, self.method)
+        for _ in range(self.method.needs.updates):
+            self.learner.gradient(model, update, before).loss.item()
         seconds = time.perf_counter() - begin
         model.zero_grad()
         return seconds

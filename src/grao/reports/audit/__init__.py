@@ -1,0 +1,1 @@
+"""An audit to look at: a table in the terminal, and a self-contained page."""
