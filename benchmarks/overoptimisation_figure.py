@@ -44,6 +44,12 @@ WINDOW = 3
 _REWARDS = {"proxy": "blue", "gold": "orange"}
 _NAMES = {"proxy": ("learned reward", 22), "gold": ("gold judge", -26)}
 """Text, and points above its curve."""
+_TITLES = (
+    "Trained on the learned reward",
+    "The same by distance from the start",
+    "Control: learned reward, sign positive",
+    "Control: trained on the gold judge",
+)
 _RAILS = (0.0, 1.06, 1.14)
 """Height of the marks of each kind of alarm."""
 
@@ -58,11 +64,23 @@ class Peak:
 
 
 @dataclass(frozen=True)
+class Case:
+    """What is trained on, and how."""
+
+    trained_on: str
+    """`model` or `gold`; the other one looks on."""
+    sign: str
+    """`method.sign`."""
+
+
+HACKED, POSITIVE, CONTROL = CASES = Case("model", "signed"), Case("model", "positive"), Case("gold", "signed")
+
+
+@dataclass(frozen=True)
 class Curve:
     """One run, look by look. Shares are of samples that beat the reference, ties half."""
 
-    trained_on: str
-    """`model` or `gold`; the other one looked on."""
+    case: Case
     seed: int
     steps: list[int]
     first: list[float]
@@ -80,12 +98,12 @@ class Curve:
     @property
     def proxy(self) -> list[float]:
         """By the learned reward."""
-        return self.first if self.trained_on == "model" else self.second
+        return self.first if self.case.trained_on == "model" else self.second
 
     @property
     def gold(self) -> list[float]:
         """By the gold judge."""
-        return self.second if self.trained_on == "model" else self.first
+        return self.second if self.case.trained_on == "model" else self.first
 
     def peak(self) -> Peak:
         """Of gold, over windows as the watch's."""
@@ -99,8 +117,9 @@ class Curve:
         return float(means[0]), float(means[-1])
 
     def first_alarm(self, kind: int) -> int | None:
-        """Step of the first look with this alarm or a graver one."""
-        return next((step for step, alarm in zip(self.steps, self.alarm, strict=True) if alarm >= kind), None)
+        """Step of the first look with this alarm; None if there is none, or a graver one came before."""
+        seen = next((look for look in zip(self.steps, self.alarm, strict=True) if look[1] >= kind), None)
+        return seen[0] if seen and seen[1] == kind else None
 
 
 @dataclass(frozen=True)
@@ -120,7 +139,11 @@ class Study:
     def read(cls, file: Path) -> "Study":
         """What `write` wrote."""
         record = json.loads(file.read_text())
-        return cls(record["setting"], record["models"], [Curve(**curve) for curve in record["curves"]])
+        return cls(
+            record["setting"],
+            record["models"],
+            [Curve(**curve | {"case": Case(**curve["case"])}) for curve in record["curves"]],
+        )
 
 
 def smooth(values: list[float]) -> np.ndarray:
@@ -130,22 +153,23 @@ def smooth(values: list[float]) -> np.ndarray:
 
 def figure(study: Study) -> Figure:
     """Both rewards over steps and over distance where the learned one trains, and over steps where gold does."""
-    hacked, control = ([curve for curve in study.curves if curve.trained_on == name] for name in ("model", "gold"))
+    by_case = {case: [curve for curve in study.curves if curve.case == case] for case in CASES}
     with mpl.rc_context(_STYLE):
-        drawing = Figure(figsize=(10.5, 4.2), dpi=160, facecolor=COLOURS["paper"], layout="constrained")
-        drawing.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
-        panels = drawing.subplots(1, 3, sharey=True)
-        titles = ("Trained on the learned reward", "By distance from the start", "Control: trained on gold")
-        for axes, title in zip(panels, titles, strict=True):
+        drawing = Figure(figsize=(9, 7.2), dpi=160, facecolor=COLOURS["paper"], layout="constrained")
+        drawing.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+        panels = drawing.subplots(2, 2, sharey=True).ravel()
+        for axes, title in zip(panels, _TITLES, strict=True):
             axes.set_title(title)
             axes.set_ylim(0, _RAILS[2] + 0.05)
             axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        _over_steps(panels[0], hacked)
-        _over_distance(panels[1], hacked)
-        _over_steps(panels[2], control)
-        _explain(panels[0], hacked)
-        panels[0].set_ylabel("samples that beat the reference")
+        _over_steps(panels[0], by_case[HACKED])
+        _over_distance(panels[1], by_case[HACKED])
+        _over_steps(panels[2], by_case[POSITIVE])
+        _over_steps(panels[3], by_case[CONTROL])
+        _explain(panels[0], by_case[HACKED])
+        for axes in panels[::2]:
+            axes.set_ylabel("samples that beat the reference")
     return drawing
 
 
@@ -168,7 +192,7 @@ def _over_distance(axes: Axes, curves: list[Curve]) -> None:
         for name, colour in _REWARDS.items():
             axes.plot(np.sqrt(curve.kl), getattr(curve, name), color=COLOURS[colour], linewidth=1.3, alpha=0.75)
     _alarms(axes, curves, lambda curve: np.sqrt(curve.kl).tolist())
-    axes.set_xlabel("root of the KL divergence, nats per answer")
+    axes.set_xlabel("root of the KL divergence (in nats per answer)")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
 
