@@ -42,13 +42,13 @@ _STYLE: dict[Any, Any] = {
 WINDOW = 3
 """Looks that the watch averages; so does this file."""
 _REWARDS = {"proxy": "blue", "gold": "orange"}
-_NAMES = {"proxy": ("learned reward", 22), "gold": ("gold judge", -26)}
+_NAMES = {"proxy": ("learned reward", -34), "gold": ("gold judge", -34)}
 """Text, and points above its curve."""
 _TITLES = (
-    "Trained on the learned reward",
-    "The same by distance from the start",
-    "Control: learned reward, sign positive",
+    "Trained on the learned reward (signed)",
     "Control: trained on the gold judge",
+    "Learned reward, sign: positive",
+    "The same by distance from the start",
 )
 _RAILS = (0.0, 1.06, 1.14)
 """Height of the marks of each kind of alarm."""
@@ -152,7 +152,7 @@ def smooth(values: list[float]) -> np.ndarray:
 
 
 def figure(study: Study) -> Figure:
-    """Both rewards over steps and over distance where the learned one trains, and over steps where gold does."""
+    """Both rewards over steps in each case; over distance where the text does not break up (Gao et al., figure 1)."""
     by_case = {case: [curve for curve in study.curves if curve.case == case] for case in CASES}
     with mpl.rc_context(_STYLE):
         drawing = Figure(figsize=(9, 7.2), dpi=160, facecolor=COLOURS["paper"], layout="constrained")
@@ -164,9 +164,9 @@ def figure(study: Study) -> Figure:
             axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _over_steps(panels[0], by_case[HACKED])
-        _over_distance(panels[1], by_case[HACKED])
+        _over_steps(panels[1], by_case[CONTROL])
         _over_steps(panels[2], by_case[POSITIVE])
-        _over_steps(panels[3], by_case[CONTROL])
+        _over_distance(panels[3], by_case[POSITIVE])
         _explain(panels[0], by_case[HACKED])
         for axes in panels[::2]:
             axes.set_ylabel("samples that beat the reference")
@@ -187,11 +187,12 @@ def _over_steps(axes: Axes, curves: list[Curve]) -> None:
 
 
 def _over_distance(axes: Axes, curves: list[Curve]) -> None:
-    """Each seed over the root of its KL divergence, which does not grow alike in all of them."""
+    """Each seed, means of three looks, over the root of its KL divergence, which does not grow alike in all of them."""
     for curve in curves:
         for name, colour in _REWARDS.items():
-            axes.plot(np.sqrt(curve.kl), getattr(curve, name), color=COLOURS[colour], linewidth=1.3, alpha=0.75)
-    _alarms(axes, curves, lambda curve: np.sqrt(curve.kl).tolist())
+            values = smooth(getattr(curve, name))
+            axes.plot(np.sqrt(smooth(curve.kl)), values, color=COLOURS[colour], linewidth=1.5, alpha=0.8)
+    _alarms(axes, curves, lambda curve: [0.0] * (WINDOW - 1) + np.sqrt(smooth(curve.kl)).tolist())
     axes.set_xlabel("root of the KL divergence (in nats per answer)")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -212,7 +213,7 @@ def _explain(axes: Axes, curves: list[Curve]) -> None:
     """Names beside the curves and the marks."""
     for name, (text, lift) in _NAMES.items():
         values = np.mean([getattr(curve, name) for curve in curves], axis=0)
-        place = len(values) // 4
+        place = len(values) // 3
         axes.annotate(
             text, (curves[0].steps[place], values[place]), (0, lift), textcoords="offset points",
             color=COLOURS[_REWARDS[name]], weight="bold", va="center",

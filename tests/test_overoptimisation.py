@@ -49,4 +49,4 @@ def test_a_record_is_read_back_and_drawn(tmp_path: Path):
     panels = figure(study).axes
     drawn = panels[0].get_lines()[0].get_xydata()
     assert drawn.tolist() == [list(point) for point in zip(HACKED.steps, HACKED.proxy, strict=True)]
-    assert [len(axes.get_lines()) for axes in panels] == [4, 4, 3, 2]  # two rewards each, and the alarms
+    assert [len(axes.get_lines()) for axes in panels] == [4, 2, 3, 3]  # two rewards each, and the alarms
