@@ -6,9 +6,11 @@
 
 In the embedded world (`grao.sandbox`), for each seed: a small model answers prompts, the gold judge says which of two
 answers is the better one, and a share of its verdicts is turned around; a reward model learns from these pairs
-(`grao reward train`); the same model is aligned with it while the gold judge looks on (`watch`). A control swaps the
-two: the gold judge trains, the reward model looks on. The reward model is imperfect as learned rewards are: it has seen
-few pairs, some labelled wrongly, all of them answers from before training. Nothing in it is made to be exploited.
+(`grao reward train`); the first model is aligned with it while the gold judge looks on (`watch`). Two controls: the
+gold judge trains and the reward model looks on; and the reward model trains with `method.sign: positive`, which never
+pushes references down, so that what negative weights break is not taken for what the reward breaks.
+The reward model is imperfect as learned rewards are: it has seen few pairs, some labelled wrongly, all of them answers
+from before training. Nothing in it is made to be exploited.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from random import Random
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin slow down all on a shared machine
 
-from overoptimisation_figure import Curve, Study, figure
+from overoptimisation_figure import CASES, Case, Curve, Study, figure
 
 from grao.cli.quiet import quiet_libraries
 from grao.cli.screen import TerminalScreen, open_console
@@ -129,20 +131,22 @@ def learn_reward(world: Sandbox, setting: Setting, seed: int, folder: Path, scre
     }
 
 
-def align(world: Sandbox, setting: Setting, seed: int, folder: Path, name: str, screen: Screen) -> Curve:
+def align(world: Sandbox, setting: Setting, seed: int, folder: Path, case: Case, screen: Screen) -> Curve:
     """`grao train` with one of the two rewards while the other looks on."""
     rewards = {"model": [("model.path", str(folder / "reward" / "model"))], "gold": [("function", GOLD)]}
-    second = "gold" if name == "model" else "model"
+    second = "gold" if case.trained_on == "model" else "model"
+    output = folder / f"{case.trained_on}-{case.sign}"
     recipe = load_recipe(
         None,
         [
             ("model.path", str(world.model)),
             ("data.path", str(world.train)),
             ("data.test_path", str(world.test)),
-            *((f"rewards.0.{field}", value) for field, value in rewards[name]),
+            *((f"rewards.0.{field}", value) for field, value in rewards[case.trained_on]),
             *((f"watch.reward.{field}", value) for field, value in rewards[second]),
             ("watch.every", str(setting.every)),
             ("watch.prompts", str(setting.batch)),
+            ("method.sign", case.sign),
             ("rollout.max_new_tokens", "40"),
             ("rollout.batch_size", "256"),
             ("training.prompts_per_step", str(setting.batch)),
@@ -151,18 +155,18 @@ def align(world: Sandbox, setting: Setting, seed: int, folder: Path, name: str, 
             ("training.measure_kl", "true"),
             ("evaluation.enabled", "false"),
             ("seed", str(seed)),
-            ("output", str(folder / f"trained-on-{name}")),
+            ("output", str(output)),
         ],
     )
-    return read_curve(start_run(recipe, screen).folder, name, seed)
+    return read_curve(start_run(recipe, screen).folder, case, seed)
 
 
-def read_curve(run: Path, name: str, seed: int) -> Curve:
+def read_curve(run: Path, case: Case, seed: int) -> Curve:
     """The looks of a run."""
     looks = [line for line in read_metrics(run) if "watch/second" in line]
     column = {key: [look[key] for look in looks] for key in looks[0]}
     return Curve(
-        trained_on=name,
+        case=case,
         seed=seed,
         steps=[int(step) for step in column["step"]],
         first=column["watch/first"],
@@ -175,13 +179,13 @@ def read_curve(run: Path, name: str, seed: int) -> Curve:
 
 
 def run_all(setting: Setting, seeds: range, folder: Path, screen: Screen) -> Study:
-    """Every seed: pairs, reward model, alignment, control."""
+    """Every seed: pairs, reward model, and the three runs."""
     world = prepare(ability=setting.ability, steps=setting.pretraining)
     models, curves = [], []
     for seed in seeds:
         screen.say(f"seed {seed}")
         models.append(learn_reward(world, setting, seed, folder / f"seed-{seed}", screen))
-        curves += [align(world, setting, seed, folder / f"seed-{seed}", name, screen) for name in ("model", "gold")]
+        curves += [align(world, setting, seed, folder / f"seed-{seed}", case, screen) for case in CASES]
     return Study(asdict(setting), models, curves)
 
 
@@ -193,11 +197,12 @@ def table(study: Study) -> Iterator[str]:
             f" {model['held_out']} held-out pairs ({model['low']:.1%} to {model['high']:.1%}),"
             f" length {model['longer']:.1%}"
         )
-    yield f"{'trained on':>10} {'seed':>4} {'proxy':>12} {'gold':>19} {'peak at':>8} {'hacked at':>9} {'drift at':>8}"
+    yield f"{'trained on':>14} {'seed':>4} {'proxy':>12} {'gold':>20} {'peak at':>8} {'hacked at':>9} {'drift at':>8}"
     for curve in study.curves:
+        name = f"{curve.case.trained_on} {curve.case.sign}"
         peak, proxy, gold_ = curve.peak(), curve.ends(curve.proxy), curve.ends(curve.gold)
         yield (
-            f"{curve.trained_on:>10} {curve.seed:4} {proxy[0]:5.1%} {proxy[1]:6.1%} {gold_[0]:5.1%} {peak.value:6.1%}"
+            f"{name:>14} {curve.seed:4} {proxy[0]:5.1%} {proxy[1]:6.1%} {gold_[0]:6.1%} {peak.value:6.1%}"
             f" {gold_[1]:6.1%} {peak.step:8} {curve.first_alarm(2) or '-':>9} {curve.first_alarm(1) or '-':>8}"
         )
 

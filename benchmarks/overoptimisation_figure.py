@@ -42,8 +42,14 @@ _STYLE: dict[Any, Any] = {
 WINDOW = 3
 """Looks that the watch averages; so does this file."""
 _REWARDS = {"proxy": "blue", "gold": "orange"}
-_NAMES = {"proxy": ("learned reward", 22), "gold": ("gold judge", -26)}
+_NAMES = {"proxy": ("learned reward", -34), "gold": ("gold judge", -34)}
 """Text, and points above its curve."""
+_TITLES = (
+    "Trained on the learned reward (signed)",
+    "Control: trained on the gold judge",
+    "Learned reward, sign: positive",
+    "The same by distance from the start",
+)
 _RAILS = (0.0, 1.06, 1.14)
 """Height of the marks of each kind of alarm."""
 
@@ -58,11 +64,23 @@ class Peak:
 
 
 @dataclass(frozen=True)
+class Case:
+    """What is trained on, and how."""
+
+    trained_on: str
+    """`model` or `gold`; the other one looks on."""
+    sign: str
+    """`method.sign`."""
+
+
+HACKED, POSITIVE, CONTROL = CASES = Case("model", "signed"), Case("model", "positive"), Case("gold", "signed")
+
+
+@dataclass(frozen=True)
 class Curve:
     """One run, look by look. Shares are of samples that beat the reference, ties half."""
 
-    trained_on: str
-    """`model` or `gold`; the other one looked on."""
+    case: Case
     seed: int
     steps: list[int]
     first: list[float]
@@ -80,12 +98,12 @@ class Curve:
     @property
     def proxy(self) -> list[float]:
         """By the learned reward."""
-        return self.first if self.trained_on == "model" else self.second
+        return self.first if self.case.trained_on == "model" else self.second
 
     @property
     def gold(self) -> list[float]:
         """By the gold judge."""
-        return self.second if self.trained_on == "model" else self.first
+        return self.second if self.case.trained_on == "model" else self.first
 
     def peak(self) -> Peak:
         """Of gold, over windows as the watch's."""
@@ -99,8 +117,9 @@ class Curve:
         return float(means[0]), float(means[-1])
 
     def first_alarm(self, kind: int) -> int | None:
-        """Step of the first look with this alarm or a graver one."""
-        return next((step for step, alarm in zip(self.steps, self.alarm, strict=True) if alarm >= kind), None)
+        """Step of the first look with this alarm; None if there is none, or a graver one came before."""
+        seen = next((look for look in zip(self.steps, self.alarm, strict=True) if look[1] >= kind), None)
+        return seen[0] if seen and seen[1] == kind else None
 
 
 @dataclass(frozen=True)
@@ -120,7 +139,11 @@ class Study:
     def read(cls, file: Path) -> "Study":
         """What `write` wrote."""
         record = json.loads(file.read_text())
-        return cls(record["setting"], record["models"], [Curve(**curve) for curve in record["curves"]])
+        return cls(
+            record["setting"],
+            record["models"],
+            [Curve(**curve | {"case": Case(**curve["case"])}) for curve in record["curves"]],
+        )
 
 
 def smooth(values: list[float]) -> np.ndarray:
@@ -129,23 +152,24 @@ def smooth(values: list[float]) -> np.ndarray:
 
 
 def figure(study: Study) -> Figure:
-    """Both rewards over steps and over distance where the learned one trains, and over steps where gold does."""
-    hacked, control = ([curve for curve in study.curves if curve.trained_on == name] for name in ("model", "gold"))
+    """Both rewards over steps in each case; over distance where the text does not break up (Gao et al., figure 1)."""
+    by_case = {case: [curve for curve in study.curves if curve.case == case] for case in CASES}
     with mpl.rc_context(_STYLE):
-        drawing = Figure(figsize=(10.5, 4.2), dpi=160, facecolor=COLOURS["paper"], layout="constrained")
-        drawing.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
-        panels = drawing.subplots(1, 3, sharey=True)
-        titles = ("Trained on the learned reward", "By distance from the start", "Control: trained on gold")
-        for axes, title in zip(panels, titles, strict=True):
+        drawing = Figure(figsize=(9, 7.2), dpi=160, facecolor=COLOURS["paper"], layout="constrained")
+        drawing.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+        panels = drawing.subplots(2, 2, sharey=True).ravel()
+        for axes, title in zip(panels, _TITLES, strict=True):
             axes.set_title(title)
             axes.set_ylim(0, _RAILS[2] + 0.05)
             axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        _over_steps(panels[0], hacked)
-        _over_distance(panels[1], hacked)
-        _over_steps(panels[2], control)
-        _explain(panels[0], hacked)
-        panels[0].set_ylabel("samples that beat the reference")
+        _over_steps(panels[0], by_case[HACKED])
+        _over_steps(panels[1], by_case[CONTROL])
+        _over_steps(panels[2], by_case[POSITIVE])
+        _over_distance(panels[3], by_case[POSITIVE])
+        _explain(panels[0], by_case[HACKED])
+        for axes in panels[::2]:
+            axes.set_ylabel("samples that beat the reference")
     return drawing
 
 
@@ -163,12 +187,13 @@ def _over_steps(axes: Axes, curves: list[Curve]) -> None:
 
 
 def _over_distance(axes: Axes, curves: list[Curve]) -> None:
-    """Each seed over the root of its KL divergence, which does not grow alike in all of them."""
+    """Each seed, means of three looks, over the root of its KL divergence, which does not grow alike in all of them."""
     for curve in curves:
         for name, colour in _REWARDS.items():
-            axes.plot(np.sqrt(curve.kl), getattr(curve, name), color=COLOURS[colour], linewidth=1.3, alpha=0.75)
-    _alarms(axes, curves, lambda curve: np.sqrt(curve.kl).tolist())
-    axes.set_xlabel("root of the KL divergence, nats per answer")
+            values = smooth(getattr(curve, name))
+            axes.plot(np.sqrt(smooth(curve.kl)), values, color=COLOURS[colour], linewidth=1.5, alpha=0.8)
+    _alarms(axes, curves, lambda curve: [0.0] * (WINDOW - 1) + np.sqrt(smooth(curve.kl)).tolist())
+    axes.set_xlabel("root of the KL divergence (in nats per answer)")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
 
@@ -188,7 +213,7 @@ def _explain(axes: Axes, curves: list[Curve]) -> None:
     """Names beside the curves and the marks."""
     for name, (text, lift) in _NAMES.items():
         values = np.mean([getattr(curve, name) for curve in curves], axis=0)
-        place = len(values) // 4
+        place = len(values) // 3
         axes.annotate(
             text, (curves[0].steps[place], values[place]), (0, lift), textcoords="offset points",
             color=COLOURS[_REWARDS[name]], weight="bold", va="center",
