@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from grao.cli.main import main
+from grao.config import load_recipe
 from grao.evaluation.audit.groups import policy_figures
 from grao.evaluation.audit.pairs import accuracy
 from grao.records.audit import read_audit
@@ -217,6 +218,17 @@ def test_a_mistake_in_the_recipe_is_one_line(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert not (place / "run-audit").exists()
+
+
+def test_a_second_reward_is_looked_for_beside_the_recipe(place: Path) -> None:
+    (place / "here").mkdir()
+    (place / "here" / "second.py").write_text("def score(completions):\n    return [0.0] * len(completions)\n")
+    (place / "here" / "recipe.yaml").write_text("audit:\n  second: {function: second.py:score}\n")
+    assert main(["reward", "audit", "--config", "here/recipe.yaml", *options()]) == 0
+    assert [one.name for one in read_audit(place / "run-audit").rewards] == ["length", "score"]
+    assert main(["train", "--config", "here/recipe.yaml", *options()]) == 0  # takes no notice of it
+    kept = load_recipe(place / "run" / "recipe.yaml").audit.second
+    assert kept.function == f"{place / 'here' / 'second.py'}:score"
 
 
 def test_no_recipe_at_all(capsys: pytest.CaptureFixture[str]) -> None:

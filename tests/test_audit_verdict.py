@@ -7,14 +7,17 @@ from random import Random
 
 import pytest
 
+from grao.data import Encoded, Example
 from grao.evaluation.audit.agreement import agreement_table, cohens_kappa, either_way
 from grao.evaluation.audit.edits import ITSELF
 from grao.evaluation.audit.figures import Subject, agreement, reward_figures
 from grao.evaluation.audit.groups import policy_figures
+from grao.evaluation.audit.readings import Text, as_reference, read
 from grao.records.audit import Agreement, EditItem, Finding, Forecast, GroupItem, JudgeForecast, PairItem, Reading
 from grao.reports.audit.words import headline
-from grao.rewards.judge import JudgeTally
+from grao.rewards.judge import Comparison, JudgeReward, JudgeTally, Pair, Verdict
 from grao.studies.audit.verdict import verdict
+from tiny import letter_tokenizer
 
 Judge = Callable[[str, str, Random], float]
 """A rejected answer, its reference, luck -> R."""
@@ -45,6 +48,32 @@ def figures(judge: Judge | None, kind: str = "function", edits: list[EditItem] |
 
 def good(rejected: str, reference: str, luck: Random) -> float:
     return -1.0 if luck.random() < 0.85 else 1.0
+
+
+class Scripted:
+    """A judge that knows its probabilities: shown first or second, the rejected answer loses; the other way for `y`."""
+
+    name, tally = "scripted", JudgeTally(requests=2)
+
+    def compare(self, pairs: list[Pair]) -> list[Comparison]:
+        lost, tie = Verdict.SECOND, Verdict.TIE
+        found = {"n": Comparison(lost, lost, -1.0, False, (0.1, 0.2, 0.7)), "y": Comparison(tie, lost, 0.0, True)}
+        return [found[pair.a.strip()] for pair in pairs]
+
+    def check(self) -> None: ...
+
+
+def test_what_is_read_of_a_judge_and_its_calibration() -> None:
+    item = Encoded(Example("q", "y", "n", {}, 1), "q", (3,), " y", (4, 1))
+    assert as_reference(item, "n") == " n"
+    read_of, tally = read(JudgeReward(Scripted()), [Text(item, " n"), Text(item, "y")], letter_tokenizer())
+    assert tally.requests == 2
+    assert read_of[0] == Reading(-1.0, -1.0, -1.0, probability=0.1 + 0.2 / 2)
+    assert read_of[1] == Reading(0.0, 0.0, -1.0)  # equal to the reference: in training no question, here what was said
+    pairs = [PairItem("p", "q", " y", " n", True, {"r": read_of[0]})] * 5
+    found = figures(None, "judge", pairs=pairs).calibration
+    assert (found.confidence, found.accuracy) == (pytest.approx(0.8), 1.0)
+    assert found.plain_error == pytest.approx(0.2)
 
 
 def groups(count: int = 64, **more) -> list[GroupItem]:

@@ -464,6 +464,8 @@ def test_help_lists_every_field_with_meaning_and_default() -> None:
     table = format_fields()
     lines = table.split("\n")
     assert max(len(line) for line in lines) <= 100
+    assert table.count("Its fields are those of rewards.0.") == 2  # watch.reward and audit.second
+    assert sum(line.startswith("  patience ") for line in lines) == 1
     assert "  group_size         integer >=2           8             Completions per prompt, G." in lines
     assert "  path               text                  required      A model folder or hub id (safetensors" in lines
     assert "  lambda             number >=0            0.6           Weight of the alignment regulariser." in lines

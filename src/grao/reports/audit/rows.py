@@ -78,7 +78,7 @@ def agreement_block(agreements: list[Agreement]) -> Block:
 
 def policy_block(policy: Policy) -> Block:
     """What the model makes of the rewards."""
-    between = [] if policy.between is None else [Row("variance between prompts", percent(policy.between, 100))]
+    between = policy.between
     related = policy.length_correlation
     rows = [
         _share("references beaten by the mean sample", policy.mean_beats),
@@ -88,7 +88,7 @@ def policy_block(policy: Policy) -> Block:
         _share("groups with too few rewards", policy.dropped),
         Row("samples without a reward", percent(policy.missing, policy.prompts), n=f"{policy.prompts:,}"),
         _share("samples cut at the token limit", policy.truncated),
-        *between,
+        *([] if between is None else [Row("variance that lies between prompts", percent(between, policy.prompts))]),
         *([_coefficient("rank correlation of reward and length", related)] if related else []),
         _number("tokens of a sample", policy.tokens),
         Row("tokens of a reference", number(policy.reference_tokens), n=f"{policy.prompts:,}"),

@@ -146,8 +146,8 @@ def _judge(judge: RewardFigures) -> Iterator[Finding]:
         if share_of and share_of.low > _SILENT:
             yield Finding(
                 f"{_figure(share_of)} of the answers of {judge.name} {words}.",
-                "Raise max_tokens for a judge that reasons, make its template ask for the verdict alone, or mend the "
-                "server.",
+                "Raise max_tokens for a judge that reasons, make its template ask for the verdict alone, mend the "
+                "server, or take a local judge with room for the question.",
             )
 
 
