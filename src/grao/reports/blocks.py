@@ -158,9 +158,11 @@ def _tiles(records: Records) -> Iterator[Tile]:
     held_out = records.evaluation.prompts if records.evaluation else manifest.data.get("held_out")
     if (prompts := _count(held_out)) is not None:
         yield Tile(prompts, "held-out prompts")
-    if (group := _count(manifest.setting("rollout", "group_size"))) is not None:
+    tokens = sum(step.get("tokens/sampled", 0.0) for step in metrics)
+    group = _count(manifest.setting("rollout", "group_size"))
+    if group is not None and (tokens or not metrics):  # not every method samples
         yield Tile(group, "samples per prompt")
-    if tokens := sum(step.get("tokens/sampled", 0.0) for step in metrics):
+    if tokens:
         yield Tile(_short(tokens), "tokens sampled")
 
 
