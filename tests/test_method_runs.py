@@ -1,0 +1,158 @@
+"""Whole trainings with each method: they learn, resume, take an adapter, and are the same on two processes."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file
+
+from grao import (
+    DataConfig,
+    DPOMethodConfig,
+    GRAOConfig,
+    GRAOTrainer,
+    GRPOMethodConfig,
+    InputError,
+    PPOMethodConfig,
+    RolloutConfig,
+    SFTMethodConfig,
+    TrainingConfig,
+)
+from grao.records.metrics import read_metrics
+from grao.training.watch import Watch
+from test_trainer import ROWS, vowels, weights_of
+from tiny import letter_tokenizer, relative_gap, tiny_model
+
+PAIRS = [{**row, "rejected": f"no, {row['prompt']}"} for row in ROWS]
+METHODS = {
+    "sft": SFTMethodConfig(),
+    "dpo": DPOMethodConfig(),
+    "grpo": GRPOMethodConfig(updates=2),
+    "ppo": PPOMethodConfig(updates=2, kl_target=0.5),
+}
+pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
+
+
+def make(folder: Path, method, rows=PAIRS, peft_config=None, watch=None, **training) -> GRAOTrainer:
+    settings = {"steps": 4, "prompts_per_step": 3, "learning_rate": 3e-3, "trainer": {"use_cpu": True}} | training
+    config = GRAOConfig(
+        output_dir=folder,
+        data=DataConfig(path="here", rejected="rejected" if "rejected" in rows[0] else None),
+        rollout=RolloutConfig(group_size=4, temperature=1.0, max_new_tokens=8),
+        training=TrainingConfig(**settings),
+        method=method,
+    )
+    return GRAOTrainer(
+        tiny_model(), config, rows, vowels, processing_class=letter_tokenizer(), peft_config=peft_config, watch=watch
+    )
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_methods_that_sample_raise_the_reward(tmp_path: Path, name: str):
+    make(tmp_path, METHODS[name], steps=30, prompts_per_step=6).train()
+    rewards = [step["reward/mean"] for step in read_metrics(tmp_path)]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1
+
+
+@pytest.mark.parametrize(("name", "sign"), [("sft", "reference/loglik"), ("dpo", "dpo/margin")])
+def test_methods_that_do_not_sample_learn_from_the_answers(tmp_path: Path, name: str, sign: str):
+    make(tmp_path, METHODS[name], steps=20, prompts_per_step=6).train()
+    seen = [step[sign] for step in read_metrics(tmp_path)]
+    assert seen[-1] > seen[0] + 0.5
+    assert all("reward/mean" not in step and step["tokens/sampled"] == 0 for step in read_metrics(tmp_path))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_resuming_is_as_if_it_had_never_stopped(tmp_path: Path, name: str):
+    whole = make(tmp_path / "whole", METHODS[name], save_every=2)
+    whole.train()
+    make(tmp_path / "half", METHODS[name], save_every=2).train()
+    again = make(tmp_path / "half", METHODS[name], save_every=2)
+    again.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoints" / "checkpoint-2"))
+    assert relative_gap(weights_of(again.model), weights_of(whole.model)) == 0
+    one, other = (read_metrics(tmp_path / run) for run in ("whole", "half"))
+    for line, same in zip(one, other, strict=True):
+        timeless = [key for key in line if not key.startswith(("seconds", "speed"))]
+        assert {key: line[key] for key in timeless} == {key: same[key] for key in timeless}
+
+
+def test_the_critic_is_kept_beside_a_plain_language_model(tmp_path: Path):
+    trainer = make(tmp_path, METHODS["ppo"], save_every=4)
+    trainer.train()
+    checkpoint = tmp_path / "checkpoints" / "checkpoint-4"
+    assert not any("value_head" in name for name in load_file(checkpoint / "model.safetensors"))
+    head = load_file(checkpoint / "value_head.safetensors")
+    assert head["linear.weight"].shape == (1, 32)
+    assert head["linear.weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["dpo", "grpo", "ppo"])
+def test_with_an_adapter_the_frozen_policy_is_the_model_without_it(tmp_path: Path, name: str):
+    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    make(tmp_path, METHODS[name], peft_config=lora, steps=1).train()
+    (line,) = read_metrics(tmp_path)
+    assert line["kl"] > 1e-4  # this adapter is not zero, so the policy is not where it would have begun
+
+
+def test_two_updates_go_further_than_one(tmp_path: Path):
+    one, two = (make(tmp_path / f"{n}", GRPOMethodConfig(kl=0.0, updates=n), steps=1) for n in (1, 2))
+    start = weights_of(one.model)
+    one.train(), two.train()
+    moved = [sum((value - start[name]).norm() for name, value in weights_of(t.model).items()) for t in (one, two)]
+    assert moved[1] > 1.5 * moved[0]
+
+
+def test_dpo_says_which_row_has_no_rejected_answer(tmp_path: Path):
+    with pytest.raises(InputError, match=r"dpo needs a rejected answer to every prompt, row 1 has none"):
+        make(tmp_path, DPOMethodConfig(), rows=ROWS)
+    with pytest.raises(InputError, match="row 2 has none"):
+        make(tmp_path, DPOMethodConfig(), rows=[PAIRS[0], {**PAIRS[1], "rejected": None}])
+
+
+def test_nothing_can_be_watched_where_nothing_is_sampled(tmp_path: Path):
+    with pytest.raises(InputError, match="watch: sft samples nothing"):
+        make(tmp_path, SFTMethodConfig(), watch=Watch(vowels))
+
+
+SCRIPT = """
+    import os, sys, torch
+    sys.path.insert(0, {tests!r})
+    from pathlib import Path
+    from test_method_runs import METHODS, make, weights_of
+    for name, method in METHODS.items():
+        trainer = make(Path(sys.argv[1], name), method, prompts_per_step=5, token_budget=40, steps=2)
+        trainer.train()
+        if trainer.is_world_process_zero():
+            torch.save(weights_of(trainer.model), sys.argv[1] + f"/{{name}}.pt")
+    torch.distributed.barrier()
+    os._exit(0)
+"""
+
+
+def test_two_processes_are_one(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parent))))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    for processes in (1, 2):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        done = subprocess.run(
+            [*command, str(script), str(tmp_path / f"{processes}")], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    for name in METHODS:
+        one, two = (torch.load(tmp_path / f"{processes}" / f"{name}.pt") for processes in (1, 2))
+        assert relative_gap(one, two) < 1e-4, name
+        logs = [
+            [json.loads(line) for line in (tmp_path / f"{n}" / name / "metrics.jsonl").read_text().splitlines()]
+            for n in (1, 2)
+        ]
+        for alone, shared in zip(*logs, strict=True):
+            for key in set(alone) - {"loss"}:
+                if not key.startswith(("seconds", "speed")):
+                    assert shared[key] == pytest.approx(alone[key], rel=2e-3, abs=1e-4), (name, key)
