@@ -243,6 +243,15 @@ def test_a_folder_that_holds_a_run_is_not_touched(place: Path, screen):
     assert {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()} == before
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as on a terminal; what was started in the background ignores it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("function", "error"), [("fails_after", InputError), ("interrupts_after", StoppedError)])
 def test_training_is_not_repeated_for_an_evaluation(place: Path, screen, function: str, error: type[BaseException]):
     whole = start_run(recipe(output="whole"), screen).evaluation
