@@ -8,37 +8,14 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from figure_style import STYLE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from grao.reports.figures import COLOURS
 
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": COLOURS["ink"],
-    "axes.edgecolor": COLOURS["rule"],
-    "axes.labelcolor": COLOURS["muted"],
-    "axes.titlecolor": COLOURS["ink"],
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": COLOURS["rule"],
-    "grid.linewidth": 0.7,
-    "xtick.color": COLOURS["muted"],
-    "ytick.color": COLOURS["muted"],
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "lines.solid_capstyle": "round",
-}
+_STYLE = {**STYLE, "font.size": 10, "axes.titlesize": 11, "axes.grid.axis": "y", "lines.solid_capstyle": "round"}
 WINDOW = 3
 """Looks that the watch averages; so does this file."""
 _REWARDS = {"proxy": "blue", "gold": "orange"}

@@ -6,35 +6,13 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from figure_style import STYLE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from grao.reports.figures import COLOURS
 
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": COLOURS["ink"],
-    "axes.edgecolor": COLOURS["rule"],
-    "axes.labelcolor": COLOURS["muted"],
-    "axes.titlecolor": COLOURS["ink"],
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": COLOURS["rule"],
-    "grid.linewidth": 0.7,
-    "xtick.color": COLOURS["muted"],
-    "ytick.color": COLOURS["muted"],
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-}
 _PHASES = {"update": "purple", "rollout": "teal"}
 _LABELS = {
     "G": "samples per prompt, G",
@@ -89,7 +67,7 @@ class Peaks:
 def figure(curves: Sequence[Curve], peaks: Peaks) -> Figure:
     """Update and rollout against G, memory, and both phases against each other axis."""
     by_axis = {name: [curve for curve in curves if curve.axis == name] for name in _LABELS}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         drawing = Figure(figsize=(12, 7.4), dpi=130, facecolor=COLOURS["paper"], layout="constrained")
         drawing.get_layout_engine().set(w_pad=0.1, h_pad=0.12)
         panels = drawing.subplots(2, 3).ravel()

@@ -8,7 +8,8 @@ from markupsafe import Markup
 
 from grao.records.evaluation import Estimate, Evaluation, Item
 from grao.records.metrics import Step
-from grao.reports.curves import SECTIONS, Chart, Curve, curves
+from grao.reports.charts import SECTIONS, Chart
+from grao.reports.curves import Curve, curves
 from grao.reports.figures import draw
 from grao.reports.named_charts import named_charts
 from grao.reports.provenance import Manifest

@@ -13,7 +13,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from grao.reports.curves import Chart, Curve, thin
+from grao.reports.charts import Chart
+from grao.reports.curves import Curve, thin
 
 COLOURS = {
     "blue": "#0067a8",

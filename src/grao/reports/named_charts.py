@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import cycle
 
 from grao.records.metrics import Step
-from grao.reports.curves import Chart, Series
+from grao.reports.charts import Chart, Series
 
 _COLOURS = ("blue", "orange", "teal", "purple", "ochre", "grey")
 
