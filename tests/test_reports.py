@@ -16,6 +16,7 @@ from grao.records.evaluation import Answer, Estimate, Evaluation, Gain, Item, Sc
 from grao.records.metrics import MetricsLog
 from grao.reports import curves
 from grao.reports.blocks import bar
+from grao.reports.charts import SECTIONS
 from grao.reports.examples import LONGEST, PER_OUTCOME, choose, shorten
 from grao.reports.figures import COLOURS
 from grao.reports.page import write_report
@@ -450,7 +451,7 @@ def test_long_curves_are_thinned_to_means() -> None:
 
 
 def test_stacks_use_the_steps_that_all_parts_have() -> None:
-    chart = next(chart for _, charts in curves.SECTIONS for chart in charts if chart.key == "verdicts")
+    chart = next(chart for _, charts in SECTIONS for chart in charts if chart.key == "verdicts")
     metrics = [step(1), {"step": 2, "verdict/win": 1.0}, step(3)]
     assert [list(curve.steps) for curve in curves.curves(chart, metrics)] == [[1, 3]] * 3
 
