@@ -344,7 +344,8 @@ def speed_table(folder: Path, works: Sequence[Work], steps: int) -> dict[str, di
 
 def memory_table(folder: Path, steps: int) -> dict[str, dict[str, float]]:
     """Peak memory and time of one step at several sizes of a micro-batch."""
-    names = ["grao:16384", "grao:2048", "grao:768", "grao:512", "grao:384", *(f"{kind}:{size}" for kind in TRL for size in (2, 4, 8, 32))]
+    budgets = [f"grao:{budget}" for budget in (16384, 2048, 768, 512, 384)]
+    names = [*budgets, *(f"{kind}:{size}" for kind in TRL for size in (2, 4, 8, 32))]
     found: dict[str, dict[str, float]] = {}
     for batch in (names[:5], names[5:9], names[9:]):
         found |= measure(folder, WORKS[0], steps, batch)
