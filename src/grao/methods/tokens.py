@@ -1,5 +1,6 @@
 """The tokens of some answers, one answer behind the other, as a method's loss sees them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -22,10 +23,13 @@ class Before:
     returns: Tensor | None = None
     """(N,), what the critic is to learn."""
 
-    def pick(self, places: Tensor) -> "Before":
-        """Some of the tokens."""
-        known = {item.name: getattr(self, item.name) for item in fields(self)}
-        return Before(**{name: None if value is None else value[places] for name, value in known.items()})
+    def pick(self, lengths: Sequence[int], rows: Sequence[int]) -> "Before":
+        """The tokens of some answers, in their order; `lengths` are the tokens of all."""
+        known = {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
+        if not known:
+            return self
+        places = token_places(lengths, rows).to(next(iter(known.values())).device)
+        return Before(**{name: value[places] for name, value in known.items()})
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,12 @@ class TokenView:
 
     def _owners(self) -> Tensor:
         return torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(self.lengths)
+
+
+def token_places(lengths: Sequence[int], rows: Sequence[int]) -> Tensor:
+    """Places of some answers' tokens among those of all, one answer behind the other."""
+    ends = torch.tensor([0, *lengths]).cumsum(dim=0).tolist()
+    return torch.cat([torch.arange(ends[row], ends[row + 1]) for row in rows])
 
 
 def known(value: Tensor | None) -> Tensor:

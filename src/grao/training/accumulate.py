@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from grao.methods import Before, TokenLoss, TokenView
 from grao.methods.tokens import kl_estimate
 from grao.models import BalancedPass, Batch, Engine, Loss, Pass, Routers, Tokens, routed_pass
-from grao.training.before import token_places
 from grao.training.experience import Update
 
 _EVERY_BACKWARD_SYNCHRONISES = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -93,7 +92,7 @@ def accumulate_gradient(
     numbers: dict[str, Tensor] = defaultdict(lambda: torch.full((size,), torch.nan, device=accelerator.device))
     for turn, batch in enumerate(batches):
         rows = plan[turn] if turn < len(plan) else []
-        known = before.pick(token_places(lengths, rows).to(accelerator.device)) if rows else Before()
+        known = before.pick(lengths, rows) if rows else Before()
         with _synchronised(accelerator, model, last=turn + 1 == rounds):
             seen = run(model, batch, _loss(update, rows, known, objective, numbers))
             part = seen.loss * accelerator.num_processes / update.prompts  # processes are averaged, prompts summed

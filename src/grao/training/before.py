@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from grao.methods import Before, Method, Role
+from grao.methods.tokens import token_places
 from grao.models import Batch, Engine, Tokens
 from grao.training.experience import Update
 
@@ -87,9 +88,3 @@ class Observer:
         mean, square = (total / count, squares / count) if count else (0.0, 0.0)
         whitened: Tensor = (advantages - mean) / (max(square - mean**2, 0.0) ** 0.5 + 1e-8)
         return whitened
-
-
-def token_places(lengths: Sequence[int], rows: Sequence[int]) -> Tensor:
-    """Places of some sequences' tokens among those of all, one sequence behind the other."""
-    ends = torch.tensor([0, *lengths]).cumsum(dim=0).tolist()
-    return torch.tensor([place for row in rows for place in range(ends[row], ends[row + 1])], dtype=torch.long)
