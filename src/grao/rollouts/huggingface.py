@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from grao.models.memory import Budget
+from grao.models.prepacked import prepacked
 from grao.rollouts.cache import expanded
 from grao.rollouts.generator import Completion, Sampling, TokenIds
 
@@ -39,7 +40,8 @@ class HuggingFaceGenerator:
         training = self.model.training
         self.model.eval()
         try:
-            return self._at_once.run(lambda rows: self._generate(prompts, keys, sampling, rows))
+            with prepacked(self.model):
+                return self._at_once.run(lambda rows: self._generate(prompts, keys, sampling, rows))
         finally:
             self.model.train(training)
 
@@ -135,11 +137,10 @@ def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: flo
 
 def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
     """Index of the first cumulative weight above uniform * total, (rows,). Never an index of weight 0."""
-    cumulative = weights.double().cumsum(dim=-1)
-    target = (uniforms * cumulative[:, -1])[:, None]
-    place = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    last = (weights > 0).long().cumsum(dim=-1).argmax(dim=-1)
-    return torch.minimum(place, last)
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    total = cumulative[:, -1]
+    target = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))  # rounding must not reach it
+    return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(-1)
 
 
 def keyed_uniforms(keys: Sequence[int], sampling: Sampling) -> Tensor:

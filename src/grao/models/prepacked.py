@@ -1,0 +1,46 @@
+"""Linear layers in the layout that oneDNN multiplies fastest, for the time of sampling on a CPU.
+
+One new token a row makes thin products, 1 to 64 rows with a whole weight matrix. In the layout that PyTorch keeps they run
+at a third to a half of what the memory gives; reordered once, the same weights serve all tokens of a rollout. A reordering
+costs about as much as five products, and a copy of the weights until the rollout ends.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+_WORTH = 2**16
+"""Weights of a layer from which the layout matters."""
+
+
+@contextmanager
+def prepacked(model: nn.Module) -> Iterator[None]:
+    """Within it, large linear layers in single precision on a CPU use reordered copies; no gradient, constant weights."""
+    layers = [layer for layer in model.modules() if _fits(layer)] if torch.backends.mkldnn.is_available() else []
+    for layer in layers:
+        layer.forward = _product(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _fits(layer: nn.Module) -> bool:
+    """A plain linear layer that nobody else has changed."""
+    if type(layer) is not nn.Linear or "forward" in vars(layer):
+        return False
+    weight = layer.weight
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= _WORTH
+
+
+def _product(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+    weight, bias = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None), layer.bias
+
+    def forward(states: Tensor) -> Tensor:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
+        return result
+
+    return forward
