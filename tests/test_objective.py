@@ -37,7 +37,7 @@ def test_the_worked_weights_when_all_samples_lose():
 
 def test_joint_scope_has_the_closed_form_of_the_reference_weight():
     advantages = group_advantages(torch.randn(50, 8), torch.randn(50))
-    weights = sequence_weights(advantages, beta=0.5, lambda_=0.6)
+    weights = sequence_weights(advantages, beta=0.5, lambda_=0.6, sign="signed")
     torch.testing.assert_close(weights.reference, (0.5 + 0.6 / 8) * advantages.reference)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from grao.cli.parser import Ability, Architecture, command_parser
 from grao.config import Recipe, load_recipe
+from grao.config.ablation import ablation
 from grao.config.arms import study_arms
 from grao.config.fields import names
 from grao.config.parse import load_config
@@ -62,8 +63,8 @@ class EvaluateArguments:
 
 
 @dataclass(frozen=True)
-class CompareArguments:
-    """`grao compare`."""
+class StudyArguments:
+    """`grao compare`, `grao ablate` and `grao sweep`."""
 
     study: Study
     """Its arms are checked too."""
@@ -102,7 +103,7 @@ Arguments = (
     QuickstartArguments
     | TrainArguments
     | EvaluateArguments
-    | CompareArguments
+    | StudyArguments
     | RewardTrainArguments
     | RewardAuditArguments
     | ReportArguments
@@ -162,16 +163,29 @@ def _evaluate(namespace: argparse.Namespace, overrides: Overrides) -> EvaluateAr
     return EvaluateArguments(None, recipe, recipe.output)
 
 
-def _compare(namespace: argparse.Namespace, overrides: Overrides) -> CompareArguments:
+def _study(namespace: argparse.Namespace, overrides: Overrides, cut: Callable[[Study], Study]) -> StudyArguments:
     _check_names(namespace, overrides, names(Study)[()])
     if namespace.config is None:
-        raise InputError("give --config FILE; see grao compare --help")
-    study = load_config(Study, namespace.config, overrides)
+        raise InputError(f"give --config FILE; see grao {namespace.command} --help")
     try:
+        study = cut(load_config(Study, namespace.config, overrides))
         study_arms(study)
     except InputError as error:
-        raise InputError(f"{namespace.config}: {error}") from error
-    return CompareArguments(study, namespace.quick, namespace.retry)
+        place = str(namespace.config)
+        raise InputError(str(error) if str(error).startswith((place, "--")) else f"{place}: {error}") from error
+    return StudyArguments(study, namespace.quick, namespace.retry)
+
+
+def _compared(study: Study) -> Study:
+    if study.over:
+        raise InputError("over: has axes; run it with grao sweep")
+    return study
+
+
+def _swept(study: Study) -> Study:
+    if not study.over:
+        raise InputError("over: a sweep needs one or two axes, such as over: {method.beta: [0, 0.5, 1]}")
+    return study
 
 
 def _reward_train(namespace: argparse.Namespace, overrides: Overrides) -> RewardTrainArguments:
@@ -199,7 +213,9 @@ _BUILDERS: dict[str, Callable[[argparse.Namespace, Overrides], Arguments]] = {
     "quickstart": _quickstart,
     "train": _train,
     "evaluate": _evaluate,
-    "compare": _compare,
+    "compare": lambda namespace, overrides: _study(namespace, overrides, _compared),
+    "ablate": lambda namespace, overrides: _study(namespace, (*overrides, ("arms", "{grao: {}}")), ablation),
+    "sweep": lambda namespace, overrides: _study(namespace, overrides, _swept),
     "reward train": _reward_train,
     "reward audit": _reward_audit,
     "report": _report,

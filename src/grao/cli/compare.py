@@ -1,13 +1,13 @@
-"""`grao compare`: several methods or settings on the same model, prompts and rewards, over several seeds."""
+"""`grao compare`, `grao ablate`, `grao sweep`: a study, whatever its arms."""
 
-from grao.cli.arguments import CompareArguments
+from grao.cli.arguments import StudyArguments
 from grao.cli.quiet import quiet_libraries
 from grao.cli.screen import open_console
 from grao.cli.study import StudyTerminal, show_study
 from grao.studies.compare import quick, run_study
 
 
-def run(arguments: CompareArguments) -> int:
+def run(arguments: StudyArguments) -> int:
     """Runs what is missing of the study and shows the result."""
     console = open_console()
     study = quick(arguments.study) if arguments.quick else arguments.study

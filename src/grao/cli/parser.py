@@ -30,6 +30,16 @@ Records of finished runs are kept in its folder; the same command goes on with w
 _AUDIT = """\
 Nothing is trained. The results go to audit.output, by default the run folder's name with -audit.
 """
+_ABLATION = """\
+FILE is a study. Its arms are replaced by the ablation's, its output gets a name that ends in -ablation.
+The result shows what each arm weighs samples and reference with, and which arms differ in nothing but scale.
+"""
+_SWEEP = """\
+FILE is a study with a section over, one or two axes:
+  over: {method.beta: [0, 0.25, 0.5]}
+  over: {noise: {none: {}, half: {noise.rewards: 0.5}}}
+"""
+_SEE_COMPARE = "--KEY VALUE changes one field of the study; grao compare --help lists them."
 _SEE_TRAIN = "--SECTION.KEY VALUE changes one field of the recipe; grao train --help lists them."
 
 
@@ -116,7 +126,7 @@ def _reward_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--print_config", action="store_true", help="print the complete recipe and stop")
 
 
-def _compare(parser: argparse.ArgumentParser) -> None:
+def _study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="the study, a YAML file")
     parser.add_argument("--quick", action="store_true", help="two arms, one seed, a few steps: see it work")
     parser.add_argument("--retry", action="store_true", help="try runs again that failed")
@@ -153,7 +163,19 @@ _COMMANDS: dict[str, tuple[str, str, Callable[[], str], Callable[[argparse.Argum
         "Compare methods or settings: same model, prompts, rewards and budget, several seeds.",
         "grao compare --config FILE [--quick] [--retry] [--KEY VALUE ...]",
         lambda: f"{_STUDY}\n{format_fields(Study)}",
-        _compare,
+        _study,
+    ),
+    "ablate": (
+        "Take GRAO apart: a study with a term, the group or the sign policy left out in turn.",
+        "grao ablate --config FILE [--quick] [--retry] [--KEY VALUE ...]",
+        lambda: f"{_ABLATION}\n{_SEE_COMPARE}",
+        _study,
+    ),
+    "sweep": (
+        "Move a study along one or two axes: lines or a map, and who leads where.",
+        "grao sweep --config FILE [--quick] [--retry] [--KEY VALUE ...]",
+        lambda: f"{_SWEEP}\n{_SEE_COMPARE}",
+        _study,
     ),
     "reward train": (
         "Train a reward model on pairs of a better and a worse answer.",

@@ -10,6 +10,7 @@ from grao.cli.screen import Bar, TerminalScreen
 from grao.records.study import StudyResult
 from grao.reports.study_tables import study_tables
 from grao.reports.study_words import notes, verdict
+from grao.reports.sweep import sweep_headline, sweep_sentences
 from grao.reports.words import duration
 from grao.studies.screen import Advance
 
@@ -30,6 +31,8 @@ def show_study(result: StudyResult, page: Path, console: Console) -> None:
     for table in study_tables(result):
         console.print(table)
         console.print()
-    for line in (verdict(result), *notes(result)):
+    swept = result.sweep
+    said = (sweep_headline(result, swept), *sweep_sentences(result, swept)) if swept else (verdict(result),)
+    for line in (*said, *notes(result)):
         console.print(line, highlight=False, markup=False)
     console.print(f"report  {page}", highlight=False, soft_wrap=True)

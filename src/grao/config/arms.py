@@ -3,24 +3,31 @@
 Settings are pairs of a dotted field and YAML text, as options of the command line are; later ones win:
 
     the embedded world, or the recipe file  <  base  <  the arm's own  <  the budget
+
+An arm may also change the study's own sections `sandbox` and `noise`: another model, errors in its rewards.
 """
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, get_args, get_type_hints
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from grao.config.basics import PositiveFloat
 from grao.config.parse import load_recipe
 from grao.config.recipe import Recipe
-from grao.config.strict_yaml import write_inline
-from grao.config.study import Study
+from grao.config.strict_yaml import read_yaml, write_inline
+from grao.config.study import NoiseConfig, SandboxConfig, Study
+from grao.config.sweep import Spot, dotted, spots
 from grao.errors import InputError
 
 Settings = tuple[tuple[str, str], ...]
+Worlds = Callable[[SandboxConfig], Settings]
+"""Where an embedded world lies."""
+
+Section = TypeVar("Section", SandboxConfig, NoiseConfig)
 
 SANDBOX: Settings = (
     ("data.rejected", "rejected"),
@@ -33,8 +40,6 @@ SANDBOX: Settings = (
 )
 """What differs from the paper in the embedded world: a tiny model learns in larger and smaller steps."""
 
-_NOWHERE: Settings = (("model.path", "sandbox"), ("data.path", "sandbox"))
-"""Stands for a world that is not built yet."""
 _ENDLESS = 10_000_000
 """Steps of a run that ends by the clock."""
 _NAME = re.compile(r"\w[\w.,+=-]*")
@@ -43,29 +48,42 @@ _RATES = TypeAdapter(tuple[PositiveFloat, ...])
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of the comparison."""
+    """One side of the comparison, in a sweep at one point."""
 
     name: str
+    spot: Spot
     recipe: Recipe
     """With the steps that the budget allows; seed, learning rate and output are set for each run."""
     learning_rates: tuple[float, ...]
     """Candidates, at least one; a single one is not selected but taken."""
+    world: SandboxConfig | None
+    """The embedded world, if it plays there."""
+    noise: NoiseConfig
 
 
-def study_arms(study: Study, world: Settings = _NOWHERE) -> list[Arm]:
+def not_built(world: SandboxConfig) -> Settings:
+    """Stands for a world that is not built yet."""
+    return ("model.path", "sandbox"), ("data.path", "sandbox")
+
+
+def study_arms(study: Study, worlds: Worlds = not_built) -> list[Arm]:
     """The arms in their order.
 
     Args:
         study: the study.
-        world: where the embedded world lies, if the study plays there.
+        worlds: builds or finds an embedded world, if the study plays there.
 
     Raises:
         InputError: naming the arm, or `base`, and the field.
     """
-    shared = (*world, *SANDBOX) if study.sandbox else ()
-    shared = (*shared, *flat(study.base), ("output", write_inline(str(study.output))))
-    base = _checked(study, shared, "base")
-    return [_arm(study, base, shared, name, dict(fields)) for name, fields in study.arms.items()]
+    method = _checked(study, _shared(study, study.sandbox, not_built), "base").method.name
+    return [_arm(study, worlds, method, spot) for spot in spots(study)]
+
+
+def _shared(study: Study, world: SandboxConfig | None, worlds: Worlds) -> Settings:
+    """What comes before an arm's own settings."""
+    built = (*worlds(world), *SANDBOX) if world else ()
+    return (*built, *flat(study.base), ("output", write_inline(str(study.output))))
 
 
 def method_names() -> set[str]:
@@ -74,34 +92,52 @@ def method_names() -> set[str]:
     return {name for kind in get_args(kinds) or (kinds,) for name in get_args(get_type_hints(kind)["name"])}
 
 
-def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+def flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Nested values as dotted fields and YAML text; lists stay whole.
 
     Example: `{"method": {"beta": 0.2}, "model.lora": None}` gives `("method.beta", "0.2")`, `("model.lora", "null")`.
     """
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{above}{name}.")
-        else:
-            yield f"{above}{name}", write_inline(value)
+    for name, value in dotted(values):
+        yield name, write_inline(value)
 
 
-def _arm(study: Study, base: Recipe, shared: Settings, name: str, fields: dict[str, Any]) -> Arm:
+def _arm(study: Study, worlds: Worlds, method: str, spot: Spot) -> Arm:
+    name, fields = spot.name(list(study.over)), dict(spot.fields)
     if not _NAME.fullmatch(name):
         raise InputError(f"arms: {name!r} cannot be a name; use letters, digits and . , + = - _")
     rates = _rates(name, fields.pop("learning_rates", list(study.learning_rates)))
-    recipe = _checked(study, (*shared, *_own(name, fields, base.method.name)), f"arms.{name}")
+    settings = tuple(flat(fields))
+    if not study.sandbox and any(key.startswith("sandbox.") for key, _ in settings):
+        raise InputError(f"arms.{name}: sandbox: the study does not play there; give it a section sandbox")
+    world = _section(study.sandbox, "sandbox.", settings, name) if study.sandbox else None
+    noise = _section(study.noise, "noise.", settings, name)
+    rest = tuple((key, text) for key, text in settings if not key.startswith(("sandbox.", "noise.")))
+    recipe = _checked(study, (*_shared(study, world, worlds), *_own(spot.arm, rest, method)), f"arms.{name}")
+    if noise.references and not recipe.data.rejected and recipe.data.format == "columns":
+        raise InputError(
+            f"arms.{name}: noise.references exchanges references with rejected answers; give data.rejected"
+        )
     recipe = replace(
         recipe,
         training=replace(recipe.training, steps=_steps(study, recipe, name), save_every=None),
         evaluation=replace(recipe.evaluation, enabled=True),
     )
-    return Arm(name, recipe, rates or (recipe.training.learning_rate,))
+    return Arm(name, spot, recipe, rates or (recipe.training.learning_rate,), world, noise)
 
 
-def _own(name: str, fields: Mapping[str, Any], method: str) -> Settings:
+def _section(shared: Section, prefix: str, settings: Settings, arm: str) -> Section:
+    """A section of the study as an arm has it."""
+    own = {key.removeprefix(prefix): read_yaml(text).value for key, text in settings if key.startswith(prefix)}
+    kind: type[Section] = type(shared)
+    try:
+        return TypeAdapter(kind).validate_python({**asdict(shared), **own})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"arms.{arm}: {prefix}{'.'.join(map(str, first['loc'][:1]))}: {first['msg']}") from error
+
+
+def _own(name: str, settings: Settings, method: str) -> Settings:
     """The arm's settings. Another method than the shared one brings its whole section, for no field would fit."""
-    settings = tuple(flat(fields))
     chosen = dict(settings).get("method.name") or (name if name in method_names() else method)
     if chosen == method:
         return settings

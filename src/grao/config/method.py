@@ -24,8 +24,22 @@ class GRAOMethodConfig:
     """Weight of exploration; 1 in the paper."""
     scope: Literal["joint", "samples"] = "joint"
     """Normalise over samples and reference together, or over the samples alone."""
-    sign: Literal["signed", "positive"] = "signed"
-    """`signed` is eq. 3; `positive` never pushes the reference down."""
+    sign: Literal["signed", "positive"] = "positive"
+    """`signed` is eq. 3 as printed; `positive` never pushes the reference down (docs/method.md says why it is ours)."""
+    normalise: Literal["group", "mean", "batch", "none"] = "group"
+    """`group` is eq. 4. For ablations: less the group's mean only, over the step's batch, or rewards as they are."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class GRAOAutoMethodConfig:
+    """GRAO that sets its balance group by group: imitates where every sample loses, else explores. Not in the paper."""
+
+    name: Literal["grao-auto"] = "grao-auto"
+    """The method."""
+    beta: NonNegativeFloat = 0.25
+    """Weight of the reference of a group that loses throughout."""
+    rule: Literal["group", "step"] = "group"
+    """`step`: that weight times the share of such groups in the step."""
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -156,6 +170,7 @@ def _named(section: Any) -> str | None:
 
 MethodConfig = Annotated[
     Annotated[GRAOMethodConfig, Tag("grao")]
+    | Annotated[GRAOAutoMethodConfig, Tag("grao-auto")]
     | Annotated[SFTMethodConfig, Tag("sft")]
     | Annotated[DPOMethodConfig, Tag("dpo")]
     | Annotated[GRPOMethodConfig, Tag("grpo")]

@@ -14,6 +14,10 @@ from pydantic.dataclasses import dataclass
 from grao.config.basics import STRICT, PositiveFloat, PositiveInt, Seed
 
 Level = Literal["weak", "able"]
+Objective = Literal["helpful", "harmless", "truthful", "fair"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Axis = dict[str, dict[str, Any]] | list[Any]
+"""Values of one field, or by name the fields that make a point."""
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -30,6 +34,18 @@ class SandboxConfig:
     """Training prompts."""
     held_out: PositiveInt = 300
     """Prompts of the evaluation."""
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("helpful", "harmless")
+    """What the tasks ask for; other objectives are other tasks."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class NoiseConfig:
+    """Errors made on purpose in what is learned from; the evaluation is without them."""
+
+    rewards: Share = 0.0
+    """Share of answers whose relative reward is turned around, the same ones each time."""
+    references: Share = 0.0
+    """Share of training prompts whose reference and rejected answer are exchanged."""
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -63,13 +79,14 @@ class Study:
     """One comparison, completely."""
 
     arms: Annotated[dict[str, dict[str, Any]], Field(min_length=1, examples=[{"grao": {}, "soft": {}}])]
-    """Name -> fields of the recipe that differ, nested or dotted, and `learning_rates`. A method's name selects it."""
+    """Name -> fields that differ, of the recipe, sandbox or noise, and `learning_rates`. A method's name selects it."""
     budget: BudgetConfig
     output: Annotated[Path, Field(examples=["runs/study"])]
     """The folder of the study; one that is begun is gone on with."""
     recipe: Path | None = None
     """File with the recipe of all arms."""
     sandbox: SandboxConfig | None = None
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
     base: dict[str, Any] = field(default_factory=dict)
     """Sections and fields of the recipe that all arms share."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
@@ -77,6 +94,8 @@ class Study:
     learning_rates: tuple[PositiveFloat, ...] = ()
     """Candidates of every arm without its own; by default the recipe's rate, and nothing is selected."""
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    over: dict[str, Axis] = field(default_factory=dict)
+    """`grao sweep`: one or two axes, a field with its values, or a name with points (`{label: {field: value}}`)."""
     evaluate_every: PositiveInt | None = None
     """Steps between the points of the curves; by default only start and end."""
     against: str | None = None
@@ -87,6 +106,8 @@ class Study:
     def __post_init__(self) -> None:
         if self.recipe is not None and self.sandbox is not None:
             raise ValueError("give recipe or sandbox, not both; what the sandbox's recipe lacks goes to base")
+        if len(self.over) > 2:
+            raise ValueError("over has one or two axes")
         for name, values in (("seeds", self.seeds), ("learning_rates", self.learning_rates)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} holds a value twice")

@@ -45,7 +45,7 @@ def sequence_weights(
     beta: float = 0.5,
     lambda_: float = 0.6,
     exploration: float = 1.0,
-    sign: Sign = "signed",
+    sign: Sign = "positive",
 ) -> SequenceWeights:
     """The closed form of eq. 3: one weight per sequence.
 
@@ -54,8 +54,8 @@ def sequence_weights(
         beta: weight of imitation.
         lambda_: weight of the alignment regulariser.
         exploration: weight of exploration (alpha), 1 in the paper.
-        sign: `signed` is eq. 3 as printed, the reference is pushed down once the samples beat it;
-            `positive` keeps the reference's total weight at 0 or above, so that it fades out instead.
+        sign: `positive` keeps the reference's total weight at 0 or above, so that it fades out once the samples beat
+            it (our default, argued in docs/method.md); `signed` is eq. 3 as printed, which pushes it down then.
 
     Example (method page, section 3), all four samples lost, scope joint: A_i = -0.5, A_y = 2, hence
     w_i = 1.6 * -0.5 / 4 = -0.2 and w_y = 0.5 * 2 - 0.6 * -0.5 = 1.3.
@@ -75,7 +75,7 @@ def objective_terms(
     beta: float = 0.5,
     lambda_: float = 0.6,
     exploration: float = 1.0,
-    sign: Sign = "signed",
+    sign: Sign = "positive",
 ) -> ObjectiveTerms:
     """The three terms of eq. 3 apart, for logging; they add up to the weighted likelihood in both sign policies.
 

@@ -1,5 +1,6 @@
 """One file per alignment method: which answers it learns from, and how much."""
 
+from grao.methods.auto import GRAOAuto
 from grao.methods.chord import CHORDMu, CHORDPhi
 from grao.methods.dpo import DPO
 from grao.methods.grao import GRAO
@@ -25,6 +26,7 @@ __all__ = [
     "Before",
     "CHORDMu",
     "CHORDPhi",
+    "GRAOAuto",
     "Groups",
     "Method",
     "Needs",

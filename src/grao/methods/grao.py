@@ -1,14 +1,27 @@
 """GRAO: imitate while the reference is better, explore once samples win, go past the reference (paper, eq. 3, 4)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from grao.core import group_advantages, objective_terms, sequence_weights
-from grao.core.advantages import Scope
+from grao.core.advantages import Advantages, Scope
 from grao.core.objective import Sign
+from grao.core.other_advantages import batch_advantages, centred_advantages, raw_advantages
 from grao.methods.method import Groups, Needs, Weighted, columns
+
+Normalise = Literal["group", "mean", "batch", "none"]
+
+_ADVANTAGES: dict[Normalise, Callable[[Tensor, Tensor, Scope], Advantages]] = {
+    "group": group_advantages,
+    "mean": centred_advantages,
+    "batch": batch_advantages,
+    "none": raw_advantages,
+}
+"""How rewards become advantages; all but the first are for ablations."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +32,8 @@ class GRAO:
     lambda_: float = 0.6
     exploration: float = 1.0
     scope: Scope = "joint"
-    sign: Sign = "signed"
+    sign: Sign = "positive"
+    normalise: Normalise = "group"
 
     needs = Needs()
     loss = credit = None
@@ -27,7 +41,7 @@ class GRAO:
     def weigh(self, groups: Groups) -> Weighted:
         """Rewards -> group-relative advantages -> weights."""
         rewards = groups.rewards
-        advantages = group_advantages(rewards, rewards.new_zeros(len(rewards)), self.scope)
+        advantages = _ADVANTAGES[self.normalise](rewards, rewards.new_zeros(len(rewards)), self.scope)
         weights = sequence_weights(advantages, self.beta, self.lambda_, self.exploration, self.sign)
         return Weighted(columns(weights.completions, weights.reference), advantages)
 

@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 from grao.config.method import MethodConfig
+from grao.methods.auto import GRAOAuto
 from grao.methods.chord import CHORDMu, CHORDPhi
 from grao.methods.dpo import DPO
 from grao.methods.grao import GRAO
@@ -16,6 +17,7 @@ from grao.methods.srft import SRFT
 
 METHODS: dict[str, type[Method]] = {
     "grao": GRAO,
+    "grao-auto": GRAOAuto,
     "sft": SFT,
     "dpo": DPO,
     "grpo": GRPO,

@@ -120,6 +120,66 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where one arm of a sweep stands."""
+
+    name: str
+    """Of the arm in `StudyResult.arms`."""
+    arm: str
+    """As the sweep calls it."""
+    point: list[str]
+    """A label for each axis."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """How the main arm's lead over another one changes along the axis: at its last point less at its first."""
+
+    other: str
+    change: Estimate
+    """Of RAS differences, over seeds."""
+    p_seeds: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is said of a study with axes, in place of one comparison of all arms with one."""
+
+    axes: list[str]
+    places: list[Place]
+    contrasts: list[Comparison]
+    """The main arm against each other one at the same point; p-values corrected over all of them."""
+    changes: list[Change]
+    """Of a sweep with one axis and several seeds."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A group by its verdicts, and what each of its answers counts."""
+
+    wins: int
+    losses: int
+    """The other samples of the group tie."""
+    won: float | None
+    """Weight of a sample that won, w_i; None where there is none."""
+    lost: float | None
+    reference: float
+    """w_y."""
+
+
+@dataclass(frozen=True)
+class ArmWeights:
+    """What an arm of an ablation comes to: the weights in front of the likelihoods."""
+
+    arm: str
+    kappa: float | None
+    """Of eq. 3, what its coefficients set but for the scale: (w_y / A_y) / (G w_i / A_i)."""
+    situations: list[Situation]
+    rescaled: str | None
+    """The first arm whose weights are these times one positive number, in every group that verdicts can make."""
+
+
+@dataclass(frozen=True)
 class StudyResult:
     """Everything that the table, the curves and the verdict say."""
 
@@ -141,6 +201,10 @@ class StudyResult:
     """Arms without any finished run."""
     versions: list[dict[str, str]] = field(default_factory=list)
     """Those that the runs were made with, each once."""
+    sweep: Sweep | None = None
+    """Of a study with axes."""
+    weights: list[ArmWeights] = field(default_factory=list)
+    """Of an ablation."""
 
 
 _RESULT = TypeAdapter(StudyResult)

@@ -10,8 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from grao.records.evaluation import Estimate
-from grao.records.study import ArmResult, Measured, StudyResult
+from grao.records.study import ArmResult, Measured, Situation, StudyResult
+from grao.reports.study_grid import Grid, interval_over_seeds
 from grao.reports.study_words import p_value, points, relative
+from grao.reports.sweep import sweep_grids
 from grao.reports.words import interval, level, number, share
 
 BEFORE = "before training"
@@ -39,15 +41,6 @@ class StudyMeasure:
     rows: list[MeasureRow]
     signed: bool = False
     """Whether it may be negative."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Any other table: names first, the rest numbers."""
-
-    title: str
-    headings: list[str]
-    rows: list[list[str]]
 
 
 def study_measures(result: StudyResult) -> list[StudyMeasure]:
@@ -82,7 +75,7 @@ def comparison_grid(result: StudyResult) -> Grid:
             points(one.difference.over_prompts.value, result.prompts).removesuffix(" points"),
             interval(one.difference.over_prompts, signed=True),
             p_value(one.p_prompts_corrected),
-            _over_seeds(one.difference, signed=True),
+            interval_over_seeds(one.difference.over_seeds, result.prompts, signed=True),
             p_value(one.p_seeds_corrected),
             relative(one),
         ]
@@ -142,9 +135,33 @@ def selection_grid(result: StudyResult) -> Grid | None:
     return Grid("Learning rates, on training prompts kept away from training", headings, rows) if rows else None
 
 
+def weight_grids(result: StudyResult) -> list[Grid]:
+    """The effective weights of arms that are weighted likelihoods; none for fewer than two."""
+    if len(result.weights) < 2:
+        return []
+    groups = result.weights[0].situations
+    headings = ["arm", "kappa", *(f"{one.wins} won, {one.losses} lost" for one in groups), "the same but for scale"]
+    rows = [
+        [
+            arm.arm,
+            "" if arm.kappa is None else f"{arm.kappa:.3f}",
+            *(_weights(one) for one in arm.situations),
+            arm.rescaled or "",
+        ]
+        for arm in result.weights
+    ]
+    return [Grid("Effective weights in four groups: a sample that won / one that lost / the reference", headings, rows)]
+
+
+def _weights(one: Situation) -> str:
+    parts = (one.won, one.lost, one.reference)
+    return " / ".join("" if part is None else f"{part + 0.0:+.2f}" for part in parts)
+
+
 def grids(result: StudyResult) -> list[Grid]:
     """All tables behind the headline that have something to say."""
-    found = (comparison_grid(result), cost_grid(result), dynamics_grid(result), selection_grid(result))
+    swept = sweep_grids(result, result.sweep) if result.sweep else [comparison_grid(result), *weight_grids(result)]
+    found = (*swept, cost_grid(result), dynamics_grid(result), selection_grid(result))
     return [grid for grid in found if grid and grid.rows]
 
 
@@ -207,13 +224,14 @@ def _before(result: StudyResult) -> list[MeasureRow]:
 
 def _row(arm: str, measured: Measured, seeds: str, signed: bool) -> MeasureRow:
     over = measured.over_prompts
-    return MeasureRow(arm, share(over, signed), interval(over, signed), _over_seeds(measured, signed), seeds, over)
-
-
-def _over_seeds(measured: Measured, signed: bool) -> str:
-    """Written as finely as the interval over prompts, on which the rounding depends."""
-    seeds, prompts = measured.over_seeds, measured.over_prompts
-    return "one seed" if seeds is None else interval(Estimate(seeds.value, seeds.low, seeds.high, prompts.n), signed)
+    return MeasureRow(
+        arm,
+        share(over, signed),
+        interval(over, signed),
+        interval_over_seeds(measured.over_seeds, over.n, signed),
+        seeds,
+        over,
+    )
 
 
 def _table(grid: Grid) -> Table:

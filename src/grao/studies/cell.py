@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from grao.config import Recipe
+from grao.config.study import NoiseConfig
 from grao.data import fingerprint
 from grao.data.split import Split
 from grao.evaluation.answers import compare_answers
@@ -25,8 +26,8 @@ from grao.records.evaluation import Answer
 from grao.records.files import replace_text
 from grao.records.manifest import git_revision, installed_versions, now
 from grao.records.metrics import read_metrics
-from grao.rewards import Mix, MixedRewards, RewardBatch
 from grao.studies.evaluate import answer_held_out, held_out
+from grao.studies.noise import StudyMix, exchanged
 from grao.studies.prepare import Prepared, prepare
 from grao.studies.screen import Advance
 
@@ -44,6 +45,8 @@ class Cell:
     """As in its record."""
     split: Split
     """What it is trained and evaluated on."""
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    """Errors in what it is trained on."""
     evaluate_every: int | None = None
     """Steps between the points of its curve."""
     seconds: float | None = None
@@ -67,9 +70,10 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
     scratch = cell.recipe.output
     shutil.rmtree(scratch, ignore_errors=True)
     set_seed(cell.recipe.seed)  # what an adapter starts with must not depend on earlier runs
-    ready = prepare(cell.recipe, cell.split)
+    learned = exchanged(cell.split.train, cell.noise.references, cell.recipe.seed)
+    ready = prepare(cell.recipe, replace(cell.split, train=learned))
     trainer = ready.trainer
-    trainer.source.rewards = counted = _CountedMix(trainer.rewards.objectives)
+    trainer.source.rewards = counted = StudyMix(trainer.rewards.objectives, cell.noise.rewards, cell.recipe.seed)
     before = _answers_before(ready, cache) if cell.key.role == "final" else []
     observer = _Observer(ready, counted, before, cell, progress)
     trainer.add_callback(observer)
@@ -94,22 +98,11 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
     )
 
 
-class _CountedMix(Mix):
-    """Counts the rewards that are asked for."""
-
-    calls = 0
-
-    def __call__(self, batch: RewardBatch) -> MixedRewards:
-        """As any mix."""
-        self.calls += sum(map(len, batch.completions))
-        return super().__call__(batch)
-
-
 class _Observer(TrainerCallback):
     """Keeps the training's clock, takes the points of the curve, and ends a run whose time is up."""
 
     def __init__(
-        self, ready: Prepared, rewards: _CountedMix, before: Sequence[Answer], cell: Cell, progress: Advance
+        self, ready: Prepared, rewards: StudyMix, before: Sequence[Answer], cell: Cell, progress: Advance
     ) -> None:
         self.ready, self.rewards, self.cell, self.progress = ready, rewards, cell, progress
         self.curve: list[Point] = []

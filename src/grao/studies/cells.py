@@ -15,7 +15,7 @@ from typing import Any
 from grao.config.arms import Arm
 from grao.config.fields import ADAPTER, field_facts, general
 from grao.config.recipe import DataConfig, Recipe
-from grao.config.study import Study
+from grao.config.study import SandboxConfig, Study
 from grao.data import fingerprint, load_split
 from grao.data.split import Split, split_examples
 from grao.records.cell import CellRecord, Key, Role
@@ -54,11 +54,12 @@ class Material:
             self._splits[key] = split_examples(final.train, self.study.selection.prompts, _SPLIT_SEED)
         return self._splits[key]
 
-    def model(self, path: str) -> str:
+    def model(self, path: str, world: SandboxConfig | None) -> str:
         """What the model is, wherever it lies: the sandbox's arguments, a digest of the weights, or the hub id."""
-        if self.study.sandbox:
-            world = self.study.sandbox
-            return f"sandbox {world.ability} {world.architecture} {world.seed}"
+        if world:
+            usual = world.objectives == SandboxConfig().objectives
+            others = "" if usual else f" {' '.join(world.objectives)}"
+            return f"sandbox {world.ability} {world.architecture} {world.seed}{others}"
         if path not in self._models:
             weights = sorted(Path(path).glob("*.safetensors"))
             self._models[path] = _digest(weights) if weights else path
@@ -107,20 +108,23 @@ def _cell(study: Study, arm: Arm, key: Key, material: Material) -> Cell:
     return Cell(
         key=key,
         recipe=recipe,
-        settings=_settings(study, recipe, split, material.model(recipe.model.path)),
+        settings=_settings(study, arm, recipe, split, material.model(recipe.model.path, arm.world)),
         split=split,
+        noise=arm.noise,
         evaluate_every=study.evaluate_every if final else None,
         seconds=study.budget.seconds,
         model=study.output / "models" / key.name if study.keep_models and final else None,
     )
 
 
-def _settings(study: Study, recipe: Recipe, split: Split, model: str) -> dict[str, Any]:
+def _settings(study: Study, arm: Arm, recipe: Recipe, split: Split, model: str) -> dict[str, Any]:
     """All that decides the result of a run, and what its record holds besides."""
     tree = ADAPTER.dump_python(recipe, mode="json", by_alias=True)
     fields = {".".join(at): _content(at, value) for at, value in _leaves(tree, ()) if at not in (*_PLACES, *_MEMORY)}
+    noise = {f"study.noise.{name}": share for name, share in vars(arm.noise).items() if share}
     return {
         **fields,
+        **noise,
         "study.model": model,
         "study.train": fingerprint(split.train)[:16],
         "study.held_out": fingerprint(split.test)[:16],

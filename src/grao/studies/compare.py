@@ -14,18 +14,20 @@ failed is recorded with its error, stands in the result as failed, and is tried 
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from grao.config import dump_recipe
-from grao.config.arms import Arm, Settings, study_arms
+from grao.config.arms import Arm, Settings, Worlds, study_arms
 from grao.config.strict_yaml import write_inline
-from grao.config.study import BudgetConfig, Study
+from grao.config.study import BudgetConfig, SandboxConfig, Study
 from grao.data import fingerprint
 from grao.errors import InputError
 from grao.evaluation.study import arm_result, comparisons, curve_band
+from grao.evaluation.sweep import sweep_result
 from grao.records.cell import CellRecord
 from grao.records.files import replace_text
-from grao.records.study import Candidate, Failure, StudyResult, write_study
+from grao.records.study import Candidate, Failure, Place, StudyResult, write_study
 from grao.reports.study_page import write_study_report
 from grao.sandbox.world import prepare as build_sandbox
 from grao.studies.cells import Material, final_cells, selection_cells
@@ -33,6 +35,7 @@ from grao.studies.prepare import check_writable
 from grao.studies.runner import Runner
 from grao.studies.screen import StudyScreen
 from grao.studies.selection import best, candidates
+from grao.studies.weights import arm_weights
 
 _QUICK_STEPS = 6
 
@@ -49,9 +52,9 @@ def run_study(study: Study, screen: StudyScreen, retry: bool = False) -> StudyRe
         InputError: for a mistake in the study, or if no run of it comes to its end.
         RewardUnavailableError: if the reward cannot be had; the runs that are finished stay.
     """
-    study_arms(study)  # mistakes before the world is built
+    study_arms(study)  # mistakes before a world is built
     _claim(study.output)
-    arms = study_arms(study, _world(study, screen))
+    arms = study_arms(study, _worlds(screen))
     material = Material(study)
     _check_held_out(arms, material)
     (study.output / "work").mkdir(parents=True, exist_ok=True)
@@ -66,20 +69,25 @@ def run_study(study: Study, screen: StudyScreen, retry: bool = False) -> StudyRe
     finals = runner.run(final_cells(study, arms, {arm: rate for arm, rate in rates.items() if rate}, material))
 
     choices = [candidate for arm in found.values() for candidate in arm]
-    result = study_result(study, arms[0].recipe.evaluation.confidence, choices, selected, finals)
+    result = study_result(study, arms, choices, selected, finals)
     write_study(study.output, result)
     write_study_report(study.output, result, dump_recipe(study))
     return result
 
 
 def quick(study: Study) -> Study:
-    """The same study cut down to see it work: two arms, one seed, few steps, one rate, in a folder of its own."""
-    names = [study.main, *(name for name in study.arms if name != study.main)][:2]
+    """The same study cut down to see it work: two arms, or one at two points; one seed, few steps, one rate.
+
+    It gets a folder of its own.
+    """
+    names = [study.main, *(name for name in study.arms if name != study.main)][: 1 if study.over else 2]
     arms = {name: {**study.arms[name], "learning_rates": _middle(study, name)} for name in names}
+    over = {axis: dict(list(v.items())[:2]) if isinstance(v, dict) else v[:2] for axis, v in study.over.items()}
     steps = min(study.budget.steps or _QUICK_STEPS, _QUICK_STEPS)
     return replace(
         study,
         arms=arms,
+        over=over,
         seeds=study.seeds[:1],
         budget=BudgetConfig(steps=steps),
         evaluate_every=steps // 2 if study.evaluate_every and steps > 1 else None,
@@ -89,7 +97,7 @@ def quick(study: Study) -> Study:
 
 def study_result(
     study: Study,
-    confidence: float,
+    arms: Sequence[Arm],
     choices: Sequence[Candidate],
     selected: Sequence[CellRecord],
     finals: Sequence[CellRecord],
@@ -104,8 +112,11 @@ def study_result(
     if not finished:
         first = f"{failures[0].cell}: {failures[0].error}"
         raise InputError(f"no run of the study came to its end; the first: {first}; mend it and try again with --retry")
-    by_arm = {arm: [one for one in finished if one.key.arm == arm] for arm in study.arms}
+    by_arm = {arm.name: [one for one in finished if one.key.arm == arm.name] for arm in arms}
     by_arm = {arm: records for arm, records in by_arm.items() if records}
+    confidence = arms[0].recipe.evaluation.confidence
+    places = [Place(arm.name, arm.spot.arm, list(arm.spot.point)) for arm in arms]
+    sweep = sweep_result(places, list(study.over), by_arm, study.main, confidence) if study.over else None
     return StudyResult(
         confidence=confidence,
         prompts=max(len(one.outcomes.after) for one in finished if one.outcomes),
@@ -117,8 +128,10 @@ def study_result(
         curves=[curve_band(records, confidence) for records in by_arm.values()],
         candidates=list(choices),
         failures=failures,
-        absent=[arm for arm in study.arms if arm not in by_arm],
+        absent=[arm.name for arm in arms if arm.name not in by_arm],
         versions=[dict(one) for one in dict.fromkeys(tuple(record.versions.items()) for record in finished)],
+        sweep=sweep,
+        weights=[] if study.over else arm_weights(arms),
     )
 
 
@@ -141,22 +154,17 @@ def _claim(folder: Path) -> None:
     check_writable(folder)
 
 
-def _world(study: Study, screen: StudyScreen) -> Settings:
-    """Where the embedded world lies, once it is built."""
-    chosen = study.sandbox
-    if chosen is None:
-        return ()
-    with screen.stage("building a tiny model") as advance:
-        world = build_sandbox(
-            ability=chosen.ability,
-            architecture=chosen.architecture,
-            seed=chosen.seed,
-            prompts=chosen.prompts,
-            held_out=chosen.held_out,
-            progress=lambda step, total, loss: advance(step, total),
-        )
-    places = {"model.path": world.model, "data.path": world.train, "data.test_path": world.test}
-    return tuple((name, write_inline(str(path))) for name, path in places.items())
+def _worlds(screen: StudyScreen) -> Worlds:
+    """Builds embedded worlds, each once."""
+
+    @cache
+    def build(world: SandboxConfig) -> Settings:
+        with screen.stage("building a tiny model") as advance:
+            built = build_sandbox(**vars(world), progress=lambda step, total, loss: advance(step, total))
+        places = {"model.path": built.model, "data.path": built.train, "data.test_path": built.test}
+        return tuple((name, write_inline(str(path))) for name, path in places.items())
+
+    return build
 
 
 def _check_held_out(arms: Sequence[Arm], material: Material) -> None:

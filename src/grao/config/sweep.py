@@ -1,0 +1,74 @@
+"""Where the arms of a study stand: once each, or at every point of one or two axes.
+
+over:
+  method.beta: [0, 0.25, 0.5]                     a field and its values
+  group:                                          or a name and points, each with its fields
+    "2": {rollout.group_size: 2, method.beta: 1.0}
+    "8": {rollout.group_size: 8, method.beta: 0.5}
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from grao.config.study import Axis, Study
+from grao.errors import InputError
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One arm at one point."""
+
+    arm: str
+    """As the study calls it."""
+    point: tuple[str, ...]
+    """A label for each axis; empty in a study without axes."""
+    fields: dict[str, Any]
+    """That differ, nested or dotted."""
+
+    def name(self, axes: list[str]) -> str:
+        """`grpo+beta=0.25`; the arm's own name in a study without axes."""
+        place = ",".join(f"{short(axis)}={label}" for axis, label in zip(axes, self.point, strict=True))
+        return f"{self.arm}+{place}" if place else self.arm
+
+
+def spots(study: Study) -> list[Spot]:
+    """Every arm at every point; the arms of one point are neighbours.
+
+    Raises:
+        InputError: for an axis with fewer than two points, or with one that is no mapping of fields.
+    """
+    axes = [dict(_points(axis, values)) for axis, values in study.over.items()]
+    found = []
+    for labels in product(*axes):
+        moved = {key: value for axis, label in zip(axes, labels, strict=True) for key, value in axis[label].items()}
+        found += [Spot(arm, labels, {**dict(dotted(fields)), **moved}) for arm, fields in study.arms.items()]
+    return found
+
+
+def dotted(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values as dotted fields and values; lists stay whole."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from dotted(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def short(axis: str) -> str:
+    """`beta` of `method.beta`."""
+    return axis.rpartition(".")[2]
+
+
+def _points(axis: str, values: Axis) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Label -> the fields of that point."""
+    if len(values) < 2:
+        raise InputError(f"over.{axis}: an axis needs at least two points")
+    if isinstance(values, list):
+        labels = [f"{value:g}" if isinstance(value, int | float) else str(value) for value in values]
+        if len(set(labels)) < len(labels):
+            raise InputError(f"over.{axis}: holds a value twice")
+        yield from ((label, {axis: value}) for label, value in zip(labels, values, strict=True))
+    else:
+        yield from ((label, dict(dotted(fields))) for label, fields in values.items())

@@ -1,0 +1,295 @@
+"""Studies along axes: their arms, what is said of them, errors made on purpose, and the weights of an ablation."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from grao.cli.main import main
+from grao.config.ablation import ablation
+from grao.config.arms import study_arms
+from grao.config.parse import load_config
+from grao.config.study import Study
+from grao.config.sweep import spots
+from grao.data import Example
+from grao.evaluation.sweep import sweep_result
+from grao.methods import Groups, make_method
+from grao.records.cell import CellRecord, Key, Outcomes, read_cell
+from grao.records.study import Place, read_study
+from grao.rewards import FunctionReward, RewardBatch
+from grao.rewards.mix import Objective
+from grao.studies.noise import StudyMix, chosen, exchanged
+from grao.studies.weights import arm_weights
+from tiny import saved_model
+
+STUDY = """
+base:
+  model: {path: model}
+  data: {path: data.jsonl, held_out: 8, rejected: worse}
+  rewards: [{function: rewards.py:vowels}]
+  rollout: {group_size: 4, temperature: 1.0, max_new_tokens: 8}
+  training: {prompts_per_step: 3, learning_rate: 1e-2, trainer: {use_cpu: true}}
+arms:
+  grao: {}
+  grpo: {method.kl: 0}
+over:
+  rollout.temperature: [0.7, 1]
+budget: {steps: 2}
+seeds: [0, 1]
+output: study
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with model, data, reward and a sweep, as working directory."""
+    saved_model(tmp_path / "model")
+    words = [f"{one} {two}" for one in ("red", "blue", "green", "grey") for two in ("cat", "dog", "hen", "cow", "bee")]
+    rows = [{"prompt": f"say {word}", "reference": f"a {word} it is.", "worse": "no."} for word in words]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "rewards.py").write_text(
+        "def vowels(completions):\n    return [text.count('a') for text in completions]\n"
+    )
+    (tmp_path / "study.yaml").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def study(*options: tuple[str, str]) -> Study:
+    return load_config(Study, Path("study.yaml"), options)
+
+
+def test_every_arm_stands_at_every_point(place: Path) -> None:
+    two = study(("over", "{rollout.temperature: [0.5, 1], group: {small: {rollout.group_size: 2}, usual: {}}}"))
+    arms = {arm.name: arm for arm in study_arms(two)}
+    assert list(arms) == [
+        f"{arm}+temperature={temperature},group={group}"
+        for temperature in ("0.5", "1")
+        for group in ("small", "usual")
+        for arm in ("grao", "grpo")
+    ]
+    small = arms["grpo+temperature=0.5,group=small"]
+    assert (small.recipe.rollout.temperature, small.recipe.rollout.group_size) == (0.5, 2)
+    assert (small.recipe.method.name, small.recipe.method.kl) == ("grpo", 0)
+    assert arms["grao+temperature=1,group=usual"].recipe.rollout.group_size == 4
+    assert [spot.point for spot in spots(replace(two, over={}))] == [(), ()]
+
+
+def test_a_sweep_from_file_to_page(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "--config", "study.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert "less that of another arm at the same point" in shown
+    result = read_study(place / "study")
+    assert result.sweep.axes == ["rollout.temperature"]
+    assert [(one.arm, one.other) for one in result.sweep.contrasts] == [
+        ("grao+temperature=0.7", "grpo+temperature=0.7"),
+        ("grao+temperature=1", "grpo+temperature=1"),
+    ]
+    assert [one.other for one in result.sweep.changes] == ["grpo"]
+    assert result.comparisons == []
+    page = (place / "study" / "study.html").read_text()
+    assert "Along rollout.temperature" in page
+    assert "<svg" in page
+    record = read_cell(place / "study", Key("grpo+temperature=0.7", "final", 0.01, 1))
+    assert record.settings["rollout.temperature"] == 0.7
+    (place / "study" / "study.html").unlink()
+    assert main(["report", "study"]) == 0
+    assert (place / "study" / "study.html").read_text() == page
+
+
+def test_a_map_of_two_axes(place: Path) -> None:
+    axes = "{training.learning_rate: [0.001, 0.01], method.beta: [0, 0.5]}"
+    options = ["--over", axes, "--arms", "{grao: {}}", "--seeds", "[0]", "--budget.steps", "1"]
+    assert main(["sweep", "--config", "study.yaml", *options]) == 0
+    result = read_study(place / "study")
+    assert (result.arms[0].learning_rate, result.arms[0].arm) == (0.001, "grao+learning_rate=0.001,beta=0")
+    assert (
+        "RAS in percent of grao over training.learning_rate and method.beta" in (place / "study/study.html").read_text()
+    )
+
+
+def test_quick_sweep(place: Path) -> None:
+    assert main(["sweep", "--config", "study.yaml", "--quick", "--over", "{rollout.temperature: [0.5, 0.7, 1]}"]) == 0
+    assert len(list((place / "study-quick" / "cells").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--over", "{}"], "over: a sweep needs one or two axes"),
+        (["--over", "{method.beta: [1]}"], "over.method.beta: an axis needs at least two points"),
+        (["--over", "{method.beta: [1, 1.0]}"], "over.method.beta: holds a value twice"),
+        (["--over", "{method.betta: [1, 2]}"], "arms.grao+betta=1: method.betta is unknown; did you mean method.beta"),
+        (["--over", "{a: {x: {}, y: {}}, b: {x: {}, y: {}}, c: {x: {}, y: {}}}"], "over has one or two axes"),
+        (["--over", "{sandbox.ability: [0, 1]}"], "sandbox: the study does not play there"),
+        (["--over", "{noise.rewards: [0, 2]}"], "arms.grao+rewards=2: noise.rewards"),
+    ],
+)
+def test_a_wrong_sweep_is_one_line(place: Path, capsys, options: list[str], message: str) -> None:
+    assert main(["sweep", "--config", "study.yaml", *options]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert main(["compare", "--config", "study.yaml"]) == 2
+    assert "run it with grao sweep" in capsys.readouterr().err
+
+
+def record(arm: str, seed: int, after: str) -> CellRecord:
+    outcomes = Outcomes(prompts="p", after=after, mean_reward=0.0, mean_tokens=1.0, truncated=0.0)
+    return CellRecord(Key(arm, "final", 0.1, seed), {}, "", "", {}, None, outcomes=outcomes)
+
+
+def test_leads_and_how_they_change() -> None:
+    letters = {
+        "grao+x=0": ("wwll", "wlll"),
+        "grpo+x=0": ("wlll", "llll"),  # behind by 1/4 and 1/4
+        "grao+x=1": ("wwww", "wwwl"),
+        "grpo+x=1": ("wlll", "wwll"),  # behind by 3/4 and 1/4
+    }
+    runs = {name: [record(name, seed, after) for seed, after in enumerate(both)] for name, both in letters.items()}
+    places = [Place(name, name[:4], [name[-1]]) for name in letters]
+    sweep = sweep_result(places, ["x"], runs, "grao", 0.95)
+    assert [one.difference.over_prompts.value for one in sweep.contrasts] == [0.25, 0.5]
+    (change,) = sweep.changes
+    assert change.other == "grpo"
+    assert change.change.value == pytest.approx(0.25)  # mean of 1/2 and 0
+    del runs["grpo+x=1"]
+    sweep = sweep_result(places, ["x"], runs, "grao", 0.95)
+    assert len(sweep.contrasts) == 1
+    assert sweep.changes == []
+
+
+def test_rewards_are_turned_around_for_some_answers_and_always_the_same() -> None:
+    texts = [f"answer {number}" for number in range(2000)]
+    batch = RewardBatch(
+        prompts=["p"],
+        completions=[texts],
+        references=["r"],
+        columns=[{}],
+        completion_ids=[[[1]] * len(texts)],
+        reference_ids=[[1]],
+    )
+    objectives = [Objective(FunctionReward(lambda completions: [float(len(text) > 1) for text in completions]))]
+    plain = StudyMix(objectives)(batch).total
+    noisy = StudyMix(objectives, wrong=0.2, seed=3)
+    first, second = noisy(batch).total, noisy(batch).total
+    assert torch.equal(first, second)
+    assert torch.equal(first.abs(), plain.abs())
+    assert 0.17 < (first == -plain).double().mean() < 0.23 or not plain.any()
+    assert noisy.calls == 4000
+
+
+def test_the_share_that_is_chosen() -> None:
+    counted = sum(chosen(0.3, 0, number) for number in range(5000)) / 5000
+    assert 0.28 < counted < 0.32
+    assert not any(chosen(0.0, number) for number in range(100))
+    assert all(chosen(1.0, number) for number in range(100))
+
+
+def test_references_are_exchanged_with_rejected_answers() -> None:
+    rows = [Example(f"p{number}", "good", "bad" if number % 2 else None, {}, number) for number in range(400)]
+    changed = exchanged(rows, 0.5, seed=0)
+    swapped = [one for one in changed if one.reference == "bad"]
+    assert 70 < len(swapped) < 130
+    assert all(one.rejected == "good" and one.row % 2 for one in swapped)
+    assert exchanged(rows, 0.0, seed=0) == rows
+
+
+def test_noise_is_in_the_training_and_in_the_record_alone(place: Path) -> None:
+    assert main(["sweep", "--config", "study.yaml", "--over", "{noise.references: [0, 1]}", "--seeds", "[0]"]) == 0
+    clean, noisy = (
+        read_cell(place / "study", Key(f"grao+references={share}", "final", 0.01, 0)) for share in ("0", "1")
+    )
+    assert "study.noise.references" not in clean.settings
+    assert noisy.settings["study.noise.references"] == 1
+    assert clean.outcomes.prompts == noisy.outcomes.prompts
+    assert clean.outcomes.before == noisy.outcomes.before
+    assert clean.outcomes.mean_tokens != noisy.outcomes.mean_tokens or clean.outcomes.after != noisy.outcomes.after
+
+
+def test_references_cannot_be_exchanged_with_nothing(place: Path, capsys) -> None:
+    options = ["--base.data.rejected", "null", "--over", "{noise.references: [0, 0.5]}"]
+    assert main(["sweep", "--config", "study.yaml", *options]) == 2
+    assert "give data.rejected" in capsys.readouterr().err
+
+
+def test_effective_weights_of_the_ablation(place: Path) -> None:
+    arms = study_arms(ablation(replace(study(), over={}, arms={"grao": {}})))
+    found = {one.arm: one for one in arm_weights(arms)}
+    assert len(found) == 12
+    assert "batch" not in found
+    lost, one, _, won = found["grao"].situations  # method page, section 3, with G = 4
+    assert (lost.won, lost.lost, lost.reference) == (None, pytest.approx(-0.2), pytest.approx(1.3))
+    assert (won.lost, won.reference) == (None, 0.0)
+    assert one.won > 0 > one.lost
+    assert found["signed"].situations[3].reference == pytest.approx(-1.3)
+    assert found["grao"].kappa == pytest.approx((0.5 + 0.6 / 4) / 1.6)
+    assert found["grao-no-regulariser"].kappa == pytest.approx(0.5)
+    assert found["signed-scope-samples"].kappa == pytest.approx(0.5 / 1.6)
+    assert found["raw-reward"].kappa is None
+    assert all(one.rescaled is None for one in found.values())
+
+
+def test_arms_that_are_rescalings_of_each_other_are_named(place: Path) -> None:
+    twice = {"method.beta": 1.0, "method.lambda": 1.2, "method.exploration": 2.0}
+    other = {"method.lambda": 0.0, "method.beta": (0.5 + 0.6 / 4) / 1.6}  # the same kappa
+    arms = study_arms(replace(study(), over={}, arms={"grao": {}, "twice": twice, "bare": other, "sft": {}}))
+    assert [(one.arm, one.rescaled) for one in arm_weights(arms)] == [
+        ("grao", None),
+        ("twice", "grao"),
+        ("bare", "grao"),
+        ("sft", None),
+    ]
+
+
+def test_the_ablation_command(place: Path) -> None:
+    assert main(["ablate", "--config", "study.yaml", "--quick", "--seeds", "[0]"]) == 0
+    folder = place / "study-ablation-quick"
+    assert [arm.arm for arm in read_study(folder).arms] == ["grao", "grao-no-exploration"]
+    assert "Effective weights" in (folder / "study.html").read_text()
+
+
+def weights(name: str, rewards: list[list[float]], **fields: object) -> torch.Tensor:
+    from grao.config.method import GRAOAutoMethodConfig, GRAOMethodConfig
+
+    config = {"grao": GRAOMethodConfig, "grao-auto": GRAOAutoMethodConfig}[name](**fields)
+    values = torch.tensor(rewards, dtype=torch.float64)
+    lengths = torch.ones(len(values), values.shape[1] + 2, dtype=torch.long)
+    return make_method(config).weigh(Groups(values, lengths, mean_reference=1.0, step=0)).weights
+
+
+def test_auto_imitates_where_all_lose_and_explores_elsewhere() -> None:
+    nan = float("nan")
+    found = weights("grao-auto", [[-1.0] * 4, [1, -1, -1, -1], [0, -1, -1, -1], [1] * 4, [-1, nan, -1, nan], [nan] * 4])
+    assert found[0].tolist() == pytest.approx([0, 0, 0, 0, 0.25 * 2, 0])
+    deviation = 0.75**0.5  # of 1, -1, -1, -1 is sqrt(3) / 2, about a mean of -0.5
+    assert found[1, :4].tolist() == pytest.approx([1.5 / deviation / 4] + [-0.5 / deviation / 4] * 3)
+    assert found[1:4, 4].tolist() == [0, 0, 0]
+    assert found[3].abs().sum() == 0
+    assert found[4].tolist() == pytest.approx([0, 0, 0, 0, 0.25 * 2**0.5, 0])
+    assert found[5].abs().sum() == 0
+
+
+def test_auto_by_the_step_fades() -> None:
+    rewards = [[-1.0] * 4, [1.0, -1, -1, -1], [1.0] * 4, [0.0] * 4]
+    assert weights("grao-auto", rewards, rule="step")[0, 4] == pytest.approx(0.25 * 2 / 4)
+
+
+def test_rewards_relative_to_less_than_their_group() -> None:
+    rewards = [[1.0, 0, -1, -1], [-1.0, -1, -1, -1]]
+    plain = {"lambda_": 0.0, "sign": "signed"}
+    raw = weights("grao", rewards, normalise="none", **plain)
+    assert raw[0].tolist() == pytest.approx([0.25, 0, -0.25, -0.25, 0, 0])
+    assert raw[1].tolist() == pytest.approx([-0.25] * 4 + [0, 0])
+    mean = weights("grao", rewards, normalise="mean", **plain)  # means -0.2 and -0.8, reference included
+    assert mean[0].tolist() == pytest.approx([1.2 / 4, 0.2 / 4, -0.8 / 4, -0.8 / 4, 0.5 * 0.2, 0])
+    assert mean[1].tolist() == pytest.approx([-0.2 / 4] * 4 + [0.5 * 0.8, 0])
+    batch = weights("grao", rewards, normalise="batch", **plain)  # mean -0.5, deviation sqrt(0.45) over all ten
+    deviation = ((1.5**2 + 3 * 0.5**2 + 6 * 0.5**2) / 10) ** 0.5
+    assert batch[1].tolist() == pytest.approx([-0.5 / deviation / 4] * 4 + [0.5 * 0.5 / deviation, 0])
+    same = weights("grao", [[1.0, 1.0]], normalise="batch", scope="samples", **plain)
+    assert same.abs().sum() == 0
+    missing = weights("grao", [[float("nan"), -1.0]], normalise="none", **plain)
+    assert missing[0].tolist() == [0, -1, 0, 0]
