@@ -67,8 +67,12 @@ def group_advantages(rewards: Tensor, reference_rewards: Tensor) -> tuple[Tensor
 
 
 def sequence_weights(samples: Tensor, reference: Tensor, beta: float, lambda_: float) -> tuple[Tensor, Tensor]:
-    """Eq. 3 in closed form: (B, G) and (B,) advantages -> (B, G) and (B,) weights of log-likelihoods."""
-    return (1 + lambda_) * samples / samples.shape[1], beta * reference - lambda_ * samples.mean(dim=1)
+    """Eq. 3 in closed form: (B, G) and (B,) advantages -> (B, G) and (B,) weights of log-likelihoods.
+
+    A reference that is beaten fades out: as printed, eq. 3 has no `clamp` and pushes it down, without end.
+    """
+    pulled = beta * reference - lambda_ * samples.mean(dim=1)
+    return (1 + lambda_) * samples / samples.shape[1], pulled.clamp(min=0)
 
 
 def mean_loglik(model, prompts: list[list[int]], answers: list[list[int]]) -> Tensor:
