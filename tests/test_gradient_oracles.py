@@ -23,9 +23,9 @@ def rewards_of(prompts: int, samples: int, seed: int) -> torch.Tensor:
     return verdicts
 
 
-def grao_gradient(model, prompts, groups, references, rewards) -> dict[str, torch.Tensor]:
+def grao_gradient(model, prompts, groups, references, rewards, sign="signed") -> dict[str, torch.Tensor]:
     """Through the package: weights, likelihood, loss."""
-    weights = sequence_weights(group_advantages(rewards, torch.zeros(len(rewards))), BETA, LAMBDA)
+    weights = sequence_weights(group_advantages(rewards, torch.zeros(len(rewards))), BETA, LAMBDA, sign=sign)
     flat = torch.cat([weights.completions, weights.reference[:, None]], dim=1).flatten()
     answers = [answer for group, y in zip(groups, references, strict=True) for answer in (*group, y)]
     repeated = [prompt for prompt in prompts for _ in range(len(groups[0]) + 1)]
@@ -85,8 +85,9 @@ def test_the_one_file_example():
     spec.loader.exec_module(example)
     prompts, groups, references = random_groups(seed=3)
     rewards = rewards_of(3, 4, seed=3)
+    rewards[2] = torch.tensor([1.0, 1.0, 0.0, 1.0])  # a reference that is beaten
     model = tiny_model()
-    found = grao_gradient(model, prompts, groups, references, rewards)
+    found = grao_gradient(model, prompts, groups, references, rewards, sign="positive")
     model.zero_grad()
     example.grao_loss(model, prompts, groups, references, rewards, torch.zeros(3), BETA, LAMBDA).backward()
     assert relative_gap(gradients(model), found) < 1e-6
@@ -124,7 +125,7 @@ def test_trl_with_rewritten_advantages(trl_trainer: GRPOTrainer, seed: int):
     model = trl_trainer.model
     found = grao_gradient(model, prompts, groups, references, rewards)
 
-    weights = sequence_weights(group_advantages(rewards, torch.zeros(3)), BETA, LAMBDA)
+    weights = sequence_weights(group_advantages(rewards, torch.zeros(3)), BETA, LAMBDA, sign="signed")
     flat = torch.cat([weights.completions, weights.reference[:, None]], dim=1).flatten()
     answers = [answer for group, y in zip(groups, references, strict=True) for answer in (*group, y)]
     rows = [prompt for prompt in prompts for _ in range(5)]

@@ -9,6 +9,7 @@ from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, MixtralConfig,
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from grao import GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
+from grao.config.method import GRAOMethodConfig
 from grao.models import Batch, PackedEngine, PaddedEngine, Routers, engine_for
 from grao.records.metrics import read_metrics
 from grao.training.accumulate import Objective, accumulate_gradient
@@ -111,7 +112,10 @@ def test_training_with_it_evens_out_the_load(tmp_path: Path):
         training = TrainingConfig(
             steps=12, prompts_per_step=3, learning_rate=3e-3, router_loss=weight, trainer={"use_cpu": True}
         )
-        config = GRAOConfig(folder, rollout=RolloutConfig(group_size=4, max_new_tokens=8), training=training)
+        method = GRAOMethodConfig(sign="signed")
+        config = GRAOConfig(
+            folder, rollout=RolloutConfig(group_size=4, max_new_tokens=8), method=method, training=training
+        )
         rows = [{"prompt": f"say {word}", "reference": word} for word in ("one", "two", "three")]
         reward = lambda completions, **_: [text.count("a") for text in completions]  # noqa: E731
         GRAOTrainer(model, config, rows, reward, processing_class=letter_tokenizer()).train()
