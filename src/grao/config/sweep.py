@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from grao.config.strict_yaml import write_inline
 from grao.config.study import Axis, Study
 from grao.errors import InputError
 
@@ -66,9 +67,14 @@ def _points(axis: str, values: Axis) -> Iterator[tuple[str, dict[str, Any]]]:
     if len(values) < 2:
         raise InputError(f"over.{axis}: an axis needs at least two points")
     if isinstance(values, list):
-        labels = [f"{value:g}" if isinstance(value, int | float) else str(value) for value in values]
+        labels = [_label(value) for value in values]
         if len(set(labels)) < len(labels):
             raise InputError(f"over.{axis}: holds a value twice")
         yield from ((label, {axis: value}) for label, value in zip(labels, values, strict=True))
     else:
         yield from ((label, dict(dotted(fields))) for label, fields in values.items())
+
+
+def _label(value: Any) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:g}" if number else write_inline(value)

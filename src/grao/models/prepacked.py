@@ -16,6 +16,10 @@ _WORTH = 2**16
 """Weights of a layer from which the layout matters."""
 
 
+_AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""Whether this build of PyTorch has oneDNN's product with reordered weights, which its own compiler uses."""
+
+
 @contextmanager
 def prepacked(model: nn.Module) -> Iterator[None]:
     """Within it, large linear layers in single precision on a CPU use reordered copies of weights that stay."""
@@ -31,7 +35,7 @@ def prepacked(model: nn.Module) -> Iterator[None]:
 
 def _fits(layer: nn.Linear) -> bool:
     """A plain linear layer that nobody else has changed."""
-    if type(layer) is not nn.Linear or "forward" in vars(layer) or not torch.backends.mkldnn.is_available():
+    if type(layer) is not nn.Linear or "forward" in vars(layer) or not _AVAILABLE:
         return False
     weight = layer.weight
     return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= _WORTH
