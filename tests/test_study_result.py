@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from grao.config.study import BudgetConfig, Study
+from grao.config.arms import study_arms
+from grao.config.study import BudgetConfig, SandboxConfig, Study
 from grao.errors import InputError
 from grao.evaluation.intervals import net_share, proportion
 from grao.evaluation.outcomes import letters, verdicts, win_share, wins
@@ -116,6 +117,7 @@ def compared(seeds: int, others: dict[str, int], failed: bool = False):
         arms={"grao": {}, **{name: {} for name in others}},
         budget=BudgetConfig(steps=50),
         output="o",
+        sandbox=SandboxConfig(),
         seeds=tuple(range(seeds)),
     )
     wanted = {"grao": 60, **others}
@@ -126,7 +128,8 @@ def compared(seeds: int, others: dict[str, int], failed: bool = False):
     ]
     if failed:
         finals[-1] = record(finals[-1].key.arm, "", seeds - 1, error="RuntimeError: <i>boom</i>")
-    return study_result(study, 0.95, [Candidate("grao", 1e-3, 0.4, 0.1), Candidate("grao", 1e-4, 0.3, 0.1)], [], finals)
+    offered = [Candidate("grao", 1e-3, 0.4, 0.1), Candidate("grao", 1e-4, 0.3, 0.1)]
+    return study_result(study, study_arms(study), offered, [], finals)
 
 
 def test_the_verdict_in_words() -> None:
@@ -150,8 +153,8 @@ def test_notes_say_what_is_missing() -> None:
     said = notes(compared(2, {"sft": 30}, failed=True))
     assert said[0] == "The run sft-final-lr0.001-seed1 failed, --retry tries it again: RuntimeError: <i>boom</i>"
     assert said[1].startswith("sft has 1 of 2 seeds")
-    assert said[2].startswith("The learning rate selected for grao, 0.001, is the largest one offered")
-    assert notes(compared(1, {"sft": 30}))[0].startswith("The learning rate")
+    assert said[2] == "The largest learning rate offered was selected for grao (0.001): a better one may lie beyond."
+    assert notes(compared(1, {"sft": 30}))[0].startswith("The largest learning rate")
 
 
 def test_the_page_is_whole_and_escaped() -> None:

@@ -140,7 +140,7 @@ def weight_grids(result: StudyResult) -> list[Grid]:
     if len(result.weights) < 2:
         return []
     groups = result.weights[0].situations
-    headings = ["arm", "kappa", *(f"{one.wins} won, {one.losses} lost" for one in groups), "the same but for scale"]
+    headings = ["arm", "kappa", *(f"{one.wins} of {one.wins + one.losses} won" for one in groups), "same as"]
     rows = [
         [
             arm.arm,
@@ -150,12 +150,13 @@ def weight_grids(result: StudyResult) -> list[Grid]:
         ]
         for arm in result.weights
     ]
-    return [Grid("Effective weights in four groups: a sample that won / one that lost / the reference", headings, rows)]
+    title = "Effective weights: of a won sample, of a lost one, of the reference; same as: but for scale"
+    return [Grid(title, headings, rows)]
 
 
 def _weights(one: Situation) -> str:
     parts = (one.won, one.lost, one.reference)
-    return " / ".join("" if part is None else f"{part + 0.0:+.2f}" for part in parts)
+    return ", ".join(f"{part + 0.0:+.2f}" for part in parts if part is not None)
 
 
 def grids(result: StudyResult) -> list[Grid]:

@@ -114,23 +114,17 @@ def _notes(result: StudyResult) -> Iterator[str]:
     for arm in result.arms:
         if len(arm.seeds) < result.seeds:
             yield f"{arm.arm} has {len(arm.seeds)} of {result.seeds} seeds; comparisons use those that both arms have."
-    for arm in result.arms:
-        if edge := _edge(arm, result):
-            yield edge
+    for side, pick in (("smallest", min), ("largest", max)):
+        if at_edge := [f"{arm.arm} ({number(arm.learning_rate)})" for arm in result.arms if _at(arm, result, pick)]:
+            yield f"The {side} learning rate offered was selected for {_listed(at_edge)}: a better one may lie beyond."
     if len(result.versions) > 1:
         yield "The runs were made with different versions of the libraries; see the end of the page."
 
 
-def _edge(arm: ArmResult, result: StudyResult) -> str:
-    """A learning rate at the end of its grid may not be the best one."""
+def _at(arm: ArmResult, result: StudyResult, end: Callable[[Sequence[float]], float]) -> bool:
+    """Whether an arm's learning rate is one end of its grid."""
     rates = [one.learning_rate for one in result.candidates if one.arm == arm.arm]
-    if len(rates) < 2 or arm.learning_rate not in (min(rates), max(rates)):
-        return ""
-    side = "smallest" if arm.learning_rate == min(rates) else "largest"
-    return (
-        f"The learning rate selected for {arm.arm}, {number(arm.learning_rate)}, is the {side} one offered: "
-        "a better one may lie beyond."
-    )
+    return len(rates) > 1 and arm.learning_rate == end(rates)
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -33,9 +33,8 @@ def arm_weights(arms: Sequence[Arm]) -> list[ArmWeights]:
 
 
 def _shown(samples: int) -> list[tuple[int, int]]:
-    """Wins and losses of the groups that a table can show: all lose, one wins, half win, all win."""
-    half = samples // 2
-    return [(0, samples), (1, samples - 1), (half, samples - half), (samples, 0)]
+    """Wins and losses of the groups that a table can show: all lose, one wins, all win."""
+    return [(0, samples), (1, samples - 1), (samples, 0)]
 
 
 def _situation(method: MethodConfig, samples: int, wins: int, losses: int) -> Situation:
