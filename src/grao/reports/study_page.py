@@ -38,7 +38,7 @@ def render_study(name: str, result: StudyResult, recipe: str) -> str:
         sentences=[sentence for sentence in said if sentence],
         notes=notes(result),
         spread=spread(result),
-        measures=study_measures(result),
+        measures=[] if swept else study_measures(result),
         before=BEFORE,
         bar=bar,
         grids=grids(result),

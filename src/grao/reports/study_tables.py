@@ -169,7 +169,7 @@ def grids(result: StudyResult) -> list[Grid]:
 def study_tables(result: StudyResult) -> Iterator[Table]:
     """For the terminal."""
     sure = level(result.confidence)
-    for measure in study_measures(result):
+    for measure in [] if result.sweep else study_measures(result):
         headings = ["", "value", f"{sure} over prompts", f"{sure} over seeds", "seeds"]
         rows = [[row.arm, row.value, row.over_prompts, row.over_seeds, row.seeds] for row in measure.rows]
         yield _table(Grid(f"{measure.name}: {measure.meaning}", headings, rows))

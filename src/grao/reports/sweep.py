@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from grao.config.sweep import short
 from grao.records.evaluation import Estimate
 from grao.records.study import ArmResult, Place, StudyResult, Sweep
 from grao.reports.blocks import Figure, Legend
@@ -55,8 +56,21 @@ def sweep_figures(result: StudyResult, sweep: Sweep) -> list[Figure]:
     return [_map(result, sweep, arm, number) for number, arm in enumerate(arms)]
 
 
+def value_grid(result: StudyResult, sweep: Sweep) -> Grid:
+    """RAS of every arm at every point, before and after training."""
+    arms = list(dict.fromkeys(place.arm for place in sweep.places))
+    found = {(tuple(place.point), place.arm): arm for arm, place in _placed(result, sweep)}
+    rows = []
+    for point in dict.fromkeys(tuple(place.point) for place in sweep.places):
+        here = [found.get((point, arm)) for arm in arms]
+        before = next((arm.before.over_prompts for arm in here if arm), None)
+        after = ["" if arm is None else share(arm.ras.over_prompts) for arm in here]
+        rows.append([", ".join(point), share(before) if before else "", *after])
+    return Grid("RAS, strict wins: mean over seeds", [", ".join(map(short, sweep.axes)), "before", *arms], rows)
+
+
 def sweep_grids(result: StudyResult, sweep: Sweep) -> list[Grid]:
-    """The main arm less each other one at every point, and how that changes along the axis."""
+    """Values, the main arm less each other one at every point, and how that changes along the axis."""
     place_of = {place.name: place for place in sweep.places}
     sure = level(result.confidence)
     contrasts = [
@@ -81,8 +95,17 @@ def sweep_grids(result: StudyResult, sweep: Sweep) -> list[Grid]:
         for one in sweep.changes
     ]
     first, last = (", ".join(sweep.places[place].point) for place in (0, -1))
-    headings = [", ".join(sweep.axes), "against", "points", f"{sure} over prompts", "p", f"{sure} over seeds", "p"]
+    headings = [
+        ", ".join(map(short, sweep.axes)),
+        "against",
+        "points",
+        f"{sure} over prompts",
+        "p",
+        f"{sure} over seeds",
+        "p",
+    ]
     return [
+        value_grid(result, sweep),
         Grid(
             f"RAS of {result.main} less that of another arm at the same point; p after Holm's correction",
             headings,
