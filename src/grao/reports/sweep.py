@@ -42,8 +42,8 @@ def sweep_sentences(result: StudyResult, sweep: Sweep) -> list[str]:
         if seeds and len(seeds) == len(leads):
             least, lowest = min(one.value for one in seeds), min(one.low for one in seeds)
             found.append(
-                f"{result.main} less {other} is at least {points(least, result.prompts)} at every point, with lower "
-                f"bounds over seeds down to {points(lowest, result.prompts)}."
+                f"{result.main} less {other}: {points(least, result.prompts)} where it is least; the lowest bound over "
+                f"seeds is {points(lowest, result.prompts)}."
             )
     return found
 
