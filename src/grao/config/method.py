@@ -36,7 +36,7 @@ class GRAOAutoMethodConfig:
 
     name: Literal["grao-auto"] = "grao-auto"
     """The method."""
-    beta: NonNegativeFloat = 0.25
+    beta: NonNegativeFloat = 0.02
     """Weight of the reference of a group that loses throughout."""
     rule: Literal["group", "step"] = "group"
     """`step`: that weight times the share of such groups in the step."""

@@ -25,7 +25,7 @@ from grao.methods.method import Groups, Needs, Weighted, columns
 class GRAOAuto:
     """A weighted likelihood; the only coefficient says how much a lost group's reference counts."""
 
-    beta: float = 0.25
+    beta: float = 0.02
     rule: Literal["group", "step"] = "group"
 
     needs = Needs()
