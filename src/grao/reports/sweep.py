@@ -17,6 +17,8 @@ from grao.reports.words import interval, level, percent, share
 
 HUES = ("blue", "orange", "teal", "purple", "ochre", "grey")
 """Of the arms in turn."""
+_FITS = 40
+"""Letters of labels that fit below a map side by side."""
 
 
 def sweep_headline(result: StudyResult, sweep: Sweep) -> str:
@@ -66,7 +68,8 @@ def value_grid(result: StudyResult, sweep: Sweep) -> Grid:
         before = next((arm.before.over_prompts for arm in here if arm), None)
         after = ["" if arm is None else share(arm.ras.over_prompts) for arm in here]
         rows.append([", ".join(point), share(before) if before else "", *after])
-    return Grid("RAS, strict wins: mean over seeds", [", ".join(map(short, sweep.axes)), "before", *arms], rows)
+    title = "RAS, strict wins: mean over seeds" if result.seeds > 1 else "RAS, strict wins"
+    return Grid(title, [", ".join(map(short, sweep.axes)), "before", *arms], rows)
 
 
 def sweep_grids(result: StudyResult, sweep: Sweep) -> list[Grid]:
@@ -190,13 +193,15 @@ def _map(result: StudyResult, sweep: Sweep, arm: str, number: int) -> Figure:
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(visible=False)
-        axes.set_xticks(range(len(columns)), columns)
+        crowded = sum(map(len, columns)) > _FITS
+        axes.set_xticks(range(len(columns)), columns, rotation=25 * crowded, ha="right" if crowded else "center")
         axes.set_yticks(range(len(rows)), rows)
         axes.set_xlabel(sweep.axes[1])
         axes.set_ylabel(sweep.axes[0])
 
     spoken = f"RAS in percent of {arm} over {sweep.axes[0]} and {sweep.axes[1]}; highest {100 * np.nanmax(table):.0f}."
-    return Figure(arm, "RAS in percent, mean over seeds.", [], None, picture(paint, f"map{number}", spoken))
+    note = "RAS in percent, mean over seeds." if result.seeds > 1 else "RAS in percent, one seed."
+    return Figure(arm, note, [], None, picture(paint, f"map{number}", spoken))
 
 
 def _number(label: str) -> float | None:
