@@ -128,9 +128,16 @@ def test_a_judge_that_looks_on_is_in_the_estimate(place: Path, server: JudgeServ
     assert "judge wary (watch): up to 32 questions, 0.0 million tokens\n" in capsys.readouterr().out
     watched = [asked for asked in server.asked if asked.body["model"] == "other" and "France" not in asked.context]
     assert 0 < len(watched) <= 32
+    looks = [step for step in read_metrics(place / "run") if "watch/second" in step]
+    assert [look["step"] for look in looks] == [1, 3]
+    assert sum(look["judge_wary (watch)/requests"] for look in looks) == len(watched)
+    assert all(look["judge_wary (watch)/flip"] == 0 for look in looks)
+    page = (place / "run" / "report.html").read_text()
+    assert "Judges that contradict themselves" in page
+    assert "wary (watch)" in page
 
 
-def test_a_second_run_pays_for_nothing_and_replay_needs_no_server(place: Path, server: JudgeServer, monkeypatch):
+def test_a_second_run_pays_for_nothing_and_replay_needs_no_server(place: Path, server, monkeypatch, capsys):
     assert train(server) == 0
     asked = len(server.asked)
     assert train(server, output="again") == 0
@@ -138,7 +145,9 @@ def test_a_second_run_pays_for_nothing_and_replay_needs_no_server(place: Path, s
     assert read_items(place / "again") == read_items(place / "run")
     monkeypatch.delenv("JUDGE_KEY")
     nowhere = {"rewards.0.judge.base_url": "http://127.0.0.1:9/v1", "rewards.0.judge.replay": "true"}
+    capsys.readouterr()
     assert train(server, output="replayed", **nowhere) == 0
+    assert "questions" not in capsys.readouterr().out  # nobody is asked, so there is no estimate
     assert without_time(place / "replayed") == without_time(place / "run")
     assert read_evaluation(place / "replayed") == read_evaluation(place / "run")
 
@@ -260,6 +269,14 @@ def test_a_cap_on_the_cost_stops_the_run_to_be_resumed(place: Path, server: Judg
             2,
             "'helpfull' is no criterion (helpful, harmless, truthful",
         ),
+        (
+            {"rewards.0.judge.criterion": "Which text is the better one? {context} {text_1} {text_2} " * 9},
+            Told(),
+            2,
+            "Wh...' is no criterion (helpful, harmless, truthful",
+        ),
+        ({"rewards.0.judge.criterion": "data.jsonl"}, Told(), 2, "data.jsonl holds {context} 0 times; a template hol"),
+        ({"rewards.0.judge.ledger": "data.jsonl/x.sqlite"}, Told(), 2, "ledger data.jsonl/x.sqlite cannot be used"),
         ({"rewards.0.judge.replay": "true"}, Told(), 2, "verdicts are not in"),
     ],
 )
@@ -311,6 +328,10 @@ def recipe_of(**judge: str):
         ({"base_url": f"http://user:{KEY}@host/v1"}, "base_url must hold no user, password or query"),
         ({"base_url": f"http://host/v1?key={KEY}"}, "base_url must hold no user, password or query"),
         ({"base_url": "localhost:8000"}, "base_url must begin with http:// or https:// and name a host"),
+        ({"base_url": "http://localhost:port/v1"}, "name a host, and a port if it needs one"),
+        ({"base_url": "http://local host/v1"}, "name a host, and a port if it needs one"),
+        ({"base_url": "http://[::1/v1"}, "name a host, and a port if it needs one"),
+        ({"extra": "{max_completion_tokens: many}"}, "extra.max_completion_tokens must be a whole number"),
         ({"extra": "{stream: true}"}, "extra.stream cannot be set there"),
         ({"concurrency": "0"}, "concurrency must be at least 1, got 0"),
         ({"api_key": KEY}, "did you mean --rewards.0.judge.api_key_env?"),
