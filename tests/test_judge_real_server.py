@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -169,10 +169,9 @@ def test_a_training_with_it_is_killed_and_goes_on_with_what_is_missing(
     assert main(["train", "--resume", "run"]) == 0
     after = answered(tmp_path)
     assert before < after
-    with sqlite3.connect("judge-ledger.sqlite") as ledger:
+    with closing(sqlite3.connect("judge-ledger.sqlite")) as ledger:
         replies = ledger.execute("SELECT sum(answers) FROM spending").fetchone()[0]
         unreadable = ledger.execute("SELECT count(*) FROM answers WHERE verdict IS NULL").fetchone()[0]
-    ledger.close()
     assert replies == len(after)  # nothing was answered twice
     assert unreadable <= 0.1 * len(after)
     steps = read_metrics(tmp_path / "run")
@@ -212,10 +211,6 @@ def recipe(judge_folder: Path, url: str) -> str:
 
 def answered(folder: Path) -> set[str]:
     """Keys of the questions whose answer is in the ledger."""
-    if not (folder / "judge-ledger.sqlite").exists():
-        return set()
-    with sqlite3.connect(folder / "judge-ledger.sqlite", timeout=10) as ledger:
+    with closing(sqlite3.connect(folder / "judge-ledger.sqlite", timeout=10)) as ledger:
         there = ledger.execute("SELECT count(*) FROM sqlite_master WHERE name = 'answers'").fetchone()[0]
-        keys = ledger.execute("SELECT key FROM answers").fetchall() if there else []
-    ledger.close()
-    return {key for (key,) in keys}
+        return {key for (key,) in ledger.execute("SELECT key FROM answers")} if there else set()

@@ -99,7 +99,8 @@ def judge_forecast(
     pairs = [Pair(item.example.prompt, item.reference_text, item.reference_text) for item in train[:_SAMPLED]]
     expected = judge.estimate(pairs, comparisons)
     tokens = expected.input_tokens + expected.output_tokens
-    return JudgeForecast(reward.name + remark, expected.questions, tokens, expected.cost, config.judge.max_cost)
+    cap, model = config.judge.max_cost, judge.endpoint.model
+    return JudgeForecast(reward.name + remark, expected.questions, tokens, expected.cost, cap, model)
 
 
 def words(forecast: JudgeForecast) -> str:

@@ -116,5 +116,5 @@ class Budget:
         doubtful = f" and requests without an answer up to {doubt:.4g}" if doubt else ""
         return (
             f"the judge has cost {spent:.4g}{doubtful}, and with the next question, {bound:.2g} at most, it could pass "
-            f"max_cost {cap:g}; raise max_cost in the run's recipe.yaml"
+            f"max_cost {cap:g}; raise max_cost, to resume a run in its recipe.yaml"
         )
