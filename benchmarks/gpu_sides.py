@@ -65,11 +65,13 @@ class Drawn:
         """The completions of a prompt; no two prompts are equal."""
         return self.completions[self.prompts.index(list(prompt))]
 
-    def generate(self, prompts, keys, sampling):
+    def generate(self, prompts, keys, sampling, done=lambda sampled: None):
         """See `Generator.generate`."""
         from grao.rollouts import Completion
 
-        return [[Completion(tuple(ids), truncated=False) for ids in self.of(prompt)] for prompt in prompts]
+        said = [[Completion(tuple(ids), truncated=False) for ids in self.of(prompt)] for prompt in prompts]
+        done(dict(enumerate(said)))
+        return said
 
 
 def draw(folder: Path, work: Work) -> None:

@@ -227,6 +227,11 @@ def test_money_that_will_not_do() -> None:
     dear = replace(CHEAP, judges=[JudgeForecast("helpful", 100_000, 4e7, 12.0, max_cost=5.0)])
     assert "helpful will cost about 12.00, and max_cost is 5.00" in only(findings(forecast=dear))
     assert not findings(forecast=replace(dear, judges=[replace(dear.judges[0], max_cost=None)]))
+    two = [JudgeForecast(name, 50_000, 2e7, 3.0, max_cost=5.0, model="m") for name in ("helpful", "harmless")]
+    assert "helpful and harmless will cost about 6.00, and max_cost is 5.00" in only(
+        findings(forecast=replace(dear, judges=two))
+    )
+    assert not findings(forecast=replace(dear, judges=[two[0], replace(two[1], model="n")]))
 
 
 def test_how_many_things_to_fix() -> None:

@@ -136,3 +136,35 @@ def test_several_processes_write_at_once(ledger: Ledger):
     own = [replace(QUESTION, sample=1000 * number + i) for number in (1, 2, 3) for i in range(0, 150, 3)]
     assert len(ledger.find(shared + own)) == 100 + 150
     assert ledger.spent("judge") == pytest.approx(450 * 0.25)
+
+
+def test_what_is_reserved_counts_for_all_of_the_run_until_it_is_released(ledger: Ledger):
+    ledger.add(QUESTION, ANSWER)
+    first = ledger.reserve("judge", 0.5, cap=1.0)
+    other = Ledger(ledger.path, "run")
+    assert other.reserve("judge", 0.5, cap=1.0) is None
+    assert other.reserve("judge", 0.25, cap=1.0) is not None
+    assert (other.reserved("judge"), other.spent("judge")) == (0.75, 0.25)
+    assert Ledger(ledger.path, "other run").reserved("judge") == other.reserved("another") == 0.0
+    assert first is not None
+    ledger.release(first)
+    assert other.reserved("judge") == 0.25
+
+
+RESERVER = """
+import sys
+from pathlib import Path
+from grao.rewards.judge import Ledger
+ledger = Ledger(Path(sys.argv[1]), "run")
+print(sum(ledger.reserve("judge", 0.25, cap=25.0) is not None for _ in range(60)))
+"""
+
+
+def test_processes_that_reserve_at_once_never_pass_the_cap(ledger: Ledger):
+    processes = [
+        subprocess.Popen([sys.executable, "-c", RESERVER, str(ledger.path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    granted = [int(process.communicate(timeout=60)[0]) for process in processes]
+    assert sum(granted) == 100
+    assert ledger.reserved("judge") == 25.0

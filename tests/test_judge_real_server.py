@@ -1,29 +1,36 @@
 """The judge against a second, independent server: `transformers serve` with a small model that has learnt to judge."""
 
+import json
 import os
 import random
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from grao.cli.main import main
 from grao.models import load_model, load_tokenizer
+from grao.records.evaluation import read_items
+from grao.records.metrics import read_metrics
 from grao.rewards.judge import Endpoint, Ledger, LocalJudge, Pair, ServerJudge, Template, Verdict
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 RANKS = {"poor": 0, "fine": 1, "good": 2}
 TEMPLATE = Template("short", "{context} {text_1} {text_2} Is it 1 > 2, 1 = 2 or 1 < 2?")
 CHAT = (
@@ -93,11 +100,10 @@ def serving(model: Path) -> Iterator[str]:
     """`transformers serve` in a process of its own; its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     words = ["serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--log-level", "error"]
     server = subprocess.Popen(
         [sys.executable, "-m", "transformers.cli.transformers", *words],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 90
@@ -119,14 +125,19 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_a_model_behind_transformers_serve_is_a_judge(judge_folder: Path, tmp_path: Path):
+@pytest.fixture(scope="module")
+def url(judge_folder: Path) -> Iterator[str]:
+    with serving(judge_folder) as address:
+        yield address
+
+
+def test_a_model_behind_transformers_serve_is_a_judge(judge_folder: Path, url: str, tmp_path: Path):
     pairs = some_pairs(40, seed=999)
     right = [truth(pair).reward for pair in pairs]
-    with serving(judge_folder) as url:
-        endpoint = Endpoint(str(judge_folder), url, settings={"temperature": 0.0, "max_tokens": 8}, concurrency=4)
-        judge = ServerJudge(endpoint, TEMPLATE, Ledger(tmp_path / "ledger.sqlite"))
-        judge.check()
-        found = judge.compare(pairs)
+    endpoint = Endpoint(str(judge_folder), url, settings={"temperature": 0.0, "max_tokens": 8}, concurrency=4)
+    judge = ServerJudge(endpoint, TEMPLATE, Ledger(tmp_path / "ledger.sqlite"))
+    judge.check()
+    found = judge.compare(pairs)
     assert judge.tally.requests > 60  # a pair of equal texts is one question
     assert judge.tally.failed == 0
     assert judge.tally.unreadable <= 0.1 * judge.tally.requests
@@ -135,3 +146,71 @@ def test_a_model_behind_transformers_serve_is_a_judge(judge_folder: Path, tmp_pa
     local = LocalJudge(load_model(str(judge_folder)), load_tokenizer(str(judge_folder)), TEMPLATE)
     agreed = [one.value == other.value for one, other in zip(local.compare(pairs), found, strict=True)]
     assert sum(agreed) >= 36
+
+
+@pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
+def test_a_training_with_it_is_killed_and_goes_on_with_what_is_missing(
+    judge_folder: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    written = recipe(judge_folder, url)
+    Path("recipe.yaml").write_text(written)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "grao", "train", "--config", "recipe.yaml"],
+        env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 90
+    while len(answered(tmp_path)) < 20 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.kill()
+    running.wait()
+    before = answered(tmp_path)
+    assert len(before) >= 20
+    assert main(["train", "--resume", "run"]) == 0
+    after = answered(tmp_path)
+    assert before < after
+    with closing(sqlite3.connect("judge-ledger.sqlite")) as ledger:
+        replies = ledger.execute("SELECT sum(answers) FROM spending").fetchone()[0]
+        unreadable = ledger.execute("SELECT count(*) FROM answers WHERE verdict IS NULL").fetchone()[0]
+    assert replies == len(after)  # nothing was answered twice
+    assert unreadable <= 0.1 * len(after)
+    steps = read_metrics(tmp_path / "run")
+    assert len(steps) == 2
+    assert all(step["judge_short/failed"] == 0 for step in steps)
+    Path("replay.yaml").write_text(written.replace("replay: false", "replay: true").replace("output: run", "output: x"))
+    assert main(["train", "--config", "replay.yaml"]) == 0  # every verdict is there
+    assert read_items(tmp_path / "x") == read_items(tmp_path / "run")
+
+
+def recipe(judge_folder: Path, url: str) -> str:
+    """Two steps on a random model that writes the judge's words; its files are made in the working directory."""
+    words = tokenizer()
+    torch.manual_seed(1)
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(words), pad_token_id=0, eos_token_id=2, bos_token_id=None, **shape)
+    ).save_pretrained("model")
+    words.save_pretrained("model")
+    rows = [{"prompt": f"say {n}:", "reference": [*RANKS][n % 3]} for n in range(12)]
+    Path("data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    Path("short.txt").write_text(TEMPLATE.text)
+    judge = {
+        "model": str(judge_folder), "base_url": url, "api_key_env": None, "criterion": "short.txt", "max_tokens": 8,
+        "concurrency": 2, "replay": False,
+    }  # fmt: skip
+    sections = {
+        "model": {"path": "model"},
+        "data": {"path": "data.jsonl", "held_out": 4},
+        "rewards": [{"judge": judge}],
+        "rollout": {"group_size": 4, "temperature": 1.0, "max_new_tokens": 2, "batch_size": 4},
+        "training": {"steps": 2, "prompts_per_step": 3, "learning_rate": 1e-2, "trainer": {"use_cpu": True}},
+        "output": "run",
+    }
+    return yaml.safe_dump(sections)
+
+
+def answered(folder: Path) -> set[str]:
+    """Keys of the questions whose answer is in the ledger."""
+    with closing(sqlite3.connect(folder / "judge-ledger.sqlite", timeout=10)) as ledger:
+        there = ledger.execute("SELECT count(*) FROM sqlite_master WHERE name = 'answers'").fetchone()[0]
+        return {key for (key,) in ledger.execute("SELECT key FROM answers")} if there else set()

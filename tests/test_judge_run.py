@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -83,6 +84,13 @@ def asked_once(server: JudgeServer) -> bool:
     return {count for content, count in server.answered.items() if "capital of France" not in content} == {1}
 
 
+def kept(place: Path) -> int:
+    """Answers in the ledger, 0 while there is none."""
+    with closing(sqlite3.connect(place / "judge-ledger.sqlite", timeout=10)) as ledger:
+        there = ledger.execute("SELECT count(*) FROM sqlite_master WHERE name = 'answers'").fetchone()[0]
+        return ledger.execute("SELECT count(*) FROM answers").fetchone()[0] if there else 0
+
+
 def without_time(run: Path, but: str = "cost") -> list[dict[str, float]]:
     spent = ("seconds", "requests", "cached", "flops", "mfu", "speed", "memory", but)
     return [{k: v for k, v in step.items() if not any(word in k for word in spent)} for step in read_metrics(run)]
@@ -128,9 +136,16 @@ def test_a_judge_that_looks_on_is_in_the_estimate(place: Path, server: JudgeServ
     assert "judge wary (watch): up to 32 questions, 0.0 million tokens\n" in capsys.readouterr().out
     watched = [asked for asked in server.asked if asked.body["model"] == "other" and "France" not in asked.context]
     assert 0 < len(watched) <= 32
+    looks = [step for step in read_metrics(place / "run") if "watch/second" in step]
+    assert [look["step"] for look in looks] == [1, 3]
+    assert sum(look["judge_wary (watch)/requests"] for look in looks) == len(watched)
+    assert all(look["judge_wary (watch)/flip"] == 0 for look in looks)
+    page = (place / "run" / "report.html").read_text()
+    assert "Judges that contradict themselves" in page
+    assert "wary (watch)" in page
 
 
-def test_a_second_run_pays_for_nothing_and_replay_needs_no_server(place: Path, server: JudgeServer, monkeypatch):
+def test_a_second_run_pays_for_nothing_and_replay_needs_no_server(place: Path, server, monkeypatch, capsys):
     assert train(server) == 0
     asked = len(server.asked)
     assert train(server, output="again") == 0
@@ -138,7 +153,9 @@ def test_a_second_run_pays_for_nothing_and_replay_needs_no_server(place: Path, s
     assert read_items(place / "again") == read_items(place / "run")
     monkeypatch.delenv("JUDGE_KEY")
     nowhere = {"rewards.0.judge.base_url": "http://127.0.0.1:9/v1", "rewards.0.judge.replay": "true"}
+    capsys.readouterr()
     assert train(server, output="replayed", **nowhere) == 0
+    assert "questions" not in capsys.readouterr().out  # nobody is asked, so there is no estimate
     assert without_time(place / "replayed") == without_time(place / "run")
     assert read_evaluation(place / "replayed") == read_evaluation(place / "run")
 
@@ -172,8 +189,7 @@ def test_a_judge_that_goes_down_stops_the_run_and_resuming_asks_for_the_rest(pla
 
 def test_a_killed_run_asks_only_for_what_is_missing(place: Path, server: JudgeServer, monkeypatch: pytest.MonkeyPatch):
     """Killed while questions are out that are never answered: every answer that did arrive is in the ledger."""
-    hangs = Told(delay=8, cut=True)
-    server.script = lambda asked: vowels(asked) if len(server.asked) < 45 else hangs
+    server.script = lambda asked: vowels(asked) if asked.number < 45 else Told(delay=8, cut=True)
     recipe = dict(zip(*[iter(options(server))] * 2, strict=True))
     Path("recipe.yaml").write_text(dump_recipe(load_recipe(None, [(n[2:], v) for n, v in recipe.items()])))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -182,20 +198,18 @@ def test_a_killed_run_asks_only_for_what_is_missing(place: Path, server: JudgeSe
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 60
-    while len(server.asked) < 50 and time.monotonic() < deadline:
+    while (len(server.asked) < 50 or kept(place) < 45) and time.monotonic() < deadline:
         time.sleep(0.02)
-    answered = sum(server.answered.values())
-    time.sleep(0.3)  # for what was answered to be written
     running.send_signal(signal.SIGKILL)
     running.wait()
-    assert answered == sum(server.answered.values()) >= 40
+    assert kept(place) == sum(server.answered.values()) == 45
     (place / "elsewhere").mkdir()
     monkeypatch.chdir(place / "elsewhere")
     server.script = vowels
     before = len(server.asked)
     assert main(["train", "--resume", "../run"]) == 0
     assert asked_once(server)
-    assert sum(server.answered.values()) - answered == len(server.asked) - before
+    assert sum(server.answered.values()) - 45 == len(server.asked) - before
     assert not list(Path().iterdir())
 
 
@@ -221,7 +235,7 @@ def test_a_cap_on_the_cost_stops_the_run_to_be_resumed(place: Path, server: Judg
     }
     assert train(server, **cost) == 3
     error = capsys.readouterr().err
-    assert "could pass max_cost 6; raise max_cost in the run's recipe.yaml" in error
+    assert "could pass max_cost 6; raise max_cost, to resume a run in its recipe.yaml" in error
     asked = len(server.asked)
     assert 0.105 * asked <= 6
     assert main(["train", "--resume", "run"]) == 3
@@ -260,6 +274,14 @@ def test_a_cap_on_the_cost_stops_the_run_to_be_resumed(place: Path, server: Judg
             2,
             "'helpfull' is no criterion (helpful, harmless, truthful",
         ),
+        (
+            {"rewards.0.judge.criterion": "Which text is the better one? {context} {text_1} {text_2} " * 9},
+            Told(),
+            2,
+            "Wh...' is no criterion (helpful, harmless, truthful",
+        ),
+        ({"rewards.0.judge.criterion": "data.jsonl"}, Told(), 2, "data.jsonl holds {context} 0 times; a template hol"),
+        ({"rewards.0.judge.ledger": "data.jsonl/x.sqlite"}, Told(), 2, "ledger data.jsonl/x.sqlite cannot be used"),
         ({"rewards.0.judge.replay": "true"}, Told(), 2, "verdicts are not in"),
     ],
 )
@@ -311,6 +333,10 @@ def recipe_of(**judge: str):
         ({"base_url": f"http://user:{KEY}@host/v1"}, "base_url must hold no user, password or query"),
         ({"base_url": f"http://host/v1?key={KEY}"}, "base_url must hold no user, password or query"),
         ({"base_url": "localhost:8000"}, "base_url must begin with http:// or https:// and name a host"),
+        ({"base_url": "http://localhost:port/v1"}, "name a host, and a port if it needs one"),
+        ({"base_url": "http://local host/v1"}, "name a host, and a port if it needs one"),
+        ({"base_url": "http://[::1/v1"}, "name a host, and a port if it needs one"),
+        ({"extra": "{max_completion_tokens: many}"}, "extra.max_completion_tokens must be a whole number"),
         ({"extra": "{stream: true}"}, "extra.stream cannot be set there"),
         ({"concurrency": "0"}, "concurrency must be at least 1, got 0"),
         ({"api_key": KEY}, "did you mean --rewards.0.judge.api_key_env?"),

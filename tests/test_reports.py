@@ -243,6 +243,7 @@ def test_judges_and_constraints_have_curves_by_their_names(tmp_path: Path) -> No
     page = page_of(run_folder(tmp_path / "r", metrics=[step(1, **more)]))
     labels = [attributes["aria-label"] or "" for tag, attributes in page.tags if tag == "svg"]
     assert "Judges that contradict themselves: helpful 25 %; kind 50 %." in labels
+    assert "Whether the reward is being hacked" in page.text
     assert "Constraints that are broken: kind 12 %." in labels
     assert not any("in its parts" in label for label in labels)  # one reward has no parts
 

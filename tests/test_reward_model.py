@@ -220,6 +220,10 @@ def test_an_interruption_leaves_nothing(pairs: Path, tmp_path: Path, screen, mon
         ({"training.trainer": "{qqqq: 1}"}, "it is no field of trl.RewardConfig"),
         ({"model.lora": "{target_modules: [nothing]}"}, "^model.lora.target_modules: No modules were targeted"),
         ({"output": "."}, "output: . is not empty; choose another folder"),
+        (
+            {"training.learning_rate": "1e30", "training.steps": "3"},
+            "the scores are no finite numbers any more; lower training.learning_rate",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

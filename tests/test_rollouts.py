@@ -163,6 +163,14 @@ def test_a_cache_with_a_window_keeps_only_that():
     assert [list(completion.token_ids) for completion in group] == [expected] * 3
 
 
+def test_it_tells_of_each_batch_as_soon_as_it_is_there():
+    told = []
+    generator = HuggingFaceGenerator(tiny_model(), [END], batch_size=8)
+    groups = generator.generate(PROMPTS, KEYS, Sampling(4, 1.0, 1.0, 10), told.append)
+    assert [sorted(batch) for batch in told] == [[0, 2], [1, 3]]  # the longest prompts first, two at a time
+    assert {place: group for batch in told for place, group in batch.items()} == dict(enumerate(groups))
+
+
 def test_when_memory_runs_out_half_as_many_are_sampled_at_once():
     model = tiny_model()
     expected = generate(model, samples=4, temperature=1.0, max_new_tokens=10)

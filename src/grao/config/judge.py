@@ -90,11 +90,18 @@ class JudgeConfig:
         for name in self.extra:
             if name in _OURS:
                 raise ValueError(f"extra.{name} cannot be set there")
+        longest = self.extra.get("max_completion_tokens", 1)
+        if not isinstance(longest, int) or longest < 1:
+            raise ValueError("extra.max_completion_tokens must be a whole number of at least 1")
 
 
 def _check_address(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("base_url must begin with http:// or https:// and name a host")
+    try:
+        parts = urlsplit(url)
+        found = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and len(url.split()) == 1
+    except ValueError:  # a port that is no number, half of an IPv6 address
+        found = False
+    if not found:
+        raise ValueError("base_url must begin with http:// or https:// and name a host, and a port if it needs one")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("base_url must hold no user, password or query; the key comes from api_key_env")

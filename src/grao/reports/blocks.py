@@ -88,10 +88,9 @@ def tiles(records: Records) -> list[Tile]:
 def figures(metrics: Sequence[Step]) -> tuple[list[tuple[str, list[Figure]]], list[str]]:
     """The charts by section, and the titles of those that should be there and were not logged."""
     sections, missing = [], []
-    named = named_charts(metrics)
-    for index, (heading, charts) in enumerate(SECTIONS):
+    for heading, charts in SECTIONS:
         drawn = []
-        for chart in (*charts, *named) if index == 0 else charts:
+        for chart in (*charts, *named_charts(heading, metrics)):
             if found := curves(chart, metrics):
                 drawn.append(_figure(chart, found))
             elif not chart.optional:

@@ -33,9 +33,12 @@ class Chart:
     """Not missed where it was not logged."""
 
 
+EARNED, HACKED = "What the samples earn", "Whether the reward is being hacked"
+"""Sections in which charts stand whose curves the recipe names (`named_charts`)."""
+
 SECTIONS: tuple[tuple[str, tuple[Chart, ...]], ...] = (
     (
-        "What the samples earn",
+        EARNED,
         (
             Chart(
                 "reward",
@@ -61,7 +64,7 @@ SECTIONS: tuple[tuple[str, tuple[Chart, ...]], ...] = (
         ),
     ),
     (
-        "Whether the reward is being hacked",
+        HACKED,
         (
             Chart(
                 "watch",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import cycle
 
 from grao.records.metrics import Step
-from grao.reports.charts import Chart, Series
+from grao.reports.charts import EARNED, HACKED, Chart, Series
 
 _COLOURS = ("blue", "orange", "teal", "purple", "ochre", "grey")
 
@@ -20,6 +20,7 @@ class _Family:
     title: str
     note: str
     axis: str
+    section: str = EARNED
     percent: bool = True
     least: int = 1
     """Fewer curves are no chart."""
@@ -41,8 +42,10 @@ _FAMILIES = (
         "judge_",
         "/flip",
         "Judges that contradict themselves",
-        "Pairs on which the verdict changes when the two texts are exchanged. They count as ties.",
+        "Pairs on which the verdict changes when the two texts are exchanged. They count as ties. A rising share says "
+        "that the answers have come to where the judge cannot tell.",
         "share of pairs (%)",
+        section=HACKED,
     ),
     _Family(
         "violated",
@@ -55,9 +58,10 @@ _FAMILIES = (
 )
 
 
-def named_charts(metrics: Sequence[Step]) -> list[Chart]:
-    """Those that have something to show."""
-    return [chart for family in _FAMILIES if (chart := _chart(family, metrics))]
+def named_charts(section: str, metrics: Sequence[Step]) -> list[Chart]:
+    """Those of a section that have something to show."""
+    families = (family for family in _FAMILIES if family.section == section)
+    return [chart for family in families if (chart := _chart(family, metrics))]
 
 
 def _chart(family: _Family, metrics: Sequence[Step]) -> Chart | None:

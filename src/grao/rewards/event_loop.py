@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from concurrent.futures import Future
 from functools import cache
 from threading import Thread
 from typing import TypeVar
@@ -9,13 +10,22 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def run_awaitable(awaitable: Awaitable[Result]) -> Result:
-    """Its result, also from inside a running event loop (a notebook). Ctrl-C cancels it."""
+def start_awaitable(awaitable: Awaitable[Result]) -> Future[Result]:
+    """Lets it run beside the caller."""
 
     async def wait() -> Result:
         return await awaitable
 
-    future = asyncio.run_coroutine_threadsafe(wait(), _event_loop())
+    return asyncio.run_coroutine_threadsafe(wait(), _event_loop())
+
+
+def run_awaitable(awaitable: Awaitable[Result]) -> Result:
+    """Its result, also from inside a running event loop (a notebook). Ctrl-C cancels it."""
+    return result_of(start_awaitable(awaitable))
+
+
+def result_of(future: Future[Result]) -> Result:
+    """Waits for what was started. Ctrl-C cancels it."""
     try:
         return future.result()
     except BaseException:

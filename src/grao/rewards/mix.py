@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grao.errors import InputError
 from grao.rewards.functions import FunctionReward
-from grao.rewards.reward import Counted, Reward, RewardBatch
+from grao.rewards.reward import Counted, Early, Reward, RewardBatch
 
 _NOTHING = 1e-12
 """A deviation no larger than this is rounding, not spread."""
@@ -70,6 +70,12 @@ class Mix:
     def rewards(self) -> list[Reward]:
         """Without their weights."""
         return [objective.reward for objective in self.objectives]
+
+    def begin(self, batch: RewardBatch) -> None:
+        """Lets those that can begin with a part of the next batch (`Early`)."""
+        for reward in self.rewards:
+            if isinstance(reward, Early):
+                reward.begin(batch)
 
     def __call__(self, batch: RewardBatch) -> MixedRewards:
         """R(o, y) of every completion.

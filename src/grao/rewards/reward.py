@@ -51,6 +51,16 @@ class Reward(Protocol):
 
 
 @runtime_checkable
+class Early(Protocol):
+    """A reward that can work while other groups of the batch are still being sampled: one that waits for a server."""
+
+    def begin(self, batch: RewardBatch) -> None:
+        """Starts on groups that will be part of the next `relative`, and returns at once. Changes no result; what
+        goes wrong is raised by `relative`."""
+        ...
+
+
+@runtime_checkable
 class Counted(Protocol):
     """A reward that asks a judge, and counts what that took."""
 

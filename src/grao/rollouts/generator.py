@@ -5,7 +5,7 @@ alone, so that one process or four, before or after a resume, draw the same comp
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,11 +34,20 @@ class Completion:
     """True if it hit `max_new_tokens` before it ended by itself."""
 
 
+Done = Callable[[Mapping[int, list[Completion]]], None]
+"""Hears of completions by the place of their prompt, as soon as they are there."""
+
+
 class Generator(Protocol):
     """A sampling engine."""
 
-    def generate(self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling) -> list[list[Completion]]:
-        """`sampling.samples` completions for each of B prompts; sample g of prompt b depends on (keys[b], g) only."""
+    def generate(
+        self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling, done: Done = lambda sampled: None
+    ) -> list[list[Completion]]:
+        """`sampling.samples` completions for each of B prompts; sample g of prompt b depends on (keys[b], g) only.
+
+        `done` hears of every prompt, some together, in any order; again where something had to be sampled again.
+        """
         ...
 
 

@@ -5,6 +5,7 @@ Left out: speculative decoding.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from grao.models.memory import Budget
 from grao.models.prepacked import prepacked
 from grao.rollouts.cache import expanded
-from grao.rollouts.generator import Completion, Sampling, TokenIds
+from grao.rollouts.generator import Completion, Done, Sampling, TokenIds
 
 
 class HuggingFaceGenerator:
@@ -35,28 +36,32 @@ class HuggingFaceGenerator:
         self.pad_id = pad_id
         self._at_once = Budget("rollout.batch_size", batch_size, alone)
 
-    def generate(self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling) -> list[list[Completion]]:
+    def generate(
+        self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling, done: Done = lambda sampled: None
+    ) -> list[list[Completion]]:
         """See `Generator.generate`. Prompts of similar length are sampled together; the result keeps their order."""
         training = self.model.training
         self.model.eval()
         try:
             with prepacked(self.model):
-                return self._at_once.run(lambda rows: self._generate(prompts, keys, sampling, rows))
+                return self._at_once.run(lambda rows: self._generate(prompts, keys, sampling, rows, done))
         finally:
             self.model.train(training)
 
     def _generate(
-        self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling, rows: int
+        self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling, rows: int, done: Done
     ) -> list[list[Completion]]:
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         at_once = max(1, rows // sampling.samples)
-        groups: list[list[Completion]] = [[] for _ in prompts]
+        groups: dict[int, list[Completion]] = {}
         for start in range(0, len(order), at_once):
             chosen = order[start : start + at_once]
             uniforms = keyed_uniforms([keys[index] for index in chosen], sampling)
-            for row, completion in enumerate(self._sample([prompts[index] for index in chosen], uniforms, sampling)):
-                groups[chosen[row // sampling.samples]].append(completion)
-        return groups
+            rows_of = iter(self._sample([prompts[index] for index in chosen], uniforms, sampling))
+            sampled = {index: list(islice(rows_of, sampling.samples)) for index in chosen}
+            groups |= sampled
+            done(sampled)
+        return [groups[index] for index in range(len(prompts))]
 
     @torch.no_grad()
     def _sample(self, prompts: Sequence[TokenIds], uniforms: Tensor, sampling: Sampling) -> list[Completion]:

@@ -82,7 +82,7 @@ def judge_forecasts(
 def judge_forecast(
     reward: Reward, config: RewardConfig, train: Sequence[Encoded], comparisons: int, remark: str = ""
 ) -> JudgeForecast | None:
-    """What a number of comparisons will ask of one judge at most, None of what is no judge on a server.
+    """What a number of comparisons will ask of one judge at most, None of what is no judge on a server or a replay.
 
     Answers are taken to be as long as the references.
 
@@ -93,12 +93,14 @@ def judge_forecast(
         comparisons: pairs to be judged.
         remark: behind the judge's name.
     """
-    if not (isinstance(reward, JudgeReward) and isinstance(reward.judge, ServerJudge) and config.judge):
+    judge = reward.judge if isinstance(reward, JudgeReward) else None
+    if not isinstance(judge, ServerJudge) or config.judge is None or config.judge.replay:
         return None
     pairs = [Pair(item.example.prompt, item.reference_text, item.reference_text) for item in train[:_SAMPLED]]
-    expected = reward.judge.estimate(pairs, comparisons)
+    expected = judge.estimate(pairs, comparisons)
     tokens = expected.input_tokens + expected.output_tokens
-    return JudgeForecast(reward.name + remark, expected.questions, tokens, expected.cost, config.judge.max_cost)
+    cap, model = config.judge.max_cost, judge.endpoint.model
+    return JudgeForecast(reward.name + remark, expected.questions, tokens, expected.cost, cap, model)
 
 
 def words(forecast: JudgeForecast) -> str:

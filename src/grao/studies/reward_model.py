@@ -7,6 +7,7 @@ reward.json  accuracy on held-out pairs with its interval, dependence on length,
 The folder appears when everything in it is complete; whatever ends the training early leaves nothing behind.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,7 +118,11 @@ def _pairs(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, long
 
 
 def _measure(reward: RewardModel, pairs: _Pairs, confidence: float, screen: Screen) -> PairScores:
-    """Scores through the reward as a run uses it, not through the trainer."""
+    """Scores through the reward as a run uses it, not through the trainer.
+
+    Raises:
+        InputError: if a score is no finite number: the training has broken the model.
+    """
     scores: dict[bool, list[float]] = {True: [], False: []}
     with screen.stage("held-out pairs") as advance:
         for start in range(0, len(pairs.examples), _AT_ONCE):
@@ -126,6 +131,8 @@ def _measure(reward: RewardModel, pairs: _Pairs, confidence: float, screen: Scre
             scores[True] += reward.scores(prompts, [example.reference for example in chunk]).tolist()
             scores[False] += reward.scores(prompts, [example.rejected or "" for example in chunk]).tolist()
             advance(len(scores[True]), len(pairs.examples))
+    if not all(map(math.isfinite, scores[True] + scores[False])):
+        raise InputError("the scores are no finite numbers any more; lower training.learning_rate")
     lengths = [(len(pair.better), len(pair.worse)) for pair in pairs.ids]
     better, worse = (list(side) for side in zip(*lengths, strict=True))
     return pair_scores(scores[True], scores[False], better, worse, confidence)

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from grao.data import Encoded
-from grao.groups import Group, reward_groups, sample_groups
+from grao.groups import Group, reward_batch, reward_groups, sample_groups
 from grao.methods import Groups, Method, Role, Weighted
 from grao.models import Batch
 from grao.rewards import Mix, MixedRewards
@@ -98,11 +98,15 @@ class ExperienceSource:
         rewards = MixedRewards(torch.zeros(len(items), 0, dtype=torch.float64), {})
         if self.method.needs.samples:
             with _clock(seconds, "rollout"):
-                groups = sample_groups(items, keys, self.generator, self.sampling, self.tokenizer)
+                groups = sample_groups(items, keys, self.generator, self.sampling, self.tokenizer, self._begin)
             with _clock(seconds, "reward"):
                 rewards = reward_groups(groups, self.rewards)
         weighted = self.method.weigh(self.groups(step, groups, rewards.total))
         return self.assemble(Experience(groups, rewards, weighted, seconds))
+
+    def _begin(self, groups: Sequence[Group]) -> None:
+        """A judge on a server reads these groups while the next ones are sampled."""
+        self.rewards.begin(reward_batch(groups))
 
     def draws(self, step: int) -> list[tuple[int, int]]:
         """The (epoch, prompt) pairs of a step, B of them: epochs are shuffled anew and follow without a gap."""

@@ -10,6 +10,8 @@ from grao.methods import Method, Role
 from grao.training.accumulate import Seen
 from grao.training.experience import Experience, Update
 
+Tallies = Mapping[str, Mapping[str, Tensor | float]]
+
 
 def step_metrics(
     update: Update, seen: Seen, method: Method, accelerator: Accelerator, more: Mapping[str, Tensor | float]
@@ -20,7 +22,7 @@ def step_metrics(
     entropy over the samples that were forwarded. Of `more`, tensors are averaged and numbers summed.
     """
     experience = update.experience
-    more = {**more, **_judge_numbers(experience)}
+    more = {**more, **judge_numbers(experience.rewards.tallies)}
     loglik = _table(update, seen.loglik)
     values = {
         **(_sample_numbers(experience) if experience.sampled else {}),
@@ -40,6 +42,11 @@ def step_metrics(
         **({} if seen.balance is None else {"router_loss": seen.balance.item()}),
     }
     return _shares(_averages(values, totals, accelerator))
+
+
+def judge_numbers(tallies: Tallies, remark: str = "") -> dict[str, Tensor | float]:
+    """What asking the judges took: tensors to be averaged, numbers to be summed; a remark follows each judge's name."""
+    return {f"judge_{name}{remark}/{what}": number for name, tally in tallies.items() for what, number in tally.items()}
 
 
 def _table(update: Update, values: Tensor) -> Tensor:
@@ -79,12 +86,6 @@ def _part_numbers(experience: Experience) -> dict[str, Tensor]:
         if name in experience.rewards.constraints:
             values[f"reward_{name}/violated"] = (scored < 0).double()
     return values
-
-
-def _judge_numbers(experience: Experience) -> dict[str, Tensor | float]:
-    """What asking the judges took: tensors to be averaged, numbers to be summed."""
-    tallies = experience.rewards.tallies
-    return {f"judge_{name}/{what}": number for name, tally in tallies.items() for what, number in tally.items()}
 
 
 def _completion_numbers(experience: Experience) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from grao.groups import Group, reward_groups
 from grao.rewards import Mix, Reward, as_mix
 from grao.rewards.signals import overlap, refusal, repetition
 from grao.training.experience import Experience
+from grao.training.metrics import judge_numbers
 
 _WINDOW = 3
 """Looks that are averaged before they are compared."""
@@ -96,7 +97,8 @@ class Watch:
         shows in the texts."""
         groups = experience.groups[: self.prompts]
         first = _beaten(experience.rewards.total[: self.prompts])
-        second = _beaten(reward_groups(groups, self.reward).total)
+        scored = reward_groups(groups, self.reward)
+        second = _beaten(scored.total)
         return {
             "watch/first": first,
             "watch/second": second,
@@ -104,6 +106,7 @@ class Watch:
             "watch/second_square": second.square(),
             "watch/groups": float((~first.isnan() & ~second.isnan()).sum()),
             **_signals(groups),
+            **judge_numbers(scored.tallies, " (watch)"),
         }
 
     def look(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -59,6 +59,8 @@ class JudgeForecast:
     tokens: float
     cost: float
     max_cost: float | None
+    model: str = ""
+    """On the server; judges of one model share what is spent."""
 
 
 @dataclass(frozen=True)

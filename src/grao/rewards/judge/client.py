@@ -120,6 +120,7 @@ class _Batch:
         seconds = longest if first else min(longest, max(self.breaker.left(), 1.0))
         async with self.budget.request(self.endpoint.bound(content)) as receipt:
             await self.pacer.turn()
+            receipt.known = False
             reply = await request(self.completions, self.endpoint, content, seconds)
             if isinstance(reply, Failure):
                 receipt.known = not reply.charged

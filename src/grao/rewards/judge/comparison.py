@@ -75,3 +75,12 @@ class PairwiseJudge(Protocol):
     def check(self) -> None:
         """One question, so that a wrong setup shows before any work is done. Raises as `compare`."""
         ...
+
+
+@runtime_checkable
+class EarlyJudge(Protocol):
+    """A judge that can be asked before all pairs are there."""
+
+    def begin(self, pairs: Sequence[Pair]) -> None:
+        """Starts on pairs that will be part of the next `compare`, and returns at once; `compare` waits for them."""
+        ...

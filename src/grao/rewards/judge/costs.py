@@ -4,11 +4,12 @@ Prices are the user's, per million tokens; a list of them would be wrong within 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from grao.errors import RewardUnavailableError
+from grao.rewards.judge.ledger import Ledger
 
 _FRAME_TOKENS = 64
 """Upper bound of what a chat template and a server's own system message add to a question."""
@@ -58,60 +59,62 @@ class Estimate:
         return cls(questions, read, written, prices.cost(read, written))
 
 
-@dataclass(eq=False)
+@dataclass
 class Receipt:
     """Of one request that is under way."""
 
-    bound: float
-    """The most that it can cost."""
-    known: bool = False
-    """What it cost is known: nothing, or what the ledger says."""
+    known: bool = True
+    """What it cost is known: nothing, as before it leaves, or what the ledger says."""
 
 
 class Budget:
     """Lets a request go only if the cap holds even when everything under way costs the most that it can.
 
-    Other processes count with what they have paid, not with what they have under way.
+    What is under way stands in the ledger, so the cap holds for all processes of a run together, and after a kill.
 
     Args:
         cap: the most that may be spent; None: no limit.
-        spent: what the run has paid so far, in all processes.
+        ledger: of the run.
+        judge: model name.
     """
 
-    def __init__(self, cap: float | None, spent: Callable[[], float]) -> None:
-        self.cap, self._spent = cap, spent
-        self._under_way: list[Receipt] = []
-        self._in_doubt = 0.0
+    def __init__(self, cap: float | None, ledger: Ledger, judge: str) -> None:
+        self.cap, self._ledger, self._judge = cap, ledger, judge
+        self._under_way = 0
         self._settled = asyncio.Event()
 
     @asynccontextmanager
     async def request(self, bound: float) -> AsyncIterator[Receipt]:
         """Waits until a request of at most this cost may go, and holds the sum back while it is under way.
 
-        Unless its receipt is marked as known at the end, it may have been charged, and counts with its bound.
+        If its cost is not known at the end (`Receipt`), it may have been charged, and counts with its bound for good.
 
         Raises:
-            RewardUnavailableError: if it never may: nothing is under way any more, and it could pass the cap.
+            RewardUnavailableError: if it never may: nothing of this process is under way, and it could pass the cap.
         """
-        await self._room(bound)
-        receipt = Receipt(bound)
-        self._under_way.append(receipt)
+        reservation = None if self.cap is None else await self._reserved(bound, self.cap)
+        receipt = Receipt()
+        self._under_way += 1
         try:
             yield receipt
         finally:
-            self._under_way.remove(receipt)
-            self._in_doubt += 0.0 if receipt.known else bound
+            self._under_way -= 1
+            if receipt.known and reservation is not None:
+                self._ledger.release(reservation)
             self._settled.set()
 
-    async def _room(self, bound: float) -> None:
-        while self.cap is not None:
-            paid = self._spent() + self._in_doubt
-            if paid + sum(receipt.bound for receipt in self._under_way) + bound <= self.cap:
-                return
+    async def _reserved(self, bound: float, cap: float) -> int:
+        while (reservation := self._ledger.reserve(self._judge, bound, cap)) is None:
             if not self._under_way:
-                raise RewardUnavailableError(
-                    f"the judge has cost {paid:.4g}, and with the next question, {bound:.2g} at most, it could pass "
-                    f"max_cost {self.cap:g}; raise max_cost in the run's recipe.yaml"
-                )
+                raise RewardUnavailableError(self._used_up(bound, cap))
             self._settled.clear()
             await self._settled.wait()
+        return reservation
+
+    def _used_up(self, bound: float, cap: float) -> str:
+        spent, doubt = self._ledger.spent(self._judge), self._ledger.reserved(self._judge)
+        doubtful = f" and requests without an answer up to {doubt:.4g}" if doubt else ""
+        return (
+            f"the judge has cost {spent:.4g}{doubtful}, and with the next question, {bound:.2g} at most, it could pass "
+            f"max_cost {cap:g}; raise max_cost, to resume a run in its recipe.yaml"
+        )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 200
 """Longest text of a server that is repeated in a message, in characters."""
+_LONGEST = 100_000
+"""Tokens that an answer without a limit of ours may have."""
 _AGAIN = (408, 409, 425, 429)
 """Status codes after which another attempt may succeed, besides all from 500 on."""
 
@@ -53,8 +55,8 @@ class Endpoint:
 
     def bound(self, content: str) -> float:
         """The most that a request can cost."""
-        limits = [self.settings.get(name) for name in ("max_tokens", "max_completion_tokens")]
-        return self.prices.bound(content, next((int(limit) for limit in limits if limit), 100_000))
+        limits = [self.settings[name] for name in ("max_tokens", "max_completion_tokens") if name in self.settings]
+        return self.prices.bound(content, max(limits, default=_LONGEST))
 
 
 @dataclass(frozen=True)

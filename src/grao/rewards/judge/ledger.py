@@ -37,13 +37,15 @@ CREATE TABLE IF NOT EXISTS spending (
     run TEXT, judge TEXT, answers INTEGER, input_tokens INTEGER, output_tokens INTEGER, cost REAL,
     PRIMARY KEY (run, judge)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reserved (id INTEGER PRIMARY KEY, run TEXT, judge TEXT, cost REAL);
 CREATE VIEW IF NOT EXISTS readable AS
     SELECT asked, judge, template, verdict, answer, ending, context.text AS context, first.text AS text_1,
         second.text AS text_2, settings, sample, input_tokens, output_tokens, cost, run, key
     FROM answers JOIN texts AS context ON context.hash = answers.context
         JOIN texts AS first ON first.hash = answers.text_1 JOIN texts AS second ON second.hash = answers.text_2;
 """
-"""A text is kept once, though it is part of many questions. `spending` is the sum of what each run paid."""
+"""A text is kept once, though it is part of many questions. `spending` is the sum of what each run paid, `reserved` the
+most that a request may cost which is under way, or of which nobody knows whether it was charged."""
 _AT_ONCE = 500
 """Keys in one query."""
 _PATIENCE = 60.0
@@ -94,7 +96,7 @@ class Ledger:
     """Answers by question.
 
     Args:
-        path: the file; it is made with the first answer.
+        path: the file; it is made with the first answer, or when something is reserved.
         run: whose spending new answers count to.
 
     Raises:
@@ -139,12 +141,29 @@ class Ledger:
 
     def spent(self, judge: str) -> float:
         """What this run has paid for a judge in all its processes, earlier starts included."""
-        if not self.path.exists():
-            return 0.0
-        with self._open() as ledger:
-            query = "SELECT cost FROM spending WHERE run = ? AND judge = ?"
-            row = ledger.execute(query, (self.run, judge)).fetchone()
-        return float(row[0]) if row else 0.0
+        return self._sum("spending", judge)
+
+    def reserved(self, judge: str) -> float:
+        """What requests of this run may cost that are under way or in doubt, in all its processes."""
+        return self._sum("reserved", judge)
+
+    def reserve(self, judge: str, cost: float, cap: float) -> int | None:
+        """Holds back the most that a request can cost, for all processes of the run to see.
+
+        Returns:
+            A number to release it by; None if with it the run could pass the cap.
+        """
+        with self._open() as ledger, ledger:
+            ledger.execute("BEGIN IMMEDIATE")  # nobody else may look before this is decided
+            if self.spent(judge) + self.reserved(judge) + cost > cap:
+                return None
+            row = (self.run, judge, cost)
+            return ledger.execute("INSERT INTO reserved (run, judge, cost) VALUES (?, ?, ?)", row).lastrowid
+
+    def release(self, reservation: int) -> None:
+        """It is known what the request has cost."""
+        with self._open() as ledger, ledger:
+            ledger.execute("DELETE FROM reserved WHERE id = ?", (reservation,))
 
     def close(self) -> None:
         """Lets go of the file; any method opens it again."""
@@ -153,6 +172,13 @@ class Ledger:
             self._connection = None
 
     __del__ = close
+
+    def _sum(self, table: str, judge: str) -> float:
+        if not self.path.exists():
+            return 0.0
+        with self._open() as ledger:
+            query = f"SELECT total(cost) FROM {table} WHERE run = ? AND judge = ?"
+            return float(ledger.execute(query, (self.run, judge)).fetchone()[0])
 
     def _some(self, keys: list[str]) -> dict[str, Answer]:
         columns = "key, answer, ending, verdict, input_tokens, output_tokens, cost"
@@ -166,18 +192,18 @@ class Ledger:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """The connection; what SQLite complains of becomes one line."""
+        """The connection; what SQLite or the disk complains of becomes one line."""
         try:
             if self._connection is None:
                 self._connection = _connected(self.path)
             yield self._connection
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise InputError(f"ledger {self.path} cannot be used: {error}; mend it, or choose another file") from error
 
 
 def _connected(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The loop's thread writes while the caller's waits for it: never both at once.
+    # Made in the caller's thread, used in the loop's (`Round`): never in both at once.
     connection = sqlite3.connect(path, timeout=_PATIENCE, check_same_thread=False)
     begin = time.monotonic()
     while True:

@@ -11,7 +11,8 @@ from grao.rewards.judge.comparison import Comparison, JudgeTally, Pair
 from grao.rewards.judge.costs import Budget, Estimate
 from grao.rewards.judge.endpoint import Endpoint, Failure, Reply
 from grao.rewards.judge.ledger import Answer, Ledger, Question
-from grao.rewards.judge.orders import Orders, combine, orders_of
+from grao.rewards.judge.orders import Orders, Shown, combine, orders_of
+from grao.rewards.judge.round import Round
 from grao.rewards.judge.templates import Template, context_text
 from grao.rewards.judge.verdicts import parse_verdict
 from grao.rewards.reward import Prompt
@@ -50,9 +51,9 @@ class ServerJudge:
         self.endpoint, self.template, self.ledger, self.orders, self.seed = endpoint, template, ledger, orders, seed
         self._settings = json.dumps(dict(endpoint.settings), sort_keys=True)
         self._known = self._question(*_KNOWN)
-        budget = Budget(max_cost, lambda: ledger.spent(endpoint.model))
+        budget = Budget(max_cost, ledger, endpoint.model)
         self._client = None if replay else JudgeClient(endpoint, budget, self._known, self._keep)
-        self._tally, self._cost = JudgeTally(), 0.0
+        self._tally, self._round = JudgeTally(), Round(ledger, self._client)
 
     @property
     def name(self) -> str:
@@ -64,6 +65,12 @@ class ServerJudge:
         """Of the last `compare`."""
         return self._tally
 
+    def begin(self, pairs: Sequence[Pair]) -> None:
+        """See `EarlyJudge.begin`."""
+        if self._client:
+            asked = (self._questions(orders_of(pair, self.orders, self.seed)) for pair in pairs)
+            self._round.begin([question for questions in asked for question in questions])
+
     def compare(self, pairs: Sequence[Pair], sample: int = 0) -> list[Comparison]:
         """See `PairwiseJudge.compare`.
 
@@ -72,7 +79,7 @@ class ServerJudge:
             sample: a number besides 0 asks again what was asked before: another draw of a judge with temperature.
         """
         shown = [orders_of(pair, self.orders, self.seed) for pair in pairs]
-        asked = [[self._question(one.pair.prompt, *one.texts, sample) for one in orders] for orders in shown]
+        asked = [self._questions(orders, sample) for orders in shown]
         answers = self._answers({question.key: question for questions in asked for question in questions})
         if len(answers) >= _TELLING and not any(answer.verdict for answer in answers.values()):
             said = next(iter(answers.values())).text[:100]
@@ -101,25 +108,18 @@ class ServerJudge:
         return Estimate.of(comparisons, 2 if self.orders == "both" else 1, mean, self.endpoint.prices)
 
     def _answers(self, wanted: dict[str, Question]) -> dict[str, Answer]:
-        known = self.ledger.find(wanted.values())
-        missing = [question for key, question in wanted.items() if key not in known]
-        if missing and self._client is None:
-            raise InputError(
-                f"replay: {len(missing)} of {len(wanted)} verdicts are not in {self.ledger.path}; "
-                "set replay: false to ask for them"
-            )
-        self._cost, failures = 0.0, []
-        if missing and self._client:
-            failures = run_awaitable(self._client.ask(missing))
-        if failures:
-            self._report(failures, len(missing))
-        answers = known | self.ledger.find(missing)  # where two processes asked the same, both go by the ledger
+        """Key -> answer; what was begun before is part of it."""
+        done, self._round = self._round, Round(self.ledger, self._client)
+        done.finish(wanted.values())
+        if done.failures:
+            self._report(done.failures, len(done.asked))
+        answers = done.known | done.answered
         self._tally = JudgeTally(
-            requests=len(missing),
-            cached=len(known),
+            requests=len(done.asked),
+            cached=len(done.known),
             unreadable=sum(answer.verdict is None for answer in answers.values()),
-            failed=len(failures),
-            cost=self._cost,
+            failed=len(done.failures),
+            cost=sum(answer.cost for answer in done.answered.values()),
         )
         return answers
 
@@ -135,7 +135,9 @@ class ServerJudge:
         cost = self.endpoint.prices.cost(reply.input_tokens, reply.output_tokens)
         answer = Answer(reply.text, reply.ending, verdict, reply.input_tokens, reply.output_tokens, cost)
         self.ledger.add(question, answer)
-        self._cost += cost
+
+    def _questions(self, orders: Sequence[Shown], sample: int = 0) -> list[Question]:
+        return [self._question(one.pair.prompt, *one.texts, sample) for one in orders]
 
     def _question(self, prompt: Prompt, text_1: str, text_2: str, sample: int = 0) -> Question:
         context, text_1, text_2 = (_clean(text) for text in (context_text(prompt), text_1, text_2))

@@ -9,6 +9,7 @@ Left out: a system message, which some chat templates refuse.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ Text 2:
 Judge by the criterion alone; which text comes first means nothing. Answer `1 > 2` if Text 1 is better, `1 = 2` if \
 both are equally good, `1 < 2` if Text 2 is better. Give exactly one of these three and nothing else, no explanation."""
 
+_SHOWN = 60
+"""Longest criterion that is repeated in a message, in characters."""
 _PLACE = re.compile(r"\{(context|text_1|text_2)\}")
 
 
@@ -104,11 +107,12 @@ def load_template(criterion: str, domain: str | None = None) -> Template:
     if criterion in CRITERIA:
         words = CRITERIA[criterion].replace("{domain}", domain or "")
         return Template(criterion, _FRAME.replace("{criterion}", words))
-    path = Path(criterion).expanduser()
-    if not path.is_file():
-        raise InputError(f"{criterion!r} is no criterion ({', '.join(CRITERIA)}) and there is no such file")
+    path = os.path.expanduser(criterion)
+    if not os.path.isfile(path):
+        shown = criterion if len(criterion) <= _SHOWN else f"{criterion[:_SHOWN]}..."
+        raise InputError(f"{shown!r} is no criterion ({', '.join(CRITERIA)}) and there is no such file")
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{criterion} cannot be read as UTF-8 text; give a template as a text file") from error
     for place in ("{context}", "{text_1}", "{text_2}"):
@@ -117,7 +121,7 @@ def load_template(criterion: str, domain: str | None = None) -> Template:
     for verdict in Verdict:
         if verdict not in text:
             raise InputError(f"{criterion} does not mention {verdict.value!r}; ask for exactly one of {_verdicts()}")
-    return Template(path.stem, text)
+    return Template(Path(path).stem, text)
 
 
 def context_text(prompt: Prompt) -> str:

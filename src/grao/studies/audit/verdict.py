@@ -13,7 +13,7 @@ way round: the reward has to show that it is better than a coin, and two judges 
     each judge          flips on more than 30 % of the pairs
                         gives the text shown first more than 60 % or less than 40 % of the wins, if one order is asked
                         is unreadable or silent in more than 5 % of its answers
-                        will cost more than max_cost
+                        will cost more than max_cost, with all others that ask the same model
     the second judge    cannot have a kappa of 0.4 with what decides
     the policy          gets no signal from more than 50 % of the groups
                         loses more than 5 % of the groups to missing rewards
@@ -25,7 +25,7 @@ No rule looks at calibration: a method that compares the members of a group does
 
 from collections.abc import Callable, Iterator, Sequence
 
-from grao.records.audit import Agreement, Edit, Finding, Forecast, Policy, RewardFigures, Verdict
+from grao.records.audit import Agreement, Edit, Finding, Forecast, JudgeForecast, Policy, RewardFigures, Verdict
 from grao.records.evaluation import Estimate
 from grao.reports.words import interval, share
 
@@ -186,13 +186,19 @@ def _policy(policy: Policy) -> Iterator[Finding]:
 
 
 def _costs(forecast: Forecast) -> Iterator[Finding]:
-    for judge in forecast.judges:
-        if judge.max_cost is not None and judge.cost > judge.max_cost:
+    for model in dict.fromkeys(judge.model for judge in forecast.judges):
+        judges = [judge for judge in forecast.judges if judge.model == model]
+        cost, cap = sum(judge.cost for judge in judges), min(_caps(judges), default=None)
+        if cap is not None and cost > cap:
+            names = " and ".join(judge.name for judge in judges)
             yield Finding(
-                f"The money will not do: {judge.name} will cost about {judge.cost:,.2f}, and max_cost is "
-                f"{judge.max_cost:,.2f}.",
+                f"The money will not do: {names} will cost about {cost:,.2f}, and max_cost is {cap:,.2f}.",
                 "Raise max_cost, train fewer steps, or set orders: one.",
             )
+
+
+def _caps(judges: Sequence[JudgeForecast]) -> list[float]:
+    return [judge.max_cost for judge in judges if judge.max_cost is not None]
 
 
 def _unchecked(deciding: RewardFigures, second: str | None) -> Iterator[str]:
