@@ -1,4 +1,4 @@
-"""The recipe: everything a run is told, as nested dataclasses. One section a component; defaults are the paper's.
+"""The recipe: everything a run is told, as nested dataclasses. One section a component; defaults are the paper's but for `method.sign`.
 
 The same classes are filled from strict YAML (`grao.config.parse`) and built by hand in Python.
 """
