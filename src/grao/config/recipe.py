@@ -1,5 +1,6 @@
-"""The recipe: everything a run is told, as nested dataclasses. One section a component; defaults are the paper's but for `method.sign`.
+"""The recipe: everything a run is told, as nested dataclasses. One section a component.
 
+Defaults are the paper's, but for `method.sign` (docs/method.md).
 The same classes are filled from strict YAML (`grao.config.parse`) and built by hand in Python.
 """
 
