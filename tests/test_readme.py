@@ -49,4 +49,10 @@ def test_own_data_and_own_reward(newcomer: Path, capsys: pytest.CaptureFixture[s
 def test_every_link_leads_somewhere():
     root = Path(__file__).resolve().parents[1]
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://arxiv.org") or (root / target).exists(), target
+        path, _, section = target.partition("#")
+        assert target.startswith("https://arxiv.org") or (root / path).exists(), target
+        if section:
+            headings = re.findall(r"^#+ (.+)$", (root / path).read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert section in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], (
+                target
+            )
