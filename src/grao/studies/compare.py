@@ -25,7 +25,7 @@ from grao.data import fingerprint
 from grao.errors import InputError
 from grao.evaluation.study import arm_result, comparisons, curve_band
 from grao.evaluation.sweep import sweep_result
-from grao.records.cell import CellRecord
+from grao.records.cell import CellRecord, Key, cell_path
 from grao.records.files import replace_text
 from grao.records.study import Candidate, Failure, Place, StudyResult, write_study
 from grao.reports.study_page import write_study_report
@@ -62,8 +62,10 @@ def run_study(study: Study, screen: StudyScreen, retry: bool = False) -> StudyRe
     replace_text(study.output / "study.yaml", dump_recipe(study))
 
     selecting = selection_cells(study, arms, material)
-    runner = Runner(study.output, screen, retry, len(selecting) + len(study.seeds) * len(arms))
+    total = len(selecting) + len(study.seeds) * len(arms)
+    runner = Runner(study.output, screen, retry, total, ahead=_recorded(study, arms))
     selected = runner.run(selecting)
+    runner.ahead = 0
     found = {arm.name: candidates(arm, selected) for arm in arms if len(arm.learning_rates) > 1}
     rates = {arm.name: best(found[arm.name]) if arm.name in found else arm.learning_rates[0] for arm in arms}
     finals = runner.run(final_cells(study, arms, {arm: rate for arm, rate in rates.items() if rate}, material))
@@ -73,6 +75,14 @@ def run_study(study: Study, screen: StudyScreen, retry: bool = False) -> StudyRe
     write_study(study.output, result)
     write_study_report(study.output, result, dump_recipe(study))
     return result
+
+
+def _recorded(study: Study, arms: Sequence[Arm]) -> int:
+    """Final runs of which there is some record, whatever rate will be chosen."""
+    names = [
+        [Key(arm.name, "final", rate, seed) for rate in arm.learning_rates] for arm in arms for seed in study.seeds
+    ]
+    return sum(any(cell_path(study.output, key).exists() for key in keys) for keys in names)
 
 
 def quick(study: Study) -> Study:

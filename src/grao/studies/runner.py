@@ -30,6 +30,8 @@ class Runner:
     """Do runs again that failed."""
     total: int
     """Runs of the whole study."""
+    ahead: int = 0
+    """Runs that are recorded already but have not come up yet; they will take no time."""
     done: int = 0
     spent: list[float] = field(default_factory=list)
     """Seconds of each finished run."""
@@ -75,7 +77,8 @@ class Runner:
 
     def _left(self) -> float | None:
         """Seconds to the end, if any run was ever timed."""
-        return sum(self.spent) / len(self.spent) * (self.total - self.done) if self.spent else None
+        waiting = max(self.total - self.done - self.ahead, 0)
+        return sum(self.spent) / len(self.spent) * waiting if self.spent else None
 
     def _failed(self, cell: Cell, error: Exception) -> CellRecord:
         """The record of a run that failed; the traceback of what is no user's mistake stays in the scratch folder."""
