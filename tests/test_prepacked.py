@@ -51,6 +51,26 @@ def test_an_error_inside_leaves_nothing_behind(model):
     assert not any("forward" in vars(layer) for layer in model)
 
 
+def test_under_autocast_it_is_the_layer_that_multiplies(model):
+    states = torch.randn(4, 300)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = model(states)
+        with prepacked(model):
+            assert torch.equal(model(states), plain)
+
+
+def test_what_cannot_be_reordered_leaves_nothing_behind(model, monkeypatch):
+    def fails(layer):
+        if layer is model[1]:
+            raise MemoryError("no room")
+        return lambda states: states
+
+    monkeypatch.setattr("grao.models.prepacked._product", fails)
+    with pytest.raises(MemoryError), prepacked(model):
+        pass
+    assert not any("forward" in vars(layer) for layer in model)
+
+
 def test_other_precisions_and_changed_layers_stay_as_they_are(model):
     half, changed = nn.Linear(300, 400, dtype=torch.bfloat16), nn.Linear(300, 400)
     changed.forward = lambda states: states

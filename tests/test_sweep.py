@@ -1,5 +1,6 @@
 """Studies along axes: their arms, what is said of them, errors made on purpose, and the weights of an ablation."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,15 @@ def test_a_sweep_from_file_to_page(place: Path, capsys: pytest.CaptureFixture[st
     ]
     assert [one.other for one in result.sweep.changes] == ["grpo"]
     assert result.comparisons == []
+    assert "With 2 seeds no test over seeds can find anything among 2 contrasts" in " ".join(shown.split())
+    rows = list(csv.DictReader((place / "study" / "study.csv").read_text().splitlines()))
+    assert [(row["arm"], row["rollout.temperature"]) for row in rows] == [
+        ("grao", "0.7"),
+        ("grpo", "0.7"),
+        ("grao", "1"),
+        ("grpo", "1"),
+    ]
+    assert rows[1]["grao_minus_arm"] == str(result.sweep.contrasts[0].difference.over_prompts.value)
     page = (place / "study" / "study.html").read_text()
     assert "Along rollout.temperature" in page
     assert "<svg" in page
@@ -124,6 +134,13 @@ def test_quick_sweep(place: Path) -> None:
         (["--over", "{method.betta: [1, 2]}"], "arms.grao+betta=1: method.betta is unknown; did you mean method.beta"),
         (["--over", "{a: {x: {}, y: {}}, b: {x: {}, y: {}}, c: {x: {}, y: {}}}"], "over has one or two axes"),
         (["--over", "{sandbox.ability: [0, 1]}"], "sandbox: the study does not play there"),
+        (["--over", "{method.kl: [0, 1]}"], "arms.grpo: method.kl is moved by an axis of over"),
+        (["--over", "{model.lora: [null, {rank: 2}]}"], "over.model.lora: {rank: 2} is no label; name the points"),
+        (["--over", "{size: {a b: {}, c: {}}}"], "over.size: 'a b' cannot be a label"),
+        (
+            ["--over", "{training.learning_rate: [0.1, 0.2]}", "--learning_rates", "[0.1, 0.2]"],
+            "arms.grao+learning_rate=0.1: training.learning_rate and learning_rates are both given",
+        ),
         (["--over", "{noise.rewards: [0, 2]}"], "arms.grao+rewards=2: noise.rewards"),
     ],
 )
@@ -244,6 +261,17 @@ def test_arms_that_are_rescalings_of_each_other_are_named(place: Path) -> None:
     ]
 
 
+def test_the_ablation_is_whatever_the_study_says(place: Path) -> None:
+    base = {"method": {"name": "grao", "sign": "signed", "scope": "samples", "normalise": "none"}}
+    plain, other = (ablation(replace(study(), base={**study().base, **more})) for more in ({}, base))
+    for one, two in zip(study_arms(plain), study_arms(other), strict=True):
+        assert one.recipe.method == two.recipe.method
+
+
+def test_the_ablation_replaces_what_arms_were_compared_with(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ablate", "--config", "study.yaml", "--quick", "--seeds", "[0]", "--against", "grpo"]) == 0
+
+
 def test_the_ablation_command(place: Path) -> None:
     assert main(["ablate", "--config", "study.yaml", "--quick", "--seeds", "[0]"]) == 0
     folder = place / "study-ablation-quick"
@@ -292,6 +320,8 @@ def test_rewards_relative_to_less_than_their_group() -> None:
     deviation = ((1.5**2 + 3 * 0.5**2 + 6 * 0.5**2) / 10) ** 0.5
     assert batch[1].tolist() == pytest.approx([-0.5 / deviation / 4] * 4 + [0.5 * 0.5 / deviation, 0])
     same = weights("grao", [[1.0, 1.0]], normalise="batch", scope="samples", **plain)
+    assert same.abs().sum() == 0
+    same = weights("grao", [[0.1] * 8] * 3, normalise="batch", scope="samples", **plain)  # but for rounding
     assert same.abs().sum() == 0
     missing = weights("grao", [[float("nan"), -1.0]], normalise="none", **plain)
     assert missing[0].tolist() == [0, -1, 0, 0]

@@ -176,6 +176,10 @@ def _study(namespace: argparse.Namespace, overrides: Overrides, cut: Callable[[S
     return StudyArguments(study, namespace.quick, namespace.retry)
 
 
+_ABLATED: Overrides = (("arms", "{grao: {}}"), ("against", "null"), ("over", "{}"))
+"""What an ablation replaces of a study."""
+
+
 def _compared(study: Study) -> Study:
     if study.over:
         raise InputError("over: has axes; run it with grao sweep")
@@ -214,7 +218,7 @@ _BUILDERS: dict[str, Callable[[argparse.Namespace, Overrides], Arguments]] = {
     "train": _train,
     "evaluate": _evaluate,
     "compare": lambda namespace, overrides: _study(namespace, overrides, _compared),
-    "ablate": lambda namespace, overrides: _study(namespace, (*overrides, ("arms", "{grao: {}}")), ablation),
+    "ablate": lambda namespace, overrides: _study(namespace, (*overrides, *_ABLATED), ablation),
     "sweep": lambda namespace, overrides: _study(namespace, overrides, _swept),
     "reward train": _reward_train,
     "reward audit": _reward_audit,

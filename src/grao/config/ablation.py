@@ -5,6 +5,8 @@ from typing import Any
 
 from grao.config.study import Study
 
+_WHOLE = {"method.name": "grao", "method.sign": "positive", "method.scope": "joint", "method.normalise": "group"}
+"""What an arm has unless it says otherwise, whatever the study's own settings are."""
 _TERMS: dict[str, dict[str, Any]] = {
     "": {},
     "no-exploration": {"method.exploration": 0.0},
@@ -28,6 +30,6 @@ def ablation(study: Study) -> Study:
         for name, fields in _TERMS.items()
     }
     arms |= {name: {"method.normalise": kind} for name, kind in _REWARDS.items()}
-    arms = {name: {"method.name": "grao", **fields} for name, fields in arms.items()}
+    arms = {name: {**_WHOLE, **fields} for name, fields in arms.items()}
     output = study.output.with_name(f"{study.output.name}-ablation")
     return replace(study, arms=arms, over={}, against="grao", output=output)

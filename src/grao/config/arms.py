@@ -106,6 +106,8 @@ def _arm(study: Study, worlds: Worlds, method: str, spot: Spot) -> Arm:
     if not _NAME.fullmatch(name):
         raise InputError(f"arms: {name!r} cannot be a name; use letters, digits and . , + = - _")
     rates = _rates(name, fields.pop("learning_rates", list(study.learning_rates)))
+    if rates and "training.learning_rate" in fields:
+        raise InputError(f"arms.{name}: training.learning_rate and learning_rates are both given; leave one out")
     settings = tuple(flat(fields))
     if not study.sandbox and any(key.startswith("sandbox.") for key, _ in settings):
         raise InputError(f"arms.{name}: sandbox: the study does not play there; give it a section sandbox")

@@ -7,6 +7,7 @@ over:
     "8": {rollout.group_size: 8, method.beta: 0.5}
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -15,6 +16,9 @@ from typing import Any
 from grao.config.strict_yaml import write_inline
 from grao.config.study import Axis, Study
 from grao.errors import InputError
+
+LABEL = re.compile(r"[\w.+-]+")
+"""What can stand in the name of a run, and so of its file."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def spots(study: Study) -> list[Spot]:
     found = []
     for labels in product(*axes):
         moved = {key: value for axis, label in zip(axes, labels, strict=True) for key, value in axis[label].items()}
-        found += [Spot(arm, labels, {**dict(dotted(fields)), **moved}) for arm, fields in study.arms.items()]
+        found += [Spot(arm, labels, _moved(arm, dict(dotted(fields)), moved)) for arm, fields in study.arms.items()]
     return found
 
 
@@ -68,11 +72,23 @@ def _points(axis: str, values: Axis) -> Iterator[tuple[str, dict[str, Any]]]:
         raise InputError(f"over.{axis}: an axis needs at least two points")
     if isinstance(values, list):
         labels = [_label(value) for value in values]
+        if unfit := next((label for label in labels if not LABEL.fullmatch(label)), None):
+            raise InputError(f"over.{axis}: {unfit} is no label; name the points: {{name: {{{axis}: {unfit}}}}}")
         if len(set(labels)) < len(labels):
             raise InputError(f"over.{axis}: holds a value twice")
         yield from ((label, {axis: value}) for label, value in zip(labels, values, strict=True))
     else:
-        yield from ((label, dict(dotted(fields))) for label, fields in values.items())
+        for label, fields in values.items():
+            if not LABEL.fullmatch(label):
+                raise InputError(f"over.{axis}: {label!r} cannot be a label; use letters, digits and . + - _")
+            yield label, dict(dotted(fields))
+
+
+def _moved(arm: str, own: dict[str, Any], moved: dict[str, Any]) -> dict[str, Any]:
+    """An arm's fields at a point."""
+    for field in own.keys() & moved.keys():
+        raise InputError(f"arms.{arm}: {field} is moved by an axis of over, so the arm cannot set it")
+    return {**own, **moved}
 
 
 def _label(value: Any) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 Scope = Literal["joint", "samples"]
 
-_SAME = 1e-12
+SAME = 1e-12
 """Rewards closer than this, relative to the largest of their group, count as equal (rounding, not signal)."""
 
 
@@ -83,10 +83,10 @@ def _moments(group: Tensor) -> tuple[Tensor, Tensor]:
     centred = (group - mean).nan_to_num(0.0)
     deviation = (centred.square().sum(dim=1, keepdim=True) / count).sqrt()
     scale = group.nan_to_num(0.0).abs().amax(dim=1, keepdim=True)
-    return mean, deviation.where(centred.abs().amax(dim=1, keepdim=True) > _SAME * scale, 0.0)
+    return mean, deviation.where(centred.abs().amax(dim=1, keepdim=True) > SAME * scale, 0.0)
 
 
 def _divide(distance: Tensor, deviation: Tensor) -> Tensor:
     """distance / deviation with 0 / 0 = 0 and x / 0 = +-inf (bounded by the caller)."""
-    nothing = distance.abs() <= _SAME * (1.0 + distance.abs().nan_to_num(0.0).amax(dim=1, keepdim=True))
+    nothing = distance.abs() <= SAME * (1.0 + distance.abs().nan_to_num(0.0).amax(dim=1, keepdim=True))
     return (distance / deviation).masked_fill(nothing & (deviation == 0), 0.0)

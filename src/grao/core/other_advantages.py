@@ -7,7 +7,7 @@ and nothing bounds a value.
 import torch
 from torch import Tensor
 
-from grao.core.advantages import Advantages, Scope
+from grao.core.advantages import SAME, Advantages, Scope
 
 
 def raw_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
@@ -28,7 +28,7 @@ def batch_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = 
     batch = everyone if scope == "joint" else everyone[:, :-1]
     known = batch[batch.isfinite()]
     deviation = known.std(correction=0) if known.numel() else known.sum()
-    spread = deviation > 0
+    spread = deviation > SAME * known.abs().sum()  # else it is rounding
     return _advantages((everyone - known.mean()) / deviation.where(spread, 1.0) * spread, rewards.shape[1])
 
 

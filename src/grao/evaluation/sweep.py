@@ -65,7 +65,8 @@ def _changes(
         if len(seeds) > 1:
             moved = [end[seed] - begin[seed] for seed in seeds]
             found.append(Change(other, over_seeds(moved, confidence), sign_flip(moved)))
-    return found
+    corrected = holm({one.other: one.p_seeds for one in found})
+    return [replace(one, p_seeds=corrected[one.other]) for one in found]
 
 
 def _leads(

@@ -1,7 +1,7 @@
 """GRAO that sets its own balance, group by group: explore where samples differ, imitate where all of them lose.
 
-In eq. 3 the coefficients beta and lambda fix how much the reference counts beside the samples, and how much is right
-depends on what the policy can do already (docs/results.md). Here the group decides:
+In eq. 3 the coefficients beta and lambda fix how much the reference counts beside the samples, also where exploration
+alone would do better (docs/results.md). Here the group decides:
 
     a sample ties or wins       w_i = A_i / G        w_y = 0            samples against each other alone
     every sample loses          w_i = A_i / G        w_y = beta * sqrt(G) * (1, or the share of such groups)
@@ -48,7 +48,7 @@ class GRAOAuto:
         advantages = weighted.advantages
         return {
             "advantage/abs": advantages.completions.abs().nanmean(dim=1),
-            "groups/lost": (weighted.weights[:, -2] > 0).double(),
+            "groups/lost": (advantages.reference > 0).double(),
             "groups/no_signal": advantages.no_signal.double(),
             "groups/dropped": advantages.dropped.double(),
             "reference_weight/mean": weighted.weights[:, -2],

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 _WORTH = 2**16
 """Weights of a layer from which the layout matters."""
-
-
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 """Whether this build of PyTorch has oneDNN's product with reordered weights, which its own compiler uses."""
 
@@ -24,13 +22,13 @@ _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, 
 def prepacked(model: nn.Module) -> Iterator[None]:
     """Within it, large linear layers in single precision on a CPU use reordered copies of weights that stay."""
     layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and _fits(layer)]
-    for layer in layers:
-        layer.forward = _product(layer)
     try:
+        for layer in layers:
+            layer.forward = _product(layer)
         yield
     finally:
         for layer in layers:
-            del layer.forward
+            vars(layer).pop("forward", None)
 
 
 def _fits(layer: nn.Linear) -> bool:
@@ -45,6 +43,8 @@ def _product(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
     weight, bias = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None), layer.bias
 
     def forward(states: Tensor) -> Tensor:
+        if states.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+            return nn.Linear.forward(layer, states)  # mixed precision is for the layer to decide
         result: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
         return result
 

@@ -139,6 +139,7 @@ class Change:
     change: Estimate
     """Of RAS differences, over seeds."""
     p_seeds: float
+    """Corrected for the number of other arms (Holm)."""
 
 
 @dataclass(frozen=True)

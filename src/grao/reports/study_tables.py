@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grao.records.evaluation import Estimate
-from grao.records.study import ArmResult, Measured, Situation, StudyResult
+from grao.records.study import ArmResult, Measured, Situation, StudyResult, Sweep
 from grao.reports.study_grid import Grid, interval_over_seeds
 from grao.reports.study_words import p_value, points, relative
 from grao.reports.sweep import sweep_grids
@@ -139,8 +139,7 @@ def weight_grids(result: StudyResult) -> list[Grid]:
     """The effective weights of arms that are weighted likelihoods; none for fewer than two."""
     if len(result.weights) < 2:
         return []
-    groups = result.weights[0].situations
-    headings = ["arm", "kappa", *(f"{one.wins} of {one.wins + one.losses} won" for one in groups), "same as"]
+    headings = ["arm", "kappa", "all lost", "one won", "all won", "same as"]
     rows = [
         [
             arm.arm,
@@ -179,12 +178,13 @@ def study_tables(result: StudyResult) -> Iterator[Table]:
 
 def study_csv(result: StudyResult) -> str:
     """One line an arm, every number unrounded; a comparison stands with the other arm."""
-    against = {one.other: one for one in result.comparisons}
+    swept = result.sweep
+    against = {one.other: one for one in (swept.contrasts if swept else result.comparisons)}
     lines = []
     for arm in result.arms:
         one = against.get(arm.arm)
         line: dict[str, object] = {
-            "arm": arm.arm,
+            **_place(arm.arm, swept),
             "learning_rate": arm.learning_rate,
             "seeds": " ".join(map(str, arm.seeds)),
         }
@@ -206,6 +206,12 @@ def study_csv(result: StudyResult) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
+
+
+def _place(name: str, sweep: Sweep | None) -> dict[str, object]:
+    """The arm, and in a sweep its point on each axis."""
+    place = next((place for place in sweep.places if place.name == name), None) if sweep else None
+    return {"arm": place.arm, **dict(zip(sweep.axes, place.point, strict=True))} if sweep and place else {"arm": name}
 
 
 def _numbers(name: str, measured: Measured) -> dict[str, object]:

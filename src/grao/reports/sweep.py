@@ -12,7 +12,7 @@ from grao.records.study import ArmResult, Place, StudyResult, Sweep
 from grao.reports.blocks import Figure, Legend
 from grao.reports.figures import COLOURS, picture, ticks
 from grao.reports.study_grid import Grid, interval_over_seeds
-from grao.reports.study_words import p_value, points
+from grao.reports.study_words import p_value, points, seeds_needed
 from grao.reports.words import interval, level, percent, share
 
 HUES = ("blue", "orange", "teal", "purple", "ochre", "grey")
@@ -35,7 +35,7 @@ def sweep_headline(result: StudyResult, sweep: Sweep) -> str:
 
 
 def sweep_sentences(result: StudyResult, sweep: Sweep) -> list[str]:
-    """How far the main arm is behind each other one where it is furthest behind."""
+    """Where the main arm's lead over each other one is least, and what so many seeds can tell."""
     found = []
     arm_of = {place.name: place.arm for place in sweep.places}
     for other in dict.fromkeys(place.arm for place in sweep.places if place.arm != result.main):
@@ -44,9 +44,15 @@ def sweep_sentences(result: StudyResult, sweep: Sweep) -> list[str]:
         if seeds and len(seeds) == len(leads):
             least, lowest = min(one.value for one in seeds), min(one.low for one in seeds)
             found.append(
-                f"{result.main} less {other}: {points(least, result.prompts)} where it is least; the lowest bound over "
-                f"seeds is {points(lowest, result.prompts)}."
+                f"{result.main} less {other}: {points(least, result.prompts)} where it is least; the lowest bound "
+                f"over seeds, of all points, is {points(lowest, result.prompts)}."
             )
+    needed = seeds_needed(len(sweep.contrasts), 1 - result.confidence) if sweep.contrasts else 0
+    if result.seeds < needed:
+        found.append(
+            f"With {result.seeds} seed{'s' * (result.seeds > 1)} no test over seeds can find anything among "
+            f"{len(sweep.contrasts)} contrasts after correction; it takes {needed}."
+        )
     return found
 
 
@@ -98,15 +104,8 @@ def sweep_grids(result: StudyResult, sweep: Sweep) -> list[Grid]:
         for one in sweep.changes
     ]
     first, last = (", ".join(sweep.places[place].point) for place in (0, -1))
-    headings = [
-        ", ".join(map(short, sweep.axes)),
-        "against",
-        "points",
-        f"{sure} over prompts",
-        "p",
-        f"{sure} over seeds",
-        "p",
-    ]
+    axes = ", ".join(map(short, sweep.axes))
+    headings = [axes, "against", "points", f"{sure} over prompts", "p", f"{sure} over seeds", "p"]
     return [
         value_grid(result, sweep),
         Grid(
@@ -115,7 +114,7 @@ def sweep_grids(result: StudyResult, sweep: Sweep) -> list[Grid]:
             contrasts,
         ),
         Grid(
-            f"How the lead of {result.main} changes: at {sweep.axes[0]} {last} less at {first}",
+            f"How the lead of {result.main} changes: {axes} {last} less {first}; p after Holm's correction",
             ["against", "points", f"{sure} over seeds", "p"],
             changes,
         ),
