@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from grao.config import Recipe, dump_recipe, load_recipe
+from grao.data import Example
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))
 LOCAL = [path for path in RECIPES if "../shared" in path.read_text()]
@@ -145,3 +146,29 @@ def test_every_prepared_reference_is_right(questions: Path):
     correct, incorrect = ([row[name] for row in rows] for name in ("correct", "incorrect"))
     assert min(truthful([row["reference"] for row in rows], correct, incorrect)) > -0.5
     assert "<<" not in (questions / "gsm8k.jsonl").read_text()
+
+
+def test_samples_are_cut_where_nothing_but_the_words_tells():
+    from prepare_stories import whole_sentences
+
+    text = ' He ran.\nShe said, "Oh!" Then it was 3.5 miles. The e'
+    assert whole_sentences(text, 1) == " He ran."
+    assert whole_sentences(text, 26) == ' He ran. She said, "Oh!"'
+    assert whole_sentences(text, 99) == ' He ran. She said, "Oh!" Then it was 3.5 miles.'
+    assert whole_sentences(" no end", 3) == " no end"
+
+
+def test_pairs_of_stories_differ_in_the_continuation_alone(shared: Path):
+    from prepare_stories import Writer
+
+    prompts = [f"Once upon a time, there was a {animal}." for animal in ("cat", "dog", "bear")]
+    truth = " It was big. " + "It liked to play in the park. " * 3
+    examples = [Example(prompt, truth.rstrip(), None, {}, row) for row, prompt in enumerate(prompts, 1)]
+    writer = Writer(shared / "models" / "stories260k")
+    fitted, cut = writer.fitted(examples, 2), writer.cut(examples)
+    assert fitted == writer.fitted(examples, 2)
+    assert [row["prompt"] for row in fitted[::2]] == [row["prompt"] for row in cut] == prompts
+    assert len({row["rejected"] for row in fitted + cut}) == 9
+    assert all(row["chosen"] == truth.rstrip() for row in fitted + cut)
+    assert all(row["rejected"][-1] in ".!?\"'" and "\n" not in row["rejected"] for row in fitted)
+    assert all(abs(len(row["rejected"]) - len(row["chosen"])) < 60 for row in fitted)

@@ -291,5 +291,8 @@ def test_recipes_of_reward_models_train(
 ):
     monkeypatch.chdir(path.parents[2])
     small = [("output", str(tmp_path / "reward")), ("data.limit", "60"), ("training.steps", "1")]
+    if "runs/story-pairs" in path.read_text():  # what recipes/prepare_stories.py makes
+        stories = shared / "data" / "tinystories-openings"
+        small += [("data.path", str(stories / "train.jsonl.gz")), ("data.test_path", str(stories / "test.jsonl.gz"))]
     record = train_reward_model(load_config(RewardModelRecipe, path, small), screen)
     assert record.scores.accuracy.n > 10
