@@ -139,17 +139,19 @@ def weight_grids(result: StudyResult) -> list[Grid]:
     """The effective weights of arms that are weighted likelihoods; none for fewer than two."""
     if len(result.weights) < 2:
         return []
-    headings = ["arm", "kappa", "all lost", "one won", "all won", "same as"]
+    repeated = any(arm.rescaled for arm in result.weights)
+    headings = ["arm", "kappa", "all lost", "one won", "all won", *["same as"] * repeated]
     rows = [
         [
             arm.arm,
             "" if arm.kappa is None else f"{arm.kappa:.3f}",
             *(_weights(one) for one in arm.situations),
-            arm.rescaled or "",
+            *[arm.rescaled or ""] * repeated,
         ]
         for arm in result.weights
     ]
-    title = "Effective weights: of a won sample, of a lost one, of the reference; same as: but for scale"
+    scale = "; same as: but for scale" if repeated else "; none is a rescaling of another"
+    title = f"Effective weights: of a won sample, of a lost one, of the reference{scale}"
     return [Grid(title, headings, rows)]
 
 
