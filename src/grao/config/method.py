@@ -32,7 +32,7 @@ class GRAOMethodConfig:
 
 @dataclass(config=STRICT, frozen=True)
 class GRAOAutoMethodConfig:
-    """GRAO that sets its balance group by group: imitates where every sample loses, else explores. Not in the paper."""
+    """An experiment: imitates where every sample of a group loses, else explores. Not in the paper, not recommended."""
 
     name: Literal["grao-auto"] = "grao-auto"
     """The method."""
