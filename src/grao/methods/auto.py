@@ -8,7 +8,7 @@ alone would do better (docs/results.md). Here the group decides:
 
 A_i is taken over the samples (scope `samples`), so a group that loses throughout by the same verdict has A_i = 0 and
 learns from its reference alone. The reference is never pushed down. With `rule: step` imitation fades as fewer groups
-of the step (on this process) lose. Not in the paper, and an experiment: on tasks that it was not tuned on it fell behind
+of the step (on this process) lose. Not in the paper, and an experiment: on tasks that it was not tuned on it is behind
 plain GRAO (docs/results.md).
 """
 
