@@ -29,7 +29,7 @@ PUBLIC = {
         "Pair", "PairwiseJudge", "Prices", "ServerJudge", "Template", "Verdict", "load_template", "parse_verdict",
     ],
     "grao.methods": [
-        "Before", "CHORDMu", "CHORDPhi", "DPO", "GRAO", "GRPO", "Groups", "HPT", "LUFFY", "Method", "Needs",
+        "Before", "CHORDMu", "CHORDPhi", "DPO", "GRAO", "GRAOAuto", "GRPO", "Groups", "HPT", "LUFFY", "Method", "Needs",
         "PPO", "Role", "SFT", "SRFT", "TokenLoss", "TokenView", "Weighted", "make_method",
     ],
     "grao.rollouts": ["Completion", "Generator", "HuggingFaceGenerator", "Sampling", "draw_key"],

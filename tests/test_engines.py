@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch.nn.attention.flex_attention import create_mask, flex_attention
@@ -55,12 +55,21 @@ def through(engine, model, batch: Batch, budget: int = 10_000):
     return loss, mean, entropy, gradients(model)
 
 
+def check_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    """Relative to each tensor's own norm; where that is next to nothing, to a hundredth of the whole gradient's."""
+    whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    for name, gradient in expected.items():
+        gap = (found[name] - gradient).norm()
+        assert gap <= tolerance * torch.maximum(gradient.norm(), 0.01 * whole) + 1e-13, name
+
+
 MODELS = {kind: tiny_model(kind) for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(batch=batches(), budget=st.integers(1, 200))
+@example(batch=Batch([[3], [3]], [[3], [3]], [0, 0], torch.tensor([0.0, 1.0], dtype=torch.float64)), budget=1)
 def test_packed_equals_padded(kind: str, batch: Batch, budget: int):
     model = MODELS[kind]
     engine = engine_for(model, pad_id=0)
@@ -72,8 +81,7 @@ def test_packed_equals_padded(kind: str, batch: Batch, budget: int):
         assert found[0] == pytest.approx(loss, abs=1e-6 * scale)
         torch.testing.assert_close(found[1], mean, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(found[2], entropy, atol=1e-5, rtol=1e-5)
-        for name, gradient in expected.items():
-            assert (found[3][name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name
+        check_gradients(found[3], expected, 1e-5)
 
 
 def test_long_answers_are_attended_in_several_calls(monkeypatch: pytest.MonkeyPatch):
@@ -107,8 +115,7 @@ def test_in_double_precision_it_agrees_to_rounding(batch: Batch, budget: int):
     DOUBLE.set_attn_implementation(NAME)
     found = through(PackedEngine(), DOUBLE, batch, budget)
     assert found[0] == pytest.approx(loss, abs=1e-10)
-    for name, gradient in expected.items():
-        assert (found[3][name] - gradient).norm() <= 1e-10 * gradient.norm() + 1e-13, name
+    check_gradients(found[3], expected, 1e-10)
 
 
 @pytest.mark.parametrize("kind", ["llama", "moe"])
