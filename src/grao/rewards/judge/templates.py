@@ -67,7 +67,7 @@ Text 2:
 Judge by the criterion alone; which text comes first means nothing. Answer `1 > 2` if Text 1 is better, `1 = 2` if \
 both are equally good, `1 < 2` if Text 2 is better. Give exactly one of these three and nothing else, no explanation."""
 
-_SHOWN = 200
+_SHOWN = 60
 """Longest criterion that is repeated in a message, in characters."""
 _PLACE = re.compile(r"\{(context|text_1|text_2)\}")
 
