@@ -5,9 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 from pydantic.dataclasses import dataclass
 
-from grao.config.basics import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt
-
-Share = Annotated[float, Field(ge=0, le=1)]
+from grao.config.basics import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, Share
 
 
 @dataclass(config=STRICT, frozen=True)

@@ -11,11 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from grao.config.basics import STRICT, PositiveFloat, PositiveInt, Seed
+from grao.config.basics import STRICT, PositiveFloat, PositiveInt, Seed, Share
 
 Level = Literal["weak", "able"]
 Objective = Literal["helpful", "harmless", "truthful", "fair"]
-Share = Annotated[float, Field(ge=0, le=1)]
 Axis = dict[str, dict[str, Any]] | list[Any]
 """Values of one field, or by name the fields that make a point."""
 
@@ -24,7 +23,7 @@ Axis = dict[str, dict[str, Any]] | list[Any]
 class SandboxConfig:
     """The embedded world instead of a model and data of your own: a tiny model, tasks, and a judge by rule."""
 
-    ability: Annotated[float, Field(ge=0, le=1)] | Level = "weak"
+    ability: Share | Level = "weak"
     """Share of right answers in the pretraining of the model: a level by name, or a number."""
     architecture: Literal["dense", "moe"] = "dense"
     """Of the model."""

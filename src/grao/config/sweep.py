@@ -30,7 +30,7 @@ class Spot:
     point: tuple[str, ...]
     """A label for each axis; empty in a study without axes."""
     fields: dict[str, Any]
-    """That differ, nested or dotted."""
+    """That differ, dotted."""
 
     def name(self, axes: list[str]) -> str:
         """`grpo+beta=0.25`; the arm's own name in a study without axes."""

@@ -25,6 +25,16 @@ _AXES: tuple[tuple[str, str, str, Callable[[BandPoint], float]], ...] = (
 )
 
 
+def hue(number: int) -> str:
+    """Of the arm with this number, a name of `COLOURS`."""
+    return HUES[number % len(HUES)]
+
+
+def dash(number: int) -> object:
+    """The line style of the arm with this number."""
+    return _DASHES[number // len(HUES) % len(_DASHES)]
+
+
 def study_figures(result: StudyResult) -> list[Figure]:
     """One chart a horizontal axis, over the arms that move on it; none where only start and end were evaluated."""
     bands = [band for band in result.curves if len(band.points) > 1]
@@ -41,7 +51,7 @@ def _figure(
 ) -> Figure:
     order = [arm.arm for arm in result.arms]
     legend = [
-        Legend(band.arm, HUES[order.index(band.arm) % len(HUES)], percent(band.points[-1].ras.value, result.prompts))
+        Legend(band.arm, hue(order.index(band.arm)), percent(band.points[-1].ras.value, result.prompts))
         for band in bands
     ]
     seeds = max(point.ras.n for band in bands for point in band.points)
@@ -68,14 +78,14 @@ def _draw(
         axes = drawing.add_subplot(facecolor="none")
         for band in bands:
             number = order.index(band.arm)
-            colour = COLOURS[HUES[number % len(HUES)]]
+            colour = COLOURS[hue(number)]
             x = [place(point) for point in band.points]
             if any(point.ras.n > 1 for point in band.points):
                 low = [max(point.ras.low, 0.0) for point in band.points]
                 high = [min(point.ras.high, 1.0) for point in band.points]
                 axes.fill_between(x, low, high, facecolor=(colour, 0.14), linewidth=0)
-            style = _DASHES[number // len(HUES) % len(_DASHES)]
-            axes.plot(x, [point.ras.value for point in band.points], color=colour, linewidth=1.9, linestyle=style)
+            values = [point.ras.value for point in band.points]
+            axes.plot(x, values, color=colour, linewidth=1.9, linestyle=dash(number))
         axes.set_xlabel(axis)
         axes.set_ylabel("RAS, strict wins (%)")
         axes.set_ylim(bottom=0)

@@ -11,12 +11,11 @@ from grao.records.evaluation import Estimate
 from grao.records.study import ArmResult, Place, StudyResult, Sweep
 from grao.reports.blocks import Figure, Legend
 from grao.reports.figures import COLOURS, picture, ticks
+from grao.reports.study_figures import dash, hue
 from grao.reports.study_grid import Grid, interval_over_seeds
 from grao.reports.study_words import p_value, points, seeds_needed
 from grao.reports.words import interval, level, percent, share
 
-HUES = ("blue", "orange", "teal", "purple", "ochre", "grey")
-"""Of the arms in turn."""
 _FITS = 40
 """Letters of labels that fit below a map side by side."""
 
@@ -138,10 +137,10 @@ def _lines(result: StudyResult, sweep: Sweep, arms: Sequence[str]) -> Figure:
     def paint(axes: Axes) -> None:
         for arm, reached in found.items():
             reached.sort(key=lambda one: one[0])
-            x, colour = [at for at, _ in reached], COLOURS[HUES[arms.index(arm) % len(HUES)]]
+            number = arms.index(arm)
+            x, colour = [at for at, _ in reached], COLOURS[hue(number)]
             low, high = ([getattr(ras, end) for _, ras in reached] for end in ("low", "high"))
             axes.fill_between(x, low, high, facecolor=(colour, 0.14), linewidth=0)
-            style = "solid" if arms.index(arm) < len(HUES) else (0, (5, 2))
             axes.plot(
                 x,
                 [ras.value for _, ras in reached],
@@ -149,7 +148,7 @@ def _lines(result: StudyResult, sweep: Sweep, arms: Sequence[str]) -> Figure:
                 color=colour,
                 linewidth=1.9,
                 markersize=4,
-                linestyle=style,
+                linestyle=dash(number),
             )
         if not numeric:
             axes.set_xticks(range(len(labels)), labels)
@@ -164,8 +163,7 @@ def _lines(result: StudyResult, sweep: Sweep, arms: Sequence[str]) -> Figure:
 
     ends = {arm: max(reached, key=lambda one: one[1].value)[1].value for arm, reached in found.items() if reached}
     legend = [
-        Legend(arm, HUES[arms.index(arm) % len(HUES)], f"best {percent(value, result.prompts)}")
-        for arm, value in ends.items()
+        Legend(arm, hue(arms.index(arm)), f"best {percent(value, result.prompts)}") for arm, value in ends.items()
     ]
     bands = "seeds" if result.seeds > 1 else "prompts"
     spoken = "; ".join(f"{entry.label}, {entry.change}" for entry in legend)
