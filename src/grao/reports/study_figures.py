@@ -1,17 +1,14 @@
 """The curves of a study: RAS of every arm over steps, reward calls and seconds, with bands over seeds."""
 
 from collections.abc import Callable, Sequence
-from io import StringIO
 
-import matplotlib as mpl
 from markupsafe import Markup
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from grao.records.study import Band, BandPoint, StudyResult
 from grao.reports.blocks import Figure, Legend
-from grao.reports.figures import COLOURS, STYLE, inline, tick
+from grao.reports.figures import COLOURS, picture, ticks
 from grao.reports.words import level, percent
 
 HUES = ("blue", "orange", "teal", "purple", "ochre", "grey")
@@ -72,10 +69,7 @@ def _draw(
     order: Sequence[str],
     label: str,
 ) -> Markup:
-    with mpl.rc_context(STYLE):
-        drawing = Drawing(figsize=(4.9, 2.75), facecolor="none")
-        FigureCanvasSVG(drawing)
-        axes = drawing.add_subplot(facecolor="none")
+    def paint(axes: Axes) -> None:
         for band in bands:
             number = order.index(band.arm)
             colour = COLOURS[hue(number)]
@@ -89,11 +83,9 @@ def _draw(
         axes.set_xlabel(axis)
         axes.set_ylabel("RAS, strict wins (%)")
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_label_coords(-0.155, 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(100 * value)))
-        text = StringIO()
-        drawing.savefig(text, format="svg", metadata={"Date": None})
-    return inline(text.getvalue(), key, label)
+        axes.xaxis.set_major_formatter(ticks())
+        axes.yaxis.set_major_formatter(ticks(percent=True))
+
+    return picture(paint, key, label)
