@@ -22,7 +22,7 @@ from transformers import (
 from grao.models import Batch, PackedEngine, PaddedEngine, engine_for
 from grao.models.attention import NAME, RowPlan, Segment, packed_attention
 from grao.models.flex import block_mask
-from grao.models.output_layer import linear_loss
+from grao.models.output_layer import linear_loss, token_logps
 from tiny import LETTERS, gradients, relative_gap, tiny_model
 
 KINDS = ("llama", "qwen3", "moe", "gpt2")
@@ -280,3 +280,25 @@ def test_the_chunked_loss_is_the_plain_one(biased: bool, monkeypatch: pytest.Mon
     inputs = [value for value in (hidden, weight, bias) if value is not None]
     found = torch.autograd.grad(3 * loss, inputs)
     torch.testing.assert_close(found, torch.autograd.grad(-3 * (coefficients * expected).sum(), inputs))
+
+
+def test_in_mixed_precision_the_output_layer_rounds_as_the_plain_one():
+    hidden, weight = (torch.randn(rows, 64, requires_grad=True) for rows in (200, 500))
+    targets, coefficients = torch.randint(0, 500, (200,)), torch.randn(200)
+
+    def plain() -> torch.Tensor:
+        logps = torch.nn.functional.linear(hidden, weight).float().log_softmax(-1)
+        return -(coefficients * logps.gather(-1, targets[:, None]).squeeze(-1)).sum()
+
+    def slopes(loss) -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss()
+        return list(torch.autograd.grad(value, [hidden, weight]))
+
+    expected = slopes(plain)
+    for loss in (
+        lambda: linear_loss(hidden, weight, None, targets, coefficients)[0],
+        lambda: -(coefficients * token_logps(hidden, weight, None, targets)[0]).sum(),
+    ):
+        for found, slope in zip(slopes(loss), expected, strict=True):
+            assert (found - slope).norm() < 1e-4 * slope.norm()

@@ -73,7 +73,7 @@ class TokenView:
 
     def spread(self, values: Tensor) -> Tensor:
         """(S,) -> (N,), each answer's value for each of its tokens."""
-        return values.repeat_interleave(self.lengths)
+        return values.repeat_interleave(self.lengths, output_size=len(self.logps))
 
     def only(self, role: int) -> Tensor:
         """(N,) bool, tokens of answers with this role."""
@@ -84,7 +84,7 @@ class TokenView:
         return replace(self, logps=logps)
 
     def _owners(self) -> Tensor:
-        return torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(self.lengths)
+        return self.spread(torch.arange(len(self.lengths), device=self.lengths.device))
 
 
 def token_places(lengths: Sequence[int], rows: Sequence[int]) -> Tensor:

@@ -14,6 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from grao.models.attention import RowPlan, window_of
+from grao.models.transfer import sent
 
 NAME = "grao_flex"
 
@@ -69,7 +70,7 @@ def _places(plan: RowPlan, device: torch.device) -> tuple[Tensor, Tensor, Tensor
             answers += [answer] * length
             start = segment.prompt if answer else 0
             positions += range(start, start + length)
-    return tuple(torch.tensor(places, device=device) for places in (groups, answers, positions))  # type: ignore[return-value]
+    return sent(groups, device), sent(answers, device), sent(positions, device)
 
 
 AttentionInterface.register(NAME, flex_packed_attention)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-_LOGITS_CPU, _LOGITS, _ROWS = 1 << 21, 1 << 26, 64
+_LOGITS_CPU, _LOGITS, _ROWS = 1 << 21, 1 << 27, 64
 """Logits held at a time on a CPU and elsewhere, but so many rows at least: fewer make the weight's gradient slow."""
 
 Readout = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -90,6 +90,7 @@ class _TokenLogps(torch.autograd.Function):
         for rows in _chunks(hidden, weight):
             _, logps[rows], entropies[rows], normalisers[rows] = _softmax(hidden[rows], weight, bias, targets[rows])
         ctx.save_for_backward(hidden, weight, bias, targets, normalisers)
+        ctx.precision = _precision(hidden)
         ctx.mark_non_differentiable(entropies)
         return logps, entropies
 
@@ -97,10 +98,11 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx: Any, by_logps: Tensor, *unused: Tensor):  # type: ignore[no-untyped-def]
         hidden, weight, bias, targets, normalisers = ctx.saved_tensors
         gradients = _gradients((hidden, weight, bias), ctx.needs_input_grad)
-        for rows in _chunks(hidden, weight):
-            logits = F.linear(hidden[rows], weight, bias).to(normalisers.dtype)
-            probabilities = logits.sub_(normalisers[rows, None]).exp_()
-            _collect(gradients, rows, probabilities, targets[rows], -by_logps[rows], hidden[rows], weight)
+        with torch.autocast(**ctx.precision):  # of the forward pass, so that its logits come again
+            for rows in _chunks(hidden, weight):
+                logits = F.linear(hidden[rows], weight, bias).to(normalisers.dtype)
+                probabilities = logits.sub_(normalisers[rows, None]).exp_()
+                _collect(gradients, rows, probabilities, targets[rows], -by_logps[rows], hidden[rows], weight)
         dtypes = _dtypes(hidden, weight, bias)
         return *(
             None if gradient is None else gradient.to(dtype) for gradient, dtype in zip(gradients, dtypes, strict=True)
@@ -125,6 +127,12 @@ def _dtypes(*inputs: Tensor | None) -> list[torch.dtype | None]:
     return [None if value is None else value.dtype for value in inputs]
 
 
+def _precision(hidden: Tensor) -> dict[str, Any]:
+    """The mixed precision under way, as arguments of `torch.autocast`."""
+    kind = hidden.device.type
+    return {"device_type": kind, "dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
+
+
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
     """Rows that go through the layer together."""
     step = max(_ROWS, (_LOGITS_CPU if hidden.device.type == "cpu" else _LOGITS) // len(weight))
@@ -137,12 +145,13 @@ def _softmax(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of one chunk: probabilities (n, V), log-probabilities of the targets, entropies and normalisers, (n,) each."""
     logits = F.linear(hidden, weight, bias)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    normalisers = logits.logsumexp(dim=-1, keepdim=True)
-    logps = (logits.gather(-1, targets[:, None]) - normalisers).squeeze(-1)
-    probabilities = logits.sub_(normalisers).exp()
-    entropies = -torch.linalg.vecdot(probabilities, logits)
-    return probabilities, logps, entropies, normalisers.squeeze(-1)
+    all_logps = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    logps = all_logps.gather(-1, targets[:, None]).squeeze(-1)
+    normalisers = logits.gather(-1, targets[:, None]).squeeze(-1) - logps
+    del logits
+    probabilities = all_logps.exp()
+    entropies = -torch.linalg.vecdot(probabilities, all_logps)
+    return probabilities, logps, entropies, normalisers
 
 
 def _collect(
@@ -158,12 +167,13 @@ def _collect(
     by_hidden, by_weight, by_bias = gradients
     c = coefficients[:, None].to(probabilities)
     by_logits = probabilities.mul_(c).scatter_add_(-1, targets[:, None], -c)  # c * (p - onehot)
-    product = by_logits.to(weight.dtype)
+    precision = _precision(hidden)
+    product = by_logits.to(precision["dtype"] if precision["enabled"] else weight.dtype)
     if by_hidden is not None:
         by_hidden[rows] = product @ weight
     if by_weight is not None:
-        if by_weight.dtype == hidden.dtype:
-            by_weight.addmm_(product.t(), hidden)
+        if by_weight.dtype == hidden.dtype == product.dtype:
+            by_weight.addmm_(product.t(), hidden)  # in place, so without a copy, but deaf to mixed precision
         else:
             by_weight += product.t() @ hidden
     if by_bias is not None:

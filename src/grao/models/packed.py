@@ -14,6 +14,7 @@ from grao.core import Plan, plan_packed
 from grao.models.attention import RowPlan, Segment
 from grao.models.engine import Batch, Loss, Pass, TokenIds, Tokens
 from grao.models.output_layer import linear_loss, output_layer_as, token_logps
+from grao.models.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,10 @@ class PackedEngine:
         weights = next(model.parameters())
         device, precise = weights.device, torch.promote_types(weights.dtype, torch.float32)
         row = _Row.of(batch)
-        lengths = torch.tensor([len(completion) for completion in batch.completions], device=device)
-        coefficients = (batch.weights.to(device, precise) / lengths).repeat_interleave(lengths)
-        targets = torch.tensor([token for completion in batch.completions for token in completion], device=device)
+        targets = sent([token for completion in batch.completions for token in completion], device)
+        lengths = sent([len(completion) for completion in batch.completions], device)
+        shares = batch.weights.to(device, precise, non_blocking=True) / lengths
+        coefficients = shares.repeat_interleave(lengths, output_size=len(targets))
         shown: list[tuple[Tensor, Tensor]] = []
 
         def read(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -45,12 +47,12 @@ class PackedEngine:
 
         with output_layer_as(transformers_model(model), read):
             value = model(
-                input_ids=torch.tensor([row.ids], device=device),
-                position_ids=torch.tensor([row.positions], device=device),
+                input_ids=sent([row.ids], device),
+                position_ids=sent([row.positions], device),
                 attention_mask=torch.empty(1, 1, 0, 0, dtype=torch.bool, device=device),  # no other attention takes it
                 plan=RowPlan(tuple(row.segments)),
                 use_cache=False,
-                logits_to_keep=torch.tensor(row.predicting, device=device),
+                logits_to_keep=sent(row.predicting, device),
                 **_without_own_loss(model),
             ).logits.view(())
         ((logps, entropies),) = shown
@@ -115,7 +117,7 @@ def _without_own_loss(model: nn.Module) -> dict[str, bool]:
 
 def _means(values: Tensor, lengths: Tensor) -> Tensor:
     """(N,) values of S sequences one behind the other -> (S,) means."""
-    return torch.segment_reduce(values, "mean", lengths=lengths)
+    return torch.segment_reduce(values, "mean", lengths=lengths, unsafe=True)  # a check would wait for the device
 
 
 def transformers_model(model: nn.Module) -> PreTrainedModel:

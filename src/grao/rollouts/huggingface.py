@@ -10,11 +10,15 @@ from itertools import islice
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from grao.models.memory import Budget
 from grao.models.prepacked import prepacked
 from grao.rollouts.cache import expanded
 from grao.rollouts.generator import Completion, Done, Sampling, TokenIds
+
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""All but cuDNN's, which is prepared anew for every length, which here changes with every token."""
 
 
 class HuggingFaceGenerator:
@@ -43,7 +47,7 @@ class HuggingFaceGenerator:
         training = self.model.training
         self.model.eval()
         try:
-            with prepacked(self.model):
+            with prepacked(self.model), sdpa_kernel(_KERNELS):
                 return self._at_once.run(lambda rows: self._generate(prompts, keys, sampling, rows, done))
         finally:
             self.model.train(training)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from grao.methods import Before, TokenLoss, TokenView
 from grao.methods.tokens import kl_estimate
 from grao.models import BalancedPass, Batch, Engine, Loss, Pass, Routers, Tokens, routed_pass
+from grao.models.transfer import sent
 from grao.training.experience import Update
 
 _EVERY_BACKWARD_SYNCHRONISES = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -100,9 +101,10 @@ def accumulate_gradient(
         loss += part.detach()
         balance += 0.0 if seen.balance is None else seen.balance
         if rows:
-            loglik[rows], entropy[rows] = seen.mean.to(loglik), seen.entropy.to(entropy)
-        if known.frozen is not None:
-            kl[rows] = _mean(kl_estimate(seen.tokens, known.frozen), batch).to(kl)
+            places = sent(rows, accelerator.device)
+            loglik[places], entropy[places] = seen.mean.to(loglik), seen.entropy.to(entropy)
+            if known.frozen is not None:
+                kl[places] = _mean(kl_estimate(seen.tokens, known.frozen), batch).to(kl)
     return Seen(
         loss=loss,
         loglik=loglik,
@@ -127,20 +129,21 @@ def _loss(
 
     def loss(tokens: Tokens) -> Tensor:
         device = tokens.logps.device
+        places = sent(rows, device)
         view = TokenView(
             logps=tokens.logps,
             entropies=tokens.entropies,
             values=critic(tokens.hidden) if critic else None,
             before=before,
-            weights=update.weights[list(rows)].to(tokens.logps),
-            roles=update.roles[list(rows)].to(device),
-            groups=torch.tensor(batch.groups, device=device),
-            lengths=torch.tensor(batch.lengths()[1], device=device),
+            weights=update.weights[list(rows)].to(tokens.logps, non_blocking=True),
+            roles=update.roles[list(rows)].to(device, non_blocking=True),
+            groups=sent(batch.groups, device),
+            lengths=sent(batch.lengths()[1], device),
         )
         found = method_loss(view)
         for name, values in found.numbers.items():
-            numbers[name][list(rows)] = values.detach().to(numbers[name])
-        return (batch.weights.to(found.loss) * found.loss).sum()
+            numbers[name][places] = values.detach().to(numbers[name])
+        return (batch.weights.to(found.loss, non_blocking=True) * found.loss).sum()
 
     return loss
 
@@ -180,8 +183,8 @@ def _choices(
 
 def _mean(values: Tensor, batch: Batch) -> Tensor:
     """(N,) -> (rows,), mean over each sequence's tokens."""
-    lengths = torch.tensor(batch.lengths()[1], device=values.device)
-    return torch.segment_reduce(values, "mean", lengths=lengths)
+    lengths = sent(batch.lengths()[1], values.device)
+    return torch.segment_reduce(values, "mean", lengths=lengths, unsafe=True)
 
 
 @contextmanager
