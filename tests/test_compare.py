@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,12 @@ from grao.data import load_split
 from grao.errors import InputError, RewardUnavailableError
 from grao.records.cell import CellRecord, Key, read_cell
 from grao.records.study import read_study
+from grao.sandbox.world import prepare as build_sandbox
 from grao.studies import runner
 from grao.studies.cell import run_cell
 from grao.studies.cells import Material, counts, final_cells, selection_cells
 from grao.studies.compare import quick, run_study
-from tiny import saved_model
+from tiny import study_folder
 
 STUDIES = sorted((Path(__file__).resolve().parents[1] / "recipes" / "studies").glob("*.yaml"))
 REWARD = """
@@ -69,14 +71,8 @@ output: study
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with model, data, rewards and a study, as working directory."""
-    saved_model(tmp_path / "model")
-    words = [f"{one} {two}" for one in ("red", "blue", "green", "grey") for two in ("cat", "dog", "hen", "cow", "bee")]
-    rows = [json.dumps({"prompt": f"say {word}", "reference": f"a {word} it is."}) for word in words]
-    (tmp_path / "data.jsonl").write_text("\n".join(rows) + "\n")
-    (tmp_path / "rewards.py").write_text(REWARD)
-    (tmp_path / "study.yaml").write_text(STUDY)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return study_folder(tmp_path, STUDY, REWARD)
 
 
 @pytest.fixture
@@ -345,6 +341,18 @@ def test_quick_is_small_and_lies_elsewhere(place: Path) -> None:
     assert small.budget.steps == 3
     assert quick(study(("budget", "{seconds: 60}"))).budget.steps == 6
     assert small.output == Path("study-quick")
+
+
+def test_quick_in_the_embedded_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    recipe = next(path for path in STUDIES if path.stem == "sandbox-weak")
+    built = partial(build_sandbox, cache=tmp_path / "cache", steps=150)  # of pretraining; 1,600 take two minutes
+    monkeypatch.setattr("grao.studies.compare.build_sandbox", built)
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "--config", str(recipe), "--quick", "--output", "weak"]) == 0
+    result = read_study(tmp_path / "weak-quick")
+    assert [(arm.arm, arm.seeds) for arm in result.arms] == [("grao", [0]), ("grao-signed", [0])]
+    assert result.arms[0].cost.reward_calls == 6 * 16 * 8
+    assert "300 held-out prompts" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_command(place: Path, capsys) -> None:

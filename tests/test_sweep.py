@@ -1,7 +1,6 @@
 """Studies along axes: their arms, what is said of them, errors made on purpose, and the weights of an ablation."""
 
 import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +22,9 @@ from grao.rewards import FunctionReward, RewardBatch
 from grao.rewards.mix import Objective
 from grao.studies.noise import StudyMix, chosen, exchanged
 from grao.studies.weights import arm_weights
-from tiny import saved_model
+from tiny import study_folder
 
+REWARD = "def vowels(completions):\n    return [text.count('a') for text in completions]\n"
 STUDY = """
 base:
   model: {path: model}
@@ -46,16 +46,8 @@ output: study
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with model, data, reward and a sweep, as working directory."""
-    saved_model(tmp_path / "model")
-    words = [f"{one} {two}" for one in ("red", "blue", "green", "grey") for two in ("cat", "dog", "hen", "cow", "bee")]
-    rows = [{"prompt": f"say {word}", "reference": f"a {word} it is.", "worse": "no."} for word in words]
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "rewards.py").write_text(
-        "def vowels(completions):\n    return [text.count('a') for text in completions]\n"
-    )
-    (tmp_path / "study.yaml").write_text(STUDY)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return study_folder(tmp_path, STUDY, REWARD)
 
 
 def study(*options: tuple[str, str]) -> Study:

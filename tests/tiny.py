@@ -1,5 +1,6 @@
-"""Small models and groups that tests build on the spot."""
+"""Small models, groups and folders that tests build on the spot."""
 
+import json
 import random
 from pathlib import Path
 
@@ -66,6 +67,17 @@ def saved_model(folder: Path, kind: str = "llama", seed: int = 0) -> Path:
     """Model and tokenizer on disk."""
     tiny_model(kind, seed).save_pretrained(folder)
     letter_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def study_folder(folder: Path, study: str, rewards: str) -> Path:
+    """A folder with model, data (columns prompt, reference, worse), `rewards.py` and `study.yaml`."""
+    saved_model(folder / "model")
+    words = [f"{one} {two}" for one in ("red", "blue", "green", "grey") for two in ("cat", "dog", "hen", "cow", "bee")]
+    rows = [{"prompt": f"say {word}", "reference": f"a {word} it is.", "worse": "no."} for word in words]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "rewards.py").write_text(rewards)
+    (folder / "study.yaml").write_text(study)
     return folder
 
 
