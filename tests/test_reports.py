@@ -18,7 +18,7 @@ from grao.reports import curves
 from grao.reports.blocks import bar
 from grao.reports.charts import SECTIONS
 from grao.reports.examples import LONGEST, PER_OUTCOME, choose, shorten
-from grao.reports.figures import COLOURS
+from grao.reports.figures import COLOURS, picture
 from grao.reports.page import write_report
 from grao.reports.provenance import Manifest, read_manifest, settings
 from grao.reports.tables import headline_markdown, headline_table
@@ -508,3 +508,9 @@ def test_colours_have_contrast_in_light_and_dark(full_report: Path, theme: int) 
         assert contrast(palette[name], palette["paper"]) >= 3
         if theme == 0:
             assert palette[name] == COLOURS[name]
+
+
+def test_a_picture_shortens_places_and_no_texts():
+    svg = picture(lambda axes: axes.set_xticks([0.123456], ["0.0003"]), "one", "spoken")
+    assert ">0.0003<" in svg
+    assert not re.search(r"<[^>]*\.\d{3}[^>]*>", svg)

@@ -151,6 +151,6 @@ def inline(svg: str, key: str, label: str) -> Markup:
     box = re.search(r'viewBox="[^"]*"', svg)
     for name, colour in COLOURS.items():
         body = body.replace(colour, f"var(--{name}, {colour})")
-    body = re.sub(r"(\.\d\d)\d+", r"\1", body)
+    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag.group()), body)  # places, not texts
     opening = f'<svg {box.group() if box else ""} role="img" aria-label="{escape(label)}">'
     return Markup(opening + body)

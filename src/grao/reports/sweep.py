@@ -34,17 +34,18 @@ def sweep_headline(result: StudyResult, sweep: Sweep) -> str:
 
 
 def sweep_sentences(result: StudyResult, sweep: Sweep) -> list[str]:
-    """Where the main arm's lead over each other one is least, and what so many seeds can tell."""
+    """How far the main arm is ahead of each other one, and what so many seeds can tell."""
     found = []
     arm_of = {place.name: place.arm for place in sweep.places}
     for other in dict.fromkeys(place.arm for place in sweep.places if place.arm != result.main):
         leads = [one.difference for one in sweep.contrasts if arm_of[one.other] == other]
         seeds = [lead.over_seeds for lead in leads if lead.over_seeds]
         if seeds and len(seeds) == len(leads):
-            least, lowest = min(one.value for one in seeds), min(one.low for one in seeds)
+            least, most = (points(pick(one.value for one in seeds), result.prompts) for pick in (min, max))
+            lowest = points(min(one.low for one in seeds), result.prompts)
             found.append(
-                f"{result.main} less {other}: {points(least, result.prompts)} where it is least; the lowest bound "
-                f"over seeds, of all points, is {points(lowest, result.prompts)}."
+                f"{result.main} less {other}: {least.removesuffix(' points')} to {most}, place by place; the lowest "
+                f"bound over seeds, of all places, is {lowest}."
             )
     needed = seeds_needed(len(sweep.contrasts), 1 - result.confidence) if sweep.contrasts else 0
     if result.seeds < needed:
