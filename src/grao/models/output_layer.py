@@ -167,14 +167,16 @@ def _collect(
     by_hidden, by_weight, by_bias = gradients
     c = coefficients[:, None].to(probabilities)
     by_logits = probabilities.mul_(c).scatter_add_(-1, targets[:, None], -c)  # c * (p - onehot)
-    precision = _precision(hidden)
-    product = by_logits.to(precision["dtype"] if precision["enabled"] else weight.dtype)
-    if by_hidden is not None:
-        by_hidden[rows] = product @ weight
-    if by_weight is not None:
-        if by_weight.dtype == hidden.dtype == product.dtype:
-            by_weight.addmm_(product.t(), hidden)  # in place, so without a copy, but deaf to mixed precision
-        else:
-            by_weight += product.t() @ hidden
+    kind, mixed = hidden.device.type, _precision(hidden)
+    half = mixed["enabled"] and mixed["dtype"] is torch.bfloat16  # float16 has no room for small probabilities
+    product = by_logits.to(torch.bfloat16 if half else weight.dtype)
+    with torch.autocast(kind, torch.bfloat16, enabled=half):
+        if by_hidden is not None:
+            by_hidden[rows] = product @ weight
+        if by_weight is not None:
+            if by_weight.dtype == hidden.dtype == product.dtype:
+                by_weight.addmm_(product.t(), hidden)  # in place, so without a copy, but deaf to mixed precision
+            else:
+                by_weight += product.t() @ hidden.to(product.dtype)
     if by_bias is not None:
         by_bias += by_logits.sum(dim=0)

@@ -32,7 +32,7 @@ class PackedEngine:
         row = _Row.of(batch)
         targets = sent([token for completion in batch.completions for token in completion], device)
         lengths = sent([len(completion) for completion in batch.completions], device)
-        shares = batch.weights.to(device, precise, non_blocking=True) / lengths
+        shares = sent(batch.weights, device).to(precise) / lengths
         coefficients = shares.repeat_interleave(lengths, output_size=len(targets))
         shown: list[tuple[Tensor, Tensor]] = []
 

@@ -7,6 +7,6 @@ import torch
 from torch import Tensor
 
 
-def sent(values: Sequence[Any], device: torch.device) -> Tensor:
-    """A tensor of these numbers there. The host goes on at once, with whatever the device still has to do."""
-    return torch.tensor(values).to(device, non_blocking=True)
+def sent(values: Sequence[Any] | Tensor, device: torch.device) -> Tensor:
+    """These numbers as a tensor there. A GPU takes them in when it gets to it: the host does not wait for that."""
+    return torch.as_tensor(values).to(device, non_blocking=device.type == "cuda")

@@ -135,15 +135,15 @@ def _loss(
             entropies=tokens.entropies,
             values=critic(tokens.hidden) if critic else None,
             before=before,
-            weights=update.weights[list(rows)].to(tokens.logps, non_blocking=True),
-            roles=update.roles[list(rows)].to(device, non_blocking=True),
+            weights=sent(update.weights[list(rows)], device).to(tokens.logps),
+            roles=sent(update.roles[list(rows)], device),
             groups=sent(batch.groups, device),
             lengths=sent(batch.lengths()[1], device),
         )
         found = method_loss(view)
         for name, values in found.numbers.items():
             numbers[name][places] = values.detach().to(numbers[name])
-        return (batch.weights.to(found.loss, non_blocking=True) * found.loss).sum()
+        return (sent(batch.weights, device).to(found.loss) * found.loss).sum()
 
     return loss
 
