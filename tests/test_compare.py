@@ -388,7 +388,7 @@ def test_several_processes_are_refused(place: Path, monkeypatch: pytest.MonkeyPa
         ("steps: 3", "steps: 3, samples: 5", "study.yaml, line 11: budget: a budget is exactly one of"),
         ("seeds: [0, 1]", "seeds: [0, 0]", "seeds holds a value twice"),
         ("seeds: [0, 1]", "sedes: [0, 1]", "study.yaml, line 12: sedes is unknown; did you mean seeds"),
-        ("seeds: [0, 1]", "against: dpo", "against: 'dpo' is none of the arms: grao, soft"),
+        ("seeds: [0, 1]", "against: dpo", "error: study.yaml: against: 'dpo' is none of the arms: grao, soft"),
         ("  soft:", "  a/b:", "arms: 'a/b' cannot be a name"),
         ("  rollout:", "  rolout:", "study.yaml: base: rolout is unknown; did you mean rollout"),
         ("output: study", "sandbox: {ability: 2}\noutput: study", "sandbox.ability must be"),

@@ -65,6 +65,8 @@ class Given:
 
     def where(self, at: Location) -> str:
         """`recipe.yaml, line 4: rollout.group_size` or `--rollout.group_size`."""
+        if not at:
+            return str(self.file or "the options")
         option, line = self.origin(at)
         if option == at or self.file is None:
             return f"--{dotted(at)}"
