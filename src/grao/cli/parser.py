@@ -31,7 +31,7 @@ _AUDIT = """\
 Nothing is trained. The results go to audit.output, by default the run folder's name with -audit.
 """
 _ABLATION = """\
-FILE is a study. Its arms are replaced by the ablation's, axes are left out; its output's name gets -ablation at its end.
+FILE is a study. Its arms are replaced by the ablation's, axes are left out; its output's name gets -ablation behind it.
 The result shows what each arm weighs samples and reference with, and which arms differ in nothing but scale.
 """
 _SWEEP = """\
