@@ -7,6 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from grao.core.transfer import sent
+
 
 @dataclass(frozen=True)
 class Before:
@@ -28,7 +30,7 @@ class Before:
         known = {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
         if not known:
             return self
-        places = token_places(lengths, rows).to(next(iter(known.values())).device)
+        places = sent(token_places(lengths, rows), next(iter(known.values())).device)
         return Before(**{name: value[places] for name, value in known.items()})
 
 

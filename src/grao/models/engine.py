@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from grao.core import Plan
@@ -67,6 +68,11 @@ class Pass:
     """(N,), log-likelihood of each completion token, one sequence behind the other."""
     balance: Tensor | None = None
     """Scalar, share of this pass in the routers' load-balancing loss of its step, where that is part of the loss."""
+
+
+def sequence_means(values: Tensor, lengths: Tensor) -> Tensor:
+    """(N,) values of S sequences one behind the other, and their lengths (S,) -> (S,) means."""
+    return torch.segment_reduce(values, "mean", lengths=lengths, unsafe=True)  # a check would wait for the device
 
 
 class Engine(Protocol):

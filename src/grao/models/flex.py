@@ -13,8 +13,8 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from grao.core.transfer import sent
 from grao.models.attention import RowPlan, window_of
-from grao.models.transfer import sent
 
 NAME = "grao_flex"
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grao.core import Plan, plan_packed
+from grao.core.transfer import sent
 from grao.models.attention import RowPlan, Segment
-from grao.models.engine import Batch, Loss, Pass, TokenIds, Tokens
+from grao.models.engine import Batch, Loss, Pass, TokenIds, Tokens, sequence_means
 from grao.models.output_layer import linear_loss, output_layer_as, token_logps
-from grao.models.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PackedEngine:
                 **_without_own_loss(model),
             ).logits.view(())
         ((logps, entropies),) = shown
-        return Pass(value, _means(logps, lengths), _means(entropies, lengths), logps)
+        return Pass(value, sequence_means(logps, lengths), sequence_means(entropies, lengths), logps)
 
     def copies(self, batch: Batch, plan: Plan) -> Counter[int]:
         """See `Engine.copies`."""
@@ -113,11 +113,6 @@ def _without_own_loss(model: nn.Module) -> dict[str, bool]:
     """Keeps a mixture of experts from its own load-balancing loss, which would count this row for a whole step."""
     asked = getattr(transformers_model(model).config, "output_router_logits", False)
     return {"output_router_logits": False} if asked else {}
-
-
-def _means(values: Tensor, lengths: Tensor) -> Tensor:
-    """(N,) values of S sequences one behind the other -> (S,) means."""
-    return torch.segment_reduce(values, "mean", lengths=lengths, unsafe=True)  # a check would wait for the device
 
 
 def transformers_model(model: nn.Module) -> PreTrainedModel:

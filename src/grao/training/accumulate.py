@@ -11,10 +11,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from grao.core.transfer import sent
 from grao.methods import Before, TokenLoss, TokenView
 from grao.methods.tokens import kl_estimate
 from grao.models import BalancedPass, Batch, Engine, Loss, Pass, Routers, Tokens, routed_pass
-from grao.models.transfer import sent
+from grao.models.engine import sequence_means
 from grao.training.experience import Update
 
 _EVERY_BACKWARD_SYNCHRONISES = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -104,7 +105,8 @@ def accumulate_gradient(
             places = sent(rows, accelerator.device)
             loglik[places], entropy[places] = seen.mean.to(loglik), seen.entropy.to(entropy)
             if known.frozen is not None:
-                kl[places] = _mean(kl_estimate(seen.tokens, known.frozen), batch).to(kl)
+                tokens = kl_estimate(seen.tokens, known.frozen)
+                kl[places] = sequence_means(tokens, sent(batch.lengths()[1], tokens.device)).to(kl)
     return Seen(
         loss=loss,
         loglik=loglik,
@@ -179,12 +181,6 @@ def _choices(
     """(E + 1,), what the routers choose in the whole step, on all processes: one more forward pass."""
     counts = [routed_pass(engine, routers, model, batch, copies)[1].counts() for batch in batches]
     return cast(Tensor, accelerator.reduce(torch.stack(counts).sum(dim=0), reduction="sum"))
-
-
-def _mean(values: Tensor, batch: Batch) -> Tensor:
-    """(N,) -> (rows,), mean over each sequence's tokens."""
-    lengths = sent(batch.lengths()[1], values.device)
-    return torch.segment_reduce(values, "mean", lengths=lengths, unsafe=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from grao.core.transfer import sent
 from grao.methods import Before, Method, Role
 from grao.methods.tokens import token_places
 from grao.models import Batch, Engine, Tokens
@@ -76,7 +77,7 @@ class Observer:
             return tokens.logps.new_zeros(())
 
         for rows in self._engine.plan(batch, token_budget):
-            places = token_places(lengths, rows).to(logps.device)
+            places = sent(token_places(lengths, rows), logps.device)
             self._engine.run(model, batch.rows(rows), keep)
         return logps, None if head is None else values
 
