@@ -8,5 +8,5 @@ from torch import Tensor
 
 
 def sent(values: Sequence[Any] | Tensor, device: torch.device) -> Tensor:
-    """These numbers as a tensor there. A GPU takes them in when it gets to it: the host does not wait for that."""
+    """These numbers as a tensor there. The host does not wait for what a GPU still has to do."""
     return torch.as_tensor(values).to(device, non_blocking=device.type == "cuda")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-_LOGITS_CPU, _LOGITS, _ROWS = 1 << 21, 1 << 27, 64
+_LOGITS_CPU, _LOGITS, _ROWS = 1 << 21, 1 << 26, 64
 """Logits held at a time on a CPU and elsewhere, but so many rows at least: fewer make the weight's gradient slow."""
 
 Readout = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -169,6 +169,7 @@ def _collect(
     by_logits = probabilities.mul_(c).scatter_add_(-1, targets[:, None], -c)  # c * (p - onehot)
     kind, mixed = hidden.device.type, _precision(hidden)
     half = mixed["enabled"] and mixed["dtype"] is torch.bfloat16  # float16 has no room for small probabilities
+    half = half and weight.dtype is not torch.float64  # which autocast leaves alone
     product = by_logits.to(torch.bfloat16 if half else weight.dtype)
     with torch.autocast(kind, torch.bfloat16, enabled=half):
         if by_hidden is not None:

@@ -32,7 +32,7 @@ class PackedEngine:
         row = _Row.of(batch)
         targets = sent([token for completion in batch.completions for token in completion], device)
         lengths = sent([len(completion) for completion in batch.completions], device)
-        shares = sent(batch.weights, device).to(precise) / lengths
+        shares = sent(batch.weights.to(precise), device) / lengths
         coefficients = shares.repeat_interleave(lengths, output_size=len(targets))
         shown: list[tuple[Tensor, Tensor]] = []
 

@@ -137,7 +137,7 @@ def _loss(
             entropies=tokens.entropies,
             values=critic(tokens.hidden) if critic else None,
             before=before,
-            weights=sent(update.weights[list(rows)], device).to(tokens.logps),
+            weights=sent(update.weights[list(rows)].to(tokens.logps.dtype), device),
             roles=sent(update.roles[list(rows)], device),
             groups=sent(batch.groups, device),
             lengths=sent(batch.lengths()[1], device),
@@ -145,7 +145,7 @@ def _loss(
         found = method_loss(view)
         for name, values in found.numbers.items():
             numbers[name][places] = values.detach().to(numbers[name])
-        return (sent(batch.weights, device).to(found.loss) * found.loss).sum()
+        return (sent(batch.weights.to(found.loss.dtype), device) * found.loss).sum()
 
     return loss
 
