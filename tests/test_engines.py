@@ -19,11 +19,13 @@ from transformers import (
     PhimoeForCausalLM,
 )
 
-from grao.models import Batch, PackedEngine, PaddedEngine, engine_for
-from grao.models.attention import NAME, RowPlan, Segment, packed_attention
-from grao.models.flex import block_mask
-from grao.models.output_layer import linear_loss, token_logps
-from tiny import LETTERS, gradients, relative_gap, tiny_model
+from grao.engine.attention import NAME, RowPlan, Segment, block_mask, packed_attention
+from grao.engine.output_layer import linear_loss, token_logps
+from grao.engine.packed import PackedEngine
+from grao.engine.padded import PaddedEngine
+from grao.engine.select import engine_for
+from grao.types import Batch
+from tiny import LETTERS, batch_of, gradients, relative_gap, tiny_model
 
 KINDS = ("llama", "qwen3", "moe", "gpt2")
 
@@ -40,15 +42,15 @@ def batches(draw) -> Batch:
             completions.append(draw(st.lists(token, min_size=1, max_size=9)))
             groups.append(group)
             weights.append(draw(st.one_of(st.just(0.0), st.floats(-3, 3))))
-    return Batch(prompts, completions, groups, torch.tensor(weights, dtype=torch.float64))
+    return batch_of(prompts, completions, groups, weights)
 
 
 def through(engine, model, batch: Batch, budget: int = 10_000):
     """Loss, log-likelihoods in order, and gradients of all micro-batches together."""
     model.zero_grad()
-    loss, mean, entropy = 0.0, torch.zeros(len(batch.prompts)), torch.zeros(len(batch.prompts))
+    loss, mean, entropy = 0.0, torch.zeros(len(batch.answers)), torch.zeros(len(batch.answers))
     for rows in engine.plan(batch, budget):
-        seen = engine.run(model, batch.rows(rows))
+        seen = engine.run(model, batch.select(rows))
         seen.loss.backward()
         loss += seen.loss.item()
         mean[rows], entropy[rows] = seen.mean.float(), seen.entropy.float()
@@ -69,13 +71,13 @@ MODELS = {kind: tiny_model(kind) for kind in KINDS}
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(batch=batches(), budget=st.integers(1, 200))
-@example(batch=Batch([[3], [3]], [[3], [3]], [0, 0], torch.tensor([0.0, 1.0], dtype=torch.float64)), budget=1)
+@example(batch=batch_of([[3], [3]], [[3], [3]], [0, 0], [0.0, 1.0]), budget=1)
 def test_packed_equals_padded(kind: str, batch: Batch, budget: int):
     model = MODELS[kind]
     engine = engine_for(model, pad_id=0)
     assert isinstance(engine, PackedEngine)
     loss, mean, entropy, expected = through(PaddedEngine(), model, batch)
-    scale = max(1.0, (batch.weights.abs() * mean.abs()).sum().item())  # of the terms that the loss adds up
+    scale = max(1.0, (torch.tensor(batch.weights).abs() * mean.abs()).sum().item())  # of the terms of the loss
     for cut in (10_000, budget):
         found = through(engine, model, batch, cut)
         assert found[0] == pytest.approx(loss, abs=1e-6 * scale)
@@ -90,7 +92,7 @@ def test_long_answers_are_attended_in_several_calls(monkeypatch: pytest.MonkeyPa
     engine = engine_for(model, 0)
     _, mean, _, expected = through(PaddedEngine(), model, batch)
     for together in (1, 20, 50):
-        monkeypatch.setattr("grao.models.attention._TOGETHER", together)
+        monkeypatch.setattr("grao.engine.attention._TOGETHER", together)
         found = through(engine, model, batch)
         torch.testing.assert_close(found[1], mean, atol=1e-5, rtol=1e-5)
         assert relative_gap(found[3], expected) < 1e-5
@@ -101,7 +103,7 @@ def some_batch(seed: int = 0, longest: int = 12) -> Batch:
     prompts = [torch.randint(3, 40, (length,)).tolist() for length in (7, 12, 3)]
     groups = [group for group in range(3) for _ in range(5)]
     completions = [torch.randint(3, 40, (int(torch.randint(1, longest, ())),)).tolist() for _ in groups]
-    return Batch([prompts[group] for group in groups], completions, groups, torch.randn(15).double())
+    return batch_of([prompts[group] for group in groups], completions, groups, torch.randn(15).double())
 
 
 DOUBLE = tiny_model("gpt2").double()  # no part of it falls back to single precision
@@ -267,8 +269,8 @@ def test_a_model_that_was_not_switched_fails_loudly():
 
 @pytest.mark.parametrize("biased", [True, False])
 def test_the_chunked_loss_is_the_plain_one(biased: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("grao.models.output_layer._LOGITS_CPU", 150)
-    monkeypatch.setattr("grao.models.output_layer._ROWS", 3)
+    monkeypatch.setattr("grao.engine.output_layer._LOGITS_CPU", 150)
+    monkeypatch.setattr("grao.engine.output_layer._ROWS", 3)
     hidden, weight = torch.randn(13, 8).double().requires_grad_(), torch.randn(50, 8).double().requires_grad_()
     bias = torch.randn(50).double().requires_grad_() if biased else None
     targets, coefficients = torch.randint(0, 50, (13,)), torch.randn(13).double()

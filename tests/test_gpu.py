@@ -15,10 +15,14 @@ from transformers import (
 )
 
 from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
-from grao.models import Batch, PackedEngine, PaddedEngine, engine_for
-from grao.models.flex import NAME
-from grao.rollouts import HuggingFaceGenerator, Sampling
-from tiny import LETTERS, gradients, letter_tokenizer, relative_gap
+from grao.engine.attention import FLEX
+from grao.engine.packed import PackedEngine
+from grao.engine.padded import PaddedEngine
+from grao.engine.select import engine_for
+from grao.rollouts.base import Sampling
+from grao.rollouts.transformers import TransformersGenerator
+from grao.types import Batch
+from tiny import LETTERS, batch_of, gradients, in_order, letter_tokenizer, relative_gap
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -58,15 +62,15 @@ def some_batch(prompts: int = 3, samples: int = 5, longest: int = 60) -> Batch:
 
     said = [tokens() for _ in range(prompts)]
     groups = [group for group in range(prompts) for _ in range(samples)]
-    return Batch([said[group] for group in groups], [tokens() for _ in groups], groups, torch.randn(len(groups)))
+    return batch_of([said[group] for group in groups], [tokens() for _ in groups], groups, torch.randn(len(groups)))
 
 
 def through(engine, model, batch: Batch, budget: int, autocast: bool = False):
     model.zero_grad()
-    mean = torch.zeros(len(batch.prompts))
+    mean = torch.zeros(len(batch.answers))
     for rows in engine.plan(batch, budget):
         with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
-            seen = engine.run(model, batch.rows(rows))
+            seen = engine.run(model, batch.select(rows))
         seen.loss.backward()
         mean[rows] = seen.mean.float().cpu()
     return mean, gradients(model)
@@ -77,7 +81,7 @@ def test_the_packed_row_in_blocks_equals_the_padded_one(kind: str):
     model, batch = model_of(kind), some_batch()
     engine = engine_for(model, pad_id=0)
     assert isinstance(engine, PackedEngine)
-    assert model.config._attn_implementation == NAME
+    assert model.config._attn_implementation == FLEX
     mean, expected = through(PaddedEngine(), model, batch, 10_000)
     for budget in (10_000, 200):
         found = through(engine, model, batch, budget)
@@ -100,13 +104,14 @@ def test_in_bfloat16_it_is_as_close_to_single_precision_as_the_padded_one():
 def test_sampling_without_chance_is_what_transformers_generates():
     model = model_of("plain").eval()
     prompts = [[5, 6, 7, 8], [9, 10, 11, 12]]
-    generator = HuggingFaceGenerator(model, stop_ids=[len(LETTERS) + 9])
-    found = generator.generate(prompts, [0, 1], Sampling(samples=2, temperature=0.0, top_p=1.0, max_new_tokens=20))
+    generator = TransformersGenerator(model, stop_ids=[len(LETTERS) + 9])
+    sampling = Sampling(samples=2, temperature=0.0, top_p=1.0, max_new_tokens=20)
+    found = in_order(generator.generate(prompts, [0, 1], sampling))
     ids = torch.tensor(prompts, device="cuda")
     expected = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0
     )[:, 4:].tolist()
-    assert [[list(sample.token_ids) for sample in group] for group in found] == [[line, line] for line in expected]
+    assert [[list(sample.ids) for sample in group] for group in found] == [[line, line] for line in expected]
 
 
 @pytest.mark.parametrize("bf16", [False, True])

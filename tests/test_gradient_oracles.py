@@ -9,7 +9,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from grao.core import group_advantages, sequence_weights, weighted_likelihood_loss
-from grao.models import completion_likelihood
+from grao.engine.padded import completion_likelihood
 from tiny import END, gradients, letter_tokenizer, random_groups, relative_gap, tiny_model
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "grao_one_file.py"

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from grao.models import completion_likelihood, likeliest_stop, stop_token_ids
+from grao.engine.loading import likeliest_stop, stop_token_ids
+from grao.engine.padded import completion_likelihood
 from tiny import END, letter_tokenizer, tiny_model
 
 

@@ -12,29 +12,22 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 
-from grao import (
-    DataConfig,
-    DPOMethodConfig,
-    GRAOConfig,
-    GRAOTrainer,
-    GRPOMethodConfig,
-    InputError,
-    PPOMethodConfig,
-    RolloutConfig,
-    SFTMethodConfig,
-    TrainingConfig,
-)
-from grao.records.metrics import read_metrics
+from grao import DataConfig, GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
+from grao.methods.dpo import DPO
+from grao.methods.grpo import GRPO
+from grao.methods.ppo import PPO
+from grao.methods.sft import SFT
+from grao.records.run import read_metrics
 from grao.training.watch import Watch
 from test_trainer import ROWS, vowels, weights_of
 from tiny import letter_tokenizer, relative_gap, tiny_model
 
 PAIRS = [{**row, "rejected": f"no, {row['prompt']}"} for row in ROWS]
 METHODS = {
-    "sft": SFTMethodConfig(),
-    "dpo": DPOMethodConfig(),
-    "grpo": GRPOMethodConfig(updates=2),
-    "ppo": PPOMethodConfig(updates=2, kl_target=0.5),
+    "sft": SFT(),
+    "dpo": DPO(),
+    "grpo": GRPO(updates=2),
+    "ppo": PPO(updates=2, kl_target=0.5),
 }
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
 
@@ -82,6 +75,20 @@ def test_resuming_is_as_if_it_had_never_stopped(tmp_path: Path, name: str):
         assert {key: line[key] for key in timeless} == {key: same[key] for key in timeless}
 
 
+def test_a_steered_penalty_survives_a_resume_between_two_lines_of_the_log(tmp_path: Path):
+    settings = {"steps": 6, "save_every": 2, "trainer": {"use_cpu": True, "logging_steps": 5}}
+    whole = make(tmp_path / "whole", METHODS["ppo"], **settings)
+    whole.train()
+    make(tmp_path / "half", METHODS["ppo"], **settings).train()
+    again = make(tmp_path / "half", METHODS["ppo"], **settings)
+    again.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoints" / "checkpoint-4"))
+    assert relative_gap(weights_of(again.model), weights_of(whole.model)) == 0
+    lines, same = (read_metrics(tmp_path / run) for run in ("whole", "half"))
+    assert [line["step"] for line in lines] == [line["step"] for line in same] == [1, 5]
+    for name in ("kl_penalty/next", "kl_penalty/coefficient", "reward/mean", "tokens/sampled"):
+        assert lines[-1][name] == same[-1][name], name
+
+
 def test_the_critic_is_kept_beside_a_plain_language_model(tmp_path: Path):
     trainer = make(tmp_path, METHODS["ppo"], save_every=4)
     trainer.train()
@@ -101,7 +108,7 @@ def test_with_an_adapter_the_frozen_policy_is_the_model_without_it(tmp_path: Pat
 
 
 def test_two_updates_go_further_than_one(tmp_path: Path):
-    one, two = (make(tmp_path / f"{n}", GRPOMethodConfig(kl=0.0, updates=n), steps=1) for n in (1, 2))
+    one, two = (make(tmp_path / f"{n}", GRPO(kl=0.0, updates=n), steps=1) for n in (1, 2))
     start = weights_of(one.model)
     one.train(), two.train()
     moved = [sum((value - start[name]).norm() for name, value in weights_of(t.model).items()) for t in (one, two)]
@@ -110,14 +117,14 @@ def test_two_updates_go_further_than_one(tmp_path: Path):
 
 def test_dpo_says_which_row_has_no_rejected_answer(tmp_path: Path):
     with pytest.raises(InputError, match=r"dpo needs a rejected answer to every prompt, row 1 has none"):
-        make(tmp_path, DPOMethodConfig(), rows=ROWS)
+        make(tmp_path, DPO(), rows=ROWS)
     with pytest.raises(InputError, match="row 2 has none"):
-        make(tmp_path, DPOMethodConfig(), rows=[PAIRS[0], {**PAIRS[1], "rejected": None}])
+        make(tmp_path, DPO(), rows=[PAIRS[0], {**PAIRS[1], "rejected": None}])
 
 
 def test_nothing_can_be_watched_where_nothing_is_sampled(tmp_path: Path):
     with pytest.raises(InputError, match="watch: sft samples nothing"):
-        make(tmp_path, SFTMethodConfig(), watch=Watch(vowels))
+        make(tmp_path, SFT(), watch=Watch(vowels))
 
 
 SCRIPT = """

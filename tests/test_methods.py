@@ -1,6 +1,5 @@
 """Each method's loss and gradient against TRL's trainers or a naive loop, through the whole of our engine."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -8,26 +7,26 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from datasets import Dataset
+from pydantic import TypeAdapter, ValidationError
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from grao.config.method import (
-    DPOMethodConfig,
-    GRAOMethodConfig,
-    GRPOMethodConfig,
-    PPOMethodConfig,
-    SFTMethodConfig,
-)
-from grao.data import Encoded, Example
-from grao.methods import DPO, GRPO, PPO, SFT, Method, Role, make_method
-from grao.methods.grpo import sample_advantages
-from grao.methods.ppo import gae, steered
-from grao.models import PackedEngine, PaddedEngine, engine_for
-from grao.rewards import as_mix
-from grao.rollouts import Completion, Sampling
-from grao.training.accumulate import Objective, Seen, accumulate_gradient
-from grao.training.before import Observer
-from grao.training.critic import ValueHead
+from grao.config.recipe import Recipe
+from grao.engine.packed import PackedEngine
+from grao.engine.padded import PaddedEngine
+from grao.engine.select import engine_for
+from grao.methods import METHODS
+from grao.methods.base import Method
+from grao.methods.dpo import DPO
+from grao.methods.grao import GRAO
+from grao.methods.grpo import GRPO, sample_advantages
+from grao.methods.ppo import PPO, gae, steered
+from grao.methods.sft import SFT
+from grao.rewards.mix import as_mix
+from grao.rollouts.base import Sampling
+from grao.training.accumulate import Seen, UpdateLoss, accumulate_gradient
 from grao.training.experience import ExperienceSource, Update
+from grao.training.learner import Observer, ValueHead
+from grao.types import Answer, Encoded, Example, Role
 from tiny import gradients, letter_tokenizer, random_groups, relative_gap, tiny_model
 
 REWARDS = [[1.0, 0.0, -1.0, -1.0], [0.0, 0.0, 0.0, 0.0], [0.5, -0.5, 2.0, 0.0]]
@@ -35,16 +34,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fused_lm_head.*")
 
 
 class Given:
-    """A sampling engine that says what it is told."""
+    """A sampling engine that says what it is told, all at once."""
 
     def __init__(self, groups: list[list[list[int]]]) -> None:
         self.groups = groups
 
-    def generate(self, prompts, keys, sampling, done) -> list[list[Completion]]:
+    def generate(self, prompts, keys, sampling) -> list[tuple[int, list[Answer]]]:
         by_prompt = dict(self.groups)
-        said = [[Completion(tuple(ids), False) for ids in by_prompt[tuple(prompt)]] for prompt in prompts]
-        done(dict(enumerate(said)))
-        return said
+        said = [[Answer(tuple(ids)) for ids in by_prompt[tuple(prompt)]] for prompt in prompts]
+        return list(enumerate(said))
+
+    def sync(self, policy) -> None:
+        pass
 
 
 class Table:
@@ -74,10 +75,9 @@ def learn(model, method: Method, budget: int = 10_000, engine=None, frozen=None,
     accelerator, update = Accelerator(cpu=True), update_of(method)
     engine = engine or engine_for(model, 0)
     start = (lambda: _opened(frozen)) if frozen is not None else None
-    before = Observer(engine, accelerator, start, critic).look(model, update, method, budget)
-    objective = Objective(method.loss, critic, method.needs.whole_groups)
+    before = Observer(engine, accelerator, start, critic).before(model, update, method, budget)
     model.zero_grad()
-    return accumulate_gradient(model, update, accelerator, engine, budget, objective, before)
+    return accumulate_gradient(model, update, accelerator, engine, budget, UpdateLoss(method, critic), before)
 
 
 class _opened:  # noqa: N801
@@ -117,8 +117,8 @@ def token_logps(model, prompt, answer) -> torch.Tensor:
 def answers_of(update: Update) -> dict[tuple[int, int], tuple[list[int], list[int]]]:
     batch = update.batch
     return {
-        place: (list(prompt), list(answer))
-        for place, prompt, answer in zip(update.places, batch.prompts, batch.completions, strict=True)
+        position: (list(group.item.prompt_ids), list(answer.ids))
+        for position, group, answer in zip(update.positions, batch.owners, batch.answers, strict=True)
     }
 
 
@@ -170,9 +170,9 @@ def test_grpo_is_that_of_trl(tmp_path: Path, budget: int, kl: float):
     engine_for(frozen, 0), engine_for(old, 0)
     update, accelerator, engine = update_of(method), Accelerator(cpu=True), engine_for(model, 0)
     start = (lambda: _opened(frozen)) if kl else None
-    before = Observer(engine, accelerator, start, None).look(old, update, method, budget)
+    before = Observer(engine, accelerator, start, None).before(old, update, method, budget)
     model.zero_grad()
-    seen = accumulate_gradient(model, update, accelerator, engine, budget, Objective(method.loss), before)
+    seen = accumulate_gradient(model, update, accelerator, engine, budget, UpdateLoss(method), before)
     assert seen.loss.item() == pytest.approx(theirs.item(), abs=1e-5)
     assert relative_gap(gradients(model), expected) < 1e-5
     assert 0 < seen.numbers["ratio/clipped"].mean() < 1
@@ -277,10 +277,10 @@ def test_ppo_is_a_naive_loop(engine):
     accelerator, engine = Accelerator(cpu=True), engine or engine_for(model, 0)
     if isinstance(engine, PackedEngine):
         engine_for(frozen, 0)
-    before = Observer(engine, accelerator, lambda: _opened(frozen), critic).look(model, update, method, 15)
+    before = Observer(engine, accelerator, lambda: _opened(frozen), critic).before(model, update, method, 15)
     nudge(model)
     model.zero_grad()
-    seen = accumulate_gradient(model, update, accelerator, engine, 15, Objective(method.loss, critic), before)
+    seen = accumulate_gradient(model, update, accelerator, engine, 15, UpdateLoss(method, critic), before)
     assert seen.loss.item() == pytest.approx(loss.item(), abs=1e-5)
     assert relative_gap(gradients(model), expected) < 2e-4  # the nudge back is exact to rounding only
 
@@ -339,8 +339,8 @@ def test_one_update_on_policy_is_the_plain_policy_gradient():
 
 
 def test_groups_without_signal_are_forwarded_only_for_the_kl_term():
-    assert {place[0] for place in update_of(GRPO(kl=0.1)).places} == {0, 1, 2}
-    assert len({place[0] for place in update_of(GRPO(kl=0.0)).places}) == 2
+    assert {place[0] for place in update_of(GRPO(kl=0.1)).positions} == {0, 1, 2}
+    assert len({place[0] for place in update_of(GRPO(kl=0.0)).positions}) == 2
 
 
 def test_what_is_seen_before_is_in_the_order_of_the_update():
@@ -349,11 +349,11 @@ def test_what_is_seen_before_is_in_the_order_of_the_update():
     method = GRPO(kl=0.1, updates=2)
     update, engine = update_of(method), engine_for(model, 0)
     observer = Observer(engine, Accelerator(cpu=True), lambda: _opened(frozen), None)
-    before = observer.look(model, update, method, token_budget=13)
+    before = observer.before(model, update, method, token_budget=13)
     for found, policy in ((before.old, model), (before.frozen, frozen)):
         with torch.no_grad():
             batch = update.batch
-            rows = [engine.run(policy, batch.rows([row])).tokens for row in range(len(batch.prompts))]
+            rows = [engine.run(policy, batch.select([row])).tokens for row in range(len(batch.answers))]
         assert torch.allclose(found, torch.cat(rows), atol=1e-5)
 
 
@@ -367,23 +367,29 @@ def test_the_frozen_model_is_asked_once_about_a_pair():
         return _opened(frozen)
 
     observer = Observer(engine_for(model, 0), Accelerator(cpu=True), open_frozen, None)
-    first = observer.look(model, update, method, 10_000).frozen
-    second = observer.look(model, update, method, 10_000).frozen
+    first = observer.before(model, update, method, 10_000).frozen
+    second = observer.before(model, update, method, 10_000).frozen
     assert torch.equal(first, second)
     assert len(asked) == 1
 
 
-CONFIGS = (GRAOMethodConfig(), SFTMethodConfig(), DPOMethodConfig(), GRPOMethodConfig(), PPOMethodConfig())
+def test_a_method_is_found_by_its_name_with_the_settings_of_its_section():
+    recipe = {"model": {"path": "m"}, "data": {"path": "d"}, "rewards": [{"function": "a.py:b"}], "output": "o"}
+    for name, kind in METHODS.items():
+        if not kind.__module__.startswith("grao."):
+            continue  # from outside the package
+        read = TypeAdapter(Recipe).validate_python({**recipe, "method": {"name": name}}).method
+        assert read == kind()
+        assert type(read) is kind
+    assert TypeAdapter(Recipe).validate_python(recipe).method == GRAO()
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
-def test_a_method_has_the_settings_of_its_section_and_their_defaults(config):
-    method = make_method(config)
-    assert [field.name for field in fields(method)] == [field.name for field in fields(config) if field.name != "name"]
-    assert method == type(method)()
+def test_the_settings_of_a_method_are_checked():
+    with pytest.raises(ValidationError, match="greater than 0"):
+        GRPO(clip=0.0)
 
 
-def test_roles_follow_the_columns():
+def test_answers_keep_their_roles():
     update = update_of(DPO())
-    assert [Role(role) for role in update.roles.tolist()] == [Role.REFERENCE, Role.REJECTED] * 3
-    assert set(update_of(GRPO(kl=1.0)).roles.tolist()) == {Role.SAMPLE}
+    assert [answer.role for answer in update.batch.answers] == [Role.REFERENCE, Role.REJECTED] * 3
+    assert {answer.role for answer in update_of(GRPO(kl=1.0)).batch.answers} == {Role.SAMPLE}

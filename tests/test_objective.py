@@ -3,14 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grao.core import (
-    group_advantages,
-    objective_terms,
-    plan_packed,
-    plan_padded,
-    sequence_weights,
-    weighted_likelihood_loss,
-)
+from grao.core import group_advantages, objective_terms, sequence_weights, weighted_likelihood_loss
+from grao.engine.packed import plan_packed
+from grao.engine.padded import plan_padded
 
 NAN = float("nan")
 VERDICTS = torch.tensor([[1.0, 0.0, -1.0, -1.0]])

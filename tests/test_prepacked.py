@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from grao.models.prepacked import prepacked
+from grao.rollouts.decoding import prepacked
 
 
 class Scaled(nn.Linear):
@@ -65,7 +65,7 @@ def test_what_cannot_be_reordered_leaves_nothing_behind(model, monkeypatch):
             raise MemoryError("no room")
         return lambda states: states
 
-    monkeypatch.setattr("grao.models.prepacked._product", fails)
+    monkeypatch.setattr("grao.rollouts.decoding._product", fails)
     with pytest.raises(MemoryError), prepacked(model):
         pass
     assert not any("forward" in vars(layer) for layer in model)

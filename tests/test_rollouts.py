@@ -6,16 +6,20 @@ from scipy.stats import chisquare
 from transformers import MistralConfig, MistralForCausalLM
 
 from grao import InputError
-from grao.rollouts import HuggingFaceGenerator, Sampling, draw_key
-from grao.rollouts.huggingface import draw_tokens, keyed_uniforms
-from tiny import END, tiny_model
+from grao.engine.padded import completion_likelihood
+from grao.rollouts.base import Sampling, draw_key
+from grao.rollouts.sampling import draw_tokens, keyed_uniforms
+from grao.rollouts.transformers import TransformersGenerator
+from tiny import END, in_order, tiny_model
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15]]
 KEYS = [draw_key(0, "step", row) for row in range(4)]
 
 
 def generate(model, prompts=PROMPTS, keys=KEYS, batch_size=64, **sampling):
-    return HuggingFaceGenerator(model, [END], batch_size=batch_size).generate(prompts, keys, Sampling(**sampling))
+    return in_order(
+        TransformersGenerator(model, [END], batch_size=batch_size).generate(prompts, keys, Sampling(**sampling))
+    )
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "moe", "gpt2"])
@@ -27,7 +31,7 @@ def test_greedy_is_generate_token_for_token(kind: str):
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False, max_new_tokens=12,
             pad_token_id=0,
         )  # fmt: skip
-        assert list(completion.token_ids) == expected[0, len(prompt) :].tolist()
+        assert list(completion.ids) == expected[0, len(prompt) :].tolist()
 
 
 def test_a_completion_ends_with_its_stop_token_or_is_truncated():
@@ -35,17 +39,17 @@ def test_a_completion_ends_with_its_stop_token_or_is_truncated():
     completions = [completion for group in groups for completion in group]
     assert {completion.truncated for completion in completions} == {True, False}
     for completion in completions:
-        assert completion.truncated == (END not in completion.token_ids)
-        assert END not in completion.token_ids[:-1]
-        assert len(completion.token_ids) == 20 or not completion.truncated
+        assert completion.truncated == (END not in completion.ids)
+        assert END not in completion.ids[:-1]
+        assert len(completion.ids) == 20 or not completion.truncated
 
 
 def test_any_of_several_stop_tokens_ends_a_completion():
     stops = set(range(1, 20))
-    generator = HuggingFaceGenerator(tiny_model(), stops)
-    (group,) = generator.generate([[5]], [1], Sampling(32, 1.0, 1.0, 30))
-    assert len({completion.token_ids[-1] for completion in group}) > 3
-    assert all(not stops & set(completion.token_ids[:-1]) for completion in group)
+    generator = TransformersGenerator(tiny_model(), stops)
+    (group,) = in_order(generator.generate([[5]], [1], Sampling(32, 1.0, 1.0, 30)))
+    assert len({completion.ids[-1] for completion in group}) > 3
+    assert all(not stops & set(completion.ids[:-1]) for completion in group)
 
 
 def test_samples_do_not_depend_on_company_order_or_batch_size():
@@ -63,7 +67,7 @@ def test_another_key_draws_other_samples():
     one = generate(model, [[5]], [1], samples=4, temperature=1.0, max_new_tokens=15)
     other = generate(model, [[5]], [2], samples=4, temperature=1.0, max_new_tokens=15)
     assert one != other
-    assert len({completion.token_ids for completion in one[0]}) > 1
+    assert len({completion.ids for completion in one[0]}) > 1
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.0, 0.7)])
@@ -80,7 +84,7 @@ def test_tokens_have_the_distribution_that_generate_samples_from(temperature: fl
     groups = generate(
         model, [[5, 6]], [3], batch_size=5000, samples=5000, temperature=temperature, top_p=top_p, max_new_tokens=1
     )
-    counts = Counter(completion.token_ids[0] for completion in groups[0])
+    counts = Counter(completion.ids[0] for completion in groups[0])
     assert all(probabilities[token] > 0 for token in counts)
     likely = (probabilities * 5000 >= 5).nonzero().squeeze(1).tolist()
     seen = [counts[token] for token in likely] + [5000 - sum(counts[token] for token in likely)]
@@ -130,7 +134,7 @@ def test_two_tokens_in_a_row_have_their_joint_distribution():
     joint = first[:, None] * second
     joint[END] = torch.eye(len(first), dtype=torch.float64)[0] * first[END]  # nothing follows the end
     (group,) = generate(model, [[5, 6]], [3], batch_size=count, samples=count, temperature=1.0, max_new_tokens=2)
-    seen = Counter((completion.token_ids[0], (*completion.token_ids, 0)[1]) for completion in group)
+    seen = Counter((completion.ids[0], (*completion.ids, 0)[1]) for completion in group)
     observed = torch.zeros_like(joint)
     for (one, other), times in seen.items():
         observed[one, other] = times
@@ -145,7 +149,7 @@ def test_two_tokens_in_a_row_have_their_joint_distribution():
 def test_a_cache_that_has_to_grow_changes_nothing(kind: str, monkeypatch: pytest.MonkeyPatch):
     model = tiny_model(kind)
     whole = generate(model, samples=5, temperature=1.0, max_new_tokens=40)
-    monkeypatch.setattr("grao.rollouts.cache._ROOM", 3)
+    monkeypatch.setattr("grao.rollouts.decoding._ROOM", 3)
     assert generate(model, samples=5, temperature=1.0, max_new_tokens=40) == whole
 
 
@@ -160,15 +164,30 @@ def test_a_cache_with_a_window_keeps_only_that():
     expected = model.generate(
         torch.tensor([[5, 6, 7, 8, 9]]), do_sample=False, max_new_tokens=30, eos_token_id=END, pad_token_id=0
     )[0, 5:].tolist()
-    assert [list(completion.token_ids) for completion in group] == [expected] * 3
+    assert [list(completion.ids) for completion in group] == [expected] * 3
 
 
-def test_it_tells_of_each_batch_as_soon_as_it_is_there():
-    told = []
-    generator = HuggingFaceGenerator(tiny_model(), [END], batch_size=8)
-    groups = generator.generate(PROMPTS, KEYS, Sampling(4, 1.0, 1.0, 10), told.append)
-    assert [sorted(batch) for batch in told] == [[0, 2], [1, 3]]  # the longest prompts first, two at a time
-    assert {place: group for batch in told for place, group in batch.items()} == dict(enumerate(groups))
+def test_a_group_is_yielded_before_the_next_ones_are_sampled():
+    model, forwards = tiny_model(), []
+    model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    generator = TransformersGenerator(model, [END], batch_size=8)
+    indices, spent = [], []
+    for index, group in generator.generate(PROMPTS, KEYS, Sampling(4, 1.0, 1.0, 10)):
+        indices.append(index)
+        spent.append(len(forwards))
+        assert len(group) == 4
+    assert indices == [2, 0, 3, 1]  # the longest prompts first, two at a time
+    assert spent[0] == spent[1] < spent[2] == spent[3]
+
+
+def test_sampled_tokens_have_their_log_probability_at_temperature_1():
+    model = tiny_model()
+    groups = generate(model, samples=4, temperature=0.7, top_p=0.9, max_new_tokens=12)
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        for answer in group:
+            assert len(answer.logps) == len(answer.ids)
+            (tokens,) = completion_likelihood(model, [prompt], [answer.ids]).tokens
+            torch.testing.assert_close(torch.tensor(answer.logps), tokens.detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_when_memory_runs_out_half_as_many_are_sampled_at_once():
@@ -184,6 +203,6 @@ def test_when_memory_runs_out_half_as_many_are_sampled_at_once():
         assert generate(model, samples=4, temperature=1.0, max_new_tokens=10, batch_size=16) == expected
     with pytest.warns(UserWarning, match="is 16"), pytest.raises(InputError, match=r"rollout\.batch_size 16"):
         generate(model, samples=4, temperature=1.0, max_new_tokens=10, batch_size=32)
-    together = HuggingFaceGenerator(model, [END], batch_size=32, alone=False)
+    together = TransformersGenerator(model, [END], batch_size=32, alone=False)
     with pytest.raises(InputError, match="out of memory"):
-        together.generate(PROMPTS, KEYS, Sampling(4, 1.0, 1.0, 10))
+        in_order(together.generate(PROMPTS, KEYS, Sampling(4, 1.0, 1.0, 10)))

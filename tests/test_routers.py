@@ -9,12 +9,15 @@ from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, MixtralConfig,
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from grao import GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
-from grao.config.method import GRAOMethodConfig
-from grao.models import Batch, PackedEngine, PaddedEngine, Routers, engine_for
-from grao.records.metrics import read_metrics
-from grao.training.accumulate import Objective, accumulate_gradient
+from grao.engine.packed import PackedEngine
+from grao.engine.padded import PaddedEngine
+from grao.engine.routers import Routers
+from grao.engine.select import engine_for
+from grao.methods.grao import GRAO
+from grao.records.run import read_metrics
+from grao.training.accumulate import UpdateLoss, accumulate_gradient
 from grao.training.experience import Update
-from tiny import LETTERS, gradients, letter_tokenizer, relative_gap, tiny_model
+from tiny import LETTERS, batch_of, gradients, letter_tokenizer, relative_gap, tiny_model
 
 PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16]]
 ANSWERS = [[[20, 21], [22], [23, 24, 25]], [[26, 27, 28], [29, 30]], [[31], [32, 33]]]
@@ -25,22 +28,23 @@ def step(weights: list[float]) -> Update:
     """Seven answers to three prompts, those with weight 0 left out."""
     sequences = [(group, answer) for group, answers in enumerate(ANSWERS) for answer in answers]
     kept = [(group, answer, weight) for (group, answer), weight in zip(sequences, weights, strict=True) if weight]
-    batch = Batch(
-        prompts=[PROMPTS[group] for group, _, _ in kept],
-        completions=[answer for _, answer, _ in kept],
-        groups=[group for group, _, _ in kept],
-        weights=torch.tensor([weight for _, _, weight in kept]),
+    prompts = [PROMPTS[group] for group, _, _ in kept]
+    batch = batch_of(
+        prompts,
+        [answer for _, answer, _ in kept],
+        [group for group, _, _ in kept],
+        [weight for _, _, weight in kept],
     )
-    roles = torch.zeros(len(weights), dtype=torch.long)
-    return Update(batch, places=[], prompts=3, experience=None, roles=roles, weights=batch.weights)
+    return Update(batch, positions=[], prompts=3, experience=None)
 
 
 def expected_loss(model, update: Update) -> torch.Tensor:
     """transformers' loss over each prompt once and each answer once: naively, sequence by sequence."""
     config, layers = model.config, [[] for _ in range(model.config.num_hidden_layers)]
     batch, seen = update.batch, set()
-    for prompt, answer, group in zip(batch.prompts, batch.completions, batch.groups, strict=True):
-        states = model.model(torch.tensor([[*prompt, *answer]]), output_router_logits=True)
+    for owner, answer in zip(batch.owners, batch.answers, strict=True):
+        prompt, group = owner.item.prompt_ids, owner.number
+        states = model.model(torch.tensor([[*prompt, *answer.ids]]), output_router_logits=True)
         for layer, logits in zip(layers, states.router_logits, strict=True):
             layer.append(logits[len(prompt) if group in seen else 0 :])
         seen.add(group)
@@ -65,7 +69,7 @@ def test_it_is_the_loss_of_all_unique_tokens_of_the_step(engine, budget: int, we
 
     routers = Routers.of(model)
     seen = accumulate_gradient(
-        model, update, accelerator, engine, budget, Objective(routers=routers, router_loss=WEIGHT)
+        model, update, accelerator, engine, budget, UpdateLoss(routers=routers, router_loss=WEIGHT)
     )
     assert seen.balance is not None
     assert seen.balance.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -112,7 +116,7 @@ def test_training_with_it_evens_out_the_load(tmp_path: Path):
         training = TrainingConfig(
             steps=12, prompts_per_step=3, learning_rate=3e-3, router_loss=weight, trainer={"use_cpu": True}
         )
-        method = GRAOMethodConfig(sign="signed")
+        method = GRAO(sign="signed")
         config = GRAOConfig(
             folder, rollout=RolloutConfig(group_size=4, max_new_tokens=8), method=method, training=training
         )

@@ -13,10 +13,13 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from grao import GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.core import group_advantages, sequence_weights, weighted_likelihood_loss
-from grao.methods import GRAO, Groups
-from grao.models import PackedEngine, completion_likelihood
-from grao.records.metrics import read_metrics
+from grao.engine.packed import PackedEngine
+from grao.engine.padded import completion_likelihood
+from grao.methods.base import StepGroups
+from grao.methods.grao import GRAO
+from grao.records.run import read_metrics
 from grao.training.accumulate import accumulate_gradient
+from grao.types import PerAnswer
 from tiny import END, LETTERS, gradients, letter_tokenizer, relative_gap, saved_model, tiny_model
 
 ROWS = [
@@ -66,7 +69,7 @@ def test_the_token_budget_changes_no_gradient(tmp_path: Path, budget: int, kind:
     weights = sequence_weights(group_advantages(rewards, torch.zeros(3).double()))
     plain = torch.zeros(())
     for row, group in enumerate(experience.groups):
-        answers = [*(completion.token_ids for completion in group.completions), group.item.reference_ids]
+        answers = [answer.ids for answer in group.answers]
         flat = torch.cat([weights.completions[row], weights.reference[row : row + 1]]).float()
         mean = completion_likelihood(model, [group.item.prompt_ids] * 5, answers).mean
         plain = plain + weighted_likelihood_loss(flat, mean, 3)
@@ -100,8 +103,8 @@ def test_the_metrics_are_those_of_the_samples(tmp_path: Path):
     assert step["verdict/win"] == pytest.approx((total > 0).double().mean().item())
     assert step["verdict/win"] + step["verdict/tie"] + step["verdict/loss"] == pytest.approx(1)
     assert step["reward/std"] == pytest.approx(total.std(dim=1, correction=0).mean().item())
-    completions = [completion for group in update.experience.groups for completion in group.completions]
-    assert step["completion/tokens"] == pytest.approx(sum(len(c.token_ids) for c in completions) / 12)
+    completions = [sample for group in update.experience.groups for sample in group.samples]
+    assert step["completion/tokens"] == pytest.approx(sum(len(c.ids) for c in completions) / 12)
     assert step["completion/truncated"] == pytest.approx(sum(c.truncated for c in completions) / 12)
     assert step["terms_share/exploration"] + step["terms_share/imitation"] + step[
         "terms_share/regulariser"
@@ -109,16 +112,21 @@ def test_the_metrics_are_those_of_the_samples(tmp_path: Path):
     assert step["terms/exploration"] + step["terms/imitation"] + step["terms/regulariser"] == pytest.approx(
         -step["loss"], abs=1e-5
     )
-    weights = update.experience.weighted.weights[:, -2]
+    weights = update.experience.weighted.weights.reference
     assert step["reference_weight/mean"] == pytest.approx(weights.mean().item())
     assert step["reference_weight/negative"] == pytest.approx((weights < 0).double().mean().item())
-    assert step["tokens/sampled"] == sum(len(c.token_ids) for c in completions)
+    assert step["tokens/sampled"] == sum(len(c.ids) for c in completions)
+
+
+def test_the_gap_between_sampler_and_trainer_is_logged(tmp_path: Path):
+    make(tmp_path, steps=2).train()
+    assert all(0 <= line["sampler/gap"] < 1e-5 for line in read_metrics(tmp_path))  # one model, so rounding alone
 
 
 def test_samples_follow_from_seed_and_step_alone(tmp_path: Path):
     one, other = make(tmp_path / "a"), make(tmp_path / "b")
-    assert one.source.update(3).batch.completions == other.source.update(3).batch.completions
-    assert one.source.update(2).batch.completions != one.source.update(3).batch.completions
+    assert one.source.update(3).batch == other.source.update(3).batch
+    assert one.source.update(2).batch != one.source.update(3).batch
     texts = [group.texts for group in one.source.update(3).experience.groups]
     one.source.seed = 1
     assert [group.texts for group in one.source.update(3).experience.groups] != texts
@@ -215,11 +223,11 @@ def test_truncated_samples_can_be_left_out_of_the_update(tmp_path: Path):
     cut = {
         (row, member)
         for row, group in enumerate(with_all.experience.groups)
-        for member, completion in enumerate(group.completions)
-        if completion.truncated
+        for member, sample in enumerate(group.samples)
+        if sample.truncated
     }
-    assert cut & set(with_all.places)
-    assert set(without.places) == set(with_all.places) - cut
+    assert cut & set(with_all.positions)
+    assert set(without.positions) == set(with_all.positions) - cut
 
 
 def test_missing_rewards_leave_their_group(tmp_path: Path):
@@ -228,7 +236,7 @@ def test_missing_rewards_leave_their_group(tmp_path: Path):
 
     trainer = make(tmp_path, reward=sometimes, steps=1)
     update = trainer.source.update(0)
-    assert not {(row, 1) for row in range(3)} & set(update.places)
+    assert not {(row, 1) for row in range(3)} & set(update.positions)
     trainer.train()
     assert read_metrics(tmp_path)[0]["reward/missing"] == pytest.approx(0.25)
 
@@ -313,7 +321,7 @@ def test_when_memory_runs_out_the_token_budget_is_halved(tmp_path: Path, monkeyp
     run = PackedEngine.run
 
     def no_room(engine, model, batch, loss=None):
-        if len(batch.prompts) > 8:
+        if len(batch.answers) > 8:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return run(engine, model, batch, loss)
 
@@ -376,10 +384,13 @@ def test_evaluations_during_training_leave_the_training_lines_alone(tmp_path: Pa
         make(tmp_path / "other", trainer={"use_cpu": True, "eval_strategy": "steps", "eval_steps": 1})
 
 
+ONES = PerAnswer(torch.ones(1, 4), torch.ones(1), torch.ones(1))
+
+
 def test_a_reference_that_is_kept_out_has_no_share_of_the_weights():
     method = GRAO(sign="positive")
-    weighted = method.weigh(Groups(torch.ones(1, 4).double(), torch.ones(1, 6), 1.0, 0))  # all win: A_y is -2
-    report = method.report(weighted, torch.zeros(1, 4).double(), torch.zeros(1).double())
+    weighted = method.weigh(StepGroups(torch.ones(1, 4).double(), ONES, 1.0, 0))  # all win: A_y is -2
+    report = method.report(weighted, PerAnswer.of(torch.zeros(1, 4).double()))
     assert report["weight_size/imitation"].item() == 0
     assert report["weight_size/regulariser"].item() == pytest.approx(0.6 * 0.5)
     assert report["weight_size/exploration"].item() == pytest.approx(0.5)
@@ -390,6 +401,6 @@ def test_the_token_that_ends_an_answer_is_not_part_of_its_text(tmp_path: Path):
     model.generation_config.eos_token_id = [END, 3]  # 3 is the letter a, no special token
     trainer = make(tmp_path, model)
     groups = trainer.source.update(0).experience.groups
-    ended = [(c, text) for g in groups for c, text in zip(g.completions, g.texts, strict=True) if not c.truncated]
+    ended = [sample for group in groups for sample in group.samples if not sample.truncated]
     assert ended
-    assert all(len(text) == len(completion.token_ids) - 1 for completion, text in ended)
+    assert all(len(sample.text) == len(sample.ids) - 1 for sample in ended)

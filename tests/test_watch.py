@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
-from grao.records.metrics import read_metrics
-from grao.rewards.signals import overlap, refusal, repetition
-from grao.training.watch import Alarm, Look, Watch, alarm, words
+from grao.records.run import Alarm, read_metrics
+from grao.rewards.rules import overlap, refusal, repetition
+from grao.training.watch import Look, Watch, alarm, words
 from tiny import letter_tokenizer, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
@@ -112,12 +112,16 @@ def few_a(completions, **_):
     return [-abs(text.count("a") - 2) for text in completions]
 
 
-def train(folder: Path, watch: Watch, steps: int = 24, resume: bool = False) -> GRAOTrainer:
+def train(folder: Path, watch: Watch, steps: int = 24, resume: bool = False, logging_steps: int = 1) -> GRAOTrainer:
     config = GRAOConfig(
         folder,
         rollout=RolloutConfig(group_size=8, temperature=1.0, max_new_tokens=8),
         training=TrainingConfig(
-            steps=steps, prompts_per_step=4, learning_rate=1e-2, save_every=4, trainer={"use_cpu": True}
+            steps=steps,
+            prompts_per_step=4,
+            learning_rate=1e-2,
+            save_every=4,
+            trainer={"use_cpu": True, "logging_steps": logging_steps},
         ),
     )
     trainer = GRAOTrainer(tiny_model(), config, ROWS, many_a, processing_class=letter_tokenizer(), watch=watch)
@@ -154,4 +158,13 @@ def test_a_resumed_run_remembers_what_was_seen(tmp_path: Path):
     train(tmp_path / "parts", Watch(few_a, every=2), steps=8)
     later = train(tmp_path / "parts", Watch(few_a, every=2), steps=16, resume=True)
     assert [look.step for look in later.watch.looks] == [look.step for look in whole.watch.looks]
+    assert later.watch.looks == whole.watch.looks
+
+
+@pytest.mark.filterwarnings("ignore:watch")
+def test_it_also_remembers_looks_that_no_line_of_the_log_holds(tmp_path: Path):
+    whole = train(tmp_path / "whole", Watch(few_a, every=2), steps=12, logging_steps=5)
+    train(tmp_path / "parts", Watch(few_a, every=2), steps=8, logging_steps=5)
+    later = train(tmp_path / "parts", Watch(few_a, every=2), steps=12, resume=True, logging_steps=5)
+    assert len(whole.watch.looks) == 6
     assert later.watch.looks == whole.watch.looks

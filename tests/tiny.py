@@ -19,6 +19,8 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from grao.types import Answer, Batch, Encoded, Example, Group
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz .?!0123456789"
 END = 1
 
@@ -79,6 +81,27 @@ def study_folder(folder: Path, study: str, rewards: str) -> Path:
     (folder / "rewards.py").write_text(rewards)
     (folder / "study.yaml").write_text(study)
     return folder
+
+
+def batch_of(prompts, completions, groups, weights) -> Batch:
+    """S answers with their prompts, the number of their group and their weight; a group's answers are neighbours."""
+    rows = list(zip(prompts, completions, groups, torch.as_tensor(weights).tolist(), strict=True))
+    return Batch(
+        tuple(
+            Group(
+                Encoded(Example("", "", None, {}, 0), "", tuple(prompts[groups.index(number)]), "", ()),
+                tuple(Answer(tuple(ids), weight=weight) for _, ids, group, weight in rows if group == number),
+                number,
+            )
+            for number in dict.fromkeys(groups)
+        )
+    )
+
+
+def in_order(sampled) -> list:
+    """What a sampling engine yields, in the order of the prompts."""
+    by_index = dict(sampled)
+    return [by_index[index] for index in range(len(by_index))]
 
 
 def random_groups(seed: int, prompts: int = 3, samples: int = 4, longest: int = 9):

@@ -3,15 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from grao.config.method import (
-    DPOMethodConfig,
-    GRAOMethodConfig,
-    GRPOMethodConfig,
-    PPOMethodConfig,
-    SFTMethodConfig,
-)
 from grao.config.recipe import DataConfig, GRAOConfig, LoraConfig, RolloutConfig, TrainingConfig
 from grao.errors import InputError, RewardUnavailableError
+from grao.methods.dpo import DPO
+from grao.methods.grao import GRAO
+from grao.methods.grpo import GRPO
+from grao.methods.ppo import PPO
+from grao.methods.sft import SFT
 
 if TYPE_CHECKING:
     from grao.core import group_advantages, sequence_weights
@@ -27,18 +25,18 @@ _HEAVY = {
 """Names that import torch: loaded at first use, so that the command line answers at once."""
 
 __all__ = [
-    "DPOMethodConfig",
+    "DPO",
+    "GRAO",
+    "GRPO",
+    "PPO",
+    "SFT",
     "DataConfig",
     "GRAOConfig",
-    "GRAOMethodConfig",
     "GRAOTrainer",
-    "GRPOMethodConfig",
     "InputError",
     "LoraConfig",
-    "PPOMethodConfig",
     "RewardUnavailableError",
     "RolloutConfig",
-    "SFTMethodConfig",
     "TrainingConfig",
     "group_advantages",
     "sequence_weights",

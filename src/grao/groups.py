@@ -1,24 +1,15 @@
-"""Groups: a prompt, its reference and G sampled answers, and what the rewards say of them."""
+"""Groups from the sampler to the rewards: sampled, decoded, and shown to what scores them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
-from grao.data import Encoded, decode_completion
-from grao.rewards import Mix, MixedRewards, RewardBatch
-from grao.rollouts import Completion, Generator, Sampling
-
-
-@dataclass(frozen=True)
-class Group:
-    """One prompt with its samples."""
-
-    item: Encoded
-    completions: list[Completion]
-    """G."""
-    texts: list[str]
-    """G, without the token that ended them."""
+from grao.data.encoding import decode_completion
+from grao.rewards.base import RewardBatch
+from grao.rewards.mix import Mix, MixedRewards
+from grao.rollouts.base import Generator, Sampling
+from grao.types import Answer, Encoded, Group
 
 
 def sample_groups(
@@ -27,18 +18,16 @@ def sample_groups(
     generator: Generator,
     sampling: Sampling,
     tokenizer: PreTrainedTokenizerBase,
-    done: Callable[[Sequence[Group]], None] = lambda groups: None,
+    finished: Callable[[Group], None] = lambda group: None,
 ) -> list[Group]:
-    """B groups; the samples of a group depend on its key only. `done` hears of groups as soon as they are there."""
+    """B groups; the samples of a group depend on its key only. `finished` hears of each as soon as it is sampled."""
     groups: dict[int, Group] = {}
-
-    def keep(sampled: Mapping[int, list[Completion]]) -> None:
-        new = {place: _group(items[place], completions, tokenizer) for place, completions in sampled.items()}
-        groups.update(new)
-        done(list(new.values()))
-
-    generator.generate([item.prompt_ids for item in items], keys, sampling, keep)
-    return [groups[place] for place in range(len(items))]
+    for number, samples in generator.generate([item.prompt_ids for item in items], keys, sampling):
+        item = items[number]
+        decoded = [replace(sample, text=_text(tokenizer, item, sample)) for sample in samples]
+        groups[number] = Group.of(item, decoded)
+        finished(groups[number])
+    return [groups[number] for number in range(len(items))]
 
 
 def reward_batch(groups: Sequence[Group]) -> RewardBatch:
@@ -48,7 +37,7 @@ def reward_batch(groups: Sequence[Group]) -> RewardBatch:
         completions=[group.texts for group in groups],
         references=[group.item.reference_text for group in groups],
         columns=[group.item.example.columns for group in groups],
-        completion_ids=[[completion.token_ids for completion in group.completions] for group in groups],
+        completion_ids=[[sample.ids for sample in group.samples] for group in groups],
         reference_ids=[group.item.reference_ids for group in groups],
     )
 
@@ -58,10 +47,6 @@ def reward_groups(groups: Sequence[Group], rewards: Mix) -> MixedRewards:
     return rewards(reward_batch(groups))
 
 
-def _group(item: Encoded, completions: list[Completion], tokenizer: PreTrainedTokenizerBase) -> Group:
-    return Group(item, completions, [_text(tokenizer, item, completion) for completion in completions])
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, item: Encoded, completion: Completion) -> str:
-    said = completion.token_ids if completion.truncated else completion.token_ids[:-1]
-    return decode_completion(tokenizer, item.prompt_ids, said)
+def _text(tokenizer: PreTrainedTokenizerBase, item: Encoded, sample: Answer) -> str:
+    """Without the token that ended it."""
+    return decode_completion(tokenizer, item.prompt_ids, sample.ids if sample.truncated else sample.ids[:-1])

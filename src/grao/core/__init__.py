@@ -11,17 +11,15 @@ from grao.core.objective import (
     sequence_weights,
     weighted_likelihood_loss,
 )
-from grao.core.packing import Plan, plan_packed, plan_padded
+from grao.core.other_advantages import ADVANTAGES
 
 __all__ = [
+    "ADVANTAGES",
     "Advantages",
     "ObjectiveTerms",
-    "Plan",
     "SequenceWeights",
     "group_advantages",
     "objective_terms",
-    "plan_packed",
-    "plan_padded",
     "sequence_weights",
     "weighted_likelihood_loss",
 ]

@@ -51,7 +51,7 @@ def group_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = 
         Advantages in the dtype of `rewards`. All 0 in a group without signal; NaN where the reward is missing
         and in a whole group with fewer than two scored members.
 
-    Example (method page, section 3), verdicts of four samples against a reference of reward 0::
+    Example (docs/method.md, "Advantages"), verdicts of four samples against a reference of reward 0::
 
         joint: mu = -0.2, sigma = 0.748331, A_1 = (1 + 0.2) / 0.748331 = 1.603567, A_y = 0.267261
     """

@@ -57,7 +57,7 @@ def sequence_weights(
         sign: `positive` keeps the reference's total weight at 0 or above, so that it fades out once the samples beat
             it (our default, argued in docs/method.md); `signed` is eq. 3 as printed, which pushes it down then.
 
-    Example (method page, section 3), all four samples lost, scope joint: A_i = -0.5, A_y = 2, hence
+    Example, all four samples lost, scope joint: A_i = -0.5, A_y = 2, hence
     w_i = 1.6 * -0.5 / 4 = -0.2 and w_y = 0.5 * 2 - 0.6 * -0.5 = 1.3.
     """
     samples, reference = advantages.completions.nan_to_num(0.0), advantages.reference.nan_to_num(0.0)

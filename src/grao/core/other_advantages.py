@@ -4,10 +4,12 @@ Each takes and gives what `group_advantages` does; NaN is missing. Unlike there,
 and nothing bounds a value.
 """
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 
-from grao.core.advantages import SAME, Advantages, Scope
+from grao.core.advantages import SAME, Advantages, Scope, group_advantages
 
 
 def raw_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
@@ -42,3 +44,12 @@ def _advantages(everyone: Tensor, samples: int) -> Advantages:
     """Apart again; a group with fewer than two scored members has none."""
     everyone = everyone.masked_fill(everyone.isfinite().sum(dim=1, keepdim=True) < 2, torch.nan)
     return Advantages(completions=everyone[:, :samples], reference=everyone[:, -1])
+
+
+ADVANTAGES: Mapping[str, Callable[[Tensor, Tensor, Scope], Advantages]] = {
+    "group": group_advantages,
+    "mean": centred_advantages,
+    "batch": batch_advantages,
+    "none": raw_advantages,
+}
+"""How rewards become advantages, by the setting `method.normalise`; all but the first are for ablations."""

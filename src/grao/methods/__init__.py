@@ -1,38 +1,26 @@
-"""One file per alignment method: which answers it learns from, and how much."""
+"""One file per alignment method: its settings, and how much each answer counts.
 
-from grao.methods.auto import GRAOAuto
-from grao.methods.chord import CHORDMu, CHORDPhi
-from grao.methods.dpo import DPO
-from grao.methods.grao import GRAO
-from grao.methods.grpo import GRPO
-from grao.methods.hpt import HPT
-from grao.methods.luffy import LUFFY
-from grao.methods.make import make_method
-from grao.methods.method import Groups, Method, Needs, Role, TokenLoss, Weighted
-from grao.methods.ppo import PPO
-from grao.methods.sft import SFT
-from grao.methods.srft import SRFT
-from grao.methods.tokens import Before, TokenView
+The files of this folder are all imported here, and each registers what it defines: a new method is a new file.
+"""
 
-__all__ = [
-    "DPO",
-    "GRAO",
-    "GRPO",
-    "HPT",
-    "LUFFY",
-    "PPO",
-    "SFT",
-    "SRFT",
-    "Before",
-    "CHORDMu",
-    "CHORDPhi",
-    "GRAOAuto",
-    "Groups",
-    "Method",
-    "Needs",
-    "Role",
-    "TokenLoss",
-    "TokenView",
-    "Weighted",
-    "make_method",
-]
+from functools import reduce
+from importlib import import_module
+from operator import or_
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Discriminator, Tag
+
+from grao.methods.base import METHODS, Method, method_name
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+if TYPE_CHECKING:
+    MethodSection = Method
+else:
+    _KINDS = sorted(METHODS.values(), key=lambda kind: (kind.name != "grao", kind.name))
+    MethodSection = Annotated[
+        reduce(or_, (Annotated[kind, Tag(kind.name)] for kind in _KINDS)), Discriminator(method_name)
+    ]
+"""The section `method` of a recipe: one of the methods, told apart by its name; GRAO is the default."""

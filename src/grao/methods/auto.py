@@ -12,46 +12,47 @@ of the step (on this process) lose. Not in the paper, and an experiment: on task
 plain GRAO (docs/results.md).
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
-from grao.core import Advantages, group_advantages
-from grao.methods.method import Groups, Needs, Weighted, columns
+from grao.lazy import core, torch
+from grao.methods.base import Method, StepGroups, Weighted, group_numbers, method
+from grao.settings import NonNegativeFloat
+from grao.types import PerAnswer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
-class GRAOAuto:
-    """A weighted likelihood; the only coefficient says how much a lost group's reference counts."""
+@method
+class GRAOAuto(Method):
+    """An experiment: imitates where every sample of a group loses, else explores. Not in the paper, not recommended."""
 
-    beta: float = 0.02
+    name: Literal["grao-auto"] = "grao-auto"
+    """The method."""
+    beta: NonNegativeFloat = 0.02
+    """Weight of the reference of a group that loses throughout."""
     rule: Literal["group", "step"] = "group"
+    """`step`: that weight times the share of such groups in the step."""
 
-    needs = Needs()
-    loss = credit = None
-
-    def weigh(self, groups: Groups) -> Weighted:
+    def weigh(self, groups: StepGroups) -> Weighted:
         """Rewards -> advantages over samples -> weights."""
         rewards = groups.rewards
         scored = rewards.isfinite()
         count = scored.sum(dim=1)
-        samples = group_advantages(rewards, rewards.new_zeros(len(rewards)), "samples").completions
+        samples = core.group_advantages(rewards, rewards.new_zeros(len(rewards)), "samples").completions
         lost = (count > 1) & (~scored | (rewards < 0)).all(dim=1)
         fade = lost.double().mean() if self.rule == "step" else 1.0
         reference = self.beta * count.sqrt() * lost * fade
-        weights = columns(samples / count.clamp(min=1)[:, None], reference)
-        return Weighted(weights, Advantages(samples, torch.where(lost, count.sqrt(), 0.0).to(samples)))
+        weights = PerAnswer.of(samples / count.clamp(min=1)[:, None], reference)
+        return Weighted(weights, core.Advantages(samples, torch.where(lost, count.sqrt(), 0.0).to(samples)))
 
-    def report(self, weighted: Weighted, completion_loglik: Tensor, reference_loglik: Tensor) -> dict[str, Tensor]:
+    def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
         """How many groups lost, and what the reference counts."""
-        advantages = weighted.advantages
         return {
-            "advantage/abs": advantages.completions.abs().nanmean(dim=1),
-            "groups/lost": (advantages.reference > 0).double(),
-            "groups/no_signal": advantages.no_signal.double(),
-            "groups/dropped": advantages.dropped.double(),
-            "reference_weight/mean": weighted.weights[:, -2],
-            "reference/loglik": reference_loglik,
+            **group_numbers(weighted.advantages),
+            "groups/lost": (weighted.advantages.reference > 0).double(),
+            "reference_weight/mean": weighted.weights.reference,
+            "reference/loglik": loglik.reference,
         }

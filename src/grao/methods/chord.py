@@ -4,86 +4,92 @@ CHORD-mu lets mu fall from step to step. CHORD-phi keeps it and weighs the token
 most where the policy is undecided. Left out: more than one update on a batch of samples, hence ratios.
 """
 
+from __future__ import annotations
+
 import math
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from grao.core import Advantages
-from grao.methods.grpo import sample_advantages
-from grao.methods.method import Groups, Needs, Role, TokenLoss, Weighted, columns, scored_share
-from grao.methods.tokens import TokenView
+from grao.lazy import torch
+from grao.methods.base import Method, StepGroups, TokenLoss, TokenView, Weighted, method, scored_share
+from grao.methods.grpo import among_samples, sample_advantages
+from grao.settings import PositiveInt, Share
+from grao.types import PerAnswer, Role
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
-class CHORDMu:
-    """A weighted likelihood: (1 - mu) * A_i / G for samples, mu * |y| / mean|y| for references (eq. 4 and 5)."""
+@method
+class CHORDMu(Method):
+    """GRPO and SFT with a falling weight of SFT (arXiv 2508.11408)."""
 
-    peak: float = 0.9
-    valley: float = 0.05
-    warmup: int = 0
-    """Steps in which mu rises to its peak."""
-    decay: int = 200
-    """Steps in which it falls to its valley, along a cosine."""
-
-    needs = Needs()
-    loss = credit = None
+    name: Literal["chord-mu"] = "chord-mu"
+    """The method."""
+    peak: Share = 0.9
+    """Greatest weight of SFT."""
+    valley: Share = 0.05
+    """Its weight in the end."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps in which it rises."""
+    decay: PositiveInt = 200
+    """Steps in which it falls."""
 
     def mu(self, step: int) -> float:
-        """At a step (from 0)."""
+        """The weight of SFT at a step (from 0): up in a line, down along a cosine."""
         if step < self.warmup:
             return self.peak * step / self.warmup
         passed = min((step - self.warmup) / self.decay, 1.0)
         return self.valley + (self.peak - self.valley) * (1 + math.cos(math.pi * passed)) / 2
 
-    def weigh(self, groups: Groups) -> Weighted:
-        """Samples against each other, references by length."""
+    def weigh(self, groups: StepGroups) -> Weighted:
+        """A weighted likelihood: (1 - mu) * A_i / G for samples, mu * |y| / mean|y| for references (eq. 4 and 5)."""
         samples, references = mixed(groups, self.mu(groups.step))
         advantages = sample_advantages(groups.rewards)
-        return Weighted(columns(samples * advantages.nan_to_num(0.0), references), group(advantages))
+        weights = PerAnswer.of(samples * advantages.nan_to_num(0.0), references)
+        return Weighted(weights, among_samples(advantages))
 
-    def report(self, weighted: Weighted, completion_loglik: Tensor, reference_loglik: Tensor) -> dict[str, Tensor]:
+    def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
         """How likely the references are, and groups without signal."""
-        return {
-            "groups/no_signal": weighted.advantages.no_signal.double(),
-            "reference/loglik": reference_loglik,
-        }
+        return imitation_numbers(weighted, loglik)
 
 
-@dataclass(frozen=True)
-class CHORDPhi:
-    """A constant mu; a reference's tokens by phi(p) = p (1 - p), a constant for the gradient (eq. 7)."""
+@method
+class CHORDPhi(Method):
+    """GRPO and SFT, a reference's tokens weighed by p (1 - p) (arXiv 2508.11408)."""
 
-    mu: float = 0.1
+    name: Literal["chord-phi"] = "chord-phi"
+    """The method."""
+    mu: Share = 0.1
+    """Weight of SFT."""
 
-    needs = Needs()
-    credit = None
-
-    def weigh(self, groups: Groups) -> Weighted:
-        """Advantages for samples, 1 for references."""
+    def weigh(self, groups: StepGroups) -> Weighted:
+        """The loss is told the advantages of samples, and 1 for references."""
         samples, references = mixed(groups, self.mu)
         advantages = sample_advantages(groups.rewards)
-        weights = columns(advantages, torch.ones_like(references))
-        return Weighted(weights, group(advantages), columns(samples, references) * (weights != 0))
+        signals = PerAnswer.of(advantages, 1.0)
+        weights = PerAnswer.of(samples * (signals.samples != 0), references)
+        return Weighted(weights, among_samples(advantages), signals)
 
     def loss(self, tokens: TokenView) -> TokenLoss:
-        """The plain policy gradient on samples, phi-weighted cross-entropy on references."""
+        """The plain policy gradient on samples; on references phi-weighted cross-entropy, phi a constant (eq. 7)."""
         p = tokens.logps.detach().exp()
         phi = torch.where(tokens.only(Role.REFERENCE), p * (1 - p), torch.ones_like(p))
-        on_reference = tokens.roles == Role.REFERENCE
-        mean_phi = tokens.mean(phi).masked_fill(~on_reference, torch.nan)
-        return TokenLoss(-tokens.mean(phi * tokens.spread(tokens.weights) * tokens.logps), {"reference/phi": mean_phi})
+        mean_phi = tokens.mean(phi).masked_fill(tokens.roles != Role.REFERENCE, torch.nan)
+        return TokenLoss(-tokens.mean(phi * tokens.spread(tokens.signals) * tokens.logps), {"reference/phi": mean_phi})
 
-    report = CHORDMu.report
+    def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
+        """How likely the references are, and groups without signal."""
+        return imitation_numbers(weighted, loglik)
 
 
-def mixed(groups: Groups, mu: float) -> tuple[Tensor, Tensor]:
+def mixed(groups: StepGroups, mu: float) -> tuple[Tensor, Tensor]:
     """(1 - mu) / G of each scored sample, (B, G), and mu * |y| / mean|y| of each reference, (B,)."""
-    references = mu * groups.lengths[:, -2].to(groups.rewards) / groups.mean_reference
+    references = mu * groups.lengths.reference.to(groups.rewards) / groups.mean_reference
     return (1 - mu) * scored_share(groups.rewards), references
 
 
-def group(advantages: Tensor) -> Advantages:
-    """Of samples that are compared with each other alone, (B, G)."""
-    return Advantages(advantages, advantages.new_full((len(advantages),), torch.nan))
+def imitation_numbers(weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
+    """How likely the references are, and groups without signal, (B,) each."""
+    return {"groups/no_signal": weighted.advantages.no_signal.double(), "reference/loglik": loglik.reference}

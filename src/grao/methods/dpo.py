@@ -1,44 +1,48 @@
 """DPO (Rafailov et al., arXiv 2305.18290): the reference above the rejected answer, measured from the frozen policy."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
-from grao.methods.method import Groups, Needs, Role, TokenLoss, Weighted, columns
-from grao.methods.tokens import TokenView
+from grao.lazy import torch
+from grao.methods.base import Method, Needs, StepGroups, TokenLoss, TokenView, Weighted, method
+from grao.settings import PositiveFloat
+from grao.types import PerAnswer, Role
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
-class DPO:
-    """-log sigmoid(beta * (log-ratio of the reference - log-ratio of the rejected answer)), eq. 7."""
+@method
+class DPO(Method):
+    """References above rejected answers (arXiv 2305.18290); needs `data.rejected`, nothing is sampled."""
 
-    beta: float = 0.1
+    name: Literal["dpo"] = "dpo"
+    """The method."""
+    beta: PositiveFloat = 0.1
+    """How sharply margins count; the smaller, the further the policy may go from where it began."""
 
     needs = Needs(samples=False, rejected=True, frozen=True, whole_groups=True)
-    credit = None
 
-    def weigh(self, groups: Groups) -> Weighted:
-        """Both answers of every pair; their weights are in the loss."""
-        pair = (groups.lengths[:, -1] > 0).to(groups.rewards.dtype)
-        both = columns(torch.zeros_like(groups.rewards), pair, pair)
-        return Weighted(both, shares=both)
+    def weigh(self, groups: StepGroups) -> Weighted:
+        """Both answers of every pair count 1: the loss of a pair is booked on its reference."""
+        pair = (groups.lengths.rejected > 0).to(groups.rewards.dtype)
+        return Weighted(PerAnswer.of(groups.rewards.new_zeros(groups.rewards.shape), pair, pair))
 
     def loss(self, tokens: TokenView) -> TokenLoss:
-        """One loss a pair, on its reference."""
+        """-log sigmoid(beta * (log-ratio of the reference - log-ratio of the rejected answer)), eq. 7."""
         ratios = tokens.total(tokens.logps - tokens.frozen)  # (S,)
         chosen, rejected = (tokens.roles == role for role in (Role.REFERENCE, Role.REJECTED))
-        of_group = {int(group): place for place, group in enumerate(tokens.groups[rejected].tolist())}
-        order = [of_group[group] for group in tokens.groups[chosen].tolist()]
+        row_of_group = {group: row for row, group in enumerate(tokens.groups[rejected].tolist())}
+        order = [row_of_group[group] for group in tokens.groups[chosen].tolist()]
         margin = self.beta * (ratios[chosen] - ratios[rejected][order])  # (pairs,)
-        places = chosen.nonzero().squeeze(-1)
+        rows = chosen.nonzero().squeeze(-1)
 
         def on_reference(values: Tensor) -> Tensor:
-            return torch.full_like(ratios, torch.nan).index_copy(0, places, values.detach())
+            return torch.full_like(ratios, torch.nan).index_copy(0, rows, values.detach())
 
         return TokenLoss(
-            torch.zeros_like(ratios).index_copy(0, places, -F.logsigmoid(margin)),
+            torch.zeros_like(ratios).index_copy(0, rows, -torch.nn.functional.logsigmoid(margin)),
             {
                 "dpo/margin": on_reference(margin),
                 "dpo/accuracy": on_reference((margin > 0).to(margin)),
@@ -46,6 +50,6 @@ class DPO:
             },
         )
 
-    def report(self, weighted: Weighted, completion_loglik: Tensor, reference_loglik: Tensor) -> dict[str, Tensor]:
+    def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
         """How likely the references are, in nats per token."""
-        return {"reference/loglik": reference_loglik}
+        return {"reference/loglik": loglik.reference}

@@ -1,65 +1,67 @@
 """GRPO (Shao et al., arXiv 2402.03300): samples against each other, with a clipped ratio and a pull to the start.
 
-The reference answer takes part only through the rewards, which are relative to it. The KL estimate is multiplied by the
-ratio r, without which its gradient is not that of the KL divergence (DeepSeek-V3.2, arXiv 2512.02556; as in TRL).
+Eq. 3 of the paper; means over a sample's tokens, then over samples (TRL: `loss_type="grpo"`). The reference answer
+takes part only through the rewards, which are relative to it. The KL estimate is multiplied by the ratio r, without
+which its gradient is not that of the KL divergence (DeepSeek-V3.2, arXiv 2512.02556; as in TRL).
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
-from grao.core import Advantages
-from grao.methods.method import Groups, Needs, TokenLoss, Weighted, columns, scored_share
-from grao.methods.tokens import TokenView, kl_estimate
+from grao.lazy import core, torch
+from grao.methods import base
+from grao.settings import NonNegativeFloat, PositiveFloat, PositiveInt
+from grao.types import PerAnswer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from grao.core import Advantages
 
 _EPSILON = 1e-4
 """Added to the deviation, as in TRL."""
 
 
-@dataclass(frozen=True)
-class GRPO:
-    """Eq. 3 of the paper; means over a sample's tokens, then over samples (TRL: `loss_type="grpo"`)."""
+@base.method
+class GRPO(base.Method):
+    """Samples against each other (arXiv 2402.03300)."""
 
-    clip: float = 0.2
-    kl: float = 0.04
-    """Coefficient of the KL divergence to the model before training (beta in the paper)."""
-    updates: int = 1
-    """Optimiser steps on one batch of samples (mu in the paper)."""
-
-    credit = None
+    name: Literal["grpo"] = "grpo"
+    """The method."""
+    clip: PositiveFloat = 0.2
+    """Half-width of the interval in which a probability ratio counts."""
+    kl: NonNegativeFloat = 0.04
+    """Weight of the KL divergence to the model before training."""
+    updates: PositiveInt = 1
+    """Optimiser steps on one batch of samples."""
 
     @property
-    def needs(self) -> Needs:
+    def needs(self) -> base.Needs:
         """Old log-probabilities for more than one update, the frozen policy for the KL term."""
-        return Needs(old=self.updates > 1, frozen=self.kl > 0, updates=self.updates)
+        return base.Needs(old=self.updates > 1, frozen=self.kl > 0, updates=self.updates)
 
-    def weigh(self, groups: Groups) -> Weighted:
+    def weigh(self, groups: base.StepGroups) -> base.Weighted:
         """A = (R - mean) / deviation over the samples; without a KL term, groups without signal are left out."""
         advantages = sample_advantages(groups.rewards)
-        shares = scored_share(groups.rewards)
-        counted = shares if self.kl > 0 else shares * (advantages.nan_to_num(0.0) != 0)
-        reference = advantages.new_full((len(advantages),), torch.nan)
-        return Weighted(columns(advantages), Advantages(advantages, reference), columns(counted))
+        weights = base.scored_share(groups.rewards)
+        if self.kl == 0:
+            weights = weights * (advantages.nan_to_num(0.0) != 0)
+        return base.Weighted(PerAnswer.of(weights), among_samples(advantages), PerAnswer.of(advantages))
 
-    def loss(self, tokens: TokenView) -> TokenLoss:
+    def loss(self, tokens: base.TokenView) -> base.TokenLoss:
         """-min(r A, clip(r) A) + kl * r * KL, a mean over each sample's tokens."""
-        surrogate, clipped = clipped_surrogate(tokens, tokens.spread(tokens.weights), self.clip)
+        surrogate, clipped = clipped_surrogate(tokens, tokens.spread(tokens.signals), self.clip)
         numbers = {"ratio/clipped": tokens.mean(clipped)}
         if self.kl == 0:
-            return TokenLoss(tokens.mean(surrogate), numbers)
+            return base.TokenLoss(tokens.mean(surrogate), numbers)
         ratio = (tokens.logps - tokens.old).exp()
-        distance = tokens.mean(ratio * kl_estimate(tokens.logps, tokens.frozen))
-        return TokenLoss(tokens.mean(surrogate) + self.kl * distance, numbers)
+        distance = tokens.mean(ratio * base.kl_estimate(tokens.logps, tokens.frozen))
+        return base.TokenLoss(tokens.mean(surrogate) + self.kl * distance, numbers)
 
-    def report(self, weighted: Weighted, completion_loglik: Tensor, reference_loglik: Tensor) -> dict[str, Tensor]:
+    def report(self, weighted: base.Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
         """Size of the advantages, and groups that have none."""
-        advantages = weighted.advantages
-        return {
-            "advantage/abs": advantages.completions.abs().nanmean(dim=1),
-            "groups/no_signal": advantages.no_signal.double(),
-            "groups/dropped": advantages.dropped.double(),
-        }
+        return base.group_numbers(weighted.advantages)
 
 
 def sample_advantages(rewards: Tensor) -> Tensor:
@@ -74,7 +76,12 @@ def sample_advantages(rewards: Tensor) -> Tensor:
     return (centred / (variance.sqrt() + _EPSILON)).masked_fill(~scored | (count < 2), torch.nan)
 
 
-def clipped_surrogate(tokens: TokenView, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+def among_samples(advantages: Tensor) -> Advantages:
+    """(B, G) of samples that are compared with each other alone: the reference has no advantage."""
+    return core.Advantages(advantages, advantages.new_full((len(advantages),), torch.nan))
+
+
+def clipped_surrogate(tokens: base.TokenView, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """-min(r A, clip(r, 1 - clip, 1 + clip) A) of every token, and whether it was clipped; (N,) each.
 
     Args:

@@ -4,38 +4,40 @@ A group fails if the share of its samples that beat the reference is at most `ga
 on a batch of samples, hence ratios.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
-from grao.methods.chord import CHORDMu, group
-from grao.methods.grpo import sample_advantages
-from grao.methods.method import Groups, Needs, Weighted, columns, scored_share
+from grao.methods.base import Method, StepGroups, Weighted, method, scored_share
+from grao.methods.chord import imitation_numbers
+from grao.methods.grpo import among_samples, sample_advantages
+from grao.settings import Share
+from grao.types import PerAnswer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
-class HPT:
-    """A weighted likelihood: A_i / G where the group succeeds, |y| / mean|y| where it fails (eq. 8 and 9)."""
+@method
+class HPT(Method):
+    """SFT on the reference where the group fails, else GRPO (arXiv 2509.04419)."""
 
-    gate: float = 0.0
-    """gamma, a share of the samples."""
+    name: Literal["hpt"] = "hpt"
+    """The method."""
+    gate: Share = 0.0
+    """A group fails if at most this share of its samples beats the reference."""
 
-    needs = Needs()
-    loss = credit = None
-
-    def weigh(self, groups: Groups) -> Weighted:
-        """One of the two; nothing where no sample was scored."""
+    def weigh(self, groups: StepGroups) -> Weighted:
+        """A_i / G where the group succeeds, |y| / mean|y| where it fails (eq. 8, 9); nothing where none was scored."""
         rewards = groups.rewards
         shares, advantages = scored_share(rewards), sample_advantages(rewards)
         won = (shares * (rewards > 0)).sum(dim=1)  # share of scored samples
-        judged = shares.sum(dim=1) > 0
-        failed = judged & (won <= self.gate)
+        failed = (shares.sum(dim=1) > 0) & (won <= self.gate)
         samples = (shares * advantages.nan_to_num(0.0)).masked_fill(failed[:, None], 0.0)
-        references = failed * groups.lengths[:, -2].to(rewards) / groups.mean_reference
-        return Weighted(columns(samples, references), group(advantages))
+        references = failed * groups.lengths.reference.to(rewards) / groups.mean_reference
+        return Weighted(PerAnswer.of(samples, references), among_samples(advantages))
 
-    def report(self, weighted: Weighted, completion_loglik: Tensor, reference_loglik: Tensor) -> dict[str, Tensor]:
+    def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
         """How many groups failed."""
-        failed = (weighted.weights[:, -2] != 0).to(torch.float64)
-        return {**CHORDMu().report(weighted, completion_loglik, reference_loglik), "groups/failed": failed}
+        failed = (weighted.weights.reference != 0).double()
+        return {**imitation_numbers(weighted, loglik), "groups/failed": failed}

@@ -2,49 +2,56 @@
 
 Advantages are taken over samples and reference together. A sample's tokens count by their ratio to the policy that
 drew them; the reference was drawn by nobody, so its tokens count by f(p) = p / (p + gamma), which raises what is
-unlikely more than p itself would.
+unlikely more than p itself would. Every token of the group counts the same (1 / Z in eq. 7).
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
-from grao.core import group_advantages
+from grao.lazy import core, torch
+from grao.methods.base import Method, Needs, StepGroups, TokenLoss, TokenView, Weighted, method
 from grao.methods.grpo import clipped_surrogate
-from grao.methods.method import Groups, Needs, Role, TokenLoss, Weighted, columns
-from grao.methods.tokens import TokenView
+from grao.settings import PositiveFloat, PositiveInt
+from grao.types import PerAnswer, Role
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
-class LUFFY:
-    """Eq. 7 of the paper; every token of the group counts the same (1 / Z)."""
+@method
+class LUFFY(Method):
+    """The reference as an off-policy member of the group (arXiv 2504.14945)."""
 
-    shaping: float = 0.1
-    """gamma."""
-    clip: float = 0.2
-    updates: int = 1
+    name: Literal["luffy"] = "luffy"
+    """The method."""
+    shaping: PositiveFloat = 0.1
+    """gamma of f(p) = p / (p + gamma), by which a reference's tokens count."""
+    clip: PositiveFloat = 0.2
+    """Half-width of the interval in which a probability ratio counts."""
+    updates: PositiveInt = 1
     """Optimiser steps on one batch of samples."""
-
-    credit = None
 
     @property
     def needs(self) -> Needs:
         """Old log-probabilities for more than one update."""
         return Needs(old=self.updates > 1, updates=self.updates)
 
-    def weigh(self, groups: Groups) -> Weighted:
-        """Joint advantages; each answer's share is its part of the group's tokens."""
-        rewards = groups.rewards
-        advantages = group_advantages(rewards, rewards.new_zeros(len(rewards)))
-        weights = columns(advantages.completions, advantages.reference)
-        counted = groups.lengths.to(weights) * (weights != 0)
-        everything = groups.lengths[:, :-1].sum(dim=1, keepdim=True)  # Z
-        return Weighted(weights, advantages, counted / everything)
+    def weigh(self, groups: StepGroups) -> Weighted:
+        """Joint advantages; each answer's weight is its part of the group's tokens."""
+        rewards, lengths = groups.rewards, groups.lengths
+        advantages = core.group_advantages(rewards, rewards.new_zeros(len(rewards)))
+        signals = PerAnswer.of(advantages.completions, advantages.reference)
+        tokens = lengths.samples.sum(dim=1) + lengths.reference  # Z
+        weights = PerAnswer.of(
+            lengths.samples.to(rewards) * (signals.samples != 0) / tokens[:, None],
+            lengths.reference.to(rewards) * (signals.reference != 0) / tokens,
+        )
+        return Weighted(weights, advantages, signals)
 
     def loss(self, tokens: TokenView) -> TokenLoss:
         """Clipped for samples, shaped for references; the mean over an answer's tokens."""
-        advantages = tokens.spread(tokens.weights)
+        advantages = tokens.spread(tokens.signals)
         surrogate, clipped = clipped_surrogate(tokens, advantages, self.clip)
         p = tokens.logps.exp()
         shaped = -p / (p + self.shaping) * advantages
@@ -54,10 +61,10 @@ class LUFFY:
             {"ratio/clipped": tokens.mean(clipped * ~on_reference)},
         )
 
-    def report(self, weighted: Weighted, completion_loglik: Tensor, reference_loglik: Tensor) -> dict[str, Tensor]:
+    def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
         """Advantage of the reference, and groups that have none."""
         return {
             "advantage/reference": weighted.advantages.reference,
             "groups/no_signal": weighted.advantages.no_signal.double(),
-            "reference/loglik": reference_loglik,
+            "reference/loglik": loglik.reference,
         }

@@ -1,71 +1,98 @@
 """PPO (Schulman et al., arXiv 1707.06347) as in RLHF (Ouyang et al., arXiv 2203.02155): a critic gives every token an
 advantage, the KL divergence to the start is part of the reward, ratio and value are clipped.
 
-The critic is a linear head on the policy's last hidden state, trained with it. Left out: minibatches; each of the
-`updates` goes over the whole batch of samples.
+One reward at the end of a sample, less `kl` times the log-ratio to the start at each of its tokens. The critic is a
+linear head on the policy's last hidden state, trained with it. Left out: minibatches; each of the `updates` goes over
+the whole batch of samples.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, Self
 
+from grao.lazy import torch
+from grao.methods import base
 from grao.methods.grpo import clipped_surrogate
-from grao.methods.method import Groups, Needs, TokenLoss, Weighted, columns, scored_share
-from grao.methods.tokens import Before, TokenView, known
+from grao.settings import NonNegativeFloat, PositiveFloat, PositiveInt, Share
+from grao.types import PerAnswer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
-class PPO:
-    """One reward at the end of a sample, less `kl` times the log-ratio to the start at each of its tokens."""
+@base.method
+class PPO(base.Method):
+    """Samples against a critic's expectation (arXiv 1707.06347, 2203.02155)."""
 
-    clip: float = 0.2
-    value_clip: float = 0.2
-    value: float = 0.1
+    name: Literal["ppo"] = "ppo"
+    """The method."""
+    clip: PositiveFloat = 0.2
+    """Half-width of the interval in which a probability ratio counts."""
+    value_clip: PositiveFloat = 0.2
+    """How far a value may move in one batch of samples."""
+    value: NonNegativeFloat = 0.1
     """Weight of the value loss."""
-    kl: float = 0.05
-    """Coefficient of the KL penalty; the first one where a target is given."""
-    kl_target: float | None = None
-    """KL divergence of a sample in nats that the coefficient is steered to; None keeps it fixed."""
-    discount: float = 1.0
-    trace: float = 0.95
+    kl: NonNegativeFloat = 0.05
+    """Penalty for each nat of distance from the model before training."""
+    kl_target: PositiveFloat | None = None
+    """KL divergence of a sample, in nats, that the penalty is steered to; by default it is fixed."""
+    discount: Share = 1.0
+    """gamma."""
+    trace: Share = 0.95
     """lambda of generalised advantage estimation."""
-    updates: int = 4
+    updates: PositiveInt = 4
     """Optimiser steps on one batch of samples."""
 
     @property
-    def needs(self) -> Needs:
+    def needs(self) -> base.Needs:
         """Everything as it was when the samples were drawn."""
-        return Needs(old=True, frozen=True, critic=True, updates=self.updates)
+        return base.Needs(old=True, frozen=True, critic=True, updates=self.updates)
 
-    def weigh(self, groups: Groups) -> Weighted:
-        """The weight of a sample is its reward; advantages come from the critic, token by token (`gae`)."""
-        return Weighted(columns(groups.rewards), shares=columns(scored_share(groups.rewards)))
+    def weigh(self, groups: base.StepGroups) -> base.Weighted:
+        """The signal of a sample is its reward; advantages come from the critic, token by token (`gae`)."""
+        return base.Weighted(PerAnswer.of(base.scored_share(groups.rewards)), signals=PerAnswer.of(groups.rewards))
 
-    def credit(self, before: Before, weights: Tensor, lengths: Sequence[int]) -> Before:
+    def credit(self, before: base.Before, signals: Tensor, lengths: Sequence[int]) -> base.Before:
         """Advantages by the critic, of rewards that are less the KL penalty."""
-        old, values = known(before.old), known(before.values)
-        penalties = self.kl * (old - known(before.frozen))
-        advantages = gae(weights.to(old), penalties, values, lengths, self.discount, self.trace)
+        old, values = base.known(before.old), base.known(before.values)
+        penalties = self.kl * (old - base.known(before.frozen))
+        advantages = gae(signals.to(old), penalties, values, lengths, self.discount, self.trace)
         return replace(before, advantages=advantages, returns=advantages + values)
 
-    def loss(self, tokens: TokenView) -> TokenLoss:
+    def loss(self, tokens: base.TokenView) -> base.TokenLoss:
         """Clipped surrogate plus clipped value loss, means over each sample's tokens."""
-        before, values = tokens.before, known(tokens.values)
-        surrogate, clipped = clipped_surrogate(tokens, known(before.advantages), self.clip)
-        first, returns = known(before.values), known(before.returns)
+        before, values = tokens.before, base.known(tokens.values)
+        surrogate, clipped = clipped_surrogate(tokens, base.known(before.advantages), self.clip)
+        first, returns = base.known(before.values), base.known(before.returns)
         near = first + (values - first).clamp(-self.value_clip, self.value_clip)
         errors = torch.maximum((values - returns).square(), (near - returns).square()) / 2
         value_loss = tokens.mean(errors)
-        return TokenLoss(
+        return base.TokenLoss(
             tokens.mean(surrogate) + self.value * value_loss,
             {"ratio/clipped": tokens.mean(clipped), "critic/loss": value_loss.detach()},
         )
 
-    def report(self, weighted: Weighted, completion_loglik: Tensor, reference_loglik: Tensor) -> dict[str, Tensor]:
-        """Nothing of a whole group: what there is to know stands beside the loss."""
-        return {}
+    def start(self) -> base.State:
+        """The penalty, where it is steered."""
+        return {"kl": self.kl} if self.kl_target else {}
+
+    def at(self, state: base.State) -> Self:
+        """With the penalty of this state."""
+        return replace(self, kl=state.get("kl", self.kl))
+
+    def adapt(
+        self, state: base.State, before: base.Before, lengths: Sequence[int], total: Callable[[Tensor], list[float]]
+    ) -> tuple[base.State, dict[str, float]]:
+        """Steers the penalty towards the target, by the KL divergence of a sample in this step."""
+        if self.kl_target is None:
+            return state, {}
+        old, frozen = base.known(before.old), base.known(before.frozen)
+        divergence, samples = total(torch.stack([(old - frozen).sum(), old.new_tensor(len(lengths))]))
+        used = state["kl"]
+        steered_to = steered(used, divergence / max(samples, 1), self.kl_target)
+        return {"kl": steered_to}, {"kl_penalty/coefficient": used, "kl_penalty/next": steered_to}
 
 
 def gae(
@@ -86,14 +113,13 @@ def gae(
         (N,).
     """
     parts = []
-    for reward, penalty, value in zip(
-        rewards, penalties.split(list(lengths)), values.split(list(lengths)), strict=True
-    ):
+    sizes = list(lengths)
+    for reward, penalty, value in zip(rewards, penalties.split(sizes), values.split(sizes), strict=True):
         paid = -penalty
         paid[-1] += reward
         delta = (paid + discount * torch.cat([value[1:], value.new_zeros(1)]) - value).tolist()
-        for place in range(len(delta) - 2, -1, -1):
-            delta[place] += discount * trace * delta[place + 1]
+        for t in range(len(delta) - 2, -1, -1):
+            delta[t] += discount * trace * delta[t + 1]
         parts.append(torch.tensor(delta, dtype=values.dtype, device=values.device))
     return torch.cat(parts) if parts else values.new_zeros(0)
 

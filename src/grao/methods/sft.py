@@ -1,28 +1,36 @@
-"""SFT: imitate the reference, whatever the policy itself would say. A weighted likelihood without samples."""
+"""SFT: imitate the reference, whatever the policy itself would say. A weighted likelihood without samples.
 
-from dataclasses import dataclass
+Cross-entropy averaged over all reference tokens of the step, as in TRL's SFTTrainer on completions. J(y) is a mean over
+tokens, hence the weight of a reference is its length over the mean length:
 
-import torch
-from torch import Tensor
+    1/B * sum_y |y| / mean|y| * J(y) = sum_y sum_t log pi(y_t) / sum_y |y|
+"""
 
-from grao.methods.method import Groups, Needs, Weighted, columns
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from grao.methods.base import Method, Needs, StepGroups, Weighted, method
+from grao.types import PerAnswer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
-class SFT:
-    """Cross-entropy averaged over all reference tokens of the step, as in TRL's SFTTrainer on completions.
+@method
+class SFT(Method):
+    """Imitation of the references; nothing is sampled."""
 
-    J(y) is a mean over tokens, hence the weight of a reference is its length over the mean length:
-    1/B * sum_y |y| / mean|y| * J(y) = sum_y sum_t log pi(y_t) / sum_y |y|.
-    """
+    name: Literal["sft"] = "sft"
+    """The method."""
 
     needs = Needs(samples=False)
-    loss = credit = None
 
-    def weigh(self, groups: Groups) -> Weighted:
+    def weigh(self, groups: StepGroups) -> Weighted:
         """References by length; there is nothing else."""
-        return Weighted(columns(torch.zeros_like(groups.rewards), groups.lengths[:, -2] / groups.mean_reference))
+        reference = groups.lengths.reference / groups.mean_reference
+        return Weighted(PerAnswer.of(groups.rewards.new_zeros(groups.rewards.shape), reference))
 
-    def report(self, weighted: Weighted, completion_loglik: Tensor, reference_loglik: Tensor) -> dict[str, Tensor]:
+    def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
         """How likely the references are, in nats per token."""
-        return {"reference/loglik": reference_loglik}
+        return {"reference/loglik": loglik.reference}

@@ -10,45 +10,47 @@ A_y is taken over samples and reference together. H is the mean entropy over the
 over the batch), a constant for the gradient. A tie with the reference is neither won nor lost.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
-from grao.core import group_advantages
-from grao.methods.method import Groups, Needs, Role, TokenLoss, Weighted, columns, scored_share
-from grao.methods.tokens import TokenView
+from grao.lazy import core, torch
+from grao.methods.base import Method, StepGroups, TokenLoss, TokenView, Weighted, method, scored_share
+from grao.settings import NonNegativeFloat
+from grao.types import PerAnswer, Role
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
-class SRFT:
-    """See the top of this file."""
+@method
+class SRFT(Method):
+    """Imitation and reinforcement weighed by entropy (arXiv 2506.19767)."""
 
-    imitation: float = 0.5
-    """Factor of the first term."""
-    won: float = 0.1
-    """Factor of samples that won."""
+    name: Literal["srft"] = "srft"
+    """The method."""
+    imitation: NonNegativeFloat = 0.5
+    """Factor of the imitation of the reference."""
+    won: NonNegativeFloat = 0.1
+    """Factor of samples that beat the reference."""
 
-    needs = Needs()
-    credit = None
-
-    def weigh(self, groups: Groups) -> Weighted:
-        """+1 and -1 for samples that won and lost, A_y for the reference."""
+    def weigh(self, groups: StepGroups) -> Weighted:
+        """The loss is told +1 and -1 for samples that won and lost, A_y for the reference."""
         rewards = groups.rewards
-        advantages = group_advantages(rewards, rewards.new_zeros(len(rewards)))
-        sign, shares = rewards.sign().nan_to_num(0.0), scored_share(rewards)
-        return Weighted(columns(sign, advantages.reference), advantages, columns(shares * (sign != 0), 1.0))
+        advantages = core.group_advantages(rewards, rewards.new_zeros(len(rewards)))
+        sign = rewards.sign().nan_to_num(0.0)
+        weights = PerAnswer.of(scored_share(rewards) * (sign != 0), 1.0)
+        return Weighted(weights, advantages, PerAnswer.of(sign, advantages.reference))
 
     def loss(self, tokens: TokenView) -> TokenLoss:
         """The three terms."""
         entropy, likelihood = tokens.mean(tokens.entropies), tokens.mean(tokens.logps)
-        on_reference = tokens.roles == Role.REFERENCE
         imitated = -self.imitation * (-entropy).exp() * likelihood
-        rewarded = -tokens.mean(tokens.logps.exp()) * tokens.weights
-        boost = torch.where(tokens.weights > 0, self.won * entropy.exp(), torch.ones_like(entropy))
-        sampled = -boost * tokens.weights * likelihood
-        return TokenLoss(torch.where(on_reference, imitated + rewarded, sampled))
+        rewarded = -tokens.mean(tokens.logps.exp()) * tokens.signals
+        boost = torch.where(tokens.signals > 0, self.won * entropy.exp(), torch.ones_like(entropy))
+        sampled = -boost * tokens.signals * likelihood
+        return TokenLoss(torch.where(tokens.roles == Role.REFERENCE, imitated + rewarded, sampled))
 
-    def report(self, weighted: Weighted, completion_loglik: Tensor, reference_loglik: Tensor) -> dict[str, Tensor]:
+    def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
         """Advantage of the reference, and how likely it is."""
-        return {"advantage/reference": weighted.advantages.reference, "reference/loglik": reference_loglik}
+        return {"advantage/reference": weighted.advantages.reference, "reference/loglik": loglik.reference}

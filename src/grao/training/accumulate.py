@@ -4,35 +4,32 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from grao.core.transfer import sent
-from grao.methods import Before, TokenLoss, TokenView
-from grao.methods.tokens import kl_estimate
-from grao.models import BalancedPass, Batch, Engine, Loss, Pass, Routers, Tokens, routed_pass
-from grao.models.engine import sequence_means
+from grao.engine.interface import Engine, Loss, Pass, Plan, Tokens, sent, sequence_means
+from grao.engine.routers import BalancedPass, Routers, routed_pass
+from grao.methods.base import Before, Method, TokenView, kl_estimate
 from grao.training.experience import Update
+from grao.types import Answer, Batch, Encoded, Example, Group
 
 _EVERY_BACKWARD_SYNCHRONISES = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-_STAND_IN = Batch([[0]], [[0]], [-1], torch.zeros(1))
+_NOTHING = Encoded(Example("", "", None, {}, 0), "", (0,), "", ())
+_STAND_IN = Batch((Group(_NOTHING, (Answer((0,)),), number=-1),))
 """What a process forwards, with weight 0, where others still have something to learn from."""
 
 
 @dataclass(frozen=True)
-class Objective:
-    """What is minimised."""
+class UpdateLoss:
+    """What is minimised: by default the weighted likelihood."""
 
-    loss: Callable[[TokenView], TokenLoss] | None = None
-    """Of a method; None for the weighted likelihood."""
+    method: Method | None = None
+    """Its loss is taken if it has one of its own."""
     critic: nn.Module | None = None
     """(N, D) hidden states -> (N,) values."""
-    whole_groups: bool = False
-    """The loss needs all answers to a prompt together."""
     routers: Routers | None = None
     """Of a mixture of experts whose load is to be balanced over the step."""
     router_loss: float = 0.0
@@ -46,17 +43,19 @@ class Seen:
     loss: Tensor
     """Scalar; the mean over processes is the loss of the step."""
     loglik: Tensor
-    """(S,), J of each sequence of the update, before it."""
+    """(S,), J of each answer of the update, before it."""
     entropy: Tensor
     """(S,), nats per token."""
     kl: Tensor | None
-    """(S,), estimate of KL(policy | starting model) per token, on each sequence."""
+    """(S,), estimate of KL(policy | starting model) per token, on each answer."""
+    sampler_gap: Tensor
+    """(S,), mean |log pi - log pi of the sampler| per token; NaN of what was not sampled."""
     tokens: int
-    """Completion tokens that were learned from."""
+    """Answer tokens that were learned from."""
     balance: Tensor | None = None
     """Scalar, this process's share in the routers' load-balancing loss, before its weight; None without one."""
     numbers: Mapping[str, Tensor] = field(default_factory=dict)
-    """(S,) each, what the method's loss has to say, NaN where a sequence has none."""
+    """(S,) each, what the method's loss reports, NaN where an answer has none."""
 
 
 def accumulate_gradient(
@@ -65,122 +64,107 @@ def accumulate_gradient(
     accelerator: Accelerator,
     engine: Engine,
     token_budget: int,
-    objective: Objective | None = None,
+    minimised: UpdateLoss | None = None,
     before: Before | None = None,
 ) -> Seen:
     """Runs forward and backward over an update, micro-batch by micro-batch.
 
     Every process runs the same number of micro-batches, a differentiable zero where it has none left. If no process
-    has a sequence that counts, nothing is run and the gradients stay None: the optimiser leaves the model alone.
+    has an answer that counts, nothing is run and the gradients stay None: the optimiser leaves the model alone.
 
     Args:
         model: the policy as the trainer wrapped it.
-        update: the sequences of this process.
+        update: the groups of this process.
         accelerator: of the trainer.
         engine: the way through the model.
         token_budget: tokens of a micro-batch.
-        objective: by default the weighted likelihood.
+        minimised: by default the weighted likelihood.
         before: what was seen of the update's tokens before it.
     """
-    objective, before = objective or Objective(), before or Before()
-    size, lengths = len(update.batch.prompts), update.batch.lengths()[1]
-    plan = engine.plan(update.batch, token_budget, objective.whole_groups)
-    rounds = int(accelerator.gather(torch.tensor([len(plan)], device=accelerator.device)).max())
-    batches = [update.batch.rows(plan[turn]) if turn < len(plan) else _STAND_IN for turn in range(rounds)]
-    run = _way(model, update, plan, batches, accelerator, engine, objective)
+    minimised, before = minimised or UpdateLoss(), before or Before()
+    batch, device = update.batch, accelerator.device
+    size, lengths = len(batch.answers), batch.lengths
+    plan = engine.plan(batch, token_budget, minimised.method is not None and minimised.method.needs.whole_groups)
+    rounds = int(accelerator.gather(torch.tensor([len(plan)], device=device)).max())
+    plan += [[]] * (rounds - len(plan))
+    parts = [batch.select(rows) if rows else _STAND_IN for rows in plan]
+    run = _pass(model, update, plan, parts, accelerator, engine, minimised)
 
-    loss, balance = torch.zeros(2, device=accelerator.device)
-    loglik, entropy, kl = (torch.zeros(size, device=accelerator.device) for _ in range(3))
-    numbers: dict[str, Tensor] = defaultdict(lambda: torch.full((size,), torch.nan, device=accelerator.device))
-    for turn, batch in enumerate(batches):
-        rows = plan[turn] if turn < len(plan) else []
-        known = before.pick(lengths, rows) if rows else Before()
+    loss, balance = torch.zeros(2, device=device)
+    loglik, entropy, kl, gap = (torch.zeros(size, device=device) for _ in range(4))
+    numbers: dict[str, Tensor] = defaultdict(lambda: torch.full((size,), torch.nan, device=device))
+    for turn, (rows, part) in enumerate(zip(plan, parts, strict=True)):
+        known = before.select(lengths, rows) if rows else Before()
+        indices = sent(rows, device) if rows else None
         with _synchronised(accelerator, model, last=turn + 1 == rounds):
-            seen = run(model, batch, _loss(update, rows, known, objective, numbers))
-            part = seen.loss * accelerator.num_processes / update.prompts  # processes are averaged, prompts summed
-            accelerator.backward(part)
-        loss += part.detach()
+            seen = run(model, part, _loss(part, indices, known, minimised, numbers))
+            share = seen.loss * accelerator.num_processes / update.prompts  # processes are averaged, prompts summed
+            accelerator.backward(share)
+        loss += share.detach()
         balance += 0.0 if seen.balance is None else seen.balance
-        if rows:
-            places = sent(rows, accelerator.device)
-            loglik[places], entropy[places] = seen.mean.to(loglik), seen.entropy.to(entropy)
+        if indices is not None:
+            loglik[indices], entropy[indices] = seen.mean.to(loglik), seen.entropy.to(entropy)
+            of_answers = sent(part.lengths, device)
+            sampled = [logp for answer in part.answers for logp in answer.logps or [torch.nan] * len(answer.ids)]
+            gaps = (seen.tokens - sent(torch.tensor(sampled, dtype=seen.tokens.dtype), device)).abs()
+            gap[indices] = sequence_means(gaps, of_answers).to(gap)
             if known.frozen is not None:
-                tokens = kl_estimate(seen.tokens, known.frozen)
-                kl[places] = sequence_means(tokens, sent(batch.lengths()[1], tokens.device)).to(kl)
-    return Seen(
-        loss=loss,
-        loglik=loglik,
-        entropy=entropy,
-        kl=None if before.frozen is None else kl,
-        tokens=sum(lengths),
-        balance=None if objective.routers is None else balance,
-        numbers=dict(numbers),
-    )
+                kl[indices] = sequence_means(kl_estimate(seen.tokens, known.frozen), of_answers).to(kl)
+    measured_kl = None if before.frozen is None else kl
+    router_loss = None if minimised.routers is None else balance
+    return Seen(loss, loglik, entropy, measured_kl, gap, sum(lengths), router_loss, dict(numbers))
 
 
 def _loss(
-    update: Update, rows: Sequence[int], before: Before, objective: Objective, numbers: dict[str, Tensor]
+    batch: Batch, indices: Tensor | None, before: Before, minimised: UpdateLoss, numbers: dict[str, Tensor]
 ) -> Loss | None:
-    """What one micro-batch makes of its tokens; leaves what there is to log in `numbers`."""
-    method_loss, critic = objective.loss, objective.critic
-    if method_loss is None:
+    """What one micro-batch makes of its tokens; leaves what there is to log in `numbers` at `indices`."""
+    method, critic = minimised.method, minimised.critic
+    if method is None or method.weighted_likelihood:
         return None
-    if not rows:  # a differentiable zero that every weight takes part in
+    if indices is None:  # a differentiable zero that every weight takes part in
         return lambda tokens: 0.0 * (tokens.logps.sum() + (critic(tokens.hidden).sum() if critic else 0.0))
-    batch = update.batch.rows(rows)
 
     def loss(tokens: Tokens) -> Tensor:
-        device = tokens.logps.device
-        places = sent(rows, device)
+        device, precise = tokens.logps.device, tokens.logps.dtype
         view = TokenView(
             logps=tokens.logps,
             entropies=tokens.entropies,
             values=critic(tokens.hidden) if critic else None,
             before=before,
-            weights=sent(update.weights[list(rows)].to(tokens.logps.dtype), device),
-            roles=sent(update.roles[list(rows)], device),
-            groups=sent(batch.groups, device),
-            lengths=sent(batch.lengths()[1], device),
+            signals=sent(torch.tensor([answer.signal for answer in batch.answers], dtype=precise), device),
+            roles=sent([int(answer.role) for answer in batch.answers], device),
+            groups=sent(batch.numbers, device),
+            lengths=sent(batch.lengths, device),
         )
-        found = method_loss(view)
-        for name, values in found.numbers.items():
-            numbers[name][places] = values.detach().to(numbers[name])
-        return (sent(batch.weights.to(found.loss.dtype), device) * found.loss).sum()
+        losses = method.loss(view)
+        for name, values in losses.numbers.items():
+            numbers[name][indices] = values.detach().to(numbers[name])
+        return (sent(torch.tensor(batch.weights, dtype=losses.loss.dtype), device) * losses.loss).sum()
 
     return loss
 
 
-def _way(
+def _pass(
     model: nn.Module,
     update: Update,
-    plan: Sequence[Sequence[int]],
-    batches: Sequence[Batch],
+    plan: Plan,
+    parts: Sequence[Batch],
     accelerator: Accelerator,
     engine: Engine,
-    objective: Objective,
+    minimised: UpdateLoss,
 ) -> Callable[[nn.Module, Batch, Loss | None], Pass]:
     """The engine's own pass, or one whose loss holds the routers' share too."""
-    routers = objective.routers
-    if routers is None or not batches:
+    routers = minimised.routers
+    if routers is None or not parts:
         return engine.run
-    copies = engine.copies(update.batch, [list(rows) for rows in plan])
-    whole = len(batches) == 1 and accelerator.num_processes == 1
-    counts = None if whole else _choices(model, batches, engine, routers, copies, accelerator)
-    return BalancedPass(engine, routers, objective.router_loss * update.prompts, copies, counts)
-
-
-@torch.no_grad()
-def _choices(
-    model: nn.Module,
-    batches: Sequence[Batch],
-    engine: Engine,
-    routers: Routers,
-    copies: Mapping[int, int],
-    accelerator: Accelerator,
-) -> Tensor:
-    """(E + 1,), what the routers choose in the whole step, on all processes: one more forward pass."""
-    counts = [routed_pass(engine, routers, model, batch, copies)[1].counts() for batch in batches]
-    return cast(Tensor, accelerator.reduce(torch.stack(counts).sum(dim=0), reduction="sum"))
+    copies = engine.copies(update.batch, plan)
+    counts: Tensor | None = None
+    if len(parts) > 1 or accelerator.num_processes > 1:  # one more forward pass: the choices of the whole step
+        with torch.no_grad():
+            chosen = [routed_pass(engine, routers, model, part, copies)[1].counts() for part in parts]
+            counts = accelerator.reduce(torch.stack(chosen).sum(dim=0), reduction="sum")
+    return BalancedPass(engine, routers, minimised.router_loss * update.prompts, copies, counts)
 
 
 @contextmanager

@@ -13,13 +13,17 @@ from torch import nn
 from transformers import TrainingArguments
 
 from grao.config.recipe import GRAOConfig, TrainingConfig
-from grao.data import Encoded, EncodedSet, Example
+from grao.data.encoding import EncodedSet
+from grao.engine.loading import usual_learning_rate
 from grao.errors import InputError
-from grao.methods import Method
-from grao.models import usual_learning_rate
+from grao.methods.base import Method
+from grao.types import Example
 
 _HALF_PRECISION_RATE = 5e-5
 """Below it Adam's steps are mostly smaller than what bfloat16 can tell apart."""
+
+_SAME = ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm")
+"""Fields of TrainingArguments that go by the same name in `training`."""
 
 _OURS = {
     "output_dir": "output",
@@ -28,13 +32,10 @@ _OURS = {
     "num_train_epochs": "training.steps",
     "per_device_train_batch_size": "training.prompts_per_step",
     "gradient_accumulation_steps": "training.token_budget",
-    "learning_rate": "training.learning_rate",
-    "weight_decay": "training.weight_decay",
     "lr_scheduler_type": "training.schedule",
-    "warmup_steps": "training.warmup_steps",
-    "max_grad_norm": "training.max_grad_norm",
     "save_steps": "training.save_every",
     "save_strategy": "training.save_every",
+    **{name: f"training.{name}" for name in _SAME},
 }
 """Fields of TrainingArguments that have a name of their own here."""
 
@@ -51,11 +52,8 @@ def training_arguments(config: GRAOConfig, steps: int) -> TrainingArguments:
         "output_dir": str(config.output_dir / "checkpoints"),
         "seed": config.seed,
         "max_steps": steps,
-        "learning_rate": training.learning_rate,
-        "weight_decay": training.weight_decay,
+        **{name: getattr(training, name) for name in _SAME},
         "lr_scheduler_type": training.schedule,
-        "warmup_steps": training.warmup_steps,
-        "max_grad_norm": training.max_grad_norm,
         "save_strategy": "steps" if training.save_every else "no",
         "save_steps": training.save_every or 500,
         "logging_steps": 1,
@@ -126,27 +124,25 @@ def check_settings(training: TrainingConfig, accelerator: Accelerator, model: nn
         )
 
 
-def check_needs(method: Method, name: str, examples: Sequence[Example], watched: bool) -> None:
+def check_needs(method: Method, examples: Sequence[Example], watched: bool) -> None:
     """Checks that a method gets what it needs.
 
     Args:
         method: what is learned.
-        name: of the method, for the message.
         examples: to train on.
         watched: whether a second reward is to look at the samples.
 
     Raises:
         InputError: if a row lacks a rejected answer that is needed, or there are no samples to watch.
     """
-    if method.needs.rejected:
-        without = next((example.row for example in examples if not example.rejected), None)
-        if without is not None:
-            raise InputError(
-                f"method.name: {name} needs a rejected answer to every prompt, row {without} has none; "
-                "name their column with data.rejected, or leave such rows out"
-            )
+    incomplete = [example.row for example in examples if method.needs.rejected and not example.rejected]
+    if incomplete:
+        raise InputError(
+            f"method.name: {method.name} needs a rejected answer to every prompt, row {incomplete[0]} has none; "
+            "name their column with data.rejected, or leave such rows out"
+        )
     if watched and not method.needs.samples:
-        raise InputError(f"watch: {name} samples nothing that a second reward could look at; leave watch out")
+        raise InputError(f"watch: {method.name} samples nothing that a second reward could look at; leave watch out")
 
 
 def fitting(config: GRAOConfig, model: nn.Module, encoded: EncodedSet) -> EncodedSet:
@@ -158,7 +154,11 @@ def fitting(config: GRAOConfig, model: nn.Module, encoded: EncodedSet) -> Encode
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[operator, union-attr]
     if not positions:
         return encoded
-    items = [item for item in encoded.items if len(item.prompt_ids) + _longest_answer(item) <= positions]
+    items = [
+        item
+        for item in encoded.items
+        if len(item.prompt_ids) + max(len(item.reference_ids), len(item.rejected_ids)) <= positions
+    ]
     if not items:
         raise InputError(f"data: no prompt with its reference fits into the model's {positions} positions")
     prompt = max(len(item.prompt_ids) for item in items)
@@ -168,7 +168,3 @@ def fitting(config: GRAOConfig, model: nn.Module, encoded: EncodedSet) -> Encode
             f"but the model has {positions} positions; lower it or data.max_prompt_tokens"
         )
     return EncodedSet(items, encoded.dropped + len(encoded.items) - len(items), encoded.truncated)
-
-
-def _longest_answer(item: Encoded) -> int:
-    return max(len(item.reference_ids), len(item.rejected_ids))

@@ -3,7 +3,6 @@
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -12,8 +11,7 @@ from typing import Any, Self
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from grao.errors import InputError
-from grao.records.metrics import MetricsLog, read_metrics
-from grao.training.watch import Alarm, Watch, alarm, words
+from grao.records.run import MetricsLog
 
 
 class MetricsCallback(TrainerCallback):
@@ -23,9 +21,7 @@ class MetricsCallback(TrainerCallback):
         self._log = MetricsLog(folder)
         self._begin = 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Forgets what a resumed run will do again; refuses to write into another run."""
         self._begin = time.perf_counter()
         if state.global_step == 0 and self._log.path.exists():
@@ -35,45 +31,16 @@ class MetricsCallback(TrainerCallback):
             self._begin -= self._log.keep_until(state.global_step)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
     ) -> None:
-        """One line a training step; evaluations and the summary at the end are none."""
+        """Appends one line per training log; evaluations and the final summary are not logged here."""
         if state.is_world_process_zero and logs and "loss" in logs:
             seconds = time.perf_counter() - self._begin
             self._log.append({"step": state.global_step, "seconds": seconds, **logs})
 
 
-class WatchCallback(TrainerCallback):
-    """Says it when the watch raises an alarm, each kind once, and stops the training where that is wanted."""
-
-    def __init__(self, watch: Watch, folder: Path) -> None:
-        self._watch, self._folder = watch, folder
-        self._said = Alarm.NONE
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Takes up what was seen before an interruption."""
-        self._watch.remember(line for line in read_metrics(self._folder) if line["step"] <= state.global_step)
-        self._said = alarm(self._watch.looks)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Warns and stops."""
-        found = alarm(self._watch.looks)
-        if found > self._said:
-            self._said = found
-            warnings.warn(words(self._watch.looks), stacklevel=2)
-        if found is Alarm.HACKED and self._watch.stop:
-            control.should_save = control.should_training_stop = True
-
-
 class SaveLastStep(TrainerCallback):
-    """A checkpoint after the last step: what comes after the training may fail, and the run goes on from there."""
+    """Saves a checkpoint after the last step, so that a run whose final evaluation fails can be resumed from there."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Saves after the last step."""

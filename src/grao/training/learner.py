@@ -1,30 +1,137 @@
-"""From an update to its gradient, with all that a method needs for it: engine, frozen policy, critic, token budget."""
+"""From an update to its gradient, with all that a method needs for it: engine, frozen policy, critic, token budget.
+
+Before the first gradient of an update the `Observer` asks the policy, the critic and the model before training about
+its tokens, as far as the method needs it.
+"""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grao.config.recipe import TrainingConfig
-from grao.methods import Before, Method
-from grao.models import Routers, engine_for, transformers_model
-from grao.models.memory import Budget
-from grao.training.accumulate import Objective, Seen, accumulate_gradient
-from grao.training.before import Observer
-from grao.training.critic import NAME, ValueHead
+from grao.engine.interface import Engine, Tokens, transformers_model
+from grao.engine.memory import Budget
+from grao.engine.routers import Routers
+from grao.engine.select import engine_for
+from grao.methods.base import Before, Method
+from grao.training.accumulate import Seen, UpdateLoss, accumulate_gradient
 from grao.training.experience import Update
-from grao.training.speed import Speedometer
+from grao.training.metrics import Speedometer
+from grao.types import Batch, Role
+
+StartingModel = Callable[[], AbstractContextManager[nn.Module]]
+"""Opens the model as it was before training."""
+
+NAME = "value_head"
+"""Under this name the critic is a part of the policy, so that optimiser and data parallelism know it."""
+
+
+class ValueHead(nn.Module):
+    """(N, D) hidden states -> (N,) values; 0 at first."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, 1, device=device)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """See the class."""
+        return cast(Tensor, self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1))
+
+    def save(self, folder: str) -> None:
+        """Beside the policy's weights, which stay those of a plain language model."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), Path(folder, f"{NAME}.safetensors"))
+
+    def load(self, folder: str) -> None:
+        """What `save` left."""
+        self.load_state_dict(load_file(Path(folder, f"{NAME}.safetensors"), device=str(self.linear.weight.device)))
+
+
+class Observer:
+    """What policy, critic and the model before training make of an update's tokens before its first gradient.
+
+    Args:
+        engine: the way through the model.
+        accelerator: of the trainer.
+        start: opens the model before training; None if nobody asks for it.
+        critic: (N, D) hidden states -> (N,) values; None if there is none.
+    """
+
+    def __init__(
+        self, engine: Engine, accelerator: Accelerator, start: StartingModel | None, critic: nn.Module | None
+    ) -> None:
+        self._engine, self._accelerator, self._start, self._critic = engine, accelerator, start, critic
+        self._known: dict[tuple[Sequence[int], Sequence[int]], Tensor] = {}
+
+    @torch.no_grad()
+    def before(self, model: nn.Module, update: Update, method: Method, token_budget: int) -> Before:
+        """Everything that the method needs, with advantages of mean 0 and deviation 1 over the step's tokens."""
+        old = values = None
+        if method.needs.old or self._critic is not None:
+            with self._accelerator.autocast():
+                old, values = self._tokens(self._accelerator.unwrap_model(model), update.batch, token_budget)
+        before = Before(old=old, frozen=self._frozen(update, token_budget) if self._start else None, values=values)
+        signals = torch.tensor([answer.signal for answer in update.batch.answers], dtype=torch.float64)
+        before = method.credit(before, signals, update.batch.lengths)
+        return replace(before, advantages=self._whitened(before.advantages))
+
+    def _frozen(self, update: Update, token_budget: int) -> Tensor:
+        """(N,), under the model before training; references and rejected answers are asked about only once."""
+        batch = update.batch
+        texts = [(group.item.prompt_ids, answer.ids) for group in batch.groups for answer in group.answers]
+        new = [row for row, text in enumerate(texts) if text not in self._known]
+        if new and self._start is not None:
+            with self._start() as model:
+                logps, _ = self._tokens(model, batch.select(new), token_budget, critic=False)
+            parts = logps.split([len(texts[row][1]) for row in new])
+            self._known |= {texts[row]: part for row, part in zip(new, parts, strict=True)}
+        logps_of = [self._known[text] for text in texts]
+        for text, answer in zip(texts, batch.answers, strict=True):
+            if answer.role is Role.SAMPLE:
+                self._known.pop(text, None)
+        return torch.cat(logps_of) if logps_of else torch.zeros(0, device=self._accelerator.device)
+
+    def _tokens(
+        self, model: nn.Module, batch: Batch, token_budget: int, critic: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """(N,) log-probabilities and values, in the order of the batch."""
+        lengths, head = batch.lengths, self._critic if critic else None
+        logps, values = ({row: torch.zeros(0) for row in range(len(lengths))} for _ in range(2))
+
+        def keep(tokens: Tokens) -> Tensor:
+            shown = [(logps, tokens.logps), *([(values, head(tokens.hidden))] if head is not None else [])]
+            for by_row, of_tokens in shown:
+                by_row.update(zip(rows, of_tokens.float().split([lengths[row] for row in rows]), strict=True))
+            return tokens.logps.new_zeros(())
+
+        for rows in self._engine.plan(batch, token_budget):
+            self._engine.run(model, batch.select(rows), keep)
+        empty = torch.zeros(0, device=self._accelerator.device)
+        return torch.cat([empty, *logps.values()]), None if head is None else torch.cat([empty, *values.values()])
+
+    def _whitened(self, advantages: Tensor | None) -> Tensor | None:
+        if advantages is None:
+            return None
+        sums = torch.stack([advantages.sum(), advantages.square().sum(), advantages.new_tensor(len(advantages))])
+        total, squares, count = self._accelerator.reduce(sums, reduction="sum").tolist()
+        mean, square = (total / count, squares / count) if count else (0.0, 0.0)
+        return cast(Tensor, (advantages - mean) / (max(square - mean**2, 0.0) ** 0.5 + 1e-8))
 
 
 class Learner:
-    """Looks at updates and makes their gradients.
+    """Makes the gradients of updates, and holds all that this takes.
 
     Args:
         policy: the model that is trained; it gets a value head if the method asks for a critic.
@@ -42,57 +149,43 @@ class Learner:
         accelerator: Accelerator,
         pad_id: int,
     ) -> None:
-        self._method, self._accelerator, self._policy = method, accelerator, policy
+        self._accelerator, self._policy = accelerator, policy
         needs = method.needs
         asked = needs.frozen or config.measure_kl
         self.engine = engine_for(policy, pad_id)  # sets the policy's attention, hence before the copy
         copied = asked and not isinstance(policy, PeftModel)
         self._frozen = copy.deepcopy(policy).requires_grad_(False).eval() if copied else None
-        self._speedometer = Speedometer(policy, accelerator)
+        self.speedometer = Speedometer(policy, accelerator, needs.updates, int(needs.old) + int(asked))
         self.critic = _value_head(policy) if needs.critic else None
         self._observer = Observer(self.engine, accelerator, self._starting_model if asked else None, self.critic)
         routers = Routers.of(transformers_model(policy)) if config.router_loss else None
-        self._objective = Objective(method.loss, self.critic, needs.whole_groups, routers, config.router_loss)
+        self._minimised = UpdateLoss(method, self.critic, routers, config.router_loss)
         self._budget = Budget("training.token_budget", config.token_budget, accelerator.num_processes == 1)
-        self._looks = int(needs.old) + int(asked)
 
-    def look(self, model: nn.Module, update: Update, method: Method) -> Before:
-        """What has to be known of an update before the first gradient; `method` as it stands at this step."""
-        if not self._looks:
+    def before(self, model: nn.Module, update: Update, method: Method) -> Before:
+        """What has to be known of an update before its first gradient; `method` in its state at this step."""
+        if not self.speedometer.forwards:
             return Before()
         model.eval()  # as when the samples were drawn
-        return self._budget.run(lambda tokens: self._observer.look(model, update, method, tokens))
+        return self._budget.run(lambda tokens: self._observer.before(model, update, method, tokens))
 
-    def gradient(self, model: nn.Module, update: Update, before: Before) -> Seen:
-        """Leaves the gradient of one optimiser step in the model's weights."""
+    def gradient(self, model: nn.Module, update: Update, before: Before, method: Method) -> Seen:
+        """Leaves the gradient of one optimiser step in the model's weights; `method` in its state at this step."""
         model.train()
+        minimised = replace(self._minimised, method=method)
 
         def accumulate(token_budget: int) -> Seen:
             model.zero_grad()  # what an attempt that ran out of memory left
-            return accumulate_gradient(
-                model, update, self._accelerator, self.engine, token_budget, self._objective, before
-            )
+            return accumulate_gradient(model, update, self._accelerator, self.engine, token_budget, minimised, before)
 
         return self._budget.run(accumulate)
-
-    def operations(self, update: Update) -> dict[str, float]:
-        """See `Speedometer.operations`."""
-        return self._speedometer.operations(update, self._method.needs.updates, self._looks)
-
-    def speed(self, metrics: dict[str, float]) -> dict[str, float]:
-        """See `Speedometer.metrics`."""
-        return self._speedometer.metrics(metrics)
 
     @contextmanager
     def _starting_model(self) -> Iterator[nn.Module]:
         """The model before training: a frozen copy, or the model with its adapter off."""
-        with self._accelerator.autocast():
-            if self._frozen is not None:
-                yield self._frozen
-            else:
-                policy = cast(PeftModel, self._policy)
-                with policy.disable_adapter():
-                    yield policy
+        adapter_off = cast(PeftModel, self._policy).disable_adapter() if self._frozen is None else nullcontext()
+        with self._accelerator.autocast(), adapter_off:
+            yield self._policy if self._frozen is None else self._frozen
 
 
 def together(updates: list[Seen]) -> Seen:
@@ -108,3 +201,8 @@ def _value_head(policy: nn.Module) -> ValueHead:
     head = ValueHead(config.hidden_size, inner.device)
     policy.add_module(NAME, head)
     return head
+
+
+def without_head(weights: dict[str, Any]) -> dict[str, Any]:
+    """A policy's weights but for its critic."""
+    return {name: value for name, value in weights.items() if f"{NAME}." not in name}

@@ -1,14 +1,16 @@
-"""The numbers of one step: means over all prompts of all processes, named as in `metrics.jsonl`."""
+"""The numbers of one step: means over all prompts of all processes, named as in `metrics.jsonl`, and its speed."""
 
 from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
-from grao.methods import Method, Role
+from grao.engine.flops import Cost, Work, matmul_peak
+from grao.methods.base import Method
 from grao.training.accumulate import Seen
 from grao.training.experience import Experience, Update
+from grao.types import Role
 
 Tallies = Mapping[str, Mapping[str, Tensor | float]]
 
@@ -23,20 +25,22 @@ def step_metrics(
     """
     experience = update.experience
     more = {**more, **judge_numbers(experience.rewards.tallies)}
-    loglik = _table(update, seen.loglik)
     values = {
-        **(_sample_numbers(experience) if experience.sampled else {}),
+        **({**_reward_numbers(experience), **_completion_numbers(experience)} if experience.sampled else {}),
         "reference/tokens": torch.tensor([float(len(group.item.reference_ids)) for group in experience.groups]),
         **{name: number for name, number in more.items() if isinstance(number, Tensor)},
-        **method.report(experience.weighted, loglik[:, :-2], loglik[:, -2]),
+        **method.report(experience.weighted, update.per_answer(seen.loglik)),
         **{name: number.cpu() for name, number in seen.numbers.items()},
     }
-    shown = update.roles == (Role.SAMPLE if experience.sampled else Role.REFERENCE)
+    main = Role.SAMPLE if experience.sampled else Role.REFERENCE
+    shown = torch.tensor([answer.role is main for answer in update.batch.answers], dtype=torch.bool)
     values["entropy"] = seen.entropy.cpu()[shown]
+    if experience.sampled:
+        values["sampler/gap"] = seen.sampler_gap.cpu()
     if seen.kl is not None:
         values["kl"] = seen.kl.cpu()[shown]
     totals = {
-        "tokens/sampled": sum(len(c.token_ids) for group in experience.groups for c in group.completions),
+        "tokens/sampled": sum(sum(group.tokens(Role.SAMPLE)) for group in experience.groups),
         "tokens/trained": seen.tokens,
         **{name: number for name, number in more.items() if not isinstance(number, Tensor)},
         **({} if seen.balance is None else {"router_loss": seen.balance.item()}),
@@ -47,18 +51,6 @@ def step_metrics(
 def judge_numbers(tallies: Tallies, remark: str = "") -> dict[str, Tensor | float]:
     """What asking the judges took: tensors to be averaged, numbers to be summed; a remark follows each judge's name."""
     return {f"judge_{name}{remark}/{what}": number for name, tally in tallies.items() for what, number in tally.items()}
-
-
-def _table(update: Update, values: Tensor) -> Tensor:
-    """(S,) -> (B, G + 2) by place, 0 where nothing was forwarded."""
-    table = torch.zeros_like(update.experience.weighted.weights, dtype=torch.float64)
-    for (group, member), value in zip(update.places, values.tolist(), strict=True):
-        table[group, member] = value
-    return table
-
-
-def _sample_numbers(experience: Experience) -> dict[str, Tensor]:
-    return {**_reward_numbers(experience), **_completion_numbers(experience)}
 
 
 def _reward_numbers(experience: Experience) -> dict[str, Tensor]:
@@ -89,10 +81,10 @@ def _part_numbers(experience: Experience) -> dict[str, Tensor]:
 
 
 def _completion_numbers(experience: Experience) -> dict[str, Tensor]:
-    completions = [completion for group in experience.groups for completion in group.completions]
+    samples = [sample for group in experience.groups for sample in group.samples]
     return {
-        "completion/tokens": torch.tensor([len(c.token_ids) for c in completions], dtype=torch.float64),
-        "completion/truncated": torch.tensor([c.truncated for c in completions], dtype=torch.float64),
+        "completion/tokens": torch.tensor([len(sample.ids) for sample in samples], dtype=torch.float64),
+        "completion/truncated": torch.tensor([sample.truncated for sample in samples], dtype=torch.float64),
     }
 
 
@@ -106,8 +98,8 @@ def _averages(values: Mapping[str, Tensor], totals: Mapping[str, float], acceler
         reduced = accelerator.reduce(numbers, reduction="sum").tolist()
     size = len(values)
     means = {
-        name: reduced[place] / reduced[size + place] if reduced[size + place] else torch.nan
-        for place, name in enumerate(values)
+        name: reduced[index] / reduced[size + index] if reduced[size + index] else torch.nan
+        for index, name in enumerate(values)
     }
     return {**means, **dict(zip(totals, reduced[2 * size :], strict=True))}
 
@@ -121,3 +113,47 @@ def _shares(metrics: dict[str, float]) -> dict[str, float]:
         for name, size in sizes.items():
             metrics[name.replace("_size/", "_share/")] = size / whole if whole > 0 else 0.0
     return metrics
+
+
+class Speedometer:
+    """Counts a step's floating-point operations and sets them against a matrix product on the same device.
+
+    Args:
+        model: the policy.
+        accelerator: of the trainer.
+        updates: gradients of each update.
+        forwards: forward passes over it besides.
+    """
+
+    def __init__(self, model: nn.Module, accelerator: Accelerator, updates: int = 1, forwards: int = 0) -> None:
+        self._cost, self.updates, self.forwards = Cost.of(model), updates, forwards
+        self._processes = accelerator.num_processes
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+        self._device, self._dtype = accelerator.device, half or next(model.parameters()).dtype
+
+    def operations(self, update: Update) -> dict[str, float]:
+        """Needed for the rollout and for the update, on this process; what activation checkpointing repeats is not."""
+        sampled = [(len(group.item.prompt_ids), group.tokens(Role.SAMPLE)) for group in update.experience.groups]
+        trained = [
+            (len(group.item.prompt_ids), [len(answer.ids) for answer in group.answers]) for group in update.batch.groups
+        ]
+        work = Work.of(trained)
+        return {
+            "flops/rollout": self._cost.forward(Work.of(sampled)) if update.experience.sampled else 0.0,
+            "flops/update": self.updates * self._cost.update(work) + self.forwards * self._cost.forward(work),
+        }
+
+    def metrics(self, step: Mapping[str, float]) -> dict[str, float]:
+        """From a step's tokens and operations of all processes, and its seconds.
+
+        `speed/utilisation` is the share of the operations that as many devices do in the same time when all they do is
+        multiply large matrices; `speed/rollout` and `speed/update` are tokens per second.
+        """
+        peak = matmul_peak(self._device, self._dtype) * self._processes
+        operations = step["flops/rollout"] + step["flops/update"]
+        rollout = step.get("seconds/rollout")
+        return {
+            **({"speed/rollout": step["tokens/sampled"] / rollout} if rollout else {}),
+            "speed/update": step["tokens/trained"] / step["seconds/update"],
+            "speed/utilisation": operations / (peak * step["seconds/step"]),
+        }

@@ -1,11 +1,14 @@
-"""`GRAOTrainer`: transformers' Trainer around weighted sequences. It knows nothing of rewards or advantages.
+"""`GRAOTrainer`: transformers' Trainer around weighted groups of answers.
 
-Checkpoints, resume, mixed precision, data parallelism, callbacks and `report_to` come from transformers.
+Checkpoints, resume, mixed precision, data parallelism, callbacks and `report_to` come from transformers. What a method,
+the watch and the log carry from step to step is saved in each checkpoint, in `grao_state.json`.
 Left out: models split over processes (FSDP, DeepSpeed stage 3), which sampling does not support yet.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -15,23 +18,28 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from grao.config.recipe import GRAOConfig, total_steps
-from grao.data import EncodedSet, Example, encode_examples, end_token_id, examples_from_dataset
+from grao.data.encoding import EncodedSet, encode_examples, end_token_id
+from grao.data.load import examples_from_dataset
+from grao.engine.loading import likeliest_stop, load_model, load_tokenizer, stop_token_ids
 from grao.errors import InputError
 from grao.groups import reward_groups, sample_groups
-from grao.methods import make_method
-from grao.models import likeliest_stop, load_model, load_tokenizer, stop_token_ids
-from grao.rewards import Mix, Reward, as_mix
-from grao.rollouts import HuggingFaceGenerator, Sampling, draw_key
+from grao.methods.base import Method
+from grao.records.files import replace_text
+from grao.rewards.base import Reward
+from grao.rewards.mix import Mix, as_mix
+from grao.rollouts.base import Generator, Sampling, draw_key, make_generator
 from grao.training.arguments import check_needs, check_settings, fitting, training_arguments
-from grao.training.callbacks import MetricsCallback, WatchCallback
-from grao.training.critic import without_head
+from grao.training.callbacks import MetricsCallback
 from grao.training.experience import ExperienceSource, Update
-from grao.training.kl_control import KLControl
-from grao.training.learner import Learner, together
+from grao.training.learner import Learner, together, without_head
 from grao.training.metrics import step_metrics
 from grao.training.watch import Watch
+from grao.types import Example
 
 Rows = Sequence[Example] | Sequence[Mapping[str, Any]]
+
+STATE = "grao_state.json"
+"""In a checkpoint: what is carried from step to step beside weights and optimiser."""
 
 _PROBES = 16
 """References on which a model with several stop tokens is asked which one it uses."""
@@ -46,12 +54,14 @@ class GRAOTrainer(Trainer):
         train_dataset: a `datasets.Dataset` or list of rows with columns `prompt` and `reference`, or Examples;
             further columns go to the rewards.
         reward_funcs: a function in TRL's convention f(prompts, completions, **columns) -> list[float | None],
-            anything that satisfies `grao.rewards.Reward`, a list of these, or a `Mix` with weights.
+            anything that satisfies `grao.rewards.base.Reward`, a list of these, or a `Mix` with weights.
         eval_dataset: rows for `evaluate()`, as `train_dataset`.
         processing_class: the tokenizer; by default the one beside the model.
         peft_config: trains an adapter instead of all weights.
         callbacks: as in transformers.
         watch: a second reward that looks on and warns when the first is hacked.
+        method: what is learned, in place of `args.method`; it may come from outside the package.
+        generator: the sampling engine, in place of the one that `args.rollout.engine` names.
 
     Raises:
         InputError: for a mistake in any of these, in one line.
@@ -68,9 +78,11 @@ class GRAOTrainer(Trainer):
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
         watch: Watch | None = None,
+        method: Method | None = None,
+        generator: Generator | None = None,
     ) -> None:
         self.config, self.rewards, self.watch = args, as_mix(reward_funcs), watch
-        self.method = make_method(args.method)
+        self.method = method or args.method
         policy = load_model(model) if isinstance(model, str) else model
         policy = get_peft_model(policy, peft_config) if peft_config else policy
         self.tokenizer = processing_class or load_tokenizer(policy.config._name_or_path)
@@ -78,7 +90,7 @@ class GRAOTrainer(Trainer):
 
         examples = _examples(train_dataset, args)
         self.stop_ids, self.end_id = self._endings(policy, examples)
-        check_needs(self.method, args.method.name, examples, watch is not None)
+        check_needs(self.method, examples, watch is not None)
         self.train_items = self._encode(examples, policy, self.method.needs.rejected)
         self.eval_items = self._encode(_examples(eval_dataset, args), policy) if eval_dataset is not None else None
         steps = total_steps(args.training, len(self.train_items.items))
@@ -90,21 +102,19 @@ class GRAOTrainer(Trainer):
                 train_dataset=range(steps),
                 eval_dataset=self.eval_items and self.eval_items.items,
                 processing_class=self.tokenizer,
-                callbacks=[
-                    MetricsCallback(args.output_dir),
-                    *([WatchCallback(watch, args.output_dir)] if watch else []),
-                    *(callbacks or []),
-                ],
+                callbacks=[MetricsCallback(args.output_dir), *([watch] if watch else []), *(callbacks or [])],
             )
         except ValueError as error:
             raise InputError(f"training.trainer: {' '.join(str(error).split())}") from error
         check_settings(args.training, self.accelerator, policy)
         self.learner = Learner(policy, self.method, args.training, self.accelerator, self.pad_id)
         self.engine = self.learner.engine
-        self._kl_control = KLControl(self.method, args.output_dir)
+        self._method_state = self.method.start()
         self._steps: list[dict[str, float]] = []
         rollout, alone = args.rollout, self.accelerator.num_processes == 1
-        self.generator = HuggingFaceGenerator(policy, self.stop_ids, self.pad_id, rollout.batch_size, alone)
+        self.generator = generator or make_generator(
+            rollout.engine, policy, self.stop_ids, self.pad_id, rollout.batch_size, alone
+        )
         self.source = ExperienceSource(
             items=self.train_items.items,
             generator=self.generator,
@@ -124,24 +134,35 @@ class GRAOTrainer(Trainer):
     ) -> Tensor:
         """One batch of prompts: experience, then the gradient of what the method makes of it, once or more."""
         begin, step = time.perf_counter(), inputs["step"] + 1
+        method = self.source.method = self.method.at(self._method_state)
+        self.sampler()
         update = self.source.update(inputs["step"])
         sampled = time.perf_counter()
-        before = self.learner.look(model, update, self._kl_control.method(inputs["step"]))
-        seen = [self.learner.gradient(model, update, before)]
-        for _ in range(self.method.needs.updates - 1):
+        before = self.learner.before(model, update, method)
+        seen = [self.learner.gradient(model, update, before, method)]
+        for _ in range(method.needs.updates - 1):
             self._optimise(model)
-            seen.append(self.learner.gradient(model, update, before))
+            seen.append(self.learner.gradient(model, update, before, method))
         watched = self.watch.numbers(update.experience) if self.watch and self.watch.due(step) else {}
-        more = {**self.learner.operations(update), **watched}
-        metrics = step_metrics(update, together(seen), self.method, self.accelerator, more)
+        more = {**self.learner.speedometer.operations(update), **watched}
+        metrics = step_metrics(update, together(seen), method, self.accelerator, more)
         if self.watch and watched:
             metrics |= self.watch.look(step, metrics)
-        metrics |= self._kl_control.steer(before, update.batch.lengths()[1], self.accelerator)
-        metrics |= {f"seconds/{phase}": spent for phase, spent in update.experience.seconds.items()}
+        self._method_state, adapted = self.method.adapt(self._method_state, before, update.batch.lengths, self._total)
+        metrics |= adapted | {f"seconds/{phase}": spent for phase, spent in update.experience.seconds.items()}
         end = time.perf_counter()
         metrics |= {"seconds/update": end - sampled, "seconds/step": end - begin}
-        self._steps.append(metrics | self.learner.speed(metrics))
+        self._steps.append(metrics | self.learner.speedometer.metrics(metrics))
         return seen[0].loss
+
+    def sampler(self) -> Generator:
+        """The sampling engine, with the weights as they are now."""
+        self.generator.sync(self.accelerator.unwrap_model(self.model))
+        return self.generator
+
+    def _total(self, values: Tensor) -> list[float]:
+        """The sums over all processes."""
+        return cast(list[float], self.accelerator.reduce(values, reduction="sum").tolist())
 
     def _optimise(self, model: nn.Module) -> None:
         """An optimiser step between two updates on the same samples; transformers makes the last one."""
@@ -156,9 +177,9 @@ class GRAOTrainer(Trainer):
             policy.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
         model = self.accelerator.prepare_model(policy)
         begin = time.perf_counter()
-        before = self.learner.look(model, update, self.method)
+        before = self.learner.before(model, update, self.method)
         for _ in range(self.method.needs.updates):
-            self.learner.gradient(model, update, before).loss.item()
+            self.learner.gradient(model, update, before, self.method).loss.item()
         seconds = time.perf_counter() - begin
         model.zero_grad()
         return seconds
@@ -177,10 +198,7 @@ class GRAOTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(  # type: ignore[override]
-        self,
-        eval_dataset: Rows | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
+        self, eval_dataset: Rows | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """One answer for each held-out prompt: mean reward, and shares of wins, ties and losses to the reference.
 
@@ -188,14 +206,13 @@ class GRAOTrainer(Trainer):
         """
         encoded = self.eval_items
         if eval_dataset is not None:
-            policy = self.accelerator.unwrap_model(self.model)
-            encoded = self._encode(_examples(eval_dataset, self.config), policy)
+            encoded = self._encode(_examples(eval_dataset, self.config), self.accelerator.unwrap_model(self.model))
         if encoded is None:
             raise InputError("evaluate: there is no eval_dataset; give one to GRAOTrainer or to evaluate()")
         rollout = self.config.rollout
         sampling = Sampling(1, rollout.temperature, rollout.top_p, rollout.max_new_tokens)
         keys = [draw_key(self.config.seed, "evaluate", item.example.id) for item in encoded.items]
-        groups = sample_groups(encoded.items, keys, self.generator, sampling, self.tokenizer)
+        groups = sample_groups(encoded.items, keys, self.sampler(), sampling, self.tokenizer)
         rewards = reward_groups(groups, self.rewards).total
         scored = rewards[~rewards.isnan()]
         shares = {"reward": scored, "win": scored > 0, "tie": scored == 0, "lose": scored < 0}
@@ -203,6 +220,14 @@ class GRAOTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The policy; into a checkpoint also what is carried from step to step."""
+        super().save_model(output_dir, _internal_call)
+        if _internal_call and output_dir and self.is_world_process_zero():
+            watched = self.watch.state() if self.watch else []
+            state = {"method": self._method_state, "watch": watched, "steps": self._steps}
+            replace_text(Path(output_dir, STATE), json.dumps(state))
 
     def save_checkpoint(self) -> None:
         """Weights, optimiser and state as they are after the last complete step."""
@@ -237,6 +262,12 @@ class GRAOTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.learner.critic is not None:
             self.learner.critic.load(resume_from_checkpoint)
+        carried = Path(resume_from_checkpoint, STATE)
+        if carried.exists():
+            state = json.loads(carried.read_text(encoding="utf-8"))
+            self._method_state, self._steps = state["method"], state["steps"]
+            if self.watch:
+                self.watch.restore(state["watch"])
 
 
 def _examples(rows: Rows, config: GRAOConfig) -> list[Example]:

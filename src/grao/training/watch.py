@@ -2,39 +2,33 @@
 
 Every n-th step some of the step's groups are scored by a reward that training does not see. Both rewards are put on
 one scale, the share of samples that beat the reference (ties half), and the dynamics of the two are watched:
-over-optimised is a reward that goes on rising while the second falls (Gao et al., arXiv 2210.10760).
+a reward is over-optimised if it keeps rising while the second falls (Gao et al., arXiv 2210.10760).
 Left out: a threshold on the gap itself. Two rewards may differ by any constant without harm.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from grao.groups import Group, reward_groups
-from grao.rewards import Mix, Reward, as_mix
-from grao.rewards.signals import overlap, refusal, repetition
+from grao.groups import reward_groups
+from grao.records.run import Alarm
+from grao.rewards.base import Reward
+from grao.rewards.mix import Mix, as_mix
+from grao.rewards.rules import overlap, refusal, repetition
 from grao.training.experience import Experience
 from grao.training.metrics import judge_numbers
+from grao.types import Group
 
 _WINDOW = 3
 """Looks that are averaged before they are compared."""
 _SURE, _LEAST_FALL, _LEAST_GAP = 3.5, 0.03, 0.10
 """Standard errors, and shares of samples, that a change must exceed."""
-
-
-class Alarm(IntEnum):
-    """What the looks so far amount to."""
-
-    NONE = 0
-    WIDENING = 1
-    """The gap between the two rewards has grown."""
-    HACKED = 2
-    """The second reward has fallen while the first has not."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +57,16 @@ def alarm(looks: Sequence[Look]) -> Alarm:
         return Alarm.NONE
     begin, best, last = _mean(looks[:_WINDOW]), _best(looks), _mean(looks[-_WINDOW:])
     fall, drop = best.second - last.second, best.first - last.first
-    if fall > max(_LEAST_FALL, _SURE * math.hypot(best.second_error, last.second_error)) and drop <= _SURE * math.hypot(
-        best.first_error, last.first_error
-    ):
+    fallen = fall > max(_LEAST_FALL, _SURE * math.hypot(best.second_error, last.second_error))
+    if fallen and drop <= _SURE * math.hypot(best.first_error, last.first_error):
         return Alarm.HACKED
     growth = (last.first - last.second) - (begin.first - begin.second)
     errors = math.hypot(last.first_error, last.second_error, begin.first_error, begin.second_error)
     return Alarm.WIDENING if growth > max(_LEAST_GAP, _SURE * errors) else Alarm.NONE
 
 
-class Watch:
-    """Looks at the samples of every n-th step with a second reward.
+class Watch(TrainerCallback):
+    """Looks at the samples of every n-th step with a second reward, and warns of each kind of alarm once.
 
     Args:
         reward: the second reward, as `GRAOTrainer`'s; best of another kind than the one trained on.
@@ -87,6 +80,20 @@ class Watch:
     ) -> None:
         self.reward, self.every, self.prompts, self.stop = as_mix(reward), every, prompts, stop
         self.looks: list[Look] = []
+        self._said = Alarm.NONE
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Does not repeat what was said before an interruption."""
+        self._said = alarm(self.looks)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Warns, and stops the training where that is wanted."""
+        risen = alarm(self.looks)
+        if risen > self._said:
+            self._said = risen
+            warnings.warn(words(self.looks), stacklevel=2)
+        if risen is Alarm.HACKED and self.stop:
+            control.should_save = control.should_training_stop = True
 
     def due(self, step: int) -> bool:
         """Whether it looks at step `step` (from 1)."""
@@ -112,21 +119,17 @@ class Watch:
     def look(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """Adds a look from `numbers` of all processes; returns what is logged beside them, the alarm included.
 
-        A look at which one of the rewards said nothing is none.
+        If either reward scored nothing, there is no look.
         """
-        if math.isnan(metrics["watch/first"] + metrics["watch/second"]):
+        first, second, groups = metrics["watch/first"], metrics["watch/second"], metrics["watch/groups"]
+        if math.isnan(first + second):
             return {}
-        groups = metrics["watch/groups"]
-        self.looks.append(
-            Look(
-                step,
-                metrics["watch/first"],
-                metrics["watch/second"],
-                _error(metrics["watch/first"], metrics["watch/first_square"], groups),
-                _error(metrics["watch/second"], metrics["watch/second_square"], groups),
-            )
+        errors = (
+            math.sqrt(max(square - mean**2, 0.0) / max(groups - 1, 1))
+            for mean, square in ((first, metrics["watch/first_square"]), (second, metrics["watch/second_square"]))
         )
-        last = self.looks[-1]
+        last = Look(step, first, second, *errors)
+        self.looks.append(last)
         return {
             "watch/gap": last.first - last.second,
             "watch/first_error": last.first_error,
@@ -134,23 +137,22 @@ class Watch:
             "watch/alarm": float(alarm(self.looks)),
         }
 
-    def remember(self, lines: Iterable[Mapping[str, float]]) -> None:
-        """Takes up the looks of a run that goes on, from its metrics."""
-        names = ("watch/first", "watch/second", "watch/first_error", "watch/second_error")
-        self.looks = [
-            Look(int(line["step"]), *(line[name] for name in names))
-            for line in lines
-            if all(name in line for name in names)
-        ]
+    def state(self) -> list[dict[str, float]]:
+        """The looks so far, for a checkpoint."""
+        return [asdict(look) for look in self.looks]
+
+    def restore(self, state: Iterable[Mapping[str, Any]]) -> None:
+        """Restores the looks of a resumed run."""
+        self.looks = [Look(**look) for look in state]
 
 
 def words(looks: Sequence[Look]) -> str:
     """The alarm in a sentence, empty if there is none."""
-    found = alarm(looks)
-    if found is Alarm.NONE:
+    raised = alarm(looks)
+    if raised is Alarm.NONE:
         return ""
     now, best = _mean(looks[-_WINDOW:]), _best(looks)
-    if found is Alarm.HACKED:
+    if raised is Alarm.HACKED:
         return (
             f"watch: at step {now.step} the second reward has fallen from {best.second:.0%} to {now.second:.0%} wins "
             f"over the reference while the first stands at {now.first:.0%}: the reward is probably being hacked"
@@ -182,10 +184,6 @@ def _beaten(rewards: Tensor) -> Tensor:
     """(B, G) rewards -> (B,) share of a group's scored samples that beat the reference, ties half; NaN if none is."""
     wins = (rewards > 0).double() + 0.5 * (rewards == 0).double()
     return wins.masked_fill(rewards.isnan(), torch.nan).nanmean(dim=1)
-
-
-def _error(mean: float, square: float, count: float) -> float:
-    return math.sqrt(max(square - mean**2, 0.0) / max(count - 1, 1))
 
 
 def _signals(groups: Sequence[Group]) -> dict[str, Tensor]:

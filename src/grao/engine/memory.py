@@ -38,20 +38,13 @@ class Budget:
             try:
                 return work(self.size)
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or should_reduce_batch_size(error)):
                     raise
                 if retried or self.size == 1 or not self.alone:
                     raise InputError(f"out of memory with {self.name} {self.size}; {_ADVICE}") from error
-            self._halve()  # outside of the except clause, whose traceback holds on to the tensors
-            retried = True
-
-    def _halve(self) -> None:
-        self.size //= 2
-        warnings.warn(f"out of memory: {self.name} is {self.size} from here on, half of before", stacklevel=3)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or should_reduce_batch_size(error)
+            retried = True  # outside of the except clause, whose traceback holds on to the tensors
+            self.size //= 2
+            warnings.warn(f"out of memory: {self.name} is {self.size} from here on, half of before", stacklevel=2)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()

@@ -8,7 +8,7 @@ in p. Left out: DeepSeek-V3's own losses, which transformers does not define; it
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from grao.engine.interface import Engine, Loss, Pass
 from grao.errors import InputError
-from grao.models.engine import Batch, Engine, Loss, Pass
+from grao.types import Batch
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,10 @@ class Routers:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             logits.append(output[self.index] if isinstance(output, tuple) else output)
 
-        hooks = [module.register_forward_hook(keep) for module in self.modules]
-        try:
+        with ExitStack() as hooks:
+            for module in self.modules:
+                hooks.enter_context(module.register_forward_hook(keep))
             yield logits
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 def _recorded(module: nn.Module) -> dict[str, Any]:

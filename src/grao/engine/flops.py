@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from grao.models.packed import transformers_model
+from grao.engine.interface import transformers_model
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Cost:
     pair: float
     """For each pair of tokens in attention."""
     backward: float
-    """A backward pass costs so many forward passes: 2, or near 1 where only an adapter is trained."""
+    """Cost of a backward pass in forward passes: 2, or near 1 where only an adapter is trained."""
 
     @staticmethod
     def of(model: nn.Module) -> "Cost":

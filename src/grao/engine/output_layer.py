@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 _LOGITS_CPU, _LOGITS, _ROWS = 1 << 21, 1 << 26, 64
-"""Logits held at a time on a CPU and elsewhere, but so many rows at least: fewer make the weight's gradient slow."""
+"""Logits held at a time on a CPU and elsewhere, and the least number of rows: fewer make the weight's gradient slow."""
 
 Readout = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(1, N, D) hidden states, (V, D) weight, (V,) bias -> what the model returns in place of its logits."""

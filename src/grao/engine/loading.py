@@ -1,6 +1,10 @@
-"""Models and tokenizers from a folder or the hub: safetensors only, no remote code unless asked for."""
+"""Models and tokenizers from a folder or the hub: safetensors only, no remote code unless asked for.
 
-from collections.abc import Sequence
+And what only a loaded model knows: the tokens that end an answer, its size, and the learning rate that suits it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,7 +19,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from grao.engine.padded import completion_likelihood
 from grao.errors import InputError
+from grao.types import TokenIds
 
 _DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -34,8 +40,8 @@ def load_model(
     Raises:
         InputError: if there is no such model, or it has no safetensors weights.
     """
-    _check_folder(path)
-    try:
+    tried = f"cannot load {path!r}" if Path(path).exists() else f"no folder {path!r} here, and not from the hub"
+    with _loading(path, tried):
         return AutoModelForCausalLM.from_pretrained(
             path,
             dtype=_DTYPES[dtype],
@@ -43,9 +49,6 @@ def load_model(
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        tried = f"cannot load {path!r}" if Path(path).exists() else f"no folder {path!r} here, and not from the hub"
-        raise InputError(f"model.path: {tried}: {_one_line(error)}") from error
 
 
 def load_reward_model(path: str, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
@@ -78,9 +81,8 @@ def new_reward_model(path: str, dtype: str = "float32", trust_remote_code: bool 
 
 def _classifier(path: str, dtype: str, trust_remote_code: bool, **config: int) -> tuple[PreTrainedModel, set[str]]:
     """The model, and the weights that its checkpoint lacks."""
-    _check_folder(path)
-    try:
-        model, found = AutoModelForSequenceClassification.from_pretrained(
+    with _loading(path, f"cannot load {path!r} as a reward model"):
+        model, report = AutoModelForSequenceClassification.from_pretrained(
             path,
             dtype=_DTYPES[dtype],
             trust_remote_code=trust_remote_code,
@@ -88,9 +90,7 @@ def _classifier(path: str, dtype: str, trust_remote_code: bool, **config: int) -
             output_loading_info=True,
             **config,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise InputError(f"model.path: cannot load {path!r} as a reward model: {_one_line(error)}") from error
-    return model, set(found["missing_keys"])
+    return model, set(report["missing_keys"])
 
 
 def load_encoder(path: str) -> PreTrainedModel:
@@ -99,11 +99,8 @@ def load_encoder(path: str) -> PreTrainedModel:
     Raises:
         InputError: if there is no such model, or it has no safetensors weights.
     """
-    _check_folder(path)
-    try:
+    with _loading(path, f"cannot load {path!r} as an encoder"):
         model: PreTrainedModel = AutoModel.from_pretrained(path, use_safetensors=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"model.path: cannot load {path!r} as an encoder: {_one_line(error)}") from error
     model.eval().requires_grad_(False)
     return model
 
@@ -114,26 +111,61 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
     Raises:
         InputError: if there is none.
     """
-    _check_folder(path)
-    try:
+    with _loading(path, f"no tokenizer in {path!r}"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"model.path: no tokenizer in {path!r}: {_one_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
+def stop_token_ids(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every token that ends a completion: those of the generation config, else of the model, else the tokenizer's.
+
+    A model may end with another token than `tokenizer.eos_token_id`; only the generation config knows.
+    """
+    for candidate in (
+        model.generation_config.eos_token_id if model.generation_config else None,
+        model.config.eos_token_id,
+        tokenizer.eos_token_id,
+    ):
+        if isinstance(candidate, int):
+            return (candidate,)
+        if candidate:
+            return tuple(candidate)
+    raise InputError("the model names no end token: neither generation_config.json nor the tokenizer has an eos_token")
+
+
+@torch.no_grad()
+def likeliest_stop(
+    model: torch.nn.Module, stop_ids: Sequence[int], prompts: Sequence[TokenIds], answers: Sequence[TokenIds]
+) -> int:
+    """The stop token that the model itself puts behind an answer, measured on a few answers without end token.
+
+    Where a generation config lists several, only the model knows which one it uses; a reference closed with
+    another would teach it never to stop.
+    """
+    if len(stop_ids) == 1:
+        return stop_ids[0]
+    scores = [completion_likelihood(model, prompts, [[*answer, stop] for answer in answers]) for stop in stop_ids]
+    last = [score.tokens[torch.arange(len(answers)), score.mask.sum(dim=1) - 1].mean() for score in scores]
+    return stop_ids[int(torch.stack(last).argmax())]
+
+
 def add_adapter(
-    model: PreTrainedModel, rank: int, alpha: int, dropout: float, target_modules: str | list[str]
+    model: PreTrainedModel,
+    rank: int,
+    alpha: int,
+    dropout: float,
+    target_modules: str | list[str],
+    task_type: str = "CAUSAL_LM",
 ) -> PeftModel:
-    """The model with a low-rank adapter; everything else is frozen.
+    """The model with a low-rank adapter; everything else is frozen, but for the output of a reward model (`SEQ_CLS`).
 
     Raises:
         InputError: if no layer has one of the given names.
     """
     config = PeftLoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, task_type="CAUSAL_LM"
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, task_type=task_type
     )
     try:
         return get_peft_model(model, config)
@@ -158,7 +190,9 @@ def usual_learning_rate(model: torch.nn.Module) -> float:
     return next((rate for size, rate in sizes_and_rates if everything < size), 1e-6)
 
 
-def _check_folder(path: str) -> None:
+@contextmanager
+def _loading(path: str, problem: str) -> Iterator[None]:
+    """Tells what is wrong with a model folder, or why loading from it fails, in one line that begins with `problem`."""
     folder = Path(path)
     if folder.is_file():
         raise InputError(f"model.path: {path!r} is a file; give the folder that holds config.json")
@@ -166,6 +200,10 @@ def _check_folder(path: str) -> None:
         raise InputError(f"model.path: {path!r} holds no config.json, so it is no model folder")
     if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise InputError(f"model.path: there is no folder {path!r}")
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise InputError(f"model.path: {problem}: {_one_line(error)}") from error
 
 
 def _one_line(error: Exception) -> str:

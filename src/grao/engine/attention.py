@@ -1,9 +1,10 @@
-"""Attention over one packed row: a prompt stands there once, and every answer to it attends to it and to itself.
+"""Attention over one packed row: it holds each prompt once, and every answer attends to its prompt and to itself.
 
-The row is prompt, answer, answer, ..., next prompt, answer, ... without padding. An answer's positions go on where its
-prompt ends, so each sees exactly what it would see alone. Registered with transformers under `NAME`: every model that
-uses its attention interface works unchanged, and without a plan (sampling) it is plain SDPA.
-On a GPU `flex` takes the same plan as one kernel.
+The row is prompt, answer, answer, ..., next prompt, answer, ... without padding. An answer's positions continue where
+its prompt ends, so each sees exactly what it would see alone. Registered with transformers under `NAME`: every model
+that uses its attention interface works unchanged, and without a plan (sampling) it is plain SDPA.
+On a GPU FlexAttention takes the same plan as one block-sparse kernel, registered under `FLEX`; it has no backward pass
+on a CPU. That kernel and its handling of soft caps come from transformers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,11 +14,15 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "grao_packed"
+from grao.engine.interface import sent
+
+NAME, FLEX = "grao_packed", "grao_flex"
 
 _TOGETHER = 384
 """Answers of one prompt go through a call together up to this many tokens: fewer calls for more masked-out scores."""
@@ -39,7 +44,7 @@ class Segment:
 
     @staticmethod
     def of(prompt: int, answers: Sequence[int]) -> "Segment":
-        """Of a prompt of so many tokens and answers of these lengths, in order."""
+        """A prompt of `prompt` tokens, followed by answers of these lengths."""
         parts: list[list[int]] = [[]]
         for answer in answers:
             if parts[-1] and sum(parts[-1]) + answer > _TOGETHER:
@@ -87,7 +92,7 @@ def packed_attention(
     """An attention function of transformers: (1, heads, T, D) queries, keys and values -> (1, T, heads, D).
 
     Args:
-        plan: what stands where in the row; None is plain attention with `attention_mask`.
+        plan: the layout of the row; None is plain attention with `attention_mask`.
 
     Raises:
         ValueError: for dropout, an argument that it does not honour, or a window that is not handed over.
@@ -142,5 +147,60 @@ def _mask(prompt: int, part: Part, window: int | None, like: Tensor) -> Tensor:
     return torch.zeros(sees.shape, dtype=like.dtype, device=device).masked_fill_(~sees, -torch.inf)
 
 
-AttentionInterface.register(NAME, packed_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+def flex_packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    plan: RowPlan | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """As `packed_attention`, but that soft caps and sinks are honoured.
+
+    Raises:
+        ValueError: for dropout, or a window that is not handed over.
+    """
+    if plan is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    mask = block_mask(plan, window_of(module, kwargs), query.device)
+    return flex_attention_forward(module, query, key, value, mask, scaling, dropout=dropout, **kwargs)[0], None
+
+
+def block_mask(plan: RowPlan, window: int | None, device: torch.device) -> BlockMask:
+    """Which blocks of a row of T tokens see which: the same for all heads and layers, made once a row and window."""
+
+    def make() -> BlockMask:
+        group, answer, position = _places(plan, device)
+
+        def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            own = (answer[key] == 0) | (answer[key] == answer[query])
+            seen = (group[key] == group[query]) & own & (position[key] <= position[query])
+            return seen & (position[query] - position[key] < window) if window else seen
+
+        compiled, size = device.type == "cuda", len(group)
+        return create_block_mask(sees, None, None, size, size, device=device, _compile=compiled)
+
+    return plan.once(("blocks", window), make)
+
+
+def _places(plan: RowPlan, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(T,) each: the segment of a token, its answer there (0: the prompt), its position."""
+    groups: list[int] = []
+    answers: list[int] = []
+    positions: list[int] = []
+    for group, segment in enumerate(plan.segments):
+        lengths = [segment.prompt, *(length for part in segment.parts for length in part)]
+        for answer, length in enumerate(lengths):
+            groups += [group] * length
+            answers += [answer] * length
+            start = segment.prompt if answer else 0
+            positions += range(start, start + length)
+    return sent(groups, device), sent(answers, device), sent(positions, device)
+
+
+for _name, _function in ((NAME, packed_attention), (FLEX, flex_packed_attention)):
+    AttentionInterface.register(_name, _function)
+    AttentionMaskInterface.register(_name, sdpa_mask)
