@@ -54,12 +54,17 @@ async def serve() -> None:
 
 def measure(port: int, batches: int = 0) -> float:
     """Seconds for all comparisons, with an empty ledger; sampled in so many batches, or there from the start."""
-    from grao.rewards.judge import Endpoint, Ledger, Pair, ServerJudge, load_template
+    from grao.config.rewards import JudgeConfig
+    from grao.rewards.judge.base import Pair
+    from grao.rewards.judge.client import Endpoint
+    from grao.rewards.judge.ledger import Ledger
+    from grao.rewards.judge.server import ServerJudge
+    from grao.rewards.judge.wording import load_template
 
     filler = "The harbour lies to the north of the town, and the ferry leaves at nine. " * 8
     pairs = [Pair(f"Question {i}?", f"{filler}{i}", f"{filler}{-i - 1}") for i in range(COMPARISONS)]
     with tempfile.TemporaryDirectory() as folder:
-        endpoint = Endpoint("judge", f"http://127.0.0.1:{port}/v1", concurrency=CONCURRENCY)
+        endpoint = Endpoint(JudgeConfig("judge", f"http://127.0.0.1:{port}/v1", concurrency=CONCURRENCY))
         judge = ServerJudge(endpoint, load_template("helpful"), Ledger(Path(folder, "ledger.sqlite")))
         judge.check()
         begin = time.perf_counter()

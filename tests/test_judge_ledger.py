@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from grao.errors import InputError
-from grao.rewards.judge import Ledger, Template, Verdict
-from grao.rewards.judge.ledger import Answer, Question
+from grao.rewards.judge.ledger import JudgeAnswer, Ledger, Question
+from grao.rewards.judge.wording import PairVerdict, Template
 
 TEMPLATE = Template("mine", "{context} {text_1} {text_2}")
 QUESTION = Question("judge", TEMPLATE, "context", "one", "two", '{"temperature": 0}')
-ANSWER = Answer("I say 1 > 2", "stop", Verdict.FIRST, input_tokens=120, output_tokens=7, cost=0.25)
+ANSWER = JudgeAnswer("I say 1 > 2", "stop", PairVerdict.FIRST, input_tokens=120, output_tokens=7, cost=0.25)
 
 
 @pytest.fixture
@@ -57,14 +57,14 @@ def test_the_name_of_a_template_is_not_told_to_the_judge():
 
 
 def test_refusals_and_unreadable_answers_are_kept_as_missing(ledger: Ledger):
-    refused = Answer("I cannot help with that", "refusal", None, 10, 5, 0.1)
+    refused = JudgeAnswer("I cannot help with that", "refusal", None, 10, 5, 0.1)
     ledger.add(QUESTION, refused)
     assert ledger.find([QUESTION]) == {QUESTION.key: refused}
 
 
 def test_the_first_answer_stays_and_both_were_paid(ledger: Ledger):
     ledger.add(QUESTION, ANSWER)
-    ledger.add(QUESTION, replace(ANSWER, text="1 < 2", verdict=Verdict.SECOND))
+    ledger.add(QUESTION, replace(ANSWER, text="1 < 2", verdict=PairVerdict.SECOND))
     assert ledger.find([QUESTION]) == {QUESTION.key: ANSWER}
     assert ledger.spent("judge") == 0.5
 
@@ -154,7 +154,7 @@ def test_what_is_reserved_counts_for_all_of_the_run_until_it_is_released(ledger:
 RESERVER = """
 import sys
 from pathlib import Path
-from grao.rewards.judge import Ledger
+from grao.rewards.judge.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]), "run")
 print(sum(ledger.reserve("judge", 0.25, cap=25.0) is not None for _ in range(60)))
 """

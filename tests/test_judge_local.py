@@ -8,8 +8,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from grao.errors import InputError
-from grao.rewards.judge import LocalJudge, Pair, Template, Verdict
-from grao.rewards.judge.orders import orders_of
+from grao.rewards.judge.base import Pair, orders_of
+from grao.rewards.judge.local import LocalJudge
+from grao.rewards.judge.wording import PairVerdict, Template
 from tiny import letter_tokenizer, tiny_model
 
 TEMPLATE = Template("short", "{context} {text_1} {text_2} 1 > 2 1 = 2 1 < 2")
@@ -35,7 +36,7 @@ def naive(model: PreTrainedModel, tokenizer, content: str) -> list[float]:
     messages = [{"role": "user", "content": content}]
     asked = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     logs = []
-    for verdict in Verdict:
+    for verdict in PairVerdict:
         before = tokenizer(asked, add_special_tokens=False).input_ids
         ids = tokenizer(asked + verdict, add_special_tokens=False).input_ids
         with torch.no_grad():
@@ -60,7 +61,7 @@ def test_the_likeliest_verdict_counts_and_both_orders_must_agree(model, tokenize
         first, second = (
             naive(model, tokenizer, TEMPLATE.render(pair.prompt, *two)) for two in ((pair.a, pair.b), (pair.b, pair.a))
         )
-        said = [[*Verdict][max(range(3), key=one.__getitem__)] for one in (first, second[::-1])]
+        said = [[*PairVerdict][max(range(3), key=one.__getitem__)] for one in (first, second[::-1])]
         assert [found.a_first, found.b_first] == said
         assert found.value == (said[0].reward if said[0] is said[1] else 0.0)
         assert found.probabilities == pytest.approx(
@@ -87,7 +88,7 @@ def test_one_order_and_a_margin(model, tokenizer):
     assert one.compare(PAIRS)[0].value in (1.0, 0.0, -1.0)
     assert one.tally.requests == 3
     found = LocalJudge(model, tokenizer, TEMPLATE, tie_margin=1.0).compare(PAIRS)
-    assert {(each.a_first, each.b_first, each.value) for each in found} == {(Verdict.TIE, Verdict.TIE, 0.0)}
+    assert {(each.a_first, each.b_first, each.value) for each in found} == {(PairVerdict.TIE, PairVerdict.TIE, 0.0)}
 
 
 def test_a_question_that_is_too_long_has_no_verdict(model, tokenizer):
@@ -116,7 +117,7 @@ def test_a_trained_judge_says_what_it_learnt():
         LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=64, pad_token_id=0, **shape)
     )
     pairs = [Pair("q", a, b) for a in ("good", "bad") for b in ("good", "bad")]
-    right = [Verdict.TIE, Verdict.FIRST, Verdict.SECOND, Verdict.TIE]
+    right = [PairVerdict.TIE, PairVerdict.FIRST, PairVerdict.SECOND, PairVerdict.TIE]
     texts = [
         template.render(pair.prompt, pair.a, pair.b) + "\n" + said for pair, said in zip(pairs, right, strict=True)
     ]

@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 
 from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
+from grao.config.rewards import JudgeConfig
 from grao.errors import RewardUnavailableError
-from grao.records.metrics import read_metrics
-from grao.rewards.judge import Endpoint, JudgeReward, JudgeTally, Ledger, Pair, ServerJudge, load_template
+from grao.records.run import read_metrics
+from grao.rewards.base import Early
+from grao.rewards.judge.base import JudgeTally, Pair
+from grao.rewards.judge.client import Endpoint
+from grao.rewards.judge.ledger import Ledger
+from grao.rewards.judge.reward import JudgeReward
+from grao.rewards.judge.server import ServerJudge
+from grao.rewards.judge.wording import load_template
 from grao.rewards.mix import Mix
-from grao.rewards.reward import Early
-from grao.rollouts import HuggingFaceGenerator
+from grao.rollouts.transformers import TransformersGenerator
 from judge_server import Asked, JudgeServer, Told, longer
 from tiny import letter_tokenizer, tiny_model
 
@@ -39,7 +45,9 @@ def judge(server: JudgeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def build(ledger: str = "ledger", **changes) -> ServerJudge:
         settings = {"base_url": server.url, "retries": 2, "timeout": 5.0, "patience": 8.0, **changes}
         return ServerJudge(
-            Endpoint("judge", **settings), load_template("helpful"), Ledger(tmp_path / f"{ledger}.sqlite")
+            Endpoint(JudgeConfig(model="judge", **settings)),
+            load_template("helpful"),
+            Ledger(tmp_path / f"{ledger}.sqlite"),
         )
 
     return build
@@ -127,9 +135,9 @@ def rows_of(judge: ServerJudge) -> set[tuple[str, ...]]:
 
 
 def test_a_training_judges_while_it_samples_and_learns_the_same(server, judge: Build, tmp_path: Path, monkeypatch):
-    waited, sample = [], HuggingFaceGenerator._sample
+    waited, sample = [], TransformersGenerator._sample
 
-    def late(generator: HuggingFaceGenerator, *arguments):
+    def late(generator: TransformersGenerator, *arguments):
         """Samples the second prompt of the first step only after something has been asked about the first."""
         sampled.append(1)
         if len(sampled) == 2:
@@ -138,7 +146,7 @@ def test_a_training_judges_while_it_samples_and_learns_the_same(server, judge: B
 
     sampled: list[int] = []
     with monkeypatch.context() as patched:
-        patched.setattr(HuggingFaceGenerator, "_sample", late)
+        patched.setattr(TransformersGenerator, "_sample", late)
         early = judge("early")
         overlapped = train(tmp_path / "early", early)
     assert waited == [True]
@@ -173,6 +181,6 @@ def test_other_judges_and_rewards_have_nothing_to_begin(server: JudgeServer, jud
         raise AssertionError
 
     server.script = never
-    replaying = ServerJudge(judge().endpoint, load_template("helpful"), Ledger(judge().ledger.path), replay=True)
+    replaying = judge(replay=True)
     replaying.begin(PAIRS)
     assert not server.asked

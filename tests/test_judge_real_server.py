@@ -22,10 +22,15 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from grao.cli.main import main
-from grao.models import load_model, load_tokenizer
-from grao.records.evaluation import read_items
-from grao.records.metrics import read_metrics
-from grao.rewards.judge import Endpoint, Ledger, LocalJudge, Pair, ServerJudge, Template, Verdict
+from grao.config.rewards import JudgeConfig
+from grao.engine.loading import load_model, load_tokenizer
+from grao.records.run import read_items, read_metrics
+from grao.rewards.judge.base import Pair
+from grao.rewards.judge.client import Endpoint
+from grao.rewards.judge.ledger import Ledger
+from grao.rewards.judge.local import LocalJudge
+from grao.rewards.judge.server import ServerJudge
+from grao.rewards.judge.wording import PairVerdict, Template
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -58,9 +63,9 @@ def some_pairs(count: int, seed: int) -> list[Pair]:
     return [Pair(f"say {draw.randrange(10**6)}", draw.choice([*RANKS]), draw.choice([*RANKS])) for _ in range(count)]
 
 
-def truth(pair: Pair) -> Verdict:
+def truth(pair: Pair) -> PairVerdict:
     gap = RANKS[pair.a] - RANKS[pair.b]
-    return Verdict.FIRST if gap > 0 else Verdict.SECOND if gap < 0 else Verdict.TIE
+    return PairVerdict.FIRST if gap > 0 else PairVerdict.SECOND if gap < 0 else PairVerdict.TIE
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +139,7 @@ def url(judge_folder: Path) -> Iterator[str]:
 def test_a_model_behind_transformers_serve_is_a_judge(judge_folder: Path, url: str, tmp_path: Path):
     pairs = some_pairs(40, seed=999)
     right = [truth(pair).reward for pair in pairs]
-    endpoint = Endpoint(str(judge_folder), url, settings={"temperature": 0.0, "max_tokens": 8}, concurrency=4)
+    endpoint = Endpoint(JudgeConfig(model=str(judge_folder), base_url=url, max_tokens=8, concurrency=4))
     judge = ServerJudge(endpoint, TEMPLATE, Ledger(tmp_path / "ledger.sqlite"))
     judge.check()
     found = judge.compare(pairs)

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from grao.core import group_advantages
-from grao.rewards import Mix, RewardBatch
-from grao.rewards.judge import Comparison, JudgeReward, JudgeTally, Pair, PairwiseJudge, Verdict
-from grao.rewards.judge.orders import combine, orders_of
+from grao.rewards.base import RewardBatch
+from grao.rewards.judge.base import JudgedPair, JudgeTally, Pair, PairwiseJudge, combine, orders_of
+from grao.rewards.judge.reward import JudgeReward
+from grao.rewards.judge.wording import PairVerdict
+from grao.rewards.mix import Mix
 
 BATCH = RewardBatch(
     prompts=["p", [{"role": "user", "content": "q"}]],
@@ -30,21 +32,21 @@ class LengthJudge:
     def __init__(self) -> None:
         self.asked: list[Pair] = []
 
-    def compare(self, pairs: Sequence[Pair]) -> list[Comparison]:
+    def compare(self, pairs: Sequence[Pair]) -> list[JudgedPair]:
         self.asked += pairs
         return [self._one(pair) for pair in pairs]
 
     def check(self) -> None:
         pass
 
-    def _one(self, pair: Pair) -> Comparison:
+    def _one(self, pair: Pair) -> JudgedPair:
         shown = orders_of(pair, "both", 0)
         return combine(shown, [self._verdict(*one.texts) for one in shown])
 
-    def _verdict(self, text_1: str, text_2: str) -> Verdict | None:
+    def _verdict(self, text_1: str, text_2: str) -> PairVerdict | None:
         if "?" in (text_1, text_2):
             return None
-        return Verdict.FIRST if len(text_1) >= len(text_2) else Verdict.SECOND
+        return PairVerdict.FIRST if len(text_1) >= len(text_2) else PairVerdict.SECOND
 
 
 def test_the_reward_is_the_verdict_and_missing_is_never_a_tie():

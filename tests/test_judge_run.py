@@ -15,10 +15,9 @@ from random import Random
 import pytest
 
 from grao.cli.main import main
-from grao.config import dump_recipe, load_recipe
+from grao.config.load import dump_recipe, load_recipe
 from grao.errors import InputError
-from grao.records.evaluation import read_evaluation, read_items
-from grao.records.metrics import read_metrics
+from grao.records.run import read_evaluation, read_items, read_metrics
 from judge_server import Asked, JudgeServer, Told
 from tiny import saved_model, tiny_model
 

@@ -11,8 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from grao.config.rewards import JudgeConfig
 from grao.errors import InputError, RewardUnavailableError
-from grao.rewards.judge import Endpoint, JudgeTally, Ledger, Pair, Prices, ServerJudge, Verdict, load_template
+from grao.rewards.judge.base import JudgeTally, Pair
+from grao.rewards.judge.client import Endpoint
+from grao.rewards.judge.ledger import Ledger
+from grao.rewards.judge.server import ServerJudge
+from grao.rewards.judge.wording import PairVerdict, load_template
 from judge_server import Asked, JudgeServer, Told, longer
 
 KEY = "sk-very-secret-0123456789"
@@ -33,10 +38,10 @@ def judge(server: JudgeServer, tmp_path: Path) -> Callable[..., ServerJudge]:
     """Builds one; quick to repeat and to give up."""
 
     def build(run: str = "run", **changes) -> ServerJudge:
-        settings = {"retries": 2, "timeout": 5.0, "patience": 8.0, "key": KEY, "base_url": server.url, **changes}
-        own = {name: settings.pop(name) for name in ("orders", "seed", "replay", "max_cost") if name in settings}
-        ledger = Ledger(tmp_path / "ledger.sqlite", run)
-        return ServerJudge(Endpoint("judge", **settings), load_template("helpful"), ledger, **own)
+        settings = {"retries": 2, "timeout": 5.0, "patience": 8.0, "base_url": server.url, **changes}
+        key = settings.pop("key", KEY)
+        endpoint = Endpoint(JudgeConfig(model="judge", **settings), key)
+        return ServerJudge(endpoint, load_template("helpful"), Ledger(tmp_path / "ledger.sqlite", run))
 
     return build
 
@@ -74,7 +79,7 @@ def test_both_orders_are_asked_once_and_never_again(server, judge):
 
 
 def test_what_is_sent(server, judge):
-    judge(settings={"temperature": 0.5, "max_tokens": 9, "seed": 3}).compare(PAIRS[:1])
+    judge(temperature=0.5, max_tokens=9, extra={"seed": 3}).compare(PAIRS[:1])
     asked = server.asked[0]
     assert {name: asked.body[name] for name in asked.body if name != "messages"} == {
         "model": "judge", "temperature": 0.5, "max_tokens": 9, "seed": 3,
@@ -102,7 +107,7 @@ def test_a_judge_that_always_prefers_the_first_text_decides_nothing(server, judg
     found = judge().compare(PAIRS)
     assert [one.value for one in found] == [0.0] * 12
     assert all(one.flipped for one in found)
-    assert {(one.a_first, one.b_first) for one in found} == {(Verdict.FIRST, Verdict.SECOND)}
+    assert {(one.a_first, one.b_first) for one in found} == {(PairVerdict.FIRST, PairVerdict.SECOND)}
 
 
 def test_one_order_asks_half(server, judge):
@@ -380,11 +385,11 @@ def test_replay_takes_all_from_the_ledger(server, judge):
     assert len(server.asked) == 24
 
 
-PRICES = Prices(input=1000.0, output=10_000.0)  # a verdict: 100 tokens in, 5 out = 0.15
+PRICES = {"price_input": 1000.0, "price_output": 10_000.0}  # a verdict: 100 tokens in, 5 out = 0.15
 
 
 def test_cost_is_counted_and_remembered(server, judge):
-    asking = judge(prices=PRICES)
+    asking = judge(**PRICES)
     asking.compare(PAIRS[:2])
     assert asking.tally.cost == pytest.approx(4 * 0.15)
     assert asking.ledger.spent("judge") == pytest.approx(4 * 0.15)
@@ -393,10 +398,11 @@ def test_cost_is_counted_and_remembered(server, judge):
 
 
 def test_a_cap_stops_before_it_is_passed_and_counts_earlier_starts(server, judge):
-    def bound(asked: Asked) -> float:
-        return PRICES.bound(asked.body["messages"][0]["content"], 5)
+    few = {**PRICES, "temperature": None, "max_tokens": 5, "max_cost": 3.0}
 
-    few = {"prices": PRICES, "settings": {"max_tokens": 5}, "max_cost": 3.0}
+    def bound(asked: Asked) -> float:
+        return judge(**few).endpoint.bound(asked.body["messages"][0]["content"])
+
     with pytest.raises(RewardUnavailableError, match=r"the judge has cost .* could pass max_cost 3; raise max_cost"):
         judge(**few).compare(PAIRS)
     spent = judge().ledger.spent("judge")
@@ -414,7 +420,7 @@ def test_a_cap_stops_before_it_is_passed_and_counts_earlier_starts(server, judge
 
 def test_a_request_in_doubt_counts_as_paid(server, judge):
     server.script = lambda asked: Told(cut=True)
-    few = {"prices": PRICES, "settings": {"max_tokens": 5}, "max_cost": 3.0, "patience": 30.0, "retries": 100}
+    few = {**PRICES, "temperature": None, "max_tokens": 5, "max_cost": 3.0, "patience": 30.0, "retries": 100}
     with pytest.raises(RewardUnavailableError, match="max_cost 3"):
         judge(**few).compare(PAIRS)
     assert 1 <= len(server.asked) <= 3
@@ -428,7 +434,7 @@ def test_a_request_in_doubt_counts_as_paid(server, judge):
 
 def test_a_cap_holds_for_two_processes_together(server, judge):
     server.script = lambda asked: Told("1 = 2", delay=0.05)
-    few = {"prices": PRICES, "settings": {"max_tokens": 5}, "max_cost": 10.0, "concurrency": 4}
+    few = {**PRICES, "temperature": None, "max_tokens": 5, "max_cost": 10.0, "concurrency": 4}
     stopped = []
 
     def ask(one: ServerJudge, pairs: list[Pair]) -> None:
@@ -444,13 +450,13 @@ def test_a_cap_holds_for_two_processes_together(server, judge):
         thread.join()
     assert len(stopped) == 2
     ledger = judge().ledger
-    most = PRICES.bound(server.asked[0].body["messages"][0]["content"], 5)
+    most = judge(**few).endpoint.bound(server.asked[0].body["messages"][0]["content"])
     assert 10.0 - 3 * most < ledger.spent("judge") + ledger.reserved("judge") <= 10.0
 
 
 def test_tokens_that_the_server_does_not_count_are_bounded(server, judge):
     server.script = lambda asked: Told("1 = 2", usage=None)
-    asking = judge(prices=Prices(1e6, 1e6))
+    asking = judge(price_input=1e6, price_output=1e6)
     asking.compare(PAIRS[:1])
     sent = [len(asked.body["messages"][0]["content"].encode()) for asked in server.asked]
     assert asking.tally.cost == pytest.approx(sum(sent) + 2 * len("1 = 2"))
@@ -458,7 +464,7 @@ def test_tokens_that_the_server_does_not_count_are_bounded(server, judge):
 
 def test_an_estimate_is_near_what_is_asked(server, judge):
     pairs = [Pair(f"question {i}", f"A rather long answer, number {i}", f"Another one, {i}") for i in range(20)]
-    asking = judge(prices=Prices(1.0, 2.0))
+    asking = judge(price_input=1.0, price_output=2.0)
     expected = asking.estimate(pairs[:5], comparisons=20)
     asking.compare(pairs)
     sent = sum(len(asked.body["messages"][0]["content"]) for asked in server.asked)

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from grao.errors import InputError
-from grao.rewards.judge import CRITERIA, Pair, Template, Verdict, load_template, parse_verdict
-from grao.rewards.judge.orders import combine, orders_of
-from grao.rewards.judge.templates import context_text
+from grao.rewards.judge.base import Pair, combine, orders_of
+from grao.rewards.judge.wording import CRITERIA, PairVerdict, Template, context_text, load_template, parse_verdict
 
-FIRST, TIE, SECOND = Verdict
+FIRST, TIE, SECOND = PairVerdict
 
 
 @pytest.mark.parametrize(
@@ -69,19 +68,19 @@ FIRST, TIE, SECOND = Verdict
         ("I'm sorry, I can't compare these.", None),
     ],
 )
-def test_verdicts_are_read(text: str, verdict: Verdict | None):
+def test_verdicts_are_read(text: str, verdict: PairVerdict | None):
     assert parse_verdict(text) is verdict
 
 
 @pytest.mark.parametrize(
     ("text", "verdict"), [("1 > 2", FIRST), ("`1 = 2`", TIE), ("One might say 1 > 2 because", None), ("1 > 2 or", None)]
 )
-def test_of_an_answer_that_was_cut_only_a_bare_verdict_counts(text: str, verdict: Verdict | None):
+def test_of_an_answer_that_was_cut_only_a_bare_verdict_counts(text: str, verdict: PairVerdict | None):
     assert parse_verdict(text, cut=True) is verdict
 
 
-@pytest.mark.parametrize("verdict", Verdict)
-def test_a_mirrored_verdict_is_about_the_exchanged_texts(verdict: Verdict):
+@pytest.mark.parametrize("verdict", PairVerdict)
+def test_a_mirrored_verdict_is_about_the_exchanged_texts(verdict: PairVerdict):
     assert verdict.mirrored.reward == -verdict.reward
     assert verdict.mirrored.mirrored is verdict
 
@@ -116,10 +115,10 @@ def test_one_order_is_drawn_by_seed_and_is_the_same_for_both_ways_round():
     pairs = [Pair(f"question {i}", f"one {i}", f"two {i}") for i in range(200)]
     drawn = [orders_of(pair, "one", 7) for pair in pairs]
     assert all(len(orders) == 1 for orders in drawn)
-    turned = [orders[0].turned for orders in drawn]
-    assert 70 < sum(turned) < 130
-    assert [orders_of(pair, "one", 7)[0].turned for pair in pairs] == turned
-    assert [orders_of(pair, "one", 8)[0].turned for pair in pairs] != turned
+    swapped = [orders[0].swapped for orders in drawn]
+    assert 70 < sum(swapped) < 130
+    assert [orders_of(pair, "one", 7)[0].swapped for pair in pairs] == swapped
+    assert [orders_of(pair, "one", 8)[0].swapped for pair in pairs] != swapped
     mirrored = [orders_of(Pair(pair.prompt, pair.b, pair.a), "one", 7)[0].texts for pair in pairs]
     assert mirrored == [orders[0].texts for orders in drawn]
 
@@ -129,8 +128,8 @@ def test_a_verdict_on_one_order_is_about_a_and_b():
         (shown,) = orders_of(pair, "one", 0)
         found = combine([shown], [FIRST])
         assert found.value == (1.0 if shown.texts[0] == pair.a else -1.0)
-        assert (found.a_first is None) == shown.turned
-        assert (found.b_first is None) != shown.turned
+        assert (found.a_first is None) == shown.swapped
+        assert (found.b_first is None) != shown.swapped
         assert math.isnan(combine([shown], [None]).value)
 
 

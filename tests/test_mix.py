@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from grao.config import load_recipe
+from grao.config.load import load_recipe
 from grao.core import group_advantages
 from grao.errors import InputError
-from grao.rewards import Mix, Objective, RewardBatch
-from grao.rewards.mix import constrained, normalised
-from grao.studies.rewards import make_rewards
+from grao.rewards.base import RewardBatch
+from grao.rewards.mix import Mix, WeightedReward, constrained, make_rewards, normalised
 from grao.training.experience import Experience
 from grao.training.metrics import _part_numbers
 
@@ -29,7 +28,7 @@ class Given:
         return torch.tensor(self.groups, dtype=torch.float64)
 
 
-def total(*objectives: Objective) -> list[list[float]]:
+def total(*objectives: WeightedReward) -> list[list[float]]:
     return Mix(objectives)(BATCH).total.tolist()
 
 
@@ -56,9 +55,9 @@ def test_rounding_is_no_spread():
 
 def test_no_scale_dominates_a_normalised_mix():
     small, large = Given("small", [1.0, 0.0, -1.0, -1.0]), Given("large", [-1000.0, 0.0, 1000.0, 1000.0])
-    assert total(Objective(small), Objective(large)) == [[-999.0, 0.0, 999.0, 999.0]]
-    assert total(Objective(small, normalise=True), Objective(large, normalise=True)) == [[0.0] * 4]
-    twice = total(Objective(small, 2.0, normalise=True), Objective(large, normalise=True))
+    assert total(WeightedReward(small), WeightedReward(large)) == [[-999.0, 0.0, 999.0, 999.0]]
+    assert total(WeightedReward(small, normalise=True), WeightedReward(large, normalise=True)) == [[0.0] * 4]
+    twice = total(WeightedReward(small, 2.0, normalise=True), WeightedReward(large, normalise=True))
     assert twice[0] == pytest.approx(normalised(small.relative(BATCH))[0].tolist())
 
 
@@ -75,7 +74,7 @@ def test_a_group_without_spread_or_without_reward_adds_nothing_when_normalised()
     one = Given("one", [1.0, 0.0], [1.0, 0.0])
     flat = Given("flat", [0.0, 0.0], [NAN, NAN])
     alone = normalised(one.relative(BATCH)).tolist()
-    assert total(Objective(one, normalise=True), Objective(flat, normalise=True)) == alone
+    assert total(WeightedReward(one, normalise=True), WeightedReward(flat, normalise=True)) == alone
 
 
 def test_constrained_by_hand():
@@ -126,26 +125,26 @@ def test_a_judge_that_says_nothing_about_a_group_has_failed_and_a_function_does_
 def test_a_constraint_that_says_nothing_is_not_held():
     helpful = Given("helpful", [1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
     harmless = Given("harmless", [0.0, NAN, -1.0], [NAN, NAN, NAN])
-    found = Mix([helpful, Objective(harmless, constraint=True)])(BATCH).total
+    found = Mix([helpful, WeightedReward(harmless, constraint=True)])(BATCH).total
     assert found[0].tolist() == pytest.approx([1.0, NAN, -1.0], nan_ok=True)
     assert found[1].isnan().all()
 
 
 def test_a_constraint_of_weight_0_only_forbids():
     helpful, harmless = Given("helpful", [1.0, 2.0, -1.0]), Given("harmless", [1.0, -1.0, 1.0])
-    assert total(Objective(helpful), Objective(harmless, 0.0, constraint=True)) == [[1.0, -2.0, -1.0]]
+    assert total(WeightedReward(helpful), WeightedReward(harmless, 0.0, constraint=True)) == [[1.0, -2.0, -1.0]]
 
 
 def test_a_normalised_constraint_is_broken_by_its_normalised_size():
     helpful, harmless = Given("helpful", [1.0, 2.0]), Given("harmless", [0.0, -300.0])
     deviation = math.sqrt(2) * 100  # of 0, -300 and the reference's 0
-    found = total(Objective(helpful), Objective(harmless, 0.0, normalise=True, constraint=True))
+    found = total(WeightedReward(helpful), WeightedReward(harmless, 0.0, normalise=True, constraint=True))
     assert found[0] == pytest.approx([1.0, -300 / deviation])
 
 
 def test_every_reward_is_logged_by_itself():
     one, two = Given("one", [1.0, -1.0, 0.0, NAN]), Given("two", [-4.0, -4.0, 2.0, 2.0])
-    mixed = Mix([Objective(one, 3.0), Objective(two, normalise=True, constraint=True)])(BATCH)
+    mixed = Mix([WeightedReward(one, 3.0), WeightedReward(two, normalise=True, constraint=True)])(BATCH)
     assert mixed.parts["two"].tolist() == [[-4.0, -4.0, 2.0, 2.0]]
     assert mixed.constraints == {"two"}
     logged = {name: values.mean().item() for name, values in _part_numbers(experience(mixed)).items()}

@@ -11,20 +11,19 @@ from transformers import AutoModelForSequenceClassification, LlamaForSequenceCla
 from trl import RewardConfig as TRLRewardConfig
 from trl import RewardTrainer
 
-from grao.cli.arguments import RewardTrainArguments, parse_arguments
+from grao.chat import conversation_ids
+from grao.cli.arguments import parse_arguments
 from grao.cli.main import main
-from grao.config import dump_recipe, load_recipe
-from grao.config.parse import load_config
-from grao.config.recipe import LoraConfig
-from grao.config.reward_model import BackboneConfig, PairsConfig, RewardModelRecipe, RewardTrainingConfig
+from grao.config.load import dump_recipe, load_config, load_recipe
+from grao.config.recipe import BackboneConfig, LoraConfig, PairsConfig, RewardModelRecipe, RewardTrainingConfig
+from grao.engine.loading import load_reward_model, new_reward_model
 from grao.errors import InputError
-from grao.evaluation.pairs import pair_scores
-from grao.models.conversation import conversation_ids
-from grao.models.loading import load_reward_model, new_reward_model
-from grao.records.reward_model import read_reward_model
-from grao.rewards import RewardBatch, RewardModel, verdict
+from grao.evaluation.metrics import pair_scores
+from grao.records.run import read_reward_model
+from grao.rewards.base import RewardBatch, sign_relative
+from grao.rewards.mix import make_rewards
+from grao.rewards.model import RewardModel
 from grao.studies.reward_model import train_reward_model
-from grao.studies.rewards import make_rewards
 from tiny import letter_tokenizer, saved_model, tiny_model
 
 CHAT = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "So?"})
@@ -115,7 +114,7 @@ def test_the_reward_is_the_difference_or_its_sign():
     assert found.flatten().tolist() == pytest.approx([value.item() for value in expected], abs=1e-6)
     assert found[0, 2] == 0  # the very same text, whatever stands beside it
     band = found.abs().max().item() * 0.99
-    signs = RewardModel(model, tokenizer, verdict(band)).relative(batch)
+    signs = RewardModel(model, tokenizer, sign_relative(band)).relative(batch)
     assert signs.abs().sum() == 1
     assert signs.flatten()[found.abs().argmax()] == found.flatten()[found.abs().argmax()].sign()
 
@@ -256,7 +255,7 @@ def test_the_command(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     told = recipe(pairs, tmp_path, steps=2)
     path = tmp_path / "told.yaml"
     path.write_text(dump_recipe(told))
-    assert parse_arguments(["reward", "train", "--config", str(path)]) == ("reward train", RewardTrainArguments(told))
+    assert parse_arguments(["reward", "train", "--config", str(path)]) == ("reward train", told)
     assert main(["reward", "train", "--config", str(path), "--seed", "3"]) == 0
     shown = capsys.readouterr().out
     assert "40 held-out pairs" in shown

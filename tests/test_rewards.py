@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from grao.errors import InputError
-from grao.rewards import FunctionReward, Mix, Objective, RewardBatch, as_mix, difference, load_function, verdict
+from grao.rewards.base import RewardBatch, ScoredReward, difference, sign_relative
+from grao.rewards.functions import FunctionReward, load_function
+from grao.rewards.mix import Mix, WeightedReward, as_mix
 
 BATCH = RewardBatch(
     prompts=["p", "q"],
@@ -37,8 +39,8 @@ class Given:
 
 def test_a_scalar_reward_is_taken_relative_to_the_reference():
     assert FunctionReward(length).relative(BATCH).tolist() == [[-1, 0, 1], [3, -1, 1]]
-    assert FunctionReward(length, verdict()).relative(BATCH).tolist() == [[-1, 0, 1], [1, -1, 1]]
-    assert FunctionReward(length, verdict(1.0)).relative(BATCH).tolist() == [[0, 0, 0], [1, 0, 0]]
+    assert FunctionReward(length, sign_relative()).relative(BATCH).tolist() == [[-1, 0, 1], [1, -1, 1]]
+    assert FunctionReward(length, sign_relative(1.0)).relative(BATCH).tolist() == [[0, 0, 0], [1, 0, 0]]
 
 
 def test_columns_arrive_beside_their_answer():
@@ -56,6 +58,20 @@ def test_columns_arrive_beside_their_answer():
         "reference": ["yy"] * 4 + ["y"] * 4,
         "completion_ids": [[1], [2, 2], [3, 3, 3], [6, 6], [4], [], [5, 5], [7]],
     }
+
+
+def test_a_source_that_scores_single_answers_is_taken_relative_to_the_reference():
+    class Bonus(ScoredReward):
+        def scores(self, prompts, answers, columns):
+            rows = zip(prompts, answers, columns["bonus"], columns["completion_ids"], strict=True)
+            return torch.tensor([bonus * len(text) + len(ids) + (prompt == "q") for prompt, text, bonus, ids in rows])
+
+    reward = Bonus("mine", difference)
+    scored = reward.scored(BATCH)
+    assert scored.completions.tolist() == [[11, 22, 33], [82, 1, 43]]
+    assert scored.references.tolist() == [22, 22]
+    assert reward.relative(BATCH).tolist() == [[-11, 0, 11], [60, -21, 21]]
+    assert as_mix(reward).rewards == [reward]
 
 
 def test_a_column_called_reference_wins_over_the_reference():
@@ -153,9 +169,18 @@ def test_a_broken_reward_is_one_line(function, message: str):
 
 def test_a_mix_is_a_weighted_sum():
     one, two = Given("one", [[1.0, -1.0]]), Given("two", [[0.0, 4.0]])
-    mixed = Mix([one, Objective(two, 0.5)])(BATCH)
+    mixed = Mix([one, WeightedReward(two, 0.5)])(BATCH)
     assert mixed.total.tolist() == [[1.0, 1.0]]
     assert mixed.parts["two"].tolist() == [[0.0, 4.0]]
+
+
+def test_a_mix_carries_the_scores_before_the_comparison():
+    lengths = FunctionReward(length, sign_relative(), "lengths")
+    mixed = Mix([WeightedReward(lengths, 0.5), Given("verdicts", [[1.0, 0.0, -1.0], [0.0, 0.0, 0.0]])])(BATCH)
+    assert mixed.scores.keys() == {"lengths"}
+    scored = mixed.scores["lengths"]
+    assert scored.completions.tolist() == [[len(text) for text in group] for group in BATCH.completions]
+    assert scored.references.tolist() == [len(text) for text in BATCH.references]
 
 
 def test_in_a_mix_missing_stays_missing_unless_the_reward_does_not_apply_to_the_prompt():

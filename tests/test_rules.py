@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -6,9 +7,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from grao.config import load_recipe
-from grao.config.recipe import RewardConfig
-from grao.config.rule import (
+from grao.config.load import load_recipe
+from grao.config.rewards import (
     ExactRule,
     FormatRule,
     JsonRule,
@@ -18,14 +18,14 @@ from grao.config.rule import (
     NumericRule,
     OverlapRule,
     RegexRule,
+    RewardConfig,
     RuleConfig,
 )
+from grao.engine.loading import load_encoder
 from grao.errors import InputError
-from grao.models.loading import load_encoder
-from grao.rewards import EmbeddingSimilarity, RewardBatch, RuleReward, verdict
-from grao.rewards.rules import RULES
-from grao.rewards.rules.language import SCRIPTS
-from grao.rewards.rules.matching import final_number
+from grao.rewards.base import RewardBatch, sign_relative
+from grao.rewards.model import EmbeddingSimilarity
+from grao.rewards.rules import RULES, SCRIPTS, RuleReward, final_number
 from tiny import letter_tokenizer, tiny_model
 
 GSM8K = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nNatalia sold 48+24 = <<48+24=72>>72 clips.\n#### 72"
@@ -114,7 +114,7 @@ def test_a_copy_of_the_reference_loses_by_overlap_and_ties_by_exact_match():
         ["one two three four five six", "something else altogether here it is"], "one two three four five six"
     )
     assert RuleReward(OverlapRule()).relative(copied).tolist() == [[-1, 0]]
-    assert RuleReward(OverlapRule(), verdict(0.3)).relative(copied).tolist() == [[-1, 0]]
+    assert RuleReward(OverlapRule(), sign_relative(0.3)).relative(copied).tolist() == [[-1, 0]]
     assert RuleReward(ExactRule()).relative(copied).tolist() == [[0, -1]]
 
 
@@ -172,7 +172,15 @@ def test_the_relative_reward_of_a_rule_that_looks_at_the_answer_alone():
     reward = RuleReward(LengthRule(at_most=2), name="brief")
     assert reward.name == "brief"
     assert reward.relative(groups)[0].tolist() == pytest.approx([0.5 - 2 / 7, 1 - 2 / 7, 1 - 2 / 7])
-    assert RuleReward(LengthRule(at_most=2), verdict(0.5)).relative(groups).tolist() == [[0, 1, 1]]
+    assert RuleReward(LengthRule(at_most=2), sign_relative(0.5)).relative(groups).tolist() == [[0, 1, 1]]
+
+
+def test_a_column_called_reference_does_not_hide_the_reference():
+    groups = replace(batch(["b", "c"], "b"), columns=[{"reference": "c"}])
+    assert RuleReward(ExactRule()).relative(groups).tolist() == [[0, -1]]
+    assert RuleReward(ExactRule(column="reference")).relative(groups).tolist() == [[0, 1]]
+    similar = EmbeddingSimilarity(tiny_model().base_model, letter_tokenizer()).relative(groups)[0]
+    assert similar[0] == 0 > similar[1]
 
 
 def test_a_rule_that_does_not_apply_is_missing():

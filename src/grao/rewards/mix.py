@@ -7,16 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grao.config.recipe import Recipe
+from grao.config.rewards import RewardConfig
 from grao.errors import InputError
+from grao.rewards.base import Counted, Early, Reward, RewardBatch, Scored, ScoredReward
 from grao.rewards.functions import FunctionReward
-from grao.rewards.reward import Counted, Early, Reward, RewardBatch
+from grao.rewards.judge.reward import JudgeReward
+from grao.rewards.model import RewardModel
+from grao.rewards.rules import RuleReward
 
-_NOTHING = 1e-12
+SOURCES: Mapping[str, Callable[[Any, RewardConfig, Recipe], Reward]] = {
+    "function": FunctionReward.from_section,
+    "judge": JudgeReward.from_section,
+    "model": RewardModel.from_section,
+    "rule": RuleReward.from_section,
+}
+"""Field of `RewardConfig` -> (its value, the whole section, the recipe) -> a reward. A source builds itself; raises
+InputError if it cannot."""
+_ROUNDING = 1e-12
 """A deviation no larger than this is rounding, not spread."""
 
 
 @dataclass(frozen=True)
-class Objective:
+class WeightedReward:
     """One reward of a mix."""
 
     reward: Reward
@@ -40,6 +53,8 @@ class MixedRewards:
     """What those that are `Counted` took, by name."""
     constraints: frozenset[str] = frozenset()
     """Names of the rewards that must not be lost."""
+    scores: Mapping[str, Scored] = field(default_factory=dict)
+    """r(o) and r(y) by name, of the rewards that score single answers: their scale before the comparison."""
 
 
 class Mix:
@@ -57,19 +72,16 @@ class Mix:
         InputError: if there is no reward, or two have the same name.
     """
 
-    def __init__(self, rewards: Sequence[Reward | Objective]) -> None:
-        self.objectives = [one if isinstance(one, Objective) else Objective(one) for one in rewards]
+    def __init__(self, rewards: Sequence[Reward | WeightedReward]) -> None:
+        self.objectives = [each if isinstance(each, WeightedReward) else WeightedReward(each) for each in rewards]
+        self.rewards = [weighted.reward for weighted in self.objectives]
+        """Without their weights."""
         names = [reward.name for reward in self.rewards]
         if not names:
             raise InputError("rewards: there is none; give one or more")
         if len(set(names)) < len(names):
             twice = max(names, key=names.count)
             raise InputError(f"rewards: two are called {twice!r}; give different names: FunctionReward(f, name='...')")
-
-    @property
-    def rewards(self) -> list[Reward]:
-        """Without their weights."""
-        return [objective.reward for objective in self.objectives]
 
     def begin(self, batch: RewardBatch) -> None:
         """Lets those that can begin with a part of the next batch (`Early`)."""
@@ -87,22 +99,34 @@ class Mix:
         total = self.combine(list(parts.values()))
         if total.numel() > 1 and total.isnan().all():  # one missing answer is no reason to stop
             silent = " and ".join(f"reward {name}" for name, part in parts.items() if part.isnan().any())
-            message = f"{silent} returned None or NaN for every one of {total.numel()} answers, or for their references"
-            raise InputError(message)
+            scope = f"for every one of {total.numel()} answers, or for their references"
+            raise InputError(f"{silent} returned None or NaN {scope}")
         tallies = {reward.name: reward.tally() for reward in self.rewards if isinstance(reward, Counted)}
-        constraints = frozenset(objective.reward.name for objective in self.objectives if objective.constraint)
-        return MixedRewards(total=total, parts=parts, tallies=tallies, constraints=constraints)
+        scores = {each.name: each.last for each in self.rewards if isinstance(each, ScoredReward) and each.last}
+        constraints = frozenset(weighted.reward.name for weighted in self.objectives if weighted.constraint)
+        return MixedRewards(total, parts, tallies, constraints, scores)
 
     def combine(self, parts: Sequence[Tensor]) -> Tensor:
-        """The sum of what each reward said, (B, G), NaN = missing, in the order of `rewards`."""
-        entered = [
-            normalised(part) if objective.normalise else part
-            for objective, part in zip(self.objectives, parts, strict=True)
-        ]
-        optional = [not isinstance(reward, Counted) for reward in self.rewards]
-        total = weighted_sum(entered, [objective.weight for objective in self.objectives], optional)
-        held = [part for objective, part in zip(self.objectives, entered, strict=True) if objective.constraint]
-        return constrained(total, held) if held else total
+        """sum_k w_k * R_k over the rewards that apply to the group, then the constraints, (B, G).
+
+        Args:
+            parts: K tensors (B, G), NaN = missing, in the order of `rewards`.
+
+        Returns:
+            NaN where a reward that applies is missing, and in groups to which none applies.
+        """
+        total, constraints = torch.zeros_like(parts[0]), []
+        applies = torch.zeros(len(total), dtype=torch.bool)
+        for weighted, part in zip(self.objectives, parts, strict=True):
+            entered = normalised(part) if weighted.normalise else part
+            # That a judge says nothing about a group is a failure.
+            applied = ~entered.isnan().all(dim=1) | isinstance(weighted.reward, Counted)
+            total[applied] += weighted.weight * entered[applied]
+            applies |= applied
+            if weighted.constraint:
+                constraints.append(entered)
+        total[~applies] = torch.nan
+        return constrained(total, constraints) if constraints else total
 
 
 def as_mix(rewards: Mix | Reward | Callable[..., Any] | Sequence[Reward | Callable[..., Any]]) -> Mix:
@@ -110,28 +134,33 @@ def as_mix(rewards: Mix | Reward | Callable[..., Any] | Sequence[Reward | Callab
     if isinstance(rewards, Mix):
         return rewards
     several = rewards if isinstance(rewards, Sequence) else [rewards]
-    return Mix([one if isinstance(one, Reward) else FunctionReward(one) for one in several])
+    return Mix([each if isinstance(each, Reward) else FunctionReward(each) for each in several])
 
 
-def weighted_sum(parts: Sequence[Tensor], weights: Sequence[float], optional: Sequence[bool]) -> Tensor:
-    """sum_k w_k * R_k over the rewards that apply to the group, (B, G).
+def make_reward(section: RewardConfig, recipe: Recipe) -> Reward:
+    """One reward of a recipe.
 
-    Args:
-        parts: K tensors (B, G), NaN = missing.
-        weights: K.
-        optional: K, whether a reward that misses a whole group does not apply to it, or else failed on it.
-
-    Returns:
-        NaN where a reward that applies is missing, and in groups to which none applies.
+    Raises:
+        InputError: if it cannot be made.
     """
-    total = torch.zeros_like(parts[0])
-    applies = torch.zeros(len(total), dtype=torch.bool)
-    for weight, part, may_lack in zip(weights, parts, optional, strict=True):
-        applied = ~part.isnan().all(dim=1) if may_lack else torch.ones_like(applies)
-        total[applied] += weight * part[applied]
-        applies |= applied
-    total[~applies] = torch.nan
-    return total
+    (source,) = (name for name in SOURCES if getattr(section, name) is not None)
+    return SOURCES[source](getattr(section, source), section, recipe)
+
+
+def make_rewards(recipe: Recipe) -> Mix:
+    """The rewards of a recipe.
+
+    Raises:
+        InputError: if one cannot be made, or two have the same name.
+    """
+    weighted = [
+        WeightedReward(make_reward(section, recipe), section.weight, section.normalise, section.constraint)
+        for section in recipe.rewards
+    ]
+    names = [each.reward.name for each in weighted]
+    if len(set(names)) < len(names):
+        raise InputError(f"rewards: two are called {max(names, key=names.count)!r}; give them different names")
+    return Mix(weighted)
 
 
 def normalised(part: Tensor) -> Tensor:
@@ -145,7 +174,7 @@ def normalised(part: Tensor) -> Tensor:
     """
     group = torch.cat([part, torch.zeros_like(part[:, :1])], dim=1)  # (B, G + 1)
     deviation = (group - group.nanmean(dim=1, keepdim=True)).square().nanmean(dim=1, keepdim=True).sqrt()
-    spread = deviation > _NOTHING
+    spread = deviation > _ROUNDING
     return part / deviation.where(spread, 1.0) * spread
 
 
@@ -168,5 +197,4 @@ def constrained(total: Tensor, constraints: Sequence[Tensor]) -> Tensor:
     violation = torch.stack([part.clamp(max=0.0) for part in constraints]).sum(dim=0)  # NaN where one is missing
     keeps = (violation == 0) & ~total.isnan()
     floor = total.masked_fill(~keeps, 0.0).amin(dim=1, keepdim=True).clamp(max=0.0)
-    capped = torch.minimum(total, floor + violation)
-    return torch.where(violation == 0, total, capped)
+    return torch.where(violation == 0, total, torch.minimum(total, floor + violation))

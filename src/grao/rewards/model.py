@@ -1,81 +1,166 @@
-"""A reward model: a sequence classifier with one output, r(x), asked about the answer and the reference.
+"""Scores of whole texts by a model: a reward model's output, an encoder's similarity to the reference.
 
-Left out: pairwise models that read two answers at once (a judge does), process rewards, several outputs.
+Left out: pairwise models that read two answers at once (a judge does), process rewards, several outputs; poolings other
+than the mean, prefixes such as `query:`, and a projection behind the encoder.
 """
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grao.models import load_tokenizer
-from grao.models.conversation import conversation_ids
-from grao.models.loading import load_reward_model
-from grao.models.rows import forward_rows, local_device
-from grao.rewards.functions import Relative, difference
-from grao.rewards.reward import Prompt, RewardBatch
+from grao.chat import conversation_ids
+from grao.config.recipe import Recipe
+from grao.config.rewards import RewardConfig, RewardModelConfig
+from grao.engine.loading import load_reward_model, load_tokenizer
+from grao.engine.padded import plan_padded
+from grao.rewards.base import Columns, Relative, RewardBatch, Scored, ScoredReward, difference, relative_of
+from grao.types import Prompt
+
+_Read = Callable[[Any, Tensor], Tensor]
+"""(output of a model, attention mask (S, T)) -> (S, ...), one result for each row."""
 
 
-class RewardModel:
-    """R(o, y) = r(o) - r(y), or its sign with a band of ties.
-
-    Prompt and answer are read as `grao reward train` shows them in training (`conversation_ids`). What is longer
-    than the model's positions is cut on the left, so that the answer stays.
+class _ModelReward(ScoredReward):
+    """Scores from the forward pass of a frozen model.
 
     Args:
-        model: a sequence classifier with one output; it moves to this process's GPU if there is one.
-        tokenizer: its, with a padding token.
+        model: moves to this process's GPU if there is one.
+        tokenizer: the model's.
         relative: how two scores become R(o, y).
-        name: for logs.
+        name: for logs; by default `model` or `embedding`.
         token_budget: padded tokens that are forwarded at once (memory); changes no score.
     """
+
+    _kind = "model"
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         relative: Relative = difference,
-        name: str = "model",
+        name: str | None = None,
         token_budget: int = 16384,
     ) -> None:
+        super().__init__(name or self._kind, relative)
         self.model = model.eval().requires_grad_(False).to(local_device())
-        self.tokenizer, self._relative, self._name, self._token_budget = tokenizer, relative, name, token_budget
-        text_config = model.config.get_text_config()
-        text_config.pad_token_id = tokenizer.pad_token_id  # where the last token is looked for
-        self._positions: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.tokenizer, self._token_budget = tokenizer, token_budget
+        self._pad_id = int(tokenizer.pad_token_id or 0)
+        self._positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+class RewardModel(_ModelReward):
+    """r(x) is the one output of a sequence classifier, whose tokenizer has a padding token.
+
+    Prompt and answer are read as `grao reward train` shows them in training (`conversation_ids`). What is longer
+    than the model's positions is cut on the left, so that the answer stays.
+    """
 
     @classmethod
-    def load(cls, path: str, relative: Relative = difference, name: str = "model") -> "RewardModel":
+    def load(cls, path: str, dtype: str = "auto", **options: Any) -> "RewardModel":
         """The model and tokenizer of a folder, such as `model/` of `grao reward train`, or of the hub.
+
+        Args:
+            path: folder or hub id.
+            dtype: number format of the weights; `auto` takes the checkpoint's.
+            options: `relative`, `name`, `token_budget`.
 
         Raises:
             InputError: if there is no reward model.
         """
-        return cls(load_reward_model(path), load_tokenizer(path), relative, name)
+        return cls(load_reward_model(path, dtype), load_tokenizer(path), **options)
 
-    @property
-    def name(self) -> str:
-        """Short name for logs."""
-        return self._name
+    @classmethod
+    def from_section(cls, config: RewardModelConfig, section: RewardConfig, recipe: Recipe) -> "RewardModel":
+        """See `grao.rewards.mix.SOURCES`."""
+        options = {"relative": relative_of(section), "name": section.name, "token_budget": config.token_budget}
+        return cls.load(config.path, config.dtype, **options)
 
-    def relative(self, batch: RewardBatch) -> Tensor:
-        """See `Reward.relative`."""
-        width = len(batch.completions[0]) + 1
-        prompts = [prompt for prompt in batch.prompts for _ in range(width)]
-        groups = zip(batch.completions, batch.references, strict=True)
-        scores = self.scores(prompts, [answer for group, y in groups for answer in (*group, y)]).view(-1, width)
-        return self._relative(scores[:, :-1], scores[:, -1:])
-
-    def scores(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Tensor:
-        """r(x) of N answers to their prompts, (N,) float64.
+    def scores(self, prompts: Sequence[Prompt], answers: Sequence[str], columns: Columns | None = None) -> Tensor:
+        """See `ScoredReward.scores`; the columns play no part.
 
         Raises:
             InputError: if the chat template refuses a conversation.
         """
-        sequences = conversation_ids(self.tokenizer, prompts, answers)
-        if self._positions:
-            sequences = [ids[-self._positions :] for ids in sequences]
-        pad_id = int(self.tokenizer.pad_token_id or 0)
-        return forward_rows(
-            self.model, sequences, pad_id, self._token_budget, lambda output, mask: output.logits.squeeze(-1)
-        )
+        # The model looks for the last token before the padding.
+        self.model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
+        sequences = [ids[-(self._positions or 0) :] for ids in conversation_ids(self.tokenizer, prompts, answers)]
+        return forward_rows(self.model, sequences, self._pad_id, self._token_budget, _output)
+
+
+class EmbeddingSimilarity(_ModelReward):
+    """r(x) is the cosine of the vectors of x and y; r(y) is 1, so an answer can at best tie with the reference.
+
+    The model is an encoder without output layer. A vector is the mean of its last layer's over all tokens, which is
+    what most sentence encoders were trained for. Longer texts are cut at the model's positions.
+    """
+
+    _kind = "embedding"
+
+    def scored(self, batch: RewardBatch) -> Scored:
+        """See `ScoredReward.scored`; no column of the data may stand in for the reference."""
+        return super().scored(replace(batch, columns=[{} for _ in batch.columns]))
+
+    def scores(self, prompts: Sequence[Prompt], answers: Sequence[str], columns: Columns) -> Tensor:
+        """See `ScoredReward.scores`."""
+        vectors = self.vectors([*answers, *columns["reference"]])
+        return (vectors[: len(answers)] * vectors[len(answers) :]).sum(dim=-1)
+
+    def vectors(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors of N texts, (N, hidden) float64; of an empty text 0."""
+        longest = int(min(self._positions or math.inf, self.tokenizer.model_max_length))
+        ids: list[list[int]] = self.tokenizer(list(texts), verbose=False)["input_ids"]
+        # A text without tokens is encoded as padding and then taken out.
+        sequences = [tokens[:longest] or [self._pad_id] for tokens in ids]
+        vectors = normalize(forward_rows(self.model, sequences, self._pad_id, self._token_budget, _mean_vector), dim=-1)
+        vectors[[index for index, tokens in enumerate(ids) if not tokens]] = 0.0
+        return vectors
+
+
+def _output(output: Any, mask: Tensor) -> Tensor:
+    """The one number of each row, (S,)."""
+    return torch.squeeze(output.logits, -1)
+
+
+def _mean_vector(output: Any, mask: Tensor) -> Tensor:
+    """Mean over the tokens of each row, (S, hidden)."""
+    vectors: Tensor = output.last_hidden_state  # (S, T, hidden)
+    weights = mask[..., None].to(vectors.dtype)
+    return (vectors * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def local_device() -> str:
+    """The GPU of this process, or the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+@torch.no_grad()
+def forward_rows(
+    model: nn.Module, sequences: Sequence[Sequence[int]], pad_id: int, token_budget: int, read: _Read
+) -> Tensor:
+    """What is read off each sequence, (S, ...) float64 on the CPU, in the order given.
+
+    Equal sequences are forwarded once and get the very same result; at two positions of a batch rounding would differ.
+
+    Args:
+        model: in evaluation mode.
+        sequences: S sequences of token ids, padded on the right to the longest beside them.
+        pad_id: token id of the padding.
+        token_budget: padded tokens that are forwarded at once; a longer sequence goes alone.
+        read: (the model's output, attention mask (S, T)) -> (S, ...), one result for each row.
+    """
+    distinct = list(dict.fromkeys(map(tuple, sequences)))
+    results: dict[tuple[int, ...], Tensor] = {}
+    for rows in plan_padded([0] * len(distinct), [len(ids) for ids in distinct], token_budget):
+        ids = [torch.tensor(distinct[row], device=next(model.parameters()).device) for row in rows]
+        padded = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad_id)
+        mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        values = read(model(input_ids=padded, attention_mask=mask), mask)
+        results.update(zip([distinct[row] for row in rows], values.double().cpu(), strict=True))
+    return torch.stack([results[tuple(ids)] for ids in sequences])

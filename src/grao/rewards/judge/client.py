@@ -1,41 +1,125 @@
-"""Many questions to one endpoint at once: concurrency, rate limit, repetition, and when to stop."""
+"""Many questions to an OpenAI-compatible endpoint at once: concurrency, rate limit, repetition, and when to stop.
+
+openai's client sends one request and reads its answer. Its retries and timeouts are turned off: here every attempt
+counts on its own against rate limit, cost cap and patience, a `Retry-After` holds for all questions, and an attempt is
+bounded as a whole, while httpx bounds each read. No key is ever in a message.
+"""
 
 import asyncio
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from itertools import count
-from typing import TYPE_CHECKING
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
-from grao.rewards.judge.costs import Budget
-from grao.rewards.judge.endpoint import Endpoint, Failure, Reply, openai_module, request
-from grao.rewards.judge.ledger import Question
-from grao.rewards.judge.limits import Breaker, Pacer, backoff
+from grao.config.rewards import JudgeConfig
+from grao.errors import InputError, RewardUnavailableError
+from grao.rewards.judge.ledger import Budget, JudgeAnswer, Ledger, Question
+from grao.rewards.judge.wording import parse_verdict
 
 if TYPE_CHECKING:
+    from openai import APIStatusError
     from openai.resources.chat import AsyncCompletions
 
-Keep = Callable[[Question, Reply], None]
-"""Takes every reply at once, so that nothing is lost when the process dies."""
+_OPENAI = "https://api.openai.com/v1"
+_SHOWN = 200
+"""Longest text of a server that is repeated in a message, in characters."""
+_LONGEST_ANSWER = 100_000
+"""Tokens that an answer without a limit of ours may have."""
+_FRAME_TOKENS = 64
+"""Upper bound of what a chat template and a server's own system message add to a question."""
+_REPEATABLE = (408, 409, 425, 429)
+"""Status codes after which another attempt may succeed, besides all from 500 on."""
+_LONGEST_WAIT = 30.0
+"""Seconds between two attempts at a question, at most."""
+
+
+class Endpoint:
+    """Where a judge is reached, at what price, and how patiently.
+
+    Args:
+        config: the section of a judge on a server.
+        key: None: the server wants none.
+    """
+
+    def __init__(self, config: JudgeConfig, key: str | None = None) -> None:
+        self.config, self.key = config, key
+        self.model, self.base_url = config.model or "", config.base_url or _OPENAI
+        settings = {"temperature": config.temperature, "max_tokens": config.max_tokens}
+        self.settings = {name: value for name, value in settings.items() if value is not None} | config.extra
+
+    @classmethod
+    def from_section(cls, config: JudgeConfig) -> "Endpoint":
+        """With the key from the environment; a replay needs none.
+
+        Raises:
+            InputError: if there is none, or it can be none. The message holds the variable's name only.
+        """
+        variable = None if config.replay else config.api_key_env
+        key = os.environ.get(variable, "").strip() if variable else None
+        if key == "":
+            advice = "set it, or api_key_env: null for a server without"
+            raise InputError(f"judge: the environment variable {variable} holds no key; {advice}")
+        if key and not (key.isascii() and key.isprintable()):
+            holds = f"what the environment variable {variable} holds"
+            raise InputError(f"judge: {holds} is no key: it has unprintable characters")
+        return cls(config, key)
+
+    def __str__(self) -> str:
+        return f"{self.model} at {self.base_url}"
+
+    def cost(self, input_tokens: float, output_tokens: float) -> float:
+        """Of one request or of many. Prices are the user's: a list of them would be wrong within weeks."""
+        return (
+            (self.config.price_input or 0.0) * input_tokens + (self.config.price_output or 0.0) * output_tokens
+        ) / 1e6
+
+    def bound(self, content: str) -> float:
+        """The most that a request can cost: no tokenizer makes more tokens than a text has bytes."""
+        limits = [self.settings[name] for name in ("max_tokens", "max_completion_tokens") if name in self.settings]
+        return self.cost(len(content.encode()) + _FRAME_TOKENS, max(limits, default=_LONGEST_ANSWER))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a request brought no answer."""
+
+    reason: str
+    """One line."""
+    repeatable: bool = True
+    """Another attempt may succeed."""
+    wait: float | None = None
+    """Seconds that the server asks to wait."""
+    charged: bool = True
+    """The server may have done the work all the same."""
 
 
 class JudgeClient:
-    """Asks an endpoint.
+    """Asks an endpoint; every answer goes into the ledger at once, so that nothing is lost when the process dies.
 
     Args:
         endpoint: which.
-        budget: what it may cost.
+        ledger: takes the answers.
         known: a question that any judge can answer. It tells a judge that is down from a question that is at fault.
-        keep: takes the replies.
 
     Raises:
         InputError: if the package openai is not installed.
     """
 
-    def __init__(self, endpoint: Endpoint, budget: Budget, known: Question, keep: Keep) -> None:
-        self._openai = openai_module()
-        self._endpoint, self._budget, self._known, self._keep = endpoint, budget, known, keep
-        self._pacer = Pacer(endpoint.rate_limit)
+    def __init__(self, endpoint: Endpoint, ledger: Ledger, known: Question) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise InputError("a judge on a server needs the package openai: pip install 'grao[judge]'") from error
+        self.openai = openai
+        self.endpoint, self.ledger, self.known = endpoint, ledger, known
+        self.budget = Budget(endpoint.config.max_cost, ledger, endpoint.model)
+        self._gap = 60.0 / endpoint.config.rate_limit if endpoint.config.rate_limit else 0.0
+        self._next = 0.0
 
     async def ask(self, questions: Sequence[Question], patience: float | None = None) -> list[Failure]:
         """Asks all of them; returns why those that were given up failed.
@@ -51,16 +135,16 @@ class JudgeClient:
             InputError: if key, model or address is wrong.
             RewardUnavailableError: if the judge is down, or the budget used up.
         """
-        endpoint = self._endpoint
-        # A client a batch: no connection outlives it. Its key must not be empty, even for a server that wants none.
-        async with self._openai.AsyncOpenAI(
-            api_key=endpoint.key or "none", base_url=endpoint.base_url, max_retries=0, timeout=None
+        endpoint = self.endpoint
+        key = endpoint.key or "none"  # must not be empty, even for a server that wants none
+        # A client a batch: no connection outlives it.
+        async with self.openai.AsyncOpenAI(
+            api_key=key, base_url=endpoint.base_url, max_retries=0, timeout=None
         ) as http:
             completions = http.chat.completions  # imported here, which takes its time, and not at the first request
-            breaker = Breaker(str(endpoint), endpoint.patience if patience is None else patience)
-            batch = _Batch(completions, endpoint, self._budget, self._pacer, breaker, self._known, self._keep)
+            batch = _Batch(self, completions, endpoint.config.patience if patience is None else patience)
             waiting = iter(questions)
-            workers = [asyncio.create_task(batch.work(waiting)) for _ in questions[: endpoint.concurrency]]
+            workers = [asyncio.create_task(batch.work(waiting)) for _ in questions[: endpoint.config.concurrency]]
             try:
                 await asyncio.gather(*workers)
             finally:
@@ -69,19 +153,24 @@ class JudgeClient:
                 await asyncio.gather(*workers, return_exceptions=True)
         return batch.failures
 
+    async def turn(self) -> None:
+        """Waits until the rate limit lets the next request leave."""
+        while (wait := self._next - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+        self._next = time.monotonic() + self._gap
 
-@dataclass
+    def pause(self, seconds: float) -> None:
+        """Nothing leaves for a while: a server that says `Retry-After` does not mean one request only."""
+        self._next = max(self._next, time.monotonic() + seconds)
+
+
 class _Batch:
-    """What the workers of one batch share."""
+    """What the workers of one `JudgeClient.ask` share: the failures, and for how long the judge has been silent."""
 
-    completions: "AsyncCompletions"
-    endpoint: Endpoint
-    budget: Budget
-    pacer: Pacer
-    breaker: Breaker
-    known: Question
-    keep: Keep
-    failures: list[Failure] = field(default_factory=list)
+    def __init__(self, client: JudgeClient, completions: "AsyncCompletions", patience: float) -> None:
+        self._client, self._endpoint, self._completions = client, client.endpoint, completions
+        self._patience, self._heard = patience, time.monotonic()
+        self.failures: list[Failure] = []
 
     async def work(self, waiting: Iterator[Question]) -> None:
         """Takes one question after another until none is left."""
@@ -94,39 +183,137 @@ class _Batch:
 
         It is when its last two attempts failed while the judge was alive; two, for an outage has two edges.
         """
-        endpoint, alive = self.endpoint, self.endpoint.retries == 0
+        retries, alive = self._endpoint.config.retries, self._endpoint.config.retries == 0
         for attempts in count(1):
             began = time.monotonic()
             failure = await self._attempt(question, first=attempts == 1)
             if failure is None or not failure.repeatable:
                 return failure
-            self.breaker.failed(failure.reason, failure.wait)
-            if attempts >= endpoint.retries:
+            self._check_patience(failure)
+            if attempts >= retries:
                 before, alive = alive, await self._alive(began)
-                if before and alive and attempts > endpoint.retries:
+                if before and alive and attempts > retries:
                     return failure
-            await asyncio.sleep(min(backoff(attempts, question.key), self.breaker.left()))
+            await asyncio.sleep(min(backoff(attempts, question.key), self._left()))
         return None
 
     async def _alive(self, since: float) -> bool:
         """Whether anything has been answered since then; if not, the known question is asked."""
-        if not self.breaker.answered_since(since):
-            await self._attempt(self.known, first=False)
-        return self.breaker.answered_since(since)
+        if self._heard <= since:
+            await self._attempt(self._client.known, first=False)
+        return self._heard > since
 
     async def _attempt(self, question: Question, first: bool) -> Failure | None:
         """One request; once something has failed, it may not take longer than the patience lasts."""
-        content, longest = question.content, self.endpoint.timeout
-        seconds = longest if first else min(longest, max(self.breaker.left(), 1.0))
-        async with self.budget.request(self.endpoint.bound(content)) as receipt:
-            await self.pacer.turn()
-            receipt.known = False
-            reply = await request(self.completions, self.endpoint, content, seconds)
-            if isinstance(reply, Failure):
-                receipt.known = not reply.charged
-                self.pacer.pause(min(reply.wait or 0.0, self.breaker.left()))
-                return reply
-            self.keep(question, reply)
-            receipt.known = True
-        self.breaker.answered()
+        client, content, seconds = self._client, question.content, self._endpoint.config.timeout
+        if not first:
+            seconds = min(seconds, max(self._left(), 1.0))
+        reservation = await client.budget.reserve(self._endpoint.bound(content))
+        known = True  # what it costs is known: nothing before it leaves, and then what the ledger says
+        try:
+            await client.turn()
+            known = False
+            answer = await self._request(content, seconds)
+            if isinstance(answer, Failure):
+                known = not answer.charged
+                client.pause(min(answer.wait or 0.0, self._left()))
+                return answer
+            client.ledger.add(question, answer)
+            known = True
+        finally:
+            client.budget.settle(reservation, known)
+        self._heard = time.monotonic()
         return None
+
+    async def _request(self, content: str, seconds: float) -> JudgeAnswer | Failure:
+        """One attempt, which may take so many seconds in all.
+
+        Raises:
+            InputError: if the server refuses the key, or knows no such model or address.
+        """
+        openai, endpoint = self._client.openai, self._endpoint
+        try:
+            async with asyncio.timeout(seconds):
+                completion = await self._completions.create(
+                    model=endpoint.model, messages=[{"role": "user", "content": content}], extra_body=endpoint.settings
+                )
+        except TimeoutError:
+            return Failure(f"no answer within {seconds:.3g} s")
+        except openai.APIStatusError as error:
+            return _refused(error, endpoint)
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            connected = not type(cause).__name__.startswith("Connect")
+            problem = "the connection was cut" if connected else "cannot connect"
+            return Failure(f"{problem}: {_line(str(cause), endpoint)}", charged=connected)
+        except (openai.OpenAIError, ValueError) as error:
+            return Failure(f"unreadable answer: {_line(str(error), endpoint)}")
+        return _answer(completion, content, endpoint)
+
+    def _left(self) -> float:
+        """Seconds until the patience is over."""
+        return max(self._heard + self._patience - time.monotonic(), 0.0)
+
+    def _check_patience(self, failure: Failure) -> None:
+        """Raises: RewardUnavailableError if the patience is over, or the judge asks to wait for longer than that."""
+        left, wait = self._left(), failure.wait or 0.0
+        if left == 0 or wait > self._patience:
+            asked = f"it asks to wait {wait:.0f} s, and patience is {self._patience:g} s"
+            problem = asked if left else f"no answer for {self._patience:g} s"
+            raise RewardUnavailableError(f"judge {self._endpoint}: {problem}; the last request: {failure.reason}")
+
+
+def backoff(attempts: int, key: str) -> float:
+    """Seconds to wait after some failed attempts, doubling.
+
+    Spread by the question's key, so that not all questions come back at the same moment.
+    """
+    spread = 0.5 + int(key[:4], 16) / 2**17  # 0.5 to 1
+    return min(2.0 ** (attempts - 1), _LONGEST_WAIT) * spread
+
+
+def _answer(completion: Any, content: str, endpoint: Endpoint) -> JudgeAnswer | Failure:
+    """Defensive, for openai's client checks no types: anything may stand where the protocol has something else."""
+    try:
+        choice = completion.choices[0]
+        refusal, text = getattr(choice.message, "refusal", None), choice.message.content or ""
+        ending = "refusal" if refusal else str(choice.finish_reason or "stop")
+        said = str(refusal or text)
+    except (AttributeError, IndexError, TypeError):
+        return Failure("the answer is no chat completion; does base_url end as the server wants it, mostly /v1?")
+    read = getattr(completion.usage, "prompt_tokens", None)
+    written = getattr(completion.usage, "completion_tokens", None)
+    if not isinstance(read, int) or not isinstance(written, int):  # not counted by the server: at most one a byte
+        read, written = len(content.encode()), len(said.encode())
+    verdict = None if ending in ("refusal", "content_filter") else parse_verdict(said, cut=ending == "length")
+    return JudgeAnswer(said, ending, verdict, read, written, endpoint.cost(read, written))
+
+
+def _refused(error: "APIStatusError", endpoint: Endpoint) -> Failure:
+    status, body = error.status_code, error.body
+    words = body.get("message") if isinstance(body, dict) else None
+    reason = _line(f"{status} {words}" if words else error.message, endpoint)
+    if status in (401, 403):
+        fault = "refuses the key" if endpoint.key else "wants a key, see api_key_env"
+        raise InputError(f"judge {endpoint} {fault}: {reason}") from None
+    if status == 404:
+        hint = "check model and base_url (it mostly ends in /v1)"
+        raise InputError(f"judge {endpoint} is not there: {reason}; {hint}") from None
+    return Failure(reason, status in _REPEATABLE or status >= 500, _retry_after(error.response.headers), charged=False)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds; the header holds seconds or a date."""
+    value = headers.get("retry-after", "")
+    try:
+        date = parsedate_to_datetime(value) if value[:1].isalpha() else None
+        seconds = (date - datetime.now(UTC)).total_seconds() if date else float(value)
+    except (ValueError, TypeError):
+        return None
+    return seconds if isfinite(seconds) and seconds > 0 else None
+
+
+def _line(text: str, endpoint: Endpoint) -> str:
+    """One short line without the key, which a server may well repeat."""
+    clean = text.replace(endpoint.key, "***") if endpoint.key else text
+    return " ".join(clean.split())[:_SHOWN]

@@ -5,49 +5,26 @@ in their order, sampling settings and index. So runs share a ledger, a run that 
 missing, and a run can be replayed without a network. Refusals and unreadable answers are kept (they were paid for),
 failed requests are not. Several processes may use one file (write-ahead log); it must lie on a local disk.
 
+A cap on what a run may spend is kept here too (`Budget`), so that it holds for all processes of a run.
+
 To read it: `sqlite3 judge-ledger.sqlite 'select verdict, text_1, text_2 from readable'`.
 """
 
+import asyncio
 import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from grao.errors import InputError
-from grao.rewards.judge.templates import Template
-from grao.rewards.judge.verdicts import Verdict
+from grao.errors import InputError, RewardUnavailableError
+from grao.rewards.judge.wording import PairVerdict, Template
 
-_SCHEMA = """
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = NORMAL;
-CREATE TABLE IF NOT EXISTS texts (hash TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS answers (
-    key TEXT PRIMARY KEY, judge TEXT NOT NULL, template TEXT NOT NULL, wording TEXT NOT NULL,
-    context TEXT NOT NULL, text_1 TEXT NOT NULL, text_2 TEXT NOT NULL, settings TEXT NOT NULL, sample INTEGER NOT NULL,
-    answer TEXT NOT NULL, ending TEXT NOT NULL, verdict TEXT,
-    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cost REAL NOT NULL,
-    asked TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')), run TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS spending (
-    run TEXT, judge TEXT, answers INTEGER, input_tokens INTEGER, output_tokens INTEGER, cost REAL,
-    PRIMARY KEY (run, judge)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS reserved (id INTEGER PRIMARY KEY, run TEXT, judge TEXT, cost REAL);
-CREATE VIEW IF NOT EXISTS readable AS
-    SELECT asked, judge, template, verdict, answer, ending, context.text AS context, first.text AS text_1,
-        second.text AS text_2, settings, sample, input_tokens, output_tokens, cost, run, key
-    FROM answers JOIN texts AS context ON context.hash = answers.context
-        JOIN texts AS first ON first.hash = answers.text_1 JOIN texts AS second ON second.hash = answers.text_2;
-"""
-"""A text is kept once, though it is part of many questions. `spending` is the sum of what each run paid, `reserved` the
-most that a request may cost which is under way, or of which nobody knows whether it was charged."""
-_AT_ONCE = 500
-"""Keys in one query."""
+_SCHEMA = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
 _PATIENCE = 60.0
 """Seconds to wait while another process writes."""
 
@@ -80,13 +57,13 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class JudgeAnswer:
     """What came back for a question, and how it was read."""
 
     text: str
     ending: str
     """Why the judge stopped: `stop`, `length`, `refusal`, ..."""
-    verdict: Verdict | None
+    verdict: PairVerdict | None
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float = 0.0
@@ -107,36 +84,40 @@ class Ledger:
         self.path, self.run = path, run
         self._connection: sqlite3.Connection | None = None
 
-    def find(self, questions: Iterable[Question]) -> dict[str, Answer]:
+    def find(self, questions: Iterable[Question]) -> dict[str, JudgeAnswer]:
         """Key -> answer, of those questions that have one."""
-        keys = [question.key for question in questions] if self.path.exists() else []
-        found: dict[str, Answer] = {}
-        for start in range(0, len(keys), _AT_ONCE):
-            found |= self._some(keys[start : start + _AT_ONCE])
-        return found
+        keys = [question.key for question in questions]
+        if not keys or not self.path.exists():
+            return {}
+        columns = "key, answer, ending, verdict, input_tokens, output_tokens, cost"
+        query = f"SELECT {columns} FROM answers WHERE key IN (SELECT value FROM json_each(?))"
+        with self._open() as ledger:
+            rows = ledger.execute(query, (json.dumps(keys),)).fetchall()
+        return {
+            key: JudgeAnswer(text, ending, PairVerdict(verdict) if verdict else None, *numbers)
+            for key, text, ending, verdict, *numbers in rows
+        }
 
-    def add(self, question: Question, answer: Answer) -> None:
+    def add(self, question: Question, answer: JudgeAnswer) -> None:
         """Keeps an answer, at once and for good. Where another process was faster, its answer stays."""
-        parts = {_hash(text): text for text in _texts(question)}
-        wording, context, text_1, text_2 = map(_hash, _texts(question))
-        row = (
-            *(question.key, question.judge, question.template.name, wording, context, text_1, text_2),
-            *(question.settings, question.sample, answer.text, answer.ending, answer.verdict),
-            *(answer.input_tokens, answer.output_tokens, answer.cost, self.run),
-        )
-        spent = (self.run, question.judge, 1, answer.input_tokens, answer.output_tokens, answer.cost)
+        texts = (question.template.text, question.context, question.text_1, question.text_2)
+        hashes = [hashlib.sha256(text.encode()).hexdigest()[:32] for text in texts]
+        row = {
+            "key": question.key, "judge": question.judge, "template": question.template.name,
+            **dict(zip(("wording", "context", "text_1", "text_2"), hashes, strict=True)),
+            "settings": question.settings, "sample": question.sample,
+            "answer": answer.text, "ending": answer.ending, "verdict": answer.verdict,
+            "input_tokens": answer.input_tokens, "output_tokens": answer.output_tokens, "cost": answer.cost,
+            "run": self.run,
+        }  # fmt: skip
         with self._open() as ledger, ledger:
-            ledger.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", parts.items())
+            ledger.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", zip(hashes, texts, strict=True))
+            ledger.execute(f"INSERT OR IGNORE INTO answers ({', '.join(row)}) VALUES (:{', :'.join(row)})", row)
             ledger.execute(
-                "INSERT OR IGNORE INTO answers (key, judge, template, wording, context, text_1, text_2, settings, "
-                f"sample, answer, ending, verdict, input_tokens, output_tokens, cost, run) VALUES ({_places(row)})",
+                "INSERT INTO spending VALUES (:run, :judge, 1, :input_tokens, :output_tokens, :cost) "
+                "ON CONFLICT DO UPDATE SET answers = answers + 1, input_tokens = input_tokens + excluded.input_tokens, "
+                "output_tokens = output_tokens + excluded.output_tokens, cost = cost + excluded.cost",
                 row,
-            )
-            ledger.execute(
-                "INSERT INTO spending VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET answers = answers + 1, "
-                "input_tokens = input_tokens + excluded.input_tokens, cost = cost + excluded.cost, "
-                "output_tokens = output_tokens + excluded.output_tokens",
-                spent,
             )
 
     def spent(self, judge: str) -> float:
@@ -157,8 +138,7 @@ class Ledger:
             ledger.execute("BEGIN IMMEDIATE")  # nobody else may look before this is decided
             if self.spent(judge) + self.reserved(judge) + cost > cap:
                 return None
-            row = (self.run, judge, cost)
-            return ledger.execute("INSERT INTO reserved (run, judge, cost) VALUES (?, ?, ?)", row).lastrowid
+            return ledger.execute("INSERT INTO reserved VALUES (NULL, ?, ?, ?)", (self.run, judge, cost)).lastrowid
 
     def release(self, reservation: int) -> None:
         """It is known what the request has cost."""
@@ -179,16 +159,6 @@ class Ledger:
         with self._open() as ledger:
             query = f"SELECT total(cost) FROM {table} WHERE run = ? AND judge = ?"
             return float(ledger.execute(query, (self.run, judge)).fetchone()[0])
-
-    def _some(self, keys: list[str]) -> dict[str, Answer]:
-        columns = "key, answer, ending, verdict, input_tokens, output_tokens, cost"
-        with self._open() as ledger:
-            query = f"SELECT {columns} FROM answers WHERE key IN ({_places(keys)})"
-            rows = ledger.execute(query, keys).fetchall()
-        return {
-            key: Answer(text, ending, Verdict(verdict) if verdict else None, *numbers)
-            for key, text, ending, verdict, *numbers in rows
-        }
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -218,13 +188,55 @@ def _connected(path: Path) -> sqlite3.Connection:
             time.sleep(0.02)
 
 
-def _places(values: Sized) -> str:
-    return ", ".join("?" * len(values))
+class Budget:
+    """Lets a request go only if the cap holds even when everything under way costs the most that it can.
 
+    What is under way stands in the ledger, so the cap holds for all processes of a run together, and after a kill.
 
-def _texts(question: Question) -> tuple[str, str, str, str]:
-    return question.template.text, question.context, question.text_1, question.text_2
+    Args:
+        cap: the most that may be spent; None: no limit.
+        ledger: of the run.
+        judge: model name.
+    """
 
+    def __init__(self, cap: float | None, ledger: Ledger, judge: str) -> None:
+        self.cap, self._ledger, self._judge = cap, ledger, judge
+        self._under_way = 0
+        self._settled = asyncio.Event()
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    async def reserve(self, bound: float) -> int | None:
+        """Waits until a request of at most this cost may go, and holds the sum back until `settle`.
+
+        Returns:
+            What `settle` wants to know.
+
+        Raises:
+            RewardUnavailableError: if it never may: nothing of this process is under way, and it could pass the cap.
+        """
+        reservation = None
+        if self.cap is not None:
+            while (reservation := self._ledger.reserve(self._judge, bound, self.cap)) is None:
+                if not self._under_way:
+                    raise RewardUnavailableError(self._used_up(bound))
+                self._settled.clear()
+                await self._settled.wait()
+        self._under_way += 1
+        return reservation
+
+    def settle(self, reservation: int | None, known: bool) -> None:
+        """A request has ended.
+
+        Args:
+            reservation: what `reserve` returned.
+            known: its cost is. If not, it may have been charged, and counts with its bound for good.
+        """
+        self._under_way -= 1
+        if known and reservation is not None:
+            self._ledger.release(reservation)
+        self._settled.set()
+
+    def _used_up(self, bound: float) -> str:
+        spent, doubt = self._ledger.spent(self._judge), self._ledger.reserved(self._judge)
+        doubtful = f" and requests without an answer up to {doubt:.4g}" if doubt else ""
+        cost = f"the judge has cost {spent:.4g}{doubtful}, and with the next question, {bound:.2g} at most"
+        return f"{cost}, it could pass max_cost {self.cap:g}; raise max_cost, to resume a run in its recipe.yaml"

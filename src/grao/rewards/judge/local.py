@@ -6,20 +6,19 @@ so it does not matter how a tokenizer joins the verdict to the question.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grao.config.rewards import LocalJudgeConfig
+from grao.engine.loading import load_model, load_tokenizer
+from grao.engine.padded import completion_likelihood
 from grao.errors import InputError
-from grao.models import completion_likelihood
-from grao.models.rows import local_device
-from grao.rewards.judge.comparison import Comparison, JudgeTally, Pair
-from grao.rewards.judge.orders import Orders, Shown, combine, orders_of
-from grao.rewards.judge.templates import Template, context_text
-from grao.rewards.judge.verdicts import Verdict
-
-_ANY = Pair("What is the capital of France?", "It is Paris.", "I do not know.")
+from grao.rewards.judge.base import KNOWN, JudgedPair, JudgeTally, Orders, Pair, Shown, combine, orders_of
+from grao.rewards.judge.wording import PairVerdict, Template, context_text
+from grao.rewards.model import local_device
 
 
 class LocalJudge:
@@ -30,7 +29,7 @@ class LocalJudge:
 
     Args:
         model: a causal language model; it moves to this process's GPU if there is one.
-        tokenizer: its; the question goes through its chat template if it has one.
+        tokenizer: the model's; the question goes through its chat template if it has one.
         template: the wording.
         orders: `both`, or `one` that follows from the seed.
         seed: of that order.
@@ -54,29 +53,28 @@ class LocalJudge:
         self.model = model.eval().requires_grad_(False).to(local_device())
         self.tokenizer, self.template, self.orders, self.seed = tokenizer, template, orders, seed
         self.tie_margin, self.batch_size = tie_margin, batch_size
-        self._tally = JudgeTally()
-        if not all(self._tokens(Shown(_ANY, turned=False))[1]):
-            raise InputError(
-                f"judge {self.name}: its tokenizer cannot tell the three verdicts apart; choose another model"
-            )
+        self.name = str(model.config._name_or_path).rstrip("/").rpartition("/")[2] or "judge"
+        self.tally = JudgeTally()
+        if not all(self._tokens(Shown(KNOWN, swapped=False))[1]):
+            message = "its tokenizer cannot tell the three verdicts apart; choose another model"
+            raise InputError(f"judge {self.name}: {message}")
 
-    @property
-    def name(self) -> str:
-        """The model's."""
-        return str(self.model.config._name_or_path).rstrip("/").rpartition("/")[2] or "judge"
+    @classmethod
+    def from_section(cls, config: LocalJudgeConfig, template: Template, orders: Orders, seed: int) -> "LocalJudge":
+        """The judge of a section `local`.
 
-    @property
-    def tally(self) -> JudgeTally:
-        """Of the last `compare`."""
-        return self._tally
+        Raises:
+            InputError: if there is no such model, or its tokenizer cannot write the verdicts.
+        """
+        model, tokenizer = load_model(config.path, config.dtype), load_tokenizer(config.path)
+        return cls(model, tokenizer, template, orders, seed, config.tie_margin, config.batch_size)
 
-    def compare(self, pairs: Sequence[Pair]) -> list[Comparison]:
+    def compare(self, pairs: Sequence[Pair]) -> list[JudgedPair]:
         """See `PairwiseJudge.compare`; with probabilities."""
         shown = [orders_of(pair, self.orders, self.seed) for pair in pairs]
-        found = self.probabilities([one for orders in shown for one in orders])
-        self._tally = JudgeTally(requests=len(found), unreadable=int(found.isnan().any(dim=1).sum()))
-        each = iter(found)
-        return [self._comparison(orders, torch.stack([next(each) for _ in orders])) for orders in shown]
+        seen = self.probabilities([order for orders in shown for order in orders])
+        self.tally = JudgeTally(requests=len(seen), unreadable=int(seen.isnan().any(dim=1).sum()))
+        return [self._judged(*judged) for judged in zip(shown, seen.split(list(map(len, shown))), strict=True)]
 
     def check(self) -> None:
         """Nothing to be found that loading did not."""
@@ -87,32 +85,29 @@ class LocalJudge:
         tokens = [self._tokens(question) for question in questions]
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         lengths = [len(shared) + max(map(len, ends)) for shared, ends in tokens]
-        fitting = [i for i, length in enumerate(lengths) if not positions or length <= positions]
-        fitting.sort(key=lengths.__getitem__)  # rows of one length want no padding
-        found = torch.full((len(questions), len(Verdict)), torch.nan, dtype=torch.float64)
+        # Sorted, for rows of one length want no padding.
+        fitting = sorted((i for i, n in enumerate(lengths) if not positions or n <= positions), key=lengths.__getitem__)
+        result = torch.full((len(questions), len(PairVerdict)), torch.nan, dtype=torch.float64)
         for start in range(0, len(fitting), self.batch_size):
             chosen = fitting[start : start + self.batch_size]
-            seen = completion_likelihood(
-                self.model,
-                prompts=[tokens[i][0] for i in chosen for _ in Verdict],
-                completions=[end for i in chosen for end in tokens[i][1]],
-                pad_id=int(self.tokenizer.pad_token_id or 0),
-            )
-            found[chosen] = seen.tokens.sum(dim=1).view(-1, len(Verdict)).double().softmax(dim=1).cpu()
-        return found
+            prompts = [tokens[i][0] for i in chosen for _ in PairVerdict]
+            ends = [end for i in chosen for end in tokens[i][1]]
+            likelihood = completion_likelihood(self.model, prompts, ends, int(self.tokenizer.pad_token_id or 0))
+            result[chosen] = likelihood.tokens.sum(dim=1).view(-1, len(PairVerdict)).double().softmax(dim=1).cpu()
+        return result
 
-    def _comparison(self, orders: Sequence[Shown], found: Tensor) -> Comparison:
+    def _judged(self, orders: Sequence[Shown], shown: Tensor) -> JudgedPair:
         """From (orders, 3) probabilities as shown."""
-        about_a = torch.stack([row.flip(0) if one.turned else row for one, row in zip(orders, found, strict=True)])
-        better, tie, worse = about_a.mean(dim=0).tolist()
-        return combine(orders, [self._verdict(row) for row in found.tolist()], (better, tie, worse))
+        about_a = [row.flip(0) if order.swapped else row for order, row in zip(orders, shown, strict=True)]
+        mean = tuple(torch.stack(about_a).mean(dim=0).tolist())
+        return replace(combine(orders, [self._verdict(row) for row in shown.tolist()]), probabilities=mean)
 
-    def _verdict(self, probabilities: Sequence[float]) -> Verdict | None:
+    def _verdict(self, probabilities: Sequence[float]) -> PairVerdict | None:
         first, _, second = probabilities
         if first != first:
             return None
         close = abs(first - second) < self.tie_margin
-        return Verdict.TIE if close else [*Verdict][max(range(3), key=probabilities.__getitem__)]
+        return PairVerdict.TIE if close else [*PairVerdict][max(range(3), key=probabilities.__getitem__)]
 
     def _tokens(self, question: Shown) -> tuple[list[int], list[list[int]]]:
         """The question with what its three answers begin with, and the rest of each answer."""
@@ -121,7 +116,7 @@ class LocalJudge:
         if chat:
             messages = [{"role": "user", "content": content}]
             asked = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        texts = [asked + verdict for verdict in Verdict]
+        texts = [asked + verdict for verdict in PairVerdict]
         answered: list[list[int]] = self.tokenizer(texts, add_special_tokens=not chat)["input_ids"]
         apart = [len(set(tokens)) > 1 for tokens in zip(*answered, strict=False)]
         shared = apart.index(True) if True in apart else len(apart)

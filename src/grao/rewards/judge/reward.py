@@ -5,8 +5,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from grao.rewards.judge.comparison import EarlyJudge, Pair, PairwiseJudge
-from grao.rewards.reward import RewardBatch
+from grao.config.recipe import Recipe
+from grao.config.rewards import JudgeConfig, RewardConfig
+from grao.rewards.base import RewardBatch
+from grao.rewards.judge.base import EarlyJudge, Pair, PairwiseJudge
+from grao.rewards.judge.local import LocalJudge
+from grao.rewards.judge.server import ServerJudge
+from grao.rewards.judge.wording import load_template
 
 
 class JudgeReward:
@@ -20,14 +25,17 @@ class JudgeReward:
     """
 
     def __init__(self, judge: PairwiseJudge, name: str | None = None) -> None:
-        self.judge = judge
-        self._name = name or judge.name
+        self.judge, self.name = judge, name or judge.name
         self._tally: dict[str, Tensor | float] = {}
 
-    @property
-    def name(self) -> str:
-        """Short name for logs."""
-        return self._name
+    @classmethod
+    def from_section(cls, config: JudgeConfig, section: RewardConfig, recipe: Recipe) -> "JudgeReward":
+        """See `grao.rewards.mix.SOURCES`; a name of its own, or the criterion's."""
+        template = load_template(config.criterion, config.domain)
+        name = section.name or template.name
+        if config.local:
+            return cls(LocalJudge.from_section(config.local, template, config.orders, recipe.seed), name)
+        return cls(ServerJudge.from_section(config, template, recipe), name)
 
     def begin(self, batch: RewardBatch) -> None:
         """See `Early.begin`; of use with a judge on a server."""
@@ -39,12 +47,11 @@ class JudgeReward:
         rewards = torch.zeros(len(batch.prompts), len(batch.completions[0]), dtype=torch.float64)
         flips = torch.full_like(rewards, torch.nan)
         pairs = _pairs(batch)
-        for place, found in zip(pairs, self.judge.compare(list(pairs.values())), strict=True):
-            rewards[place] = found.value
-            if found.a_first and found.b_first:
-                flips[place] = found.flipped
-        took = self.judge.tally
-        self._tally = {"flip": flips, "missing": rewards.isnan().double(), **vars(took)}
+        for cell, judged in zip(pairs, self.judge.compare(list(pairs.values())), strict=True):
+            rewards[cell] = judged.value
+            if judged.a_first and judged.b_first:
+                flips[cell] = judged.flipped
+        self._tally = {"flip": flips, "missing": rewards.isnan().double(), **vars(self.judge.tally)}
         return rewards
 
     def tally(self) -> Mapping[str, Tensor | float]:

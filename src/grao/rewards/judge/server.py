@@ -1,77 +1,78 @@
 """A judge on a server: pairs become questions, known answers come from the ledger, the rest from the network."""
 
+import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
 
+from grao.config.recipe import Recipe
+from grao.config.rewards import JudgeConfig
 from grao.errors import InputError, RewardUnavailableError
-from grao.rewards.event_loop import run_awaitable
-from grao.rewards.judge.client import JudgeClient
-from grao.rewards.judge.comparison import Comparison, JudgeTally, Pair
-from grao.rewards.judge.costs import Budget, Estimate
-from grao.rewards.judge.endpoint import Endpoint, Failure, Reply
-from grao.rewards.judge.ledger import Answer, Ledger, Question
-from grao.rewards.judge.orders import Orders, Shown, combine, orders_of
-from grao.rewards.judge.round import Round
-from grao.rewards.judge.templates import Template, context_text
-from grao.rewards.judge.verdicts import parse_verdict
-from grao.rewards.reward import Prompt
+from grao.rewards.base import result_of, start_awaitable
+from grao.rewards.judge.base import KNOWN, JudgedPair, JudgeTally, Pair, Shown, combine, orders_of
+from grao.rewards.judge.client import Endpoint, Failure, JudgeClient
+from grao.rewards.judge.ledger import JudgeAnswer, Ledger, Question
+from grao.rewards.judge.wording import Template, context_text
 
 _LOG = logging.getLogger(__name__)
-_KNOWN = ("What is the capital of France?", "It is Paris.", "I do not know.")
 _CHECK_PATIENCE = 15.0
 """Seconds that a judge may be silent before the work has begun."""
 _TELLING = 16
 """So many answers without a verdict among them, or failures without an answer, are no accident."""
+_BYTES_PER_TOKEN = 4
+"""Of English text, roughly."""
+_VERDICT_TOKENS = 5
+"""Of an answer that holds the verdict and nothing else."""
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """What a run will ask of a judge if nothing is known already."""
+
+    questions: int
+    input_tokens: float
+    output_tokens: float
+    cost: float
 
 
 class ServerJudge:
     """Asks an OpenAI-compatible endpoint.
 
     Args:
-        endpoint: where, how patiently, at what price.
+        endpoint: where, how patiently, at what price; in which orders; whether all is taken from the ledger (`replay`).
         template: the wording.
-        ledger: keeps the answers.
-        orders: `both`, or `one`: half the cost, and each pair is shown in one order that follows from the seed.
-        seed: of that order.
-        replay: take everything from the ledger and never use the network.
-        max_cost: the most that the ledger's run may spend on this judge.
+        ledger: keeps the answers; `max_cost` is the most that its run may spend on this judge.
+        seed: of the order, where each pair is shown in one.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        template: Template,
-        ledger: Ledger,
-        orders: Orders = "both",
-        seed: int = 0,
-        replay: bool = False,
-        max_cost: float | None = None,
-    ) -> None:
-        self.endpoint, self.template, self.ledger, self.orders, self.seed = endpoint, template, ledger, orders, seed
-        self._settings = json.dumps(dict(endpoint.settings), sort_keys=True)
-        self._known = self._question(*_KNOWN)
-        budget = Budget(max_cost, ledger, endpoint.model)
-        self._client = None if replay else JudgeClient(endpoint, budget, self._known, self._keep)
-        self._tally, self._round = JudgeTally(), Round(ledger, self._client)
+    def __init__(self, endpoint: Endpoint, template: Template, ledger: Ledger, seed: int = 0) -> None:
+        self.endpoint, self.template, self.ledger, self.seed = endpoint, template, ledger, seed
+        self.name, self.orders, self.tally = endpoint.model, endpoint.config.orders, JudgeTally()
+        self._settings = json.dumps(endpoint.settings, sort_keys=True)
+        self._known = self._question(Shown(KNOWN, swapped=False))
+        self._client = None if endpoint.config.replay else JudgeClient(endpoint, ledger, self._known)
+        self._round = _Round(ledger, self._client)
 
-    @property
-    def name(self) -> str:
-        """The model's."""
-        return self.endpoint.model
+    @classmethod
+    def from_section(cls, config: JudgeConfig, template: Template, recipe: Recipe) -> "ServerJudge":
+        """The judge of a section with `model`.
 
-    @property
-    def tally(self) -> JudgeTally:
-        """Of the last `compare`."""
-        return self._tally
+        Raises:
+            InputError: if its key is not in the environment.
+        """
+        ledger = Ledger(ledger_path(config.ledger, recipe.output), run=str(recipe.output.absolute()))
+        return cls(Endpoint.from_section(config), template, ledger, recipe.seed)
 
     def begin(self, pairs: Sequence[Pair]) -> None:
         """See `EarlyJudge.begin`."""
         if self._client:
-            asked = (self._questions(orders_of(pair, self.orders, self.seed)) for pair in pairs)
-            self._round.begin([question for questions in asked for question in questions])
+            shown = (order for pair in pairs for order in orders_of(pair, self.orders, self.seed))
+            self._round.begin(map(self._question, shown))
 
-    def compare(self, pairs: Sequence[Pair], sample: int = 0) -> list[Comparison]:
+    def compare(self, pairs: Sequence[Pair], sample: int = 0) -> list[JudgedPair]:
         """See `PairwiseJudge.compare`.
 
         Args:
@@ -79,71 +80,101 @@ class ServerJudge:
             sample: a number besides 0 asks again what was asked before: another draw of a judge with temperature.
         """
         shown = [orders_of(pair, self.orders, self.seed) for pair in pairs]
-        asked = [self._questions(orders, sample) for orders in shown]
-        answers = self._answers({question.key: question for questions in asked for question in questions})
+        asked = [[self._question(order, sample) for order in orders] for orders in shown]
+        answers = self._answers(question for questions in asked for question in questions)
         if len(answers) >= _TELLING and not any(answer.verdict for answer in answers.values()):
             said = next(iter(answers.values())).text[:100]
-            raise InputError(
-                f"judge {self.endpoint}: none of its {len(answers)} answers holds a verdict, one is {said!r}; "
-                "does it follow the template, and is max_tokens high enough?"
-            )
+            problem = f"judge {self.endpoint}: none of its {len(answers)} answers holds a verdict, one is {said!r}"
+            raise InputError(f"{problem}; does it follow the template, and is max_tokens high enough?")
         verdicts = {key: answer.verdict for key, answer in answers.items()}
-        return [
-            combine(orders, [verdicts.get(question.key) for question in questions])
-            for orders, questions in zip(shown, asked, strict=True)
-        ]
+        judged = zip(shown, asked, strict=True)
+        return [combine(orders, [verdicts.get(each.key) for each in questions]) for orders, questions in judged]
 
     def check(self) -> None:
         """One question on two texts of our own, kept like any other."""
         if self._client is None or self.ledger.find([self._known]):
             return
-        failures = run_awaitable(self._client.ask([self._known], _CHECK_PATIENCE))
+        failures = result_of(start_awaitable(self._client.ask([self._known], _CHECK_PATIENCE)))
         if failures and not self.ledger.find([self._known]):  # it may have been answered as a sign of life
             raise RewardUnavailableError(f"judge {self.endpoint}: {failures[-1].reason}")
 
-    def estimate(self, sample: Sequence[Pair], comparisons: int) -> Estimate:
-        """What a number of comparisons will cost, judged by some pairs like them, at least one."""
-        questions = [self._question(pair.prompt, pair.a, pair.b) for pair in sample]
-        mean = sum(len(question.content.encode()) for question in questions) / len(questions)
-        return Estimate.of(comparisons, 2 if self.orders == "both" else 1, mean, self.endpoint.prices)
+    def estimate(self, pairs: Sequence[Pair], comparisons: int) -> CostEstimate:
+        """What a number of comparisons will cost, estimated from the length of some pairs like them, at least one."""
+        lengths = [len(self._question(Shown(pair, swapped=False)).content.encode()) for pair in pairs]
+        questions, mean = comparisons * (2 if self.orders == "both" else 1), sum(lengths) / len(lengths)
+        read, written = questions * mean / _BYTES_PER_TOKEN, questions * _VERDICT_TOKENS
+        return CostEstimate(questions, read, written, self.endpoint.cost(read, written))
 
-    def _answers(self, wanted: dict[str, Question]) -> dict[str, Answer]:
+    def _answers(self, questions: Iterable[Question]) -> dict[str, JudgeAnswer]:
         """Key -> answer; what was begun before is part of it."""
-        done, self._round = self._round, Round(self.ledger, self._client)
-        done.finish(wanted.values())
-        if done.failures:
-            self._report(done.failures, len(done.asked))
-        answers = done.known | done.answered
-        self._tally = JudgeTally(
-            requests=len(done.asked),
-            cached=len(done.known),
-            unreadable=sum(answer.verdict is None for answer in answers.values()),
-            failed=len(done.failures),
-            cost=sum(answer.cost for answer in done.answered.values()),
-        )
+        done, self._round = self._round, _Round(self.ledger, self._client)
+        result_of(done.begin(questions))
+        failures, asked, answers = done.failures, len(done.asked), done.answers
+        if failures:
+            problem = f"judge {self.endpoint}: {len(failures)} of {asked} questions failed, the last: "
+            if len(failures) == asked >= _TELLING:
+                raise RewardUnavailableError(problem + failures[-1].reason)
+            _LOG.warning("%s%s; these verdicts are missing", problem, failures[-1].reason)
+        cached = len(answers.keys() - done.asked)
+        unreadable = sum(answer.verdict is None for answer in answers.values())
+        cost = sum(answer.cost for key, answer in answers.items() if key in done.asked)
+        self.tally = JudgeTally(asked, cached, unreadable, len(failures), cost)
         return answers
 
-    def _report(self, failures: Sequence[Failure], asked: int) -> None:
-        words = f"judge {self.endpoint}: {len(failures)} of {asked} questions failed, the last: {failures[-1].reason}"
-        if len(failures) == asked >= _TELLING:
-            raise RewardUnavailableError(words)
-        _LOG.warning("%s; these verdicts are missing", words)
-
-    def _keep(self, question: Question, reply: Reply) -> None:
-        refused = reply.ending in ("refusal", "content_filter")
-        verdict = None if refused else parse_verdict(reply.text, cut=reply.ending == "length")
-        cost = self.endpoint.prices.cost(reply.input_tokens, reply.output_tokens)
-        answer = Answer(reply.text, reply.ending, verdict, reply.input_tokens, reply.output_tokens, cost)
-        self.ledger.add(question, answer)
-
-    def _questions(self, orders: Sequence[Shown], sample: int = 0) -> list[Question]:
-        return [self._question(one.pair.prompt, *one.texts, sample) for one in orders]
-
-    def _question(self, prompt: Prompt, text_1: str, text_2: str, sample: int = 0) -> Question:
-        context, text_1, text_2 = (_clean(text) for text in (context_text(prompt), text_1, text_2))
+    def _question(self, shown: Shown, sample: int = 0) -> Question:
+        """Without white space around the texts, and without halves of surrogate pairs, which no encoding takes."""
+        texts = (context_text(shown.pair.prompt), *shown.texts)
+        context, text_1, text_2 = (text.strip().encode("utf-8", "replace").decode() for text in texts)
         return Question(self.endpoint.model, self.template, context, text_1, text_2, self._settings, sample)
 
 
-def _clean(text: str) -> str:
-    """Without white space around it, and without halves of surrogate pairs, which no encoding takes."""
-    return text.strip().encode("utf-8", "replace").decode()
+class _Round:
+    """The questions of one `compare`: looked up in the ledger or else asked, each once, in whatever parts they come.
+
+    Parts are asked one after another, and what has come together meanwhile is one part, so that the endpoint's limits
+    hold for all of them. The ledger is used in the event loop only, never by two threads at once.
+
+    Args:
+        ledger: of the answers.
+        client: None takes all of them from the ledger.
+    """
+
+    def __init__(self, ledger: Ledger, client: JudgeClient | None) -> None:
+        self._ledger, self._client = ledger, client
+        self._waiting: dict[str, Question] = {}
+        self._last: Future[None] | None = None
+        self.answers: dict[str, JudgeAnswer] = {}
+        """Where two processes asked the same, both go by the ledger."""
+        self.asked: set[str] = set()
+        """Keys of what the ledger did not have."""
+        self.failures: list[Failure] = []
+
+    def begin(self, questions: Iterable[Question]) -> Future[None]:
+        """Returns at once; the future ends when these and all that were begun before have been asked.
+
+        After a part that ended in an exception no other begins: InputError or RewardUnavailableError as
+        `JudgeClient.ask`, or InputError if there is no client and an answer is missing.
+        """
+        self._last = start_awaitable(self._part({question.key: question for question in questions}, self._last))
+        return self._last
+
+    async def _part(self, questions: dict[str, Question], before: Future[None] | None) -> None:
+        self._waiting |= questions
+        if before:
+            await asyncio.wrap_future(before)
+        waiting, self._waiting = self._waiting, {}
+        new = {key: each for key, each in waiting.items() if key not in self.answers and key not in self.asked}
+        self.answers |= self._ledger.find(new.values())
+        missing = {key: question for key, question in new.items() if key not in self.answers}
+        if missing and self._client is None:
+            problem = f"replay: {len(missing)} of {len(new)} verdicts are not in {self._ledger.path}"
+            raise InputError(f"{problem}; set replay: false to ask for them")
+        self.asked |= missing.keys()
+        if missing and self._client:
+            self.failures += await self._client.ask(list(missing.values()))
+            self.answers |= self._ledger.find(missing.values())
+
+
+def ledger_path(ledger: Path | None, output: Path) -> Path:
+    """The ledger of a judge; by default one for all runs in the same folder."""
+    return ledger or output.absolute().parent / "judge-ledger.sqlite"
