@@ -16,15 +16,9 @@ from itertools import product
 import numpy as np
 from scipy.stats import beta, binom
 
-from grao.evaluation.clusters import (
-    clustered_net_share,
-    clustered_share,
-    difference_over_seeds,
-    paired_difference,
-    share_over_seeds,
-)
-from grao.evaluation.significance import holm, sign_flip
-from grao.records.evaluation import Estimate
+from grao.evaluation.clusters import NET, difference, over_prompts, over_seeds
+from grao.evaluation.inference import holm, sign_flip
+from grao.records.run import Estimate
 
 SHARES = (0.005, 0.01, 0.02, 0.055, 0.12, 0.2, 0.35, 0.5)
 CORRELATIONS = (0.0, 0.1, 0.3, 0.6, 0.95)
@@ -61,33 +55,33 @@ def coverage(truth: Truth, draws: int, seed: int) -> float:
 
 
 def shares(n: int, quick: bool) -> Iterator[Truth]:
-    """Worlds for `clustered_share`."""
+    """Worlds for the share of successes over prompts."""
     for p, correlation, runs in product(_some(SHARES, quick), _some(CORRELATIONS, quick), RUNS):
         chances = _chances(p, correlation)
 
         def draw(rng: np.random.Generator, chances: np.ndarray = chances, runs: int = runs) -> Estimate:
-            return clustered_share(_toss(rng, chances[rng.integers(KINDS, size=n)], runs))
+            return over_prompts(_toss(rng, chances[rng.integers(KINDS, size=n)], runs))
 
         truth = float(chances.mean())
         yield Truth(f"{p}, correlation {correlation}, {runs} runs", truth, truth, draw)
 
 
 def nets(n: int, quick: bool) -> Iterator[Truth]:
-    """Worlds for `clustered_net_share`."""
+    """Worlds for the net share of wins over prompts."""
     for (win, loss), correlation, runs in product(_some(NETS, quick), _some(CORRELATIONS, quick), RUNS):
         chances = np.array([win, loss, max(1 - win - loss, 0.0)])
 
         def draw(
             rng: np.random.Generator, chances: np.ndarray = chances, correlation: float = correlation, runs: int = runs
         ) -> Estimate:
-            return clustered_net_share(_verdicts(rng, n, chances, correlation, runs))
+            return over_prompts(_verdicts(rng, n, chances, correlation, runs), NET)
 
         where = f"{win} won, {loss} lost, correlation {correlation}, {runs} runs"
         yield Truth(where, win - loss, _rarest(max(win, loss)), draw)
 
 
 def differences(n: int, quick: bool) -> Iterator[Truth]:
-    """Worlds for `paired_difference`."""
+    """Worlds for the difference of two arms over prompts."""
     for (first, second), correlation, runs in product(_some(ARMS, quick), _some(CORRELATIONS, quick), RUNS):
         one, other = _chances(first, correlation), _chances(second, correlation)
 
@@ -95,7 +89,7 @@ def differences(n: int, quick: bool) -> Iterator[Truth]:
             rng: np.random.Generator, one: np.ndarray = one, other: np.ndarray = other, runs: int = runs
         ) -> Estimate:
             kinds = rng.integers(KINDS, size=n)
-            return paired_difference(_toss(rng, one[kinds], runs), _toss(rng, other[kinds], runs))
+            return over_prompts(difference(_toss(rng, one[kinds], runs), _toss(rng, other[kinds], runs)), NET)
 
         discordant = float((one * (1 - other) + other * (1 - one)).mean())
         truth, rarest = float((one - other).mean()), min(_rarest(first), _rarest(second), discordant)
@@ -103,18 +97,18 @@ def differences(n: int, quick: bool) -> Iterator[Truth]:
 
 
 def seeds(n: int, quick: bool) -> Iterator[Truth]:
-    """Worlds for `share_over_seeds`."""
+    """Worlds for the share of successes over seeds."""
     for p, spread, runs in product(_some(SHARES, quick), SPREADS, SEEDS):
 
         def draw(rng: np.random.Generator, p: float = p, spread: float = spread, runs: int = runs) -> Estimate:
-            return share_over_seeds(_trained(rng, p, spread, n, runs))
+            return over_seeds(_trained(rng, p, spread, n, runs))
 
         if p >= 2 * spread:
             yield Truth(f"{p} +- {spread}, {runs} seeds", p, p, draw)
 
 
 def seed_differences(n: int, quick: bool) -> Iterator[Truth]:
-    """Worlds for `difference_over_seeds`; both arms' answers are independent."""
+    """Worlds for the difference of two arms over seeds; both arms' answers are independent."""
     for (first, second), spread, runs in product(_some(ARMS, quick), SPREADS, SEEDS):
 
         def draw(
@@ -124,7 +118,7 @@ def seed_differences(n: int, quick: bool) -> Iterator[Truth]:
             runs: int = runs,
         ) -> Estimate:
             one, other = (_trained(rng, arm, spread, n, runs) for arm in arms)
-            return difference_over_seeds(one, other)
+            return over_seeds(difference(one, other), NET)
 
         rarest = min(_rarest(first), _rarest(second))
         if rarest >= 2 * spread:

@@ -32,8 +32,8 @@ from cluster_coverage import (
 )
 from scipy.special import gammaln, xlogy
 
-from grao.evaluation.intervals import half_tie_share, net_share, proportion, relative_gain
-from grao.records.evaluation import Estimate
+from grao.evaluation.inference import half_tie_share, net_share, proportion, relative_gain
+from grao.records.run import Estimate
 
 SHARES = (0.005, 0.01, 0.02, 0.035, 0.055, 0.08, 0.12, 0.2, 0.35, 0.5)
 DRAWS = 4000
@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def print_independent(quick: bool) -> None:
-    """The intervals of `intervals.py`, one verdict per prompt."""
+    """The intervals of `inference.py`, one verdict per prompt."""
     chosen = sorted({*SHARES[:: 3 if quick else 1], *(1 - p for p in SHARES[:: 3 if quick else 1])})
     print_head(15)
     for case in cases(chosen):
@@ -134,11 +134,11 @@ def print_independent(quick: bool) -> None:
 def print_clustered(quick: bool) -> None:
     """The intervals of `clusters.py`, several runs over the same prompts."""
     worlds: dict[str, Callable[[int, bool], Iterator[Truth]]] = {
-        "clustered_share": shares,
-        "clustered_net_share": nets,
-        "paired_difference": differences,
-        "share_over_seeds": seeds,
-        "difference_over_seeds": seed_differences,
+        "share, prompts": shares,
+        "net share, prompts": nets,
+        "difference, prompts": differences,
+        "share, seeds": seeds,
+        "difference, seeds": seed_differences,
     }
     print_head(21)
     for name, make in worlds.items():
@@ -150,7 +150,7 @@ def print_clustered(quick: bool) -> None:
 
 
 def print_sizes(quick: bool) -> None:
-    """The tests of `significance.py`."""
+    """The tests of `inference.py`."""
     most = 600 if quick else 3000
     exact, middle = np.array([mcnemar_sizes(discordant) for discordant in range(1, most + 1)]).T
     for name, sizes in (("mcnemar, exact", exact), ("mcnemar, mid-p", middle)):

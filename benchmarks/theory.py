@@ -5,7 +5,7 @@
     python benchmarks/theory.py --quick                  fewer policies and steps, some seconds
 
 Every prompt has four answers (one token each, a parameter each) unless said otherwise; G = 8, beta 0.5, lambda 0.6.
-`grao.studies.theory` says how F is computed; docs/theory.md says what the tables mean.
+`enumeration.py` says how F is computed; docs/theory.md says what the tables mean.
 """
 
 import argparse
@@ -15,10 +15,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from theory_figure import Curve, Panels, figure
-from torch import Tensor
-
-from grao.studies.theory import (
+from enumeration import (
     Field,
     Prompt,
     Weigh,
@@ -38,6 +35,8 @@ from grao.studies.theory import (
     twist,
     update_noise,
 )
+from theory_figure import Curve, Panels, figure
+from torch import Tensor
 
 SAMPLES = 8
 GRAO: dict[str, Weigh] = {

@@ -6,15 +6,30 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr, rankdata, spearmanr
 
-from grao.evaluation.audit.agreement import agreement_table, cohens_kappa, either_way
-from grao.evaluation.audit.calibration import bradley_terry, calibration
-from grao.evaluation.audit.correlation import spearman, within_groups
-from grao.evaluation.audit.edits import ITSELF, edited
-from grao.evaluation.audit.forecast import Plan, Timing, forecast
-from grao.evaluation.audit.groups import mean_size, policy_figures
-from grao.evaluation.audit.pairs import accuracy, edit, length_bias, orders, sides_taken
+from grao.evaluation.agreement import (
+    agreement_table,
+    bradley_terry,
+    calibration,
+    cohens_kappa,
+    either_way,
+    spearman,
+    within_groups,
+)
+from grao.evaluation.audit_figures import (
+    ITSELF,
+    Timing,
+    accuracy,
+    edit,
+    edited,
+    forecast,
+    length_bias,
+    mean_size,
+    orders,
+    policy_figures,
+    sides_taken,
+)
 from grao.records.audit import GroupItem, Reading
-from grao.records.evaluation import Estimate
+from grao.records.run import Estimate
 
 SEEDS, FEW = 300, 100
 LEAST, LEAST_OF_FEW = 0.92, 0.89
@@ -296,10 +311,10 @@ def test_policy_figures_by_hand() -> None:
 
 
 def test_forecast_by_hand() -> None:
-    plan = Plan(steps=10, prompts_per_step=6, samples=4, held_out=20)
-    assert (plan.groups, plan.sampled, plan.comparisons) == (60, 240 + 40, 240 + 60)
-    found = forecast(Timing(groups=8, rollout=16.0, reward=4.0, update=8.0, known=0.25), plan, [])
+    plan = {"steps": 10, "prompts_per_step": 6, "samples": 4, "held_out": 20, "judges": []}
+    found = forecast(Timing(groups=8, rollout=16.0, reward=4.0, update=8.0, known=0.25), **plan)
+    assert (found.steps, found.prompts_per_step, found.samples) == (10, 6, 240 + 40)
     # a group: 2 s of sampling, 0.5 s of rewards, 1 s of update; 70 groups are sampled, 75 rewarded, 60 learned from
     assert found.hours == pytest.approx((70 * 2 + 75 * 0.5 + 60) / 3600)
     assert (found.rollout, found.reward, found.update, found.known) == (2.0, 0.5, 1.0, 0.25)
-    assert forecast(Timing(8, 16.0, 4.0, None, 0.0), plan, []).hours == pytest.approx((140 + 37.5) / 3600)
+    assert forecast(Timing(8, 16.0, 4.0, None, 0.0), **plan).hours == pytest.approx((140 + 37.5) / 3600)

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from grao.cli.main import main
-from grao.config import load_recipe
-from grao.evaluation.audit.groups import policy_figures
-from grao.evaluation.audit.pairs import accuracy
+from grao.config.load import load_recipe
+from grao.evaluation.audit_figures import accuracy, policy_figures
 from grao.records.audit import read_audit
-from grao.records.metrics import read_metrics
+from grao.records.run import read_metrics
 from grao.rewards.judge import client
 from grao.sandbox.world import prepare
 from judge_server import Asked, JudgeServer, Told, longer

@@ -7,16 +7,16 @@ from random import Random
 
 import pytest
 
-from grao.data import Encoded, Example
-from grao.evaluation.audit.agreement import agreement_table, cohens_kappa, either_way
-from grao.evaluation.audit.edits import ITSELF
-from grao.evaluation.audit.figures import Subject, agreement, reward_figures
-from grao.evaluation.audit.groups import policy_figures
-from grao.evaluation.audit.readings import Text, as_reference, read
+from grao.evaluation.agreement import agreement_table, cohens_kappa, either_way
+from grao.evaluation.audit_figures import ITSELF, Subject, agreement, policy_figures, reward_figures
 from grao.records.audit import Agreement, EditItem, Finding, Forecast, GroupItem, JudgeForecast, PairItem, Reading
-from grao.reports.audit.words import headline
-from grao.rewards.judge import Comparison, JudgeReward, JudgeTally, Pair, Verdict
-from grao.studies.audit.verdict import verdict
+from grao.reports.audit import headline
+from grao.rewards.judge.base import JudgedPair, JudgeTally, Pair
+from grao.rewards.judge.reward import JudgeReward
+from grao.rewards.judge.wording import PairVerdict
+from grao.studies.audit import Text, as_reference, read
+from grao.studies.audit_verdict import verdict
+from grao.types import Encoded, Example
 from tiny import letter_tokenizer
 
 Judge = Callable[[str, str, Random], float]
@@ -55,9 +55,9 @@ class Scripted:
 
     name, tally = "scripted", JudgeTally(requests=2)
 
-    def compare(self, pairs: list[Pair]) -> list[Comparison]:
-        lost, tie = Verdict.SECOND, Verdict.TIE
-        found = {"n": Comparison(lost, lost, -1.0, False, (0.1, 0.2, 0.7)), "y": Comparison(tie, lost, 0.0, True)}
+    def compare(self, pairs: list[Pair]) -> list[JudgedPair]:
+        lost, tie = PairVerdict.SECOND, PairVerdict.TIE
+        found = {"n": JudgedPair(lost, lost, -1.0, False, (0.1, 0.2, 0.7)), "y": JudgedPair(tie, lost, 0.0, True)}
         return [found[pair.a.strip()] for pair in pairs]
 
     def check(self) -> None: ...

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from grao.evaluation.dynamics import reach, share_falling
+from grao.evaluation.study import reach, share_falling
 
 
 def test_reach_interpolates_between_evaluations() -> None:

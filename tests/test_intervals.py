@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from grao.evaluation.intervals import half_tie_share, net_share, proportion, relative_gain
+from grao.evaluation.inference import half_tie_share, net_share, proportion, relative_gain
 
 Z2 = 1.959963984540054**2
 

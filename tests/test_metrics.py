@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grao.errors import InputError
-from grao.evaluation.intervals import half_tie_share, net_share, proportion, relative_gain
+from grao.evaluation.inference import half_tie_share, net_share, proportion, relative_gain
 from grao.evaluation.metrics import evaluation_from_items, gain, scores
-from grao.records.evaluation import Answer, Item, read_evaluation, read_items, write_evaluation
+from grao.records.run import Item, RecordedAnswer, read_evaluation, read_items, write_evaluation
 
 BEFORE = [1.0, -1.0, 0.0, -1.0, None, 1.0]
 AFTER = [1.0, 1.0, 0.0, None, 1.0, -0.5]
@@ -26,8 +26,8 @@ def items() -> list[Item]:
             prompt=f"prompt {i}",
             reference="reference",
             answers={
-                "before": Answer("b", tokens=10 + i, truncated=i == 0, reward=before, token_ids=[1]),
-                "after": Answer("a", tokens=20, truncated=False, reward=after, token_ids=[1]),
+                "before": RecordedAnswer("b", tokens=10 + i, truncated=i == 0, reward=before, token_ids=[1]),
+                "after": RecordedAnswer("a", tokens=20, truncated=False, reward=after, token_ids=[1]),
             },
             comparisons={"after|before": verdict},
         )
@@ -159,7 +159,7 @@ def changed(row: int, **fields: object) -> list[Item]:
         ),
         (changed(2, comparisons={}), "row 3 (id 'p2'): comparisons: found none, but row 1 has after|before"),
         (
-            changed(4, answers={"after": Answer("a", 1, False, 1.0, [1])}),
+            changed(4, answers={"after": RecordedAnswer("a", 1, False, 1.0, [1])}),
             "row 5 (id 'p4'): answers: found after, but row 1 has before, after",
         ),
     ],

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from grao.evaluation.significance import ENUMERATED, holm, mcnemar, sign_flip
+from grao.evaluation.inference import ENUMERATED, holm, mcnemar, sign_flip
 
 
 def outcomes(both: int, only_first: int, only_second: int, neither: int) -> tuple[list[bool], list[bool]]:

@@ -4,9 +4,9 @@ from statistics import fmean, variance
 
 import pytest
 import torch
+from stability import Stability, group_stability
 
 from grao.core.advantages import group_advantages
-from grao.evaluation.stability import Stability, group_stability
 
 
 def numbers(stability: Stability) -> tuple[float, ...]:

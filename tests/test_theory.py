@@ -5,8 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-
-from grao.studies.theory import (
+from enumeration import (
     ascend,
     asymmetry,
     cosine,

@@ -3,12 +3,12 @@
 Two answers to one prompt say less than answers to two prompts, so N prompts times R runs are not N * R independent
 trials; and "will this hold again?" has two meanings, which are never mixed here:
 
-- again on other prompts, with these very runs (`clustered_share`, `clustered_net_share`, `paired_difference`): prompts
-  are what is drawn, runs are fixed. More runs narrow the interval only down to what the number of prompts allows.
-- again with other seeds, on these very prompts (`over_seeds`, `share_over_seeds`, `net_share_over_seeds`,
-  `difference_over_seeds`): training runs are what is drawn, prompts are fixed.
+- again on other prompts, with these very runs (`over_prompts`): prompts are what is drawn, runs are fixed. More runs
+  narrow the interval only down to what the number of prompts allows.
+- again with other seeds, on these very prompts (`over_seeds`; for one number a seed `inference.mean`): training runs
+  are what is drawn, prompts are fixed.
 
-The first kind is the score interval of `intervals.py` at an effective number of answers, all answers / design effect
+The first kind is the score interval of `inference.py` at an effective number of answers, all answers / design effect
 (Kish, Survey Sampling, 1965; Dean & Pagano, Journal of Survey Statistics and Methodology 3, 2015, compare such
 intervals). The design effect is the variance between prompts over that of independent answers. The second is
 Student's t.
@@ -24,15 +24,16 @@ Both fail where an event is rare, and each has one refinement that keeps coverag
 Left out: one interval over prompts and seeds at once, and weights; every known answer counts the same.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from grao.errors import InputError
-from grao.evaluation.intervals import critical_value, mean, net_limits, share_limits
-from grao.records.evaluation import Estimate
+from grao.evaluation.inference import critical_value, mean, net_limits, share_limits
+from grao.records.run import Estimate
 
 ENOUGH_PROMPTS = 20
 """Prompts with an uncommon answer from which on the estimated design effect stands by itself."""
@@ -40,164 +41,100 @@ ENOUGH_ANSWERS = 40
 """Uncommon answers from which on the spread over seeds stands by itself."""
 
 
-def clustered_share(outcomes: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """The share of successes of these runs, with an interval over prompts.
+@dataclass(frozen=True)
+class Kind:
+    """What is estimated: the mean of answers that take one of a few values."""
 
-    Speaks about other prompts of the same kind, answered by the very runs that are given.
-    With one run it is `proportion`; so it is if all runs agree on every prompt, whatever their number.
+    outcomes: tuple[int, ...]
+    """These values."""
+    limits: Callable[..., tuple[float, float]]
+    """Score interval of independent answers, from their counts in the order of `outcomes`, and the confidence."""
+
+
+SHARE = Kind((1, 0), share_limits)
+"""Share of successes: 1 is a success, 0 is none. Of one run over prompts: `proportion`."""
+NET = Kind((1, -1, 0), net_limits)
+"""(wins - losses) / all: 1 is won, 0 a tie, -1 lost. Of one run over prompts: `net_share`."""
+
+
+def over_prompts(outcomes: ArrayLike, kind: Kind = SHARE, confidence: float = 0.95) -> Estimate:
+    """The mean of all answers, with an interval over prompts.
+
+    Speaks about other prompts of the same kind, answered by the very runs that are given; so of two arms it does not
+    say whether one beats the other when both are trained again. Runs that agree on every prompt count as one run,
+    whatever their number.
 
     Args:
-        outcomes: (N prompts, R runs or samples), 1 is a success, 0 is none, NaN is missing.
+        outcomes: (N prompts, R runs or samples), values of the kind, NaN is missing.
+        kind: `SHARE` or `NET`; `NET` of what `difference` gives.
         confidence: nominal coverage of the interval.
 
     Raises:
         InputError: if every outcome is missing.
     """
-    table = _known(outcomes, (0, 1))
+    table, counts = _known(outcomes, kind)
     scale = _effective(table, confidence)
-    successes, failures = _count(table, 1), _count(table, 0)
-    low, high = share_limits(scale * successes, scale * failures, confidence)
-    return Estimate(successes / (successes + failures), low, high, len(table))
+    limits = kind.limits(*(scale * count for count in counts), confidence)
+    return Estimate(float(np.nansum(table)) / sum(counts), *limits, len(table))
 
 
-def clustered_net_share(verdicts: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """(wins - losses) / all of these runs, with an interval over prompts.
+def over_seeds(outcomes: ArrayLike, kind: Kind = SHARE, confidence: float = 0.95) -> Estimate:
+    """The mean over runs of each run's mean, with an interval over seeds; its n is the number of runs.
 
-    Speaks about other prompts of the same kind, answered by the very runs that are given. With one run: `net_share`.
-
-    Args:
-        verdicts: (N prompts, R runs or samples), 1 is won, 0 a tie, -1 lost, NaN is missing.
-        confidence: nominal coverage of the interval.
-
-    Raises:
-        InputError: if every verdict is missing.
-    """
-    table = _known(verdicts, (-1, 0, 1))
-    scale = _effective(table, confidence)
-    wins, losses, ties = _count(table, 1), _count(table, -1), _count(table, 0)
-    low, high = net_limits(scale * wins, scale * losses, scale * ties, confidence)
-    return Estimate((wins - losses) / (wins + losses + ties), low, high, len(table))
-
-
-def paired_difference(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Share of successes of the first arm less that of the second, both over the same prompts and as many runs.
-
-    Speaks about other prompts of the same kind, answered by the very runs that are given; so it does not say whether
-    one method beats another when both are trained again. A prompt on which both fare alike adds no uncertainty.
+    Speaks about training again with other seeds (of two arms: seeds that they share), evaluated on these very prompts.
+    Of a single run the interval has no width: nothing is known. Where uncommon answers are few, it is at least as wide
+    as the score interval of all answers.
 
     Args:
-        first: (N prompts, R runs), 1 is a success, 0 is none, NaN is missing.
-        second: the other arm's, prompts in the same order; column r of the one is set against column r of the other,
-            and where either is missing both are left out.
-        confidence: nominal coverage of the interval.
-
-    Raises:
-        InputError: if no prompt has an outcome of both arms.
-    """
-    return clustered_net_share(_difference(first, second), confidence)
-
-
-def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """The mean of one number per seed, with Student's t interval over seeds; its n is the number of seeds.
-
-    Speaks about training again with other seeds, evaluated on these very prompts. Of a single seed the interval has no
-    width: nothing is known. For shares of rare events take `share_over_seeds`.
-
-    Args:
-        values: one per training run: a mean reward, a count of steps, the difference of two arms that share the seed.
-        confidence: nominal coverage of the interval.
-    """
-    return mean(values, confidence)
-
-
-def share_over_seeds(outcomes: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """The mean over runs of their share of successes, with an interval over seeds.
-
-    Speaks about training again with other seeds, evaluated on these very prompts. Of a single run it has no width.
-
-    Args:
-        outcomes: (N prompts, R runs), 1 is a success, 0 is none, NaN is missing; runs without any are left out.
+        outcomes: (N prompts, R runs), values of the kind, NaN is missing; runs without any are left out.
+        kind: `SHARE` or `NET`; `NET` of what `difference` gives.
         confidence: nominal coverage of the interval.
 
     Raises:
         InputError: if every outcome is missing.
     """
-    table = _known(outcomes, (0, 1))
-    return _over_runs(table, share_limits(_count(table, 1), _count(table, 0), confidence), confidence)
-
-
-def net_share_over_seeds(verdicts: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """The mean over runs of (wins - losses) / N, with an interval over seeds.
-
-    Speaks about training again with other seeds, evaluated on these very prompts. Of a single run it has no width.
-
-    Args:
-        verdicts: (N prompts, R runs), 1 is won, 0 a tie, -1 lost, NaN is missing; runs without any are left out.
-        confidence: nominal coverage of the interval.
-
-    Raises:
-        InputError: if every verdict is missing.
-    """
-    table = _known(verdicts, (-1, 0, 1))
-    limits = net_limits(_count(table, 1), _count(table, -1), _count(table, 0), confidence)
-    return _over_runs(table, limits, confidence)
-
-
-def difference_over_seeds(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Share of successes of the first arm less that of the second, with an interval over seeds.
-
-    Speaks about training both arms again with other seeds that they share, evaluated on these very prompts.
-
-    Args:
-        first: (N prompts, R runs), 1 is a success, 0 is none, NaN is missing.
-        second: the other arm's, prompts and seeds in the same order; where either is missing both are left out.
-        confidence: nominal coverage of the interval.
-
-    Raises:
-        InputError: if no prompt has an outcome of both arms.
-    """
-    return net_share_over_seeds(_difference(first, second), confidence)
-
-
-def _over_runs(table: np.ndarray, pooled: tuple[float, float], confidence: float) -> Estimate:
-    """t over the columns' means; where uncommon answers are few, at least as wide as the limits of all answers."""
-    table = table[:, ~np.isnan(table).all(axis=0)]
-    estimate = over_seeds(np.nanmean(table, axis=0).tolist(), confidence)
-    if estimate.n == 1 or _uncommon(table).sum() >= ENOUGH_ANSWERS:
+    table, counts = _known(outcomes, kind)
+    runs = table[:, ~np.isnan(table).all(axis=0)]
+    estimate = mean(np.nanmean(runs, axis=0).tolist(), confidence)
+    if estimate.n == 1 or _uncommon(runs).sum() >= ENOUGH_ANSWERS:
         return estimate
-    low, high = min(estimate.low, pooled[0]), max(estimate.high, pooled[1])
-    return Estimate(estimate.value, low, high, estimate.n)
+    low, high = kind.limits(*counts, confidence)
+    return replace(estimate, low=min(estimate.low, low), high=max(estimate.high, high))
 
 
-def _difference(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """(N, R) of 1, 0 and -1."""
-    one, other = _checked(first, (0, 1)), _checked(second, (0, 1))
-    if one.shape != other.shape:
-        raise ValueError(f"both arms need the same prompts and runs, got {one.shape} and {other.shape}")
-    return np.asarray(one - other)
+def difference(first: ArrayLike, second: ArrayLike) -> np.ndarray:
+    """Successes of the first arm less those of the second on the same prompts, pair by pair: (N, R) of 1, 0 and -1.
+
+    A prompt on which both fare alike adds no uncertainty.
+
+    Args:
+        first: (N prompts, R runs), 1 is a success, 0 is none, NaN is missing.
+        second: the other arm's, prompts and seeds in the same order; column r of the one is set against column r of
+            the other, and where either is missing both are left out.
+    """
+    left, right = _checked(first, SHARE), _checked(second, SHARE)
+    if left.shape != right.shape:
+        raise ValueError(f"both arms need the same prompts and runs, got {left.shape} and {right.shape}")
+    return np.asarray(left - right)
 
 
-def _checked(values: ArrayLike, allowed: Collection[int]) -> np.ndarray:
+def _checked(values: ArrayLike, kind: Kind) -> np.ndarray:
     """The table (N, R) as floats, once it is known to hold nothing else."""
     table = np.asarray(values, dtype=float)
     if table.ndim != 2:
         raise ValueError(f"expected a table of prompts and runs, got the shape {table.shape}")
-    if not (np.isnan(table) | np.isin(table, list(allowed))).all():
-        raise ValueError(f"expected outcomes among {sorted(allowed)} and NaN")
+    if not (np.isnan(table) | np.isin(table, kind.outcomes)).all():
+        raise ValueError(f"expected outcomes among {sorted(kind.outcomes)} and NaN")
     return table
 
 
-def _known(values: ArrayLike, allowed: Collection[int]) -> np.ndarray:
-    """The rows of the table that have any outcome."""
-    table = _checked(values, allowed)
-    known = ~np.isnan(table).all(axis=1)
-    if not known.any():
+def _known(values: ArrayLike, kind: Kind) -> tuple[np.ndarray, list[int]]:
+    """The rows of the table that have any outcome, and how often each outcome occurs."""
+    table = _checked(values, kind)
+    known = table[~np.isnan(table).all(axis=1)]
+    if not len(known):
         raise InputError("all outcomes are missing, so nothing can be estimated; check the reward and evaluate again")
-    return np.asarray(table[known])
-
-
-def _count(table: np.ndarray, value: int) -> int:
-    return int((table == value).sum())
+    return known, [int((known == outcome).sum()) for outcome in kind.outcomes]
 
 
 def _effective(table: np.ndarray, confidence: float) -> float:

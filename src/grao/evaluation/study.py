@@ -1,62 +1,58 @@
-"""From the records of a study's runs to its numbers: estimates, paired tests, curves, costs.
+"""From the records of a study's runs to its numbers: estimates, paired tests, curves, costs, and what a sweep shows.
 
 Of each number two intervals are given and kept apart: over prompts, for these very runs; and over seeds, for training
 again. The tests likewise. The order of records does not matter.
+
+Left out: smoothing of curves. They rest on few prompts and waver by chance, so `reach` and `share_falling` are only to
+be compared between curves that were evaluated equally often, on the same prompts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from grao.errors import InputError
-from grao.evaluation.clusters import (
-    clustered_net_share,
-    clustered_share,
-    difference_over_seeds,
-    net_share_over_seeds,
-    over_seeds,
-    paired_difference,
-    share_over_seeds,
-)
-from grao.evaluation.dynamics import reach, share_falling
-from grao.evaluation.outcomes import verdicts, wins
-from grao.evaluation.significance import holm, mcnemar, sign_flip
-from grao.records.cell import CellRecord, Cost, Letters, Outcomes, Point
-from grao.records.evaluation import Estimate
-from grao.records.study import ArmCost, ArmResult, Band, BandPoint, Comparison, Measured
+from grao.evaluation.clusters import NET, SHARE, Kind, difference, over_prompts, over_seeds
+from grao.evaluation.inference import holm, mcnemar, mean, sign_flip
+from grao.evaluation.metrics import verdicts, wins
+from grao.records import study as records
+from grao.records.study import BandPoint, CellRecord, Comparison, Letters
 
-Table = npt.NDArray[np.float64]
-"""(N prompts, R seeds)."""
+Table = np.ndarray
+"""(N prompts, R runs)."""
+Runs = Sequence[CellRecord]
+"""Of one arm, finished."""
 
 
-def arm_result(records: Sequence[CellRecord], confidence: float) -> ArmResult:
+def arm_result(runs: Runs, confidence: float) -> records.ArmResult:
     """One arm over its finished runs, at least one."""
-    runs = sorted(records, key=lambda record: record.key.seed)
-    outcomes = _finished(runs)
+    runs = sorted(runs, key=lambda run: run.key.seed)
+    outcomes = [run.outcomes for run in runs if run.outcomes]
+    before, after = _verdicts([each.before for each in outcomes]), _verdicts([each.after for each in outcomes])
+    gain = _verdicts([each.gain for each in outcomes])
     band = curve_band(runs, confidence)
     falls = [share_falling([point.ras for point in run.curve]) for run in runs if len(run.curve) > 2]
-    known_falls = [fall for fall in falls if fall is not None]
-    return ArmResult(
+    return records.ArmResult(
         arm=runs[0].key.arm,
         learning_rate=runs[0].key.learning_rate,
         seeds=[run.key.seed for run in runs],
-        before=_share(_table([one.before for one in outcomes], wins), confidence),
-        ras=_share(_table([one.after for one in outcomes], wins), confidence),
-        ras_win_or_tie=_share(_table([one.after for one in outcomes], _not_lost), confidence),
-        nag=_net(_table([one.gain for one in outcomes], verdicts), confidence),
-        mean_reward=_mean([one.mean_reward for one in outcomes]),
-        mean_tokens=_mean([one.mean_tokens for one in outcomes]),
-        truncated=_mean([one.truncated for one in outcomes]),
+        before=_measured(_at_least(1, before), SHARE, confidence),
+        ras=_measured(_at_least(1, after), SHARE, confidence),
+        ras_win_or_tie=_measured(_at_least(0, after), SHARE, confidence),
+        nag=_measured(gain, NET, confidence),
+        **_means(outcomes, "mean_reward", "mean_tokens", "truncated"),
         cost=_cost([run.cost for run in runs if run.cost]),
-        calls_to_best=_reach(band, lambda point: point.reward_calls),
-        steps_to_best=_reach(band, lambda point: point.step),
-        falling=_mean(known_falls) if known_falls else None,
+        calls_to_best=_to_best(band, [point.reward_calls for point in band.points]),
+        steps_to_best=_to_best(band, [point.step for point in band.points]),
+        falling=_mean([fall for fall in falls if fall is not None]) if falls else None,
     )
 
 
-def comparisons(arms: Mapping[str, Sequence[CellRecord]], main: str, confidence: float) -> list[Comparison]:
+def comparisons(arms: Mapping[str, Runs], main: str, confidence: float) -> list[Comparison]:
     """The main arm against each other one, with p-values corrected for the number of these.
 
     Args:
@@ -64,125 +60,187 @@ def comparisons(arms: Mapping[str, Sequence[CellRecord]], main: str, confidence:
         main: one of the names.
         confidence: nominal coverage of the intervals.
     """
-    pairs = {other: _paired(arms[main], arms[other]) for other in arms if other != main}
-    pairs = {other: pair for other, pair in pairs.items() if pair[0].size}
-    p_prompts = {other: _test_prompts(one, two) for other, (one, two, _) in pairs.items()}
-    p_seeds = {other: _test_seeds(one, two) for other, (one, two, seeds) in pairs.items() if len(seeds) > 1}
-    corrected_prompts, corrected_seeds = holm(p_prompts), holm(p_seeds)
+    return _contrasts([(main, other) for other in arms if other != main], arms, confidence)
+
+
+def curve_band(runs: Runs, confidence: float) -> records.Band:
+    """The mean curve of an arm's runs with its interval over seeds, as far as all runs have been evaluated."""
+    points = [
+        BandPoint(**_means(at, "step", "reward_calls", "seconds"), ras=mean([point.ras for point in at], confidence))
+        for at in zip(*(run.curve for run in runs), strict=False)
+    ]
+    return records.Band(runs[0].key.arm, points)
+
+
+def sweep_result(
+    places: Sequence[records.Place], axes: Sequence[str], runs: Mapping[str, Runs], main: str, confidence: float
+) -> records.Sweep:
+    """Contrasts at every point, corrected over all points, and how they change from the first point to the last.
+
+    Args:
+        places: of all arms, in order.
+        axes: their names.
+        runs: name of a place -> its finished runs; some may lack.
+        main: the arm that all others are set against.
+        confidence: nominal coverage of the intervals.
+    """
+    points: dict[tuple[str, ...], dict[str, str]] = {}
+    for place in places:
+        points.setdefault(tuple(place.point), {})[place.arm] = place.name
+    pairs = [(names[main], names[arm]) for names in points.values() for arm in names if arm != main]
+    along = list(points.values())
+    changes = _changes(along[0], along[-1], runs, main, confidence) if len(axes) == 1 else []
+    return records.Sweep(list(axes), list(places), _contrasts(pairs, runs, confidence), changes)
+
+
+def reach(x: Sequence[float], y: Sequence[float], share: float = 0.95, best: float | None = None) -> float | None:
+    """Where a curve first reaches a share of its best value: sample efficiency, if x counts reward calls.
+
+    Args:
+        x: steps, reward calls or seconds at each evaluation, increasing.
+        y: the score there, such as RAS.
+        share: of the best value, above 0 and at most 1.
+        best: the value to reach a share of, such as the best of all methods; by default the curve's own best.
+
+    Returns:
+        Linearly interpolated x; None if that score is never reached, or if no score is above 0.
+
+    Example: 0, 0.2 and 0.4 at 0, 100 and 200 calls reach 0.95 * 0.4 = 0.38 at 100 + 100 * 0.18 / 0.2 = 190 calls.
+    """
+    _check_scores(y)
+    if len(x) != len(y) or any(after <= before for before, after in pairwise(x)):
+        raise ValueError(f"x must increase and be as long as y, got {list(x)} for {len(y)} scores")
+    if not 0 < share <= 1:
+        raise ValueError(f"share must lie between 0 and 1, got {share}")
+    top = max(y) if best is None else best
+    highest = list(accumulate(y, max))
+    first = bisect_left(highest, share * top)
+    if top <= 0 or first == len(y):
+        return None
+    around = slice(max(first - 1, 0), first + 1)
+    return float(np.interp(share * top, y[around], x[around]))
+
+
+def share_falling(y: Sequence[float]) -> float | None:
+    """The share of evaluations, the first left out, that fall below the one before; None if there is only one.
+
+    0 is monotonic improvement. Chance alone makes evaluations fall: about half of them once nothing is learned.
+
+    Args:
+        y: the scores, in order of time.
+    """
+    _check_scores(y)
+    return sum(after < before for before, after in pairwise(y)) / (len(y) - 1) if len(y) > 1 else None
+
+
+def _check_scores(y: Sequence[float]) -> None:
+    if not len(y) or not np.isfinite(y).all():
+        raise ValueError(f"expected at least one finite score, got {list(y)}")
+
+
+def _verdicts(outcomes: Sequence[str]) -> Table:
+    """One column a run: 1 won, 0 tied, -1 lost, NaN missing."""
+    if len(set(map(len, outcomes))) > 1:
+        raise InputError("the runs of this study were evaluated on different numbers of prompts; remove cells/")
+    return np.stack([verdicts(letters) for letters in outcomes], axis=1)
+
+
+def _at_least(verdict: int, table: Table) -> Table:
+    """1 where the verdict is no worse than this one, 0 where it is, NaN missing."""
+    return np.where(np.isnan(table), table, table >= verdict)
+
+
+def _measured(table: Table, kind: Kind, confidence: float) -> records.Measured:
+    """Both estimates; the one over seeds is cut to the possible values, and None of a single seed."""
+    seeds = None
+    if table.shape[1] > 1:
+        estimate = over_seeds(table, kind, confidence)
+        seeds = replace(estimate, low=max(estimate.low, float(min(kind.outcomes))), high=min(estimate.high, 1.0))
+    return records.Measured(over_prompts(table, kind, confidence), seeds)
+
+
+def _contrasts(pairs: Sequence[tuple[str, str]], arms: Mapping[str, Runs], confidence: float) -> list[Comparison]:
+    """The first less the second of each pair that shares a finished seed, p-values corrected for their number."""
+    contrasts = [contrast for pair in pairs if (contrast := _contrast(*pair, arms, confidence))]
+    prompts = holm({contrast.other: contrast.p_prompts for contrast in contrasts})
+    seeds = holm({contrast.other: contrast.p_seeds for contrast in contrasts if contrast.p_seeds is not None})
     return [
-        Comparison(
-            arm=main,
-            other=other,
-            seeds=seeds,
-            difference=_difference(one, two, confidence),
-            relative_ras=_relative(one, two),
-            p_prompts=p_prompts[other],
-            p_prompts_corrected=corrected_prompts[other],
-            p_seeds=p_seeds.get(other),
-            p_seeds_corrected=corrected_seeds.get(other),
-        )
-        for other, (one, two, seeds) in pairs.items()
+        replace(contrast, p_prompts_corrected=prompts[contrast.other], p_seeds_corrected=seeds.get(contrast.other))
+        for contrast in contrasts
     ]
 
 
-def curve_band(records: Sequence[CellRecord], confidence: float) -> Band:
-    """The mean curve of an arm's runs with its interval over seeds, as far as all runs have been evaluated."""
-    together = zip(*(run.curve for run in records), strict=False)
-    return Band(records[0].key.arm, [_band_point(points, confidence) for points in together])
-
-
-def _band_point(points: Sequence[Point], confidence: float) -> BandPoint:
-    return BandPoint(
-        step=_mean([point.step for point in points]),
-        reward_calls=_mean([point.reward_calls for point in points]),
-        seconds=_mean([point.seconds for point in points]),
-        ras=over_seeds([point.ras for point in points], confidence),
-    )
-
-
-def _finished(runs: Sequence[CellRecord]) -> list[Outcomes]:
-    return [run.outcomes for run in runs if run.outcomes]
-
-
-def _table(outcomes: Sequence[Letters], values: Callable[[Letters], npt.NDArray[np.float64]]) -> Table:
-    """One column a run."""
-    if len({len(one) for one in outcomes}) > 1:
-        raise InputError("the runs of this study were evaluated on different numbers of prompts; remove cells/")
-    return np.stack([values(one) for one in outcomes], axis=1)
-
-
-def _not_lost(outcomes: Letters) -> npt.NDArray[np.float64]:
-    values = verdicts(outcomes)
-    return np.where(np.isnan(values), values, values >= 0)
-
-
-def _share(table: Table, confidence: float) -> Measured:
-    return Measured(clustered_share(table, confidence), _seeds(table, share_over_seeds(table, confidence), 0.0))
-
-
-def _net(table: Table, confidence: float) -> Measured:
-    return Measured(
-        clustered_net_share(table, confidence), _seeds(table, net_share_over_seeds(table, confidence), -1.0)
-    )
-
-
-def _difference(one: Table, two: Table, confidence: float) -> Measured:
-    over_seeds = _seeds(one, difference_over_seeds(one, two, confidence), -1.0)
-    return Measured(paired_difference(one, two, confidence), over_seeds)
-
-
-def _by_seed(table: Table) -> list[float]:
-    return [float(value) for value in np.nanmean(table, axis=0)]
-
-
-def _seeds(table: Table, estimate: Estimate, least: float) -> Estimate | None:
-    """The estimate over seeds, cut to the possible values from `least` to 1; None of a single seed."""
-    if table.shape[1] < 2:
-        return None
-    return replace(estimate, low=max(estimate.low, least), high=min(estimate.high, 1.0))
-
-
-def _paired(main: Sequence[CellRecord], other: Sequence[CellRecord]) -> tuple[Table, Table, list[int]]:
-    """Wins of both over the seeds that both have finished."""
-    one, two = ({run.key.seed: run.outcomes for run in runs if run.outcomes} for runs in (main, other))
-    seeds = sorted(one.keys() & two.keys())
+def _contrast(main: str, other: str, arms: Mapping[str, Runs], confidence: float) -> Comparison | None:
+    """Over the seeds that both have finished, None without any; p-values not yet corrected."""
+    first, second = _by_seed(arms.get(main, ())), _by_seed(arms.get(other, ()))
+    seeds = sorted(first.keys() & second.keys())
     if not seeds:
-        return np.empty((0, 0)), np.empty((0, 0)), []
-    tables = _table([side[seed].after for side in (one, two) for seed in seeds], wins)
-    return tables[:, : len(seeds)], tables[:, len(seeds) :], seeds
-
-
-def _test_prompts(one: Table, two: Table) -> float:
-    """Exact where each prompt was answered once; otherwise on the prompts' means."""
-    known = ~(np.isnan(one) | np.isnan(two))
-    if one.shape[1] == 1:
-        return mcnemar((one[known] > 0).tolist(), (two[known] > 0).tolist())
-    rows = known.any(axis=1)
-    return sign_flip(np.nanmean((one - two)[rows], axis=1).tolist())
-
-
-def _test_seeds(one: Table, two: Table) -> float:
-    return sign_flip(_by_seed(one - two))
-
-
-def _relative(one: Table, two: Table) -> float | None:
-    other = float(np.nanmean(two))
-    return float(np.nanmean(one)) / other - 1 if other else None
-
-
-def _cost(costs: Sequence[Cost]) -> ArmCost:
-    return ArmCost(
-        steps=_mean([cost.steps for cost in costs]),
-        reward_calls=_mean([cost.reward_calls for cost in costs]),
-        tokens_sampled=_mean([cost.tokens_sampled for cost in costs]),
-        tokens_trained=_mean([cost.tokens_trained for cost in costs]),
-        seconds={phase: _mean([cost.seconds[phase] for cost in costs]) for phase in costs[0].seconds},
+        return None
+    both = _at_least(1, _verdicts([arm[seed] for arm in (first, second) for seed in seeds]))
+    tables = both[:, : len(seeds)], both[:, len(seeds) :]
+    share, baseline = (float(np.nanmean(table)) for table in tables)
+    p_prompts = _test_prompts(*tables)
+    return Comparison(
+        arm=main,
+        other=other,
+        seeds=seeds,
+        difference=_measured(difference(*tables), NET, confidence),
+        relative_ras=share / baseline - 1 if baseline else None,
+        p_prompts=p_prompts,
+        p_prompts_corrected=p_prompts,
+        p_seeds=sign_flip(np.nanmean(tables[0] - tables[1], axis=0).tolist()) if len(seeds) > 1 else None,
+        p_seeds_corrected=None,
     )
 
 
-def _reach(band: Band, place: Callable[[BandPoint], float]) -> float | None:
-    x, y = [place(point) for point in band.points], [point.ras.value for point in band.points]
-    return reach(x, y) if len(x) > 2 and x[-1] > 0 else None
+def _test_prompts(main: Table, other: Table) -> float:
+    """Exact where each prompt was answered once; otherwise on the prompts' means."""
+    known = ~(np.isnan(main) | np.isnan(other))
+    if main.shape[1] == 1:
+        return mcnemar((main[known] > 0).tolist(), (other[known] > 0).tolist())
+    return sign_flip(np.nanmean((main - other)[known.any(axis=1)], axis=1).tolist())
+
+
+def _changes(
+    first: Mapping[str, str], last: Mapping[str, str], runs: Mapping[str, Runs], main: str, confidence: float
+) -> list[records.Change]:
+    """How the main arm's lead over each other one moves from the first point to the last, each as arm -> name."""
+    changes = []
+    for other in [arm for arm in first if arm != main]:
+        begin, end = (_leads(names[main], names[other], runs) for names in (first, last))
+        seeds = sorted(begin.keys() & end.keys())
+        if len(seeds) > 1:
+            moved = [end[seed] - begin[seed] for seed in seeds]
+            changes.append(records.Change(other, mean(moved, confidence), sign_flip(moved)))
+    corrected = holm({change.other: change.p_seeds for change in changes})
+    return [replace(change, p_seeds=corrected[change.other]) for change in changes]
+
+
+def _leads(main: str, other: str, runs: Mapping[str, Runs]) -> dict[int, float]:
+    """Seed -> RAS of the main arm less that of the other, at one point."""
+    first, second = _by_seed(runs.get(main, ())), _by_seed(runs.get(other, ()))
+    shared = first.keys() & second.keys()
+    return {seed: float(np.nanmean(wins(first[seed])) - np.nanmean(wins(second[seed]))) for seed in shared}
+
+
+def _by_seed(runs: Runs) -> dict[int, Letters]:
+    """Seed -> the verdicts after training."""
+    return {run.key.seed: run.outcomes.after for run in runs if run.outcomes}
+
+
+def _cost(costs: Sequence[records.Cost]) -> records.Cost:
+    seconds = {phase: _mean([cost.seconds[phase] for cost in costs]) for phase in costs[0].seconds}
+    return records.Cost(**_means(costs, "steps", "reward_calls", "tokens_sampled", "tokens_trained"), seconds=seconds)
+
+
+def _to_best(band: records.Band, x: Sequence[float]) -> float | None:
+    """Where the mean curve reaches 95 % of its best; None of a short one, and where x stays 0, as without rewards."""
+    return reach(x, [point.ras.value for point in band.points]) if len(x) > 2 and x[-1] > 0 else None
+
+
+def _means(rows: Sequence[Any], *fields: str) -> dict[str, float]:
+    """The mean of each of these fields."""
+    return {field: _mean([getattr(row, field) for row in rows]) for field in fields}
 
 
 def _mean(values: Sequence[float]) -> float:

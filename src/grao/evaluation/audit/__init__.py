@@ -1,1 +1,0 @@
-"""An audit's figures from what was read: pure functions of texts, verdicts and timings."""

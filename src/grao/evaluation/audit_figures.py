@@ -1,0 +1,289 @@
+"""The figures of an audit: of each reward, of two, of the model before training, and what the whole run will take.
+
+Every figure is a pure function of what was read and timed. All readings of pairs are of the rejected answer against the
+reference, so a reward is right where R is below 0; there is one pair a prompt. Of the model's samples the prompts are
+the units: samples of one prompt hang together.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from grao.evaluation.agreement import agreement_table, calibration, cohens_kappa, either_way, spearman, within_groups
+from grao.evaluation.inference import half_tie_share, mean, mean_share, proportion, share_difference, share_of
+from grao.records import audit as records
+from grao.records.audit import EditItem, GroupItem, JudgeForecast, PairItem, Reading
+from grao.records.run import Estimate
+from grao.rewards.judge.base import JudgeTally
+
+ITSELF = "nothing"
+"""The edit that leaves the text as it is."""
+EDITS: Mapping[str, Callable[[str], str]] = {
+    "a doubled space": lambda text: re.sub(r"(?<=\S) (?=\S)", "  ", text, count=1),
+    "a line break at the end": lambda text: f"{text.rstrip()}\n",
+    "a closing pleasantry": lambda text: f"{text.rstrip()} I hope this helps!",
+    "bold type": lambda text: re.sub(r"\S+", r"**\g<0>**", text, count=1),
+    "a small first letter": lambda text: re.sub(r"\S", lambda first: first[0].lower(), text, count=1),
+}
+"""Name -> trivial edit: the text says the same. Leading white space, which belongs to the prompt's format, is kept."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A reward under audit."""
+
+    name: str
+    kind: str
+    """judge, reward model, rule, function or sum."""
+    role: Literal["deciding", "part", "second"]
+    """See `RewardFigures.role`."""
+
+
+def edited(text: str) -> dict[str, str]:
+    """The text itself and its variants by name; edits that change nothing in it are left out.
+
+    A reward that tells them apart is paid for form.
+    """
+    variants = {name: change(text) for name, change in EDITS.items()}
+    return {ITSELF: text, **{name: variant for name, variant in variants.items() if variant != text}}
+
+
+def reward_figures(
+    subject: Subject,
+    pairs: Sequence[PairItem],
+    edits: Sequence[EditItem],
+    tally: JudgeTally,
+    scale: float,
+    confidence: float = 0.95,
+) -> records.RewardFigures:
+    """Everything about one reward.
+
+    Args:
+        subject: which.
+        pairs: with its readings; may be empty.
+        edits: with its readings; may be empty.
+        tally: what its questions took.
+        scale: mean |R| that it gives the policy's samples.
+        confidence: nominal coverage of all intervals.
+    """
+    judge = subject.kind == "judge"
+    read = [pair.readings[subject.name] for pair in pairs]
+    values = [reading.value for reading in read]
+    of_reference = [None if each.probability is None else 1 - each.probability for each in read]
+    by_edit: dict[str, list[Reading]] = {ITSELF: []}
+    for item in edits:
+        by_edit.setdefault(item.edit, []).append(item.readings[subject.name])
+    effects = {name: edit(name, [each.value for each in said], scale, confidence) for name, said in by_edit.items()}
+    return records.RewardFigures(
+        **vars(subject),
+        accuracy=accuracy(values, confidence),
+        orders=orders(read, confidence) if judge and read else None,
+        questions=_questions(tally, confidence) if judge else None,
+        length=length_bias(values, [(len(pair.reference), len(pair.rejected)) for pair in pairs], confidence),
+        itself=effects.pop(ITSELF),
+        itself_asked=sides_taken(by_edit[ITSELF], confidence) if judge else None,
+        edits=[effect for effect in effects.values() if effect],
+        calibration=calibration(of_reference, confidence),
+    )
+
+
+def agreement(
+    first: str, second: str, pairs: Sequence[PairItem], groups: Sequence[GroupItem], confidence: float = 0.95
+) -> records.Agreement:
+    """Of two rewards by name: on pairs, whose sides mean nothing, and on the first sample of each group.
+
+    A name that is no part of the groups' rewards is that of their sum.
+    """
+    names = (first, second)
+    by_pair = agreement_table(*([pair.readings[name].value for pair in pairs] for name in names))
+    by_sample = agreement_table(*([group.parts.get(name, group.rewards)[0] for group in groups] for name in names))
+    kappas = (cohens_kappa(table, confidence) for table in (either_way(by_pair), by_sample))
+    return records.Agreement(first, second, *kappas)
+
+
+def accuracy(values: Sequence[float | None], confidence: float = 0.95) -> records.Accuracy | None:
+    """How often the reference wins.
+
+    Args:
+        values: R of the rejected answers, None = missing; below 0 is right.
+        confidence: nominal coverage.
+
+    Returns:
+        None without pairs. Without a verdict on any of them its estimates are None but for what is missing.
+    """
+    if not values:
+        return None
+    known = [value for value in values if value is not None]
+    right, ties = sum(value < 0 for value in known), known.count(0)
+    half_ties = half_tie_share(right, ties, len(known), confidence) if known else None
+    decided = share_of([value < 0 for value in known if value], confidence)
+    tied = share_of([not value for value in known], confidence)
+    missing = proportion(len(values) - len(known), len(values), confidence)
+    return records.Accuracy(decided, half_ties, tied, missing)
+
+
+def orders(readings: Sequence[Reading], confidence: float = 0.95) -> records.Orders:
+    """What the order of the texts does to a judge's verdicts.
+
+    Where both orders are asked, a pair with two winners gives the first place two wins, one or none. A judge without
+    bias gives one, so the share is (pairs with two + half of the pairs with one) / pairs, with the interval of such a
+    sum. Where one drawn order is asked, it is the share of decided verdicts.
+    """
+    asked = [(reading.shown_first, reading.shown_second) for reading in readings]
+    twice = [(first, second) for first, second in asked if first is not None and second is not None]
+    if twice:
+        won = [(first > 0) + (second < 0) for first, second in twice if first and second]
+        share = half_tie_share(won.count(2), won.count(1), len(won), confidence) if won else None
+        return records.Orders(share_of([first != second for first, second in twice], confidence), share)
+    for_first = [first or -(second or 0.0) for first, second in asked if first or second]
+    return records.Orders(None, share_of([verdict > 0 for verdict in for_first], confidence))
+
+
+def length_bias(
+    values: Sequence[float | None], lengths: Sequence[tuple[int, int]], confidence: float = 0.95
+) -> records.Length | None:
+    """What length does to a reward.
+
+    That the longer answer wins more often than not is no bias where the references are longer. What is free of that is
+    the accuracy where the reference is the longer one, minus that where it is the shorter: 0 for a reward that does
+    not look at length, however often it errs, and 1 for one that looks at nothing else.
+
+    Args:
+        values: R of the rejected answers, None = missing.
+        lengths: of reference and rejected answer, in any unit.
+        confidence: nominal coverage.
+
+    Returns:
+        None where no decided pair differs in length.
+    """
+    gaps = (reference - rejected for reference, rejected in lengths)
+    seen = [(value, gap) for value, gap in zip(values, gaps, strict=True) if value is not None and gap]
+    decided = [(value < 0, gap > 0) for value, gap in seen if value != 0]
+    if not decided:
+        return None
+    by_side = ([right for right, longer in decided if longer is side] for side in (True, False))
+    if_longer, if_shorter = (share_of(right, confidence) for right in by_side)
+    return records.Length(
+        longer_wins=proportion(sum(right == longer for right, longer in decided), len(decided), confidence),
+        longer_is_reference=proportion(sum(longer for _, longer in decided), len(decided), confidence),
+        accuracy_gap=share_difference(if_longer, if_shorter) if if_longer and if_shorter else None,
+        correlation=spearman([-value for value, _ in seen], [gap for _, gap in seen], confidence),
+    )
+
+
+def edit(name: str, values: Sequence[float | None], scale: float, confidence: float = 0.95) -> records.Edit | None:
+    """What a reward makes of a text against a trivial variant of itself.
+
+    Args:
+        name: of the edit.
+        values: R of the edited texts, None = missing.
+        scale: mean |R| of the policy's samples.
+        confidence: nominal coverage.
+
+    Returns:
+        None without values.
+    """
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    n = len(known)
+    changed = proportion(n - known.count(0), n, confidence)
+    wins = proportion(sum(value > 0 for value in known), n, confidence)
+    return records.Edit(name, changed, wins, size=sum(map(abs, known)) / n / scale if scale else None)
+
+
+def sides_taken(readings: Sequence[Reading], confidence: float = 0.95) -> Estimate | None:
+    """Share of a judge's single verdicts that name a winner, one question a text: asked about a text and itself, both
+    orders are the same question."""
+    asked = [each.shown_first if each.shown_first is not None else each.shown_second for each in readings]
+    return share_of([verdict != 0 for verdict in asked if verdict is not None], confidence)
+
+
+def policy_figures(groups: Sequence[GroupItem], confidence: float = 0.95) -> records.Policy:
+    """All figures from at least one group; see `Policy`. A group without any reward counts in shares of prompts as not
+    beating its reference, and is in no spread."""
+    scored = [[reward for reward in group.rewards if reward is not None] for group in groups]
+    lengths = [[n for n, r in zip(each.tokens, each.rewards, strict=True) if r is not None] for each in groups]
+    known = [np.array(rewards) for rewards in scored if rewards] or [np.zeros(1)]
+    means, deviations = np.array([(rewards.mean(), rewards.std()) for rewards in known]).T
+    between, within = float(means.var()), float((deviations**2).mean())
+
+    def share(holds: Iterable[bool]) -> Estimate:
+        return proportion(sum(holds), len(groups), confidence)
+
+    return records.Policy(
+        prompts=len(groups),
+        samples=len(groups[0].rewards),
+        mean_beats=share(sum(rewards) > 0 for rewards in scored),
+        some_beats=share(max(rewards, default=0.0) > 0 for rewards in scored),
+        wins=mean_share([float((rewards > 0).mean()) for rewards in known], confidence),
+        no_signal=share(group.no_signal for group in groups),
+        dropped=share(group.dropped for group in groups),
+        missing=1 - sum(map(len, scored)) / sum(len(group.rewards) for group in groups),
+        truncated=mean_share([sum(group.truncated) / len(group.truncated) for group in groups], confidence),
+        reward=_spread(means),
+        deviation=_spread(deviations),
+        between=between / (between + within) if between + within > 0 else None,
+        tokens=mean([sum(group.tokens) / len(group.tokens) for group in groups], confidence),
+        reference_tokens=sum(group.reference_tokens for group in groups) / len(groups),
+        length_correlation=within_groups(list(zip(scored, lengths, strict=True)), confidence),
+    )
+
+
+def mean_size(rewards: Sequence[Sequence[float | None]]) -> float:
+    """Mean |R| over all samples that have one, 0 where none has."""
+    sizes = [abs(reward) for group in rewards for reward in group if reward is not None]
+    return sum(sizes) / len(sizes) if sizes else 0.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that the groups of an audit took, all of them together."""
+
+    groups: int
+    rollout: float
+    reward: float
+    update: float | None
+    """Forward and backward pass; None where nothing was to be learned."""
+    known: float
+    """Share of the judges' verdicts that were in the ledger."""
+
+
+def forecast(
+    timing: Timing, steps: int, prompts_per_step: int, samples: int, held_out: int, judges: Sequence[JudgeForecast]
+) -> records.Forecast:
+    """The whole run: seconds per group, scaled by samples (rollout), comparisons (reward) and groups (update).
+
+    Left out: the optimiser's own step and loading, which are small beside the rest, checkpoints, and how the lengths of
+    the samples change while training goes on.
+
+    Args:
+        timing: of the audit's groups.
+        steps: of the run.
+        prompts_per_step: groups of a step.
+        samples: per prompt, G.
+        held_out: prompts that are answered before and after training; 0 without an evaluation. Each has three
+            comparisons: twice against the reference, and after on before.
+        judges: what each will be asked.
+    """
+    groups = steps * prompts_per_step
+    sampled, compared = groups * samples + 2 * held_out, groups * samples + 3 * held_out
+    rollout, reward = timing.rollout / timing.groups, timing.reward / timing.groups
+    update = None if timing.update is None else timing.update / timing.groups
+    known, hours = timing.known, ((rollout * sampled + reward * compared) / samples + (update or 0.0) * groups) / 3600
+    return records.Forecast(steps, prompts_per_step, sampled, rollout, reward, update, known, hours, list(judges))
+
+
+def _questions(tally: JudgeTally, confidence: float) -> records.Questions:
+    asked = tally.requests + tally.cached
+    answered = asked - tally.failed
+    unreadable = proportion(tally.unreadable, answered, confidence) if answered else None
+    failed = proportion(tally.failed, asked, confidence) if asked else None
+    return records.Questions(asked, tally.cached, unreadable, failed, tally.cost)
+
+
+def _spread(values: np.ndarray) -> records.Spread:
+    return records.Spread(*np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist())
