@@ -12,17 +12,24 @@ import pytest
 from rich.console import Console
 
 from grao.errors import InputError
-from grao.records.evaluation import Answer, Estimate, Evaluation, Gain, Item, Scores, write_evaluation
-from grao.records.metrics import MetricsLog
-from grao.reports import curves
-from grao.reports.blocks import bar
-from grao.reports.charts import SECTIONS
-from grao.reports.examples import LONGEST, PER_OUTCOME, choose, shorten
+from grao.records.run import (
+    Estimate,
+    Evaluation,
+    Gain,
+    Item,
+    Manifest,
+    MetricsLog,
+    RecordedAnswer,
+    Scores,
+    read_manifest,
+    update_manifest,
+    write_evaluation,
+)
+from grao.reports import figures
 from grao.reports.figures import COLOURS, picture
-from grao.reports.page import write_report
-from grao.reports.provenance import Manifest, read_manifest, settings
-from grao.reports.tables import headline_markdown, headline_table
-from grao.reports.words import certainty, duration, interval, number, percent, share, typeset, verdict
+from grao.reports.parts import LONGEST, settings, shorten
+from grao.reports.run import PER_OUTCOME, certainty, choose, headline_table, run_verdict, write_report
+from grao.reports.tables import Block, Row, Table, bar, duration, interval, number, percent, plain_table, share, typeset
 
 BEFORE = Scores(
     ras=Estimate(0.09, 0.06, 0.1267, 300),
@@ -99,8 +106,8 @@ def step(index: int, **more: float) -> dict[str, float]:
 
 def item(index: int, reward: float | None, text: str = "an answer", prompt: str = "a question") -> Item:
     answers = {
-        "before": Answer("old", 3, False, -1.0, [1, 2, 3]),
-        "after": Answer(text, 5, True, reward, [1, 2, 3, 4, 5]),
+        "before": RecordedAnswer("old", 3, False, -1.0, [1, 2, 3]),
+        "after": RecordedAnswer(text, 5, True, reward, [1, 2, 3, 4, 5]),
     }
     return Item(f"p{index}", prompt, "the reference", answers, {"after|before": 1.0})
 
@@ -298,13 +305,13 @@ def test_examples_are_the_first_of_each_outcome() -> None:
     chosen = choose([item(index, reward) for index, reward in enumerate(rewards)], "after")
     wins = ["p2", "p4", "p5", "p6"]
     assert len(wins) == PER_OUTCOME
-    assert [(example.id, example.outcome) for example in chosen] == [
+    assert [(example.id, group.badge.outcome) for group in chosen for example in group.examples] == [
         *((name, "win") for name in wins),
         ("p3", "tie"),
         ("p1", "loss"),
         ("p10", "loss"),
     ]
-    assert [column.heading for column in chosen[0].columns] == ["before", "after", "reference"]
+    assert [column.heading for column in chosen[0].examples[0].columns] == ["before", "after", "reference"]
     assert choose([item(0, 1.0)], "no such model") == []
 
 
@@ -374,11 +381,36 @@ def test_terminal_table_fits_80_columns_and_holds_every_number() -> None:
 
 def test_markdown_table_is_rectangular() -> None:
     never_won = replace(GAIN, relative_ras=None)
-    lines = headline_markdown(replace(EVALUATION, gains=[never_won])).splitlines()
+    lines = headline_table(replace(EVALUATION, gains=[never_won])).markdown().splitlines()
     assert len(lines) == 2 + 9
     assert {line.count("|") for line in lines} == {6}
     assert lines[3] == "|  | after | 41.3 % | 35.7 to 47.0 % | 300 |"
     assert lines[-1] == "| Relative RAS gain | after vs before | not measured |  |  |"
+
+
+def test_latex_table_is_escaped_and_ruled() -> None:
+    rows = [Block([Row(["50 % of a_b & {c}", "-3.1 %"])]), Block([Row(["x^2 ~ \\y #$", "< 1"])])]
+    assert Table(["arm_1", "RAS"], rows).latex() == (
+        r"""\begin{tabular}{lr}
+\toprule
+arm\_1 & RAS \\
+\midrule
+50~\% of a\_b \& \{c\} & $-$3.1~\% \\
+\midrule
+x\textasciicircum{}2 \textasciitilde{} \textbackslash{}y \#\$ & \textless{} 1 \\
+\bottomrule
+\end{tabular}
+"""
+    )
+    lines = headline_table(EVALUATION).latex().splitlines()
+    assert lines[0] == r"\begin{tabular}{llrrr}"
+    assert lines[4] == r"RAS, strict wins & before & 9.0~\% & 6.0 to 12.7~\% & 300 \\"
+    assert lines.count(r"\midrule") == 6  # one below the headings, five between six measures
+
+
+def test_csv_table_quotes_what_it_must() -> None:
+    table = plain_table("", ["name", "value"], [["a, b", "1"], ['"c"', ""]])
+    assert table.csv() == 'name,value\n"a, b",1\n"""c""",\n'
 
 
 def estimate(low: float, high: float, n: int = 300) -> Estimate:
@@ -410,7 +442,7 @@ def test_certainty_follows_the_interval(
 def test_nothing_measured_is_said() -> None:
     nothing = replace(AFTER, ras=Estimate(float("nan"), float("nan"), float("nan"), 0))
     evaluation = Evaluation(0.95, 5, {"before": BEFORE, "after": nothing})
-    sentence = verdict(evaluation, 4)
+    sentence = run_verdict(evaluation, 4)
     assert sentence.startswith("After 4 steps no verdict against the reference could be had; before: 9.0 %")
     assert certainty(evaluation) == ""
     assert (share(nothing.ras), interval(nothing.ras), bar(nothing.ras, False)) == ("not measured", "", None)
@@ -440,21 +472,21 @@ def test_moving_average_is_the_mean_of_the_neighbours_that_exist(width: int) -> 
     values = np.random.default_rng(0).normal(size=20)
     half = width // 2
     naive = [values[max(0, index - half) : index + half + 1].mean() for index in range(20)]
-    assert curves.moving_average(values, width) == pytest.approx(np.array(naive))
+    assert figures.moving_average(values, width) == pytest.approx(np.array(naive))
 
 
 def test_long_curves_are_thinned_to_means() -> None:
     values = np.arange(1000.0)
-    assert curves.thin(values, 10) == pytest.approx(np.arange(49.5, 1000, 100))
-    assert curves.thin(values[:10], 10) is not None
-    assert list(curves.thin(values[:10], 10)) == list(range(10))
-    assert [curves.window(steps) for steps in (1, 14, 30, 45, 120, 1000)] == [1, 1, 3, 3, 9, 67]
+    assert figures.thin(values, 10) == pytest.approx(np.arange(49.5, 1000, 100))
+    assert figures.thin(values[:10], 10) is not None
+    assert list(figures.thin(values[:10], 10)) == list(range(10))
+    assert [figures.window(steps) for steps in (1, 14, 30, 45, 120, 1000)] == [1, 1, 3, 3, 9, 67]
 
 
 def test_stacks_use_the_steps_that_all_parts_have() -> None:
-    chart = next(chart for _, charts in SECTIONS for chart in charts if chart.key == "verdicts")
+    chart = next(chart for section in figures.SECTIONS.values() for chart in section if chart.key == "verdicts")
     metrics = [step(1), {"step": 2, "verdict/win": 1.0}, step(3)]
-    assert [list(curve.steps) for curve in curves.curves(chart, metrics)] == [[1, 3]] * 3
+    assert [list(curve.steps) for curve in figures.curves(chart, metrics)] == [[1, 3]] * 3
 
 
 def test_a_long_run_stays_small(tmp_path: Path) -> None:
@@ -470,6 +502,25 @@ def test_manifest_parts_are_all_optional(tmp_path: Path) -> None:
     assert manifest is not None
     assert (manifest.seconds, manifest.complete, manifest.setting("training", "steps")) == (None, False, None)
     assert Manifest(started="2026-01-01T00:00:00", finished="2026-01-01T00:01:30").seconds == 90
+
+
+def test_an_update_of_the_manifest_keeps_every_other_key_and_their_order(tmp_path: Path) -> None:
+    recorded = {
+        "status": "running",
+        "finished": None,
+        "config": {"seed": 3},
+        "data": {"prompts": 3, "held_out": 0, "left_out": {}, "fingerprint": "f", "of_later": 1},
+        "weights": {"all": 5, "trained": 5},
+        "git": None,
+        "of_a_later_version": [1, 2],
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(recorded))
+    update_manifest(tmp_path, status="finished", finished="2026-01-01T00:01:30+00:00")
+    changed = {**recorded, "status": "finished", "finished": "2026-01-01T00:01:30+00:00"}
+    assert (tmp_path / "manifest.json").read_text() == json.dumps(changed, indent=2) + "\n"
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    assert (manifest.complete, manifest.data.prompts, manifest.weights.trained) == (True, 3, 5)
 
 
 def test_settings_are_grouped_as_in_the_recipe() -> None:

@@ -1,14 +1,115 @@
-"""`study.json`: what a study comes to. Every number can be recomputed from the records of its runs, `cells/`."""
+"""What a study leaves: a record of each of its training runs, and `study.json`, what they come to.
 
-import json
+Every number in `study.json` can be recomputed from the records of the runs, which are small enough to be kept under
+version control. Verdicts are one letter a prompt, so that a run over 300 prompts takes two or three kilobytes. Left
+out: the answers themselves and the model.
+
+A study that runs writes one file a run, `cells/NAME.json`. A study that is kept has all of them in `cells.jsonl`, one
+line a run, sorted by name (`pack_cells`). A folder may hold both; the record in `cells/` is then the newer one.
+"""
+
+import shutil
+from contextlib import suppress
 from dataclasses import field
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from grao.records.evaluation import Estimate
-from grao.records.files import replace_text
+from grao.records.files import Record
+from grao.records.run import Estimate
+
+Role = Literal["select", "final"]
+"""A run that helps to choose a learning rate, or one that counts."""
+
+Letters = str
+"""One letter a prompt: `w` the answer wins, `t` ties, `l` loses, `-` no verdict."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which run of a study."""
+
+    arm: str
+    role: Role
+    learning_rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """`grao-final-lr0.0005-seed0`, also the name of its file."""
+        return f"{self.arm}-{self.role}-lr{self.learning_rate:g}-seed{self.seed}"
+
+    @property
+    def words(self) -> str:
+        """`grao, rate 0.0005, seed 0`."""
+        choosing = "choosing: " if self.role == "select" else ""
+        return f"{choosing}{self.arm}, rate {self.learning_rate:g}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation on the way."""
+
+    step: int
+    reward_calls: int
+    """Rewards asked for in training until then."""
+    seconds: float
+    """Of training until then, evaluations not counted."""
+    ras: float
+    mean_reward: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run took, in whole numbers, or the runs of an arm on average."""
+
+    steps: int | float
+    reward_calls: int | float
+    """Rewards asked for in training."""
+    tokens_sampled: int | float
+    tokens_trained: int | float
+    seconds: dict[str, float]
+    """`training`, of it `rollout`, `reward`, `update`; and `evaluation`, `total`."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The held-out prompts, one letter each, all in the same order."""
+
+    prompts: str
+    """Fingerprint of prompts and references: only equal ones can be paired."""
+    after: Letters
+    """The trained model against the references."""
+    mean_reward: float
+    """Of `after`, R(o, y)."""
+    mean_tokens: float
+    truncated: float
+    """Share of answers cut at the token limit."""
+    before: Letters = ""
+    """The model before training against the references; empty for a selection."""
+    gain: Letters = ""
+    """The answer after training against the one before."""
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """One run: finished with outcomes and cost, or failed with an error."""
+
+    key: Key
+    settings: dict[str, Any]
+    """Dotted field -> value: all that decides the result. A record with other settings does not count."""
+    started: str
+    finished: str
+    versions: dict[str, str]
+    git: str | None
+    outcomes: Outcomes | None = None
+    cost: Cost | None = None
+    curve: list[Point] = field(default_factory=list)
+    """From before training, step 0, to the end."""
+    error: str | None = None
+    """Of a failed run, in one line."""
 
 
 @dataclass(frozen=True)
@@ -19,18 +120,6 @@ class Measured:
     """Would it hold on other prompts, for these very models?"""
     over_seeds: Estimate | None
     """Would it hold if all were trained again, on these very prompts? None with a single seed."""
-
-
-@dataclass(frozen=True)
-class ArmCost:
-    """What one run of an arm took, on average."""
-
-    steps: float
-    reward_calls: float
-    tokens_sampled: float
-    tokens_trained: float
-    seconds: dict[str, float]
-    """`training`, of it `rollout`, `reward`, `update`; and `evaluation`, `total`."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +141,8 @@ class ArmResult:
     mean_tokens: float
     truncated: float
     """Share of answers cut at the token limit."""
-    cost: ArmCost
+    cost: Cost
+    """Of one run, on average."""
     calls_to_best: float | None
     """Reward calls to 95 % of the mean curve's best RAS; None where none are asked for or no curve was taken."""
     steps_to_best: float | None
@@ -208,16 +298,36 @@ class StudyResult:
     """Of an ablation."""
 
 
-_RESULT = TypeAdapter(StudyResult)
+_STUDY = Record("study.json", StudyResult, indent=1)
+read_study, write_study = _STUDY.read, _STUDY.write
+_CELLS = Record("cells.jsonl", CellRecord)
 
 
-def write_study(folder: Path, result: StudyResult) -> None:
-    """Writes `study.json`, whole or not at all."""
-    text = json.dumps(_RESULT.dump_python(result, mode="json"), indent=1, ensure_ascii=False)
-    replace_text(folder / "study.json", text + "\n")
+def write_cell(folder: Path, record: CellRecord) -> None:
+    """Writes `cells/NAME.json` into the folder of a study, whole or not at all."""
+    Record(f"cells/{record.key.name}.json", CellRecord, indent=1).write(folder, record)
 
 
-def read_study(folder: Path) -> StudyResult | None:
-    """None where there is none."""
-    path = folder / "study.json"
-    return _RESULT.validate_json(path.read_bytes()) if path.exists() else None
+def read_cells(folder: Path) -> dict[Key, CellRecord]:
+    """All records of a study, from `cells.jsonl` and `cells/`.
+
+    A record that cannot be read is left out: its run is done again.
+    """
+    packed = folder / _CELLS.name
+    texts = packed.read_bytes().splitlines() if packed.exists() else []
+    records = {}
+    for text in (*texts, *(path.read_bytes() for path in sorted((folder / "cells").glob("*.json")))):
+        with suppress(ValidationError):
+            record = _CELLS.adapter.validate_json(text)
+            records[record.key] = record
+    return records
+
+
+def pack_cells(folder: Path) -> None:
+    """Moves the records in `cells/` into `cells.jsonl`, where one of the same run is replaced.
+
+    Args:
+        folder: of a study that is not running.
+    """
+    _CELLS.write_lines(folder, sorted(read_cells(folder).values(), key=lambda record: record.key.name))
+    shutil.rmtree(folder / "cells", ignore_errors=True)

@@ -1,114 +1,229 @@
-"""The headline numbers as rows, for the terminal (rich) and for a README (Markdown); the page uses the same rows."""
+"""How numbers are rounded and written, and one kind of table for all pages and outputs.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+Everything is plain ASCII, so that it fits any terminal; the page sets true minus signs on top (`typeset`). A table goes
+to the terminal, a page (`table` in `parts.html.j2`), CSV, Markdown and LaTeX.
+"""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from grao.records.evaluation import Estimate, Evaluation
-from grao.reports.words import NOT_MEASURED, interval, level, share
+from grao.records.run import Estimate
+
+NOT_MEASURED = "not measured"
+_LATEX_NAMES = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
+_LATEX = str.maketrans(
+    {character: f"\\text{name}{{}}" for character, name in _LATEX_NAMES.items()}
+    | {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\N{MINUS SIGN}": "$-$", "\N{NO-BREAK SPACE}": "~", "\n": " "}
+)
+
+
+def percent(value: float, n: int, signed: bool = False) -> str:
+    """A share in percent: one decimal where at least 100 prompts stand behind it, none below.
+
+    Example: percent(0.4133, 300) is `41.3 %`, percent(0.4133, 30) is `41 %`.
+    """
+    return f"{_rounded(100 * value, n, signed)} %"
+
+
+def share(estimate: Estimate, signed: bool = False) -> str:
+    """The value of an estimate in percent; `not measured` where nothing stands behind it."""
+    return percent(estimate.value, estimate.n, signed) if measured(estimate) else NOT_MEASURED
+
+
+def interval(estimate: Estimate, signed: bool = False) -> str:
+    """The interval of an estimate: `36.0 to 47.0 %`; empty where nothing was measured."""
+    if not measured(estimate):
+        return ""
+    return f"{_rounded(100 * estimate.low, estimate.n, signed)} to {percent(estimate.high, estimate.n, signed)}"
+
+
+def interval_over_seeds(estimate: Estimate | None, prompts: int, signed: bool = False) -> str:
+    """The interval of an estimate over seeds, rounded as one over so many prompts; `one seed` without an estimate."""
+    return "one seed" if estimate is None else interval(replace(estimate, n=prompts), signed)
+
+
+def measured(estimate: Estimate) -> bool:
+    """Whether the estimate rests on anything."""
+    return estimate.n > 0 and all(map(math.isfinite, (estimate.value, estimate.low, estimate.high)))
+
+
+def level(confidence: float) -> str:
+    """`95 %` for 0.95."""
+    return f"{100 * confidence:.4g} %"
+
+
+def number(value: float) -> str:
+    """Three significant digits, thousands apart: `0.00123`, `12.3`, `1,234`."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def points(value: float, prompts: int) -> str:
+    """A difference of two shares, in points: `+3.2`."""
+    return percent(value, prompts, signed=True).removesuffix(" %")
+
+
+def p_value(p: float | None) -> str:
+    """`0.031`, `< 0.001`; empty where there was no test."""
+    if p is None:
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
+
+
+def seeds_needed(comparisons: int, alpha: float) -> int:
+    """Fewest seeds with which a test over seeds can pass after Holm's correction.
+
+    The least p-value of flipping the signs of n differences is 2 / 2^n, and the correction multiplies it by the
+    number of comparisons: 8 seeds for four at 5 %.
+    """
+    return next(seeds for seeds in count(2) if comparisons * 2 / 2**seeds <= alpha)
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `3 min 5 s`, `2 h 7 min`."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def typeset(text: str) -> str:
+    """True minus signs, and no line break between a number and its percent sign."""
+    return re.sub(r"(?<![\w-])-(?=\d)", "\N{MINUS SIGN}", text).replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def _rounded(value: float, n: int, signed: bool) -> str:
+    digits = 1 if n >= 100 else 0
+    return f"{round(value, digits) + 0.0:{'+' if signed else ''},.{digits}f}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One estimate: whose it is, its value and interval in percent, and the prompts behind it."""
+    """One line of a table."""
 
-    answers: str
-    """`before`, `after`, or `after vs before`."""
-    estimate: Estimate | None
-    value: str
-    interval: str
-    prompts: str
+    cells: Sequence[str]
+    share: Estimate | None = None
+    """What the page draws on a scale of 0 to 100 %."""
+    earlier: bool = False
+    """Of a model before training: the page shows it in grey."""
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One measure with a row for each model or pair of models."""
+class Block:
+    """Rows that belong together."""
 
-    name: str
-    meaning: str
-    rows: list[Row]
+    rows: Sequence[Row]
+    title: str = ""
+    note: str = ""
+    """What to make of them."""
     signed: bool = False
-    """Whether it may be negative (a gain) or is a share."""
+    """The scale begins at -100 %."""
 
 
-def measures(evaluation: Evaluation) -> list[Measure]:
-    """The headline, in the order of reading; measures that no model has are left out."""
-    models, gains = evaluation.models, evaluation.gains
-    everything = [
-        Measure(
-            "RAS, strict wins",
-            "answers that beat the reference",
-            [_row(name, scores.ras) for name, scores in models.items()],
-        ),
-        Measure(
-            "RAS, win or tie",
-            "answers that beat the reference or draw level",
-            [_row(name, scores.ras_win_or_tie) for name, scores in models.items()],
-        ),
-        Measure(
-            "RAS, half ties",
-            "wins and half of the ties",
-            [_row(name, scores.ras_half_tie) for name, scores in models.items()],
-        ),
-        Measure(
-            "NAG, net",
-            "answers of one model against the other's, wins minus losses",
-            [_row(f"{gain.model} vs {gain.baseline}", gain.nag, signed=True) for gain in gains],
-            signed=True,
-        ),
-        Measure(
-            "NAG, wins",
-            "the same, wins only",
-            [_row(f"{gain.model} vs {gain.baseline}", gain.nag_win) for gain in gains],
-        ),
-        Measure(
-            "Relative RAS gain",
-            "RAS of the one divided by RAS of the other, minus 1",
-            [_row(f"{gain.model} vs {gain.baseline}", gain.relative_ras, signed=True) for gain in gains],
-            signed=True,
-        ),
-    ]
-    return [measure for measure in everything if measure.rows]
+@dataclass(frozen=True)
+class Table:
+    """Names on the left, numbers on the right; all cells are text as it is to be shown."""
+
+    columns: Sequence[str]
+    """Headings."""
+    blocks: Sequence[Block]
+    title: str = ""
+    names: int = 1
+    """Columns on the left that hold names."""
+    scale: str = ""
+    """On the page, heading of a column with the rows' shares before the last one; empty for none."""
+    dense: bool = False
+    """Many columns: in the terminal they stand close together, and numbers may wrap."""
+
+    @property
+    def rows(self) -> Iterator[Row]:
+        """Of all blocks."""
+        return (row for block in self.blocks for row in block.rows)
+
+    def labelled(self) -> "Table":
+        """The titles of the blocks moved into a first column, `Measure`."""
+        blocks = []
+        for block in self.blocks:
+            labels = [block.title, *[""] * len(block.rows)]
+            rows = [replace(row, cells=[label, *row.cells]) for label, row in zip(labels, block.rows, strict=False)]
+            blocks.append(replace(block, title="", rows=rows))
+        return replace(self, columns=["Measure", *self.columns], blocks=blocks, names=self.names + 1)
+
+    def __rich__(self) -> RichTable:
+        """For the terminal, as rich's console prints it. Titles of blocks are left out, a line divides them."""
+        title = Text(self.title, justify="left")
+        table = RichTable(title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=self.dense)
+        for heading in self.columns[: self.names]:
+            table.add_column(Text(heading), overflow="fold")
+        for heading in self.columns[self.names :]:
+            table.add_column(Text(heading), justify="right", overflow="fold", no_wrap=not self.dense)
+        for block in self.blocks:
+            for row in block.rows:
+                table.add_row(*map(Text, row.cells), end_section=row is block.rows[-1])
+        return table
+
+    def csv(self) -> str:
+        """Comma-separated values with a line of headings."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.columns, *(row.cells for row in self.rows)])
+        return text.getvalue()
+
+    def markdown(self) -> str:
+        """A table for a README."""
+        rule = ["---" if index < self.names else "---:" for index in range(len(self.columns))]
+        cells = ([cell.replace("|", "\\|") for cell in row.cells] for row in self.rows)
+        return "".join(f"| {' | '.join(line)} |\n" for line in (self.columns, rule, *cells))
+
+    def latex(self) -> str:
+        """A `tabular` for a paper, with the rules of the package booktabs; all text is escaped."""
+        alignment = "l" * self.names + "r" * (len(self.columns) - self.names)
+        blocks = ("".join(_latex_line(row.cells) for row in block.rows) for block in self.blocks)
+        return (
+            f"\\begin{{tabular}}{{{alignment}}}\n\\toprule\n{_latex_line(self.columns)}\\midrule\n"
+            + "\\midrule\n".join(blocks)
+            + "\\bottomrule\n\\end{tabular}\n"
+        )
 
 
-def headline_table(evaluation: Evaluation) -> Table:
-    """The headline for the terminal; fits 80 columns. Printed to a file it is plain text."""
-    table = Table(title=_title(evaluation), title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("Measure", "Answers"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("Value", f"{level(evaluation.confidence)} interval", "Prompts"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for measure in measures(evaluation):
-        for label, row in _labelled(measure):
-            cells = (label, row.answers, row.value, row.interval, row.prompts)
-            table.add_row(*(Text(cell) for cell in cells), end_section=row is measure.rows[-1])
-    return table
-
-
-def headline_markdown(evaluation: Evaluation) -> str:
-    """The headline as a Markdown table, for a README."""
-    heading = ("Measure", "Answers", "Value", f"{level(evaluation.confidence)} interval", "Prompts")
-    lines = [heading, ("---", "---", "---:", "---:", "---:")]
-    for measure in measures(evaluation):
-        for label, row in _labelled(measure):
-            lines.append((label, row.answers.replace("|", "\\|"), row.value, row.interval, row.prompts))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _row(answers: str, estimate: Estimate | None, signed: bool = False) -> Row:
+def estimate_row(label: str, estimate: Estimate | None, signed: bool = False) -> Row:
+    """A name, the estimate, its interval and its number of prompts; the page draws it on a scale."""
     if estimate is None:
-        return Row(answers, None, NOT_MEASURED, "", "")
-    return Row(answers, estimate, share(estimate, signed), interval(estimate, signed), f"{estimate.n:,}")
+        return Row([label, NOT_MEASURED, "", ""])
+    cells = [label, share(estimate, signed), interval(estimate, signed), f"{estimate.n:,}"]
+    return Row(cells, estimate, earlier=label == "before")
 
 
-def _labelled(measure: Measure) -> Iterator[tuple[str, Row]]:
-    for index, row in enumerate(measure.rows):
-        yield ("" if index else measure.name), row
+def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of text alone."""
+    return Table(columns, [Block([Row(cells) for cells in rows])], title)
 
 
-def _title(evaluation: Evaluation) -> str:
-    return escape(f"{evaluation.prompts:,} held-out prompts, answers against the reference")
+class Bar(NamedTuple):
+    """An interval and its value on a scale, in percent of the scale's width."""
+
+    low: float
+    width: float
+    value: float
+
+
+def bar(estimate: Estimate | None, signed: bool) -> Bar | None:
+    """Where an estimate lies on 0 to 100 %, or on -100 to 100 % where it is signed; None off the scale."""
+    lowest = -1.0 if signed else 0.0
+    if estimate is None or not measured(estimate) or estimate.low < lowest or estimate.high > 1:
+        return None
+    low, value, high = (100 * (at - lowest) / (1 - lowest) for at in (estimate.low, estimate.value, estimate.high))
+    return Bar(low, high - low, value)
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    return " & ".join(typeset(cell).translate(_LATEX) for cell in cells) + " \\\\\n"

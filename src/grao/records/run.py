@@ -1,0 +1,322 @@
+"""The records of a run folder.
+
+manifest.json    what the run was told, on what it ran, and how it ended
+metrics.jsonl    one line a training step, appended as it happens
+items.jsonl      every held-out prompt with all answers and verdicts
+evaluation.json  the headline numbers, recomputable from items.jsonl
+reward.json      in place of all these, of a trained reward model
+"""
+
+import json
+import math
+import subprocess
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import field
+from datetime import UTC, datetime
+from enum import IntEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic.dataclasses import dataclass
+
+from grao.records.files import Record, replace_text
+
+Settings = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
+"""A recipe as a tree of sections; null reads as empty."""
+
+
+class _Facts(BaseModel):
+    """Keys may be missing or unknown; both survive reading and writing."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", coerce_numbers_to_str=True)
+
+
+class DataFacts(_Facts):
+    """The examples of a run."""
+
+    prompts: int = 0
+    """For training."""
+    held_out: int = 0
+    left_out: dict[str, int] = {}
+    """Reason -> examples that are neither trained on nor held out."""
+    fingerprint: str = ""
+    """Of prompts and references, `grao.data.load.fingerprint`."""
+
+
+class WeightCounts(_Facts):
+    """Parameters of the policy."""
+
+    all: int = 0
+    trained: int = 0
+
+
+class Manifest(_Facts):
+    """`manifest.json`. To change some of it: `manifest.model_copy(update={...})`."""
+
+    status: str | None = None
+    """`running`, `finished`, `interrupted` or `failed`."""
+    started: str | None = None
+    """ISO time in UTC, as `finished`."""
+    finished: str | None = None
+    command: str | list[str] | None = None
+    """That repeats the run."""
+    config: Settings = {}
+    """The recipe."""
+    seed: int | None = None
+    steps: int | None = None
+    """That the run was to take."""
+    data: DataFacts = DataFacts()
+    weights: WeightCounts = WeightCounts()
+    versions: dict[str, str] = {}
+    git: Any = None
+    """Revision of the checkout, None outside of one."""
+    evaluated: str | None = None
+    """When the finished run was evaluated again."""
+    run: str | None = None
+    """The evaluated run, if it lies in another folder."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run came to its end."""
+        return self.finished is not None if self.status is None else self.status == "finished"
+
+    @property
+    def seconds(self) -> float | None:
+        """From start to end; None unless both are recorded as ISO times."""
+        with suppress(ValueError, TypeError):
+            begin, end = (datetime.fromisoformat(time or "") for time in (self.started, self.finished))
+            return (end - begin).total_seconds()
+        return None
+
+    def setting(self, section: str, name: str) -> Any:
+        """One value of the recipe, None if it is not recorded."""
+        values = self.config.get(section)
+        return values.get(name) if isinstance(values, Mapping) else None
+
+
+_MANIFEST = Record("manifest.json", Manifest)
+read_manifest, write_manifest = _MANIFEST.read, _MANIFEST.write
+
+
+def update_manifest(folder: Path, **values: Any) -> None:
+    """Sets some fields of the manifest in a folder."""
+    write_manifest(folder, (read_manifest(folder) or Manifest()).model_copy(update=values))
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def installed_versions(*more: str) -> dict[str, str]:
+    """Versions of the packages that decide a result, and of the packages named; those not installed are left out."""
+    versions = {}
+    for name in ("grao", "torch", "transformers", "accelerate", "datasets", "peft", "numpy", *more):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
+def git_revision(folder: Path | None = None) -> str | None:
+    """Revision of the checkout around `folder` (the working directory), with `-dirty` if it has changes."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip() or None
+    return None
+
+
+Step = dict[str, float]
+"""Name -> value; `step` counts optimiser steps from 1. Names with a slash belong together: `terms/imitation`."""
+
+
+class Alarm(IntEnum):
+    """Value of `watch/alarm`: what a second reward that only looks on has seen so far."""
+
+    NONE = 0
+    WIDENING = 1
+    """The gap between the two rewards has grown."""
+    HACKED = 2
+    """The second reward has fallen while the first has not."""
+
+
+class MetricsLog:
+    """Appends steps to `metrics.jsonl`, each at once, so that nothing is lost when a run is killed.
+
+    Args:
+        folder: the run folder; it is made with the first line.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "metrics.jsonl"
+
+    def append(self, step: Mapping[str, float]) -> None:
+        """Writes one line; values that are not finite become null."""
+        clean = {name: value if math.isfinite(value) else None for name, value in step.items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(clean) + "\n")
+
+    def keep_until(self, step: int) -> float:
+        """Drops the lines after `step`, which a resumed run repeats; returns the seconds spent until then."""
+        if not self.path.exists():
+            return 0.0
+        kept = [line for line in read_metrics(self.path.parent) if line["step"] <= step]
+        replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        return kept[-1].get("seconds", 0.0) if kept else 0.0
+
+
+def read_metrics(folder: Path) -> list[Step]:
+    """All complete lines in order, without the values that are missing; a half-written last line is left out."""
+    path = folder / "metrics.jsonl"
+    steps: list[Step] = []
+    with suppress(json.JSONDecodeError):
+        for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
+            steps.append({name: value for name, value in json.loads(line).items() if value is not None})
+    return steps
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number with its interval over prompts."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Prompts it rests on."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One model against the references."""
+
+    ras: Estimate
+    """Relative adversarial score: share of strict wins over the reference."""
+    ras_win_or_tie: Estimate
+    ras_half_tie: Estimate
+    """Wins + half of the ties."""
+    missing: int
+    """Prompts without a verdict; they are in no estimate."""
+    mean_reward: float | None
+    """Mean of R(o, y)."""
+    mean_tokens: float
+    truncated: float
+    """Share of answers cut at the token limit."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One model against another on the same prompts."""
+
+    model: str
+    baseline: str
+    nag: Estimate
+    """Normalised alignment gain, net: (wins - losses) / N."""
+    nag_win: Estimate
+    """The paper's formula as printed: wins / N."""
+    relative_ras: Estimate | None
+    """RAS(model) / RAS(baseline) - 1; None where the baseline never wins."""
+    missing: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The headline numbers of a run."""
+
+    confidence: float
+    prompts: int
+    models: dict[str, Scores]
+    """By name, in the order of evaluation: `before`, `after`."""
+    gains: list[Gain] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RecordedAnswer:
+    """What one model said to one prompt."""
+
+    text: str
+    tokens: int
+    truncated: bool
+    reward: float | None
+    """R(o, y) against the reference: above 0 wins, 0 ties, below 0 loses, None is missing."""
+    token_ids: list[int]
+    """As sampled, the end token included."""
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A prompt of the data with its reference answer."""
+
+    id: str
+    """Of the prompt."""
+    prompt: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class Item(Prompted):
+    """One held-out prompt."""
+
+    answers: dict[str, RecordedAnswer]
+    """By model name."""
+    comparisons: dict[str, float | None] = field(default_factory=dict)
+    """`after|before` -> R of the first against the second."""
+
+
+_EVALUATION, _ITEMS = Record("evaluation.json", Evaluation), Record("items.jsonl", Item)
+read_evaluation, read_items = _EVALUATION.read, _ITEMS.read_lines
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation, items: Iterable[Item]) -> None:
+    """Writes `items.jsonl`, then `evaluation.json`."""
+    _ITEMS.write_lines(folder, items)
+    _EVALUATION.write(folder, evaluation)
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """A reward model on pairs of a better and a worse answer that it has not seen."""
+
+    accuracy: Estimate
+    """Share of pairs whose better answer scores higher; a tie is not right."""
+    ties: int
+    """Pairs with two equal scores."""
+    mean_margin: float
+    """Mean of r(better) - r(worse)."""
+    longer: Estimate
+    """Share of pairs whose better answer is the longer one: the accuracy of a reward that counts tokens."""
+    length_correlation: float | None
+    """Spearman's correlation of r(better) - r(worse) with the difference in tokens; None if one of them is constant."""
+
+
+@dataclass(frozen=True)
+class RewardModelRecord:
+    """One trained reward model."""
+
+    scores: PairScores
+    trained: int
+    """Pairs that it was trained on."""
+    left_out: dict[str, int]
+    """Reason -> pairs that are neither trained on nor held out."""
+    fingerprint: str
+    """Of prompts and better answers, `grao.data.load.fingerprint`."""
+    steps: int
+    seconds: float
+    """Of the training alone."""
+    started: str
+    finished: str
+    command: str
+    """That repeats the training."""
+    seed: int
+    config: dict[str, Any]
+    """The recipe."""
+    versions: dict[str, str]
+    git: str | None
+
+
+_REWARD_MODEL = Record("reward.json", RewardModelRecord)
+read_reward_model, write_reward_model = _REWARD_MODEL.read, _REWARD_MODEL.write

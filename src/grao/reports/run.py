@@ -1,0 +1,312 @@
+"""One run as one self-contained page and its headline as a table, made from the records in its folder alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from grao.errors import InputError
+from grao.records import run as records
+from grao.records.run import Estimate, Evaluation, Gain, Item, Manifest, RecordedAnswer
+from grao.reports import tables
+from grao.reports.figures import MOST_POINTS, run_figures, window
+from grao.reports.parts import Badge, Column, Example, ExampleGroup, origin, render_page
+from grao.reports.tables import Block, Table, estimate_row, interval, measured, plain_table, share
+
+PER_OUTCOME = 4
+"""Examples that win, that tie and that lose."""
+_OF_MODELS = (
+    ("ras", "RAS, strict wins", "answers that beat the reference", False),
+    ("ras_win_or_tie", "RAS, win or tie", "answers that beat the reference or draw level", False),
+    ("ras_half_tie", "RAS, half ties", "wins and half of the ties", False),
+)
+"""Field of `Scores`, title, meaning, and whether it may be negative."""
+_OF_PAIRS = (
+    ("nag", "NAG, net", "answers of one model against the other's, wins minus losses", True),
+    ("nag_win", "NAG, wins", "the same, wins only", False),
+    ("relative_ras", "Relative RAS gain", "RAS of the one divided by RAS of the other, minus 1", True),
+)
+"""The same of `Gain`."""
+_OUTCOMES = {"win": "beats the reference", "tie": "ties with the reference", "loss": "loses to the reference"}
+_AGAINST_REFERENCE = {"win": "wins", "tie": "ties", "loss": "loses", "missing": "no verdict"}
+_AGAINST_BEFORE = {"win": "better than before", "tie": "as good as before", "loss": "worse than before"}
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """What a run folder holds; None or empty where a part is missing."""
+
+    name: str
+    """Of the folder."""
+    manifest: Manifest | None
+    metrics: list[records.Step]
+    evaluation: Evaluation | None
+    items: list[Item]
+
+    @property
+    def steps(self) -> int | None:
+        """Optimiser steps that were logged, None where none was."""
+        return round(self.metrics[-1].get("step", len(self.metrics))) if self.metrics else None
+
+    @property
+    def model(self) -> str:
+        """The model whose outcomes order the examples: `after`, or the last one evaluated."""
+        names = [*(self.evaluation.models if self.evaluation else self.items[0].answers if self.items else ())]
+        return "after" if "after" in names else names[-1] if names else ""
+
+
+def write_report(folder: Path) -> Path:
+    """Writes `report.html` into a run folder and returns its path.
+
+    Raises:
+        InputError: the folder holds no records, or one that cannot be read.
+    """
+    path = folder / "report.html"
+    path.write_text(render(_read(folder)), encoding="utf-8")
+    return path
+
+
+def render(run: RunRecords) -> str:
+    """The page as HTML."""
+    evaluation = run.evaluation
+    sections, unlogged = run_figures(run.metrics)
+    return render_page(
+        "run.html.j2",
+        name=run.name,
+        run=run,
+        headline=run_verdict(evaluation, run.steps),
+        sentences=[certainty(evaluation), net_gain(evaluation)],
+        notices=list(_notices(run)),
+        tiles=list(_tiles(run)),
+        measures=_measures(evaluation) if evaluation else None,
+        answers=_answers(evaluation) if evaluation else None,
+        sections=sections,
+        unlogged=unlogged,
+        window=window(len(run.metrics)),
+        thinned=len(run.metrics) > MOST_POINTS,
+        examples=choose(run.items, run.model),
+        per_outcome=PER_OUTCOME,
+        **origin(run.manifest or Manifest()),
+    )
+
+
+def headline_table(evaluation: Evaluation) -> Table:
+    """All measures of all models and pairs of models; fits 80 columns."""
+    return _measures(evaluation).labelled()
+
+
+def reward_model_table(record: records.RewardModelRecord) -> Table:
+    """Accuracy on held-out pairs beside what length alone would reach."""
+    scores, correlation = record.scores, record.scores.length_correlation
+    related = tables.NOT_MEASURED if correlation is None else f"{correlation:+.2f}"
+    return plain_table(
+        f"{scores.accuracy.n:,} held-out pairs",
+        ["Measure", "Value", f"{tables.level(record.config['confidence'])} interval"],
+        [
+            ["the better answer scores higher", share(scores.accuracy), interval(scores.accuracy)],
+            ["the better answer is the longer one", share(scores.longer), interval(scores.longer)],
+            ["correlation of differences in score and length", related, ""],
+            ["mean difference in score", f"{scores.mean_margin:+.3f}", ""],
+            ["equal scores, counted as wrong", f"{scores.ties:,}", ""],
+        ],
+    )
+
+
+def choose(items: Sequence[Item], model: str) -> list[ExampleGroup]:
+    """The first prompts, in the order of the evaluation, that `model` wins, then ties, then loses."""
+    subject = f"The answer {model}{' training' if model in ('before', 'after') else ''}"
+    groups = []
+    for outcome, phrase in _OUTCOMES.items():
+        chosen = [item for item in items if model in item.answers and _outcome(item.answers[model].reward) == outcome]
+        examples = list(map(_example, chosen[:PER_OUTCOME]))
+        groups.append(ExampleGroup(f"{subject} {phrase}", examples, Badge(outcome, outcome)))
+    return [group for group in groups if group.examples]
+
+
+def run_verdict(evaluation: Evaluation | None, steps: int | None) -> str:
+    """One sentence: how often the answers beat the reference after training, and before.
+
+    Args:
+        evaluation: None where the run has none.
+        steps: optimiser steps that were taken, None where that is not known.
+    """
+    if evaluation is None or not evaluation.models:
+        return "This run was not evaluated: its answers have not been compared with the references."
+    before, after = evaluation.models.get("before"), evaluation.models.get("after")
+    if after is None:
+        name, scores = next(iter(evaluation.models.items()))
+        start = "Before training" if name == "before" else f"With the model {name!r}"
+        return f"{start} {_beats(scores.ras)}; there is no evaluation after training."
+    start = "After training" if steps is None else f"After {steps:,} step{'' if steps == 1 else 's'}"
+    sentence = f"{start} {_beats(after.ras)}"
+    if before is None:
+        return f"{sentence}; there is no evaluation before training."
+    if not measured(before.ras):
+        return f"{sentence}; before: {tables.NOT_MEASURED}."
+    prompts = "" if before.ras.n == after.ras.n else f" of {before.ras.n:,} prompts"
+    return f"{sentence}; before: {share(before.ras)}{prompts} ({interval(before.ras)})."
+
+
+def certainty(evaluation: Evaluation | None) -> str:
+    """Whether the change from before to after is clear of chance, and by which interval; empty without both.
+
+    The relative RAS gain is measured on the same prompts and decides where it exists; without it (the model
+    before never won) the two RAS intervals do, which is the more cautious test.
+    """
+    if evaluation is None or not {"before", "after"} <= evaluation.models.keys():
+        return ""
+    before, after = evaluation.models["before"].ras, evaluation.models["after"].ras
+    if not (measured(before) and measured(after)):
+        return ""
+    gain, sure = _gain(evaluation), tables.level(evaluation.confidence)
+    if gain and (relative := gain.relative_ras) and measured(relative):
+        more, less = relative.low > 0, relative.high < 0
+        zero = "excludes zero" if more or less else "contains zero"
+        reason = f"the {sure} interval of the relative gain, {interval(relative, signed=True)}, {zero}"
+    else:
+        more, less = after.low > before.high, after.high < before.low
+        reason = f"the two {sure} intervals {'do not overlap' if more or less else 'overlap'}"
+    clear = f"That is clearly {'more' if more else 'less'} often than before"
+    return f"{clear if more or less else 'The change is not clear of chance'}: {reason}."
+
+
+def net_gain(evaluation: Evaluation | None) -> str:
+    """One sentence on the answers after training against those before; empty where they were not compared."""
+    gain = _gain(evaluation)
+    if gain is None or not measured(gain.nag):
+        return ""
+    return (
+        f"Put side by side on {gain.nag.n:,} prompts, the answers after training win against those before in "
+        f"{share(gain.nag_win)}; wins minus losses is {share(gain.nag, signed=True)} "
+        f"({interval(gain.nag, signed=True)})."
+    )
+
+
+def _gain(evaluation: Evaluation | None) -> Gain | None:
+    """The comparison of the models after and before training, None where there is none."""
+    gains = evaluation.gains if evaluation else []
+    return next((gain for gain in gains if (gain.model, gain.baseline) == ("after", "before")), None)
+
+
+def _beats(ras: Estimate) -> str:
+    if not measured(ras):
+        return "no verdict against the reference could be had"
+    return f"the answers beat the reference in {share(ras)} of {ras.n:,} prompts ({interval(ras)})"
+
+
+def _read(folder: Path) -> RunRecords:
+    """All records of a folder.
+
+    Raises:
+        InputError: there are none, or one cannot be read.
+    """
+    try:
+        manifest, metrics = records.read_manifest(folder), records.read_metrics(folder)
+        evaluation, items = records.read_evaluation(folder), records.read_items(folder)
+    except ValidationError as error:
+        problem, kind = error.errors()[0], error.title
+        if kind == "Manifest":
+            said = f"not valid JSON ({problem['msg']})" if problem["type"] == "json_invalid" else problem["msg"]
+            raise InputError(f"{folder / 'manifest.json'}: {said}; delete the file to report without it") from error
+        field = ".".join(map(str, problem["loc"])) or "whole line"
+        said = f"unreadable {kind.lower()} record, {field}: {problem['msg']}"
+        raise InputError(f"{folder}: {said}; evaluate the run again") from error
+    if manifest is None and evaluation is None and not metrics:
+        raise InputError(f"{folder}: no manifest.json, metrics.jsonl or evaluation.json here; give the folder of a run")
+    return RunRecords(folder.resolve().name, manifest, metrics, evaluation, items)
+
+
+def _notices(run: RunRecords) -> Iterator[str]:
+    """What is missing from the run, one sentence each."""
+    manifest, evaluation = run.manifest, run.evaluation
+    if manifest is None:
+        yield "There is no manifest.json in this folder: settings and origin of the run are not known."
+    elif not manifest.complete:
+        status = f" (status: {manifest.status})" if manifest.status else ""
+        planned = manifest.setting("training", "steps")
+        reach = f" It reached step {run.steps or 0:,} of {planned:,}." if isinstance(planned, int) else ""
+        yield f"This run has not come to its end{status}; the page shows what it has recorded so far.{reach}"
+    if not run.metrics:
+        yield "No training step has been logged, so there are no curves."
+    if hacked := [step for step in run.metrics if step.get("watch/alarm") == records.Alarm.HACKED]:
+        yield (
+            f"The reward was probably being hacked from step {hacked[0].get('step', 0):,.0f} on: the second reward "
+            "fell while the one that is trained on did not."
+        )
+    if evaluation is None:
+        return
+    if not run.items:
+        yield "There is no items.jsonl in this folder, so no answers can be shown."
+    for name, scores in evaluation.models.items():
+        if scores.missing:
+            yield (
+                f"No verdict could be had on the {name!r} answers to {scores.missing:,} of {evaluation.prompts:,} "
+                "prompts; they are in no estimate."
+            )
+
+
+def _tiles(run: RunRecords) -> Iterator[tuple[str, str]]:
+    """The small numbers that are known."""
+    manifest, metrics = run.manifest or Manifest(), run.metrics
+    data = manifest.data.model_dump(exclude_unset=True)
+    if run.steps is not None:
+        yield f"{run.steps:,}", "optimiser steps"
+    if seconds := manifest.seconds or (metrics[-1].get("seconds") if metrics else None):
+        yield tables.duration(seconds), "wall time"
+    held_out = run.evaluation.prompts if run.evaluation else data.get("held_out")
+    for prompts, label in ((data.get("prompts"), "training prompts"), (held_out, "held-out prompts")):
+        if prompts is not None:
+            yield f"{prompts:,}", label
+    tokens = sum(step.get("tokens/sampled", 0.0) for step in metrics)
+    group = manifest.setting("rollout", "group_size")
+    if isinstance(group, int) and (tokens or not metrics):  # not every method samples
+        yield f"{group:,}", "samples per prompt"
+    if tokens:
+        size, unit = next(((s, f" {u}") for s, u in ((1e9, "billion"), (1e6, "million")) if tokens >= s), (1, ""))
+        yield f"{tokens / size:,.{1 if unit else 0}f}{unit}", "tokens sampled"
+
+
+def _measures(evaluation: Evaluation) -> Table:
+    """The headline in the order of reading; measures that no model has are left out."""
+    pairs = {f"{gain.model} vs {gain.baseline}": gain for gain in evaluation.gains}
+    blocks = [
+        Block([estimate_row(name, getattr(of, field), signed) for name, of in compared.items()], title, note, signed)
+        for compared, measures in ((evaluation.models, _OF_MODELS), (pairs, _OF_PAIRS))
+        for field, title, note, signed in measures
+        if compared
+    ]
+    columns = ["Answers", "Value", f"{tables.level(evaluation.confidence)} interval", "Prompts"]
+    title = f"{evaluation.prompts:,} held-out prompts, answers against the reference"
+    return Table(columns, blocks, title, scale="0 to 100 %, net values -100 to 100 %")
+
+
+def _answers(evaluation: Evaluation) -> Table:
+    rows = []
+    for name, scores in evaluation.models.items():
+        reward = "-" if scores.mean_reward is None else tables.number(scores.mean_reward)
+        cut = tables.percent(scores.truncated, evaluation.prompts)
+        rows.append([name, reward, tables.number(scores.mean_tokens), cut, f"{scores.missing:,}"])
+    return plain_table("", ["Answers", "Mean reward", "Mean length, tokens", "Cut at the limit", "No verdict"], rows)
+
+
+def _outcome(reward: float | None) -> str:
+    """The verdict behind R(o, y): above 0 wins, 0 ties, below 0 loses."""
+    if reward is None:
+        return "missing"
+    return "win" if reward > 0 else "loss" if reward < 0 else "tie"
+
+
+def _example(item: Item) -> Example:
+    gain = item.comparisons.get("after|before")
+    columns = [_column(name, answer, gain if name == "after" else None) for name, answer in item.answers.items()]
+    return Example(item.id, item.prompt, [*columns, Column("reference", item.reference)])
+
+
+def _column(name: str, answer: RecordedAnswer, gain: float | None) -> Column:
+    outcome = _outcome(answer.reward)
+    compared = [] if gain is None else [Badge(_outcome(gain), _AGAINST_BEFORE[_outcome(gain)])]
+    badges = [Badge(outcome, _AGAINST_REFERENCE[outcome]), *compared]
+    cut = ", cut at the limit" if answer.truncated else ""
+    reward = "" if answer.reward is None else f" · reward {tables.number(answer.reward)}"
+    return Column(name, answer.text, badges, f"{answer.tokens:,} tokens{cut}{reward}")
