@@ -15,19 +15,17 @@ from pathlib import Path
 import pytest
 
 from grao.cli.main import main
-from grao.config.arms import method_names, study_arms
-from grao.config.parse import load_config
+from grao.config.arms import method_names, spots, study_arms, with_method
+from grao.config.load import load_config
 from grao.config.study import Study
-from grao.config.sweep import spots
-from grao.data import load_split
+from grao.data.load import load_split
 from grao.errors import InputError, RewardUnavailableError
-from grao.records.cell import CellRecord, Key, read_cell
-from grao.records.study import read_study
+from grao.records.study import CellRecord, Key, pack_cells, read_cells, read_study
 from grao.sandbox.world import prepare as build_sandbox
 from grao.studies import runner
-from grao.studies.cell import run_cell
-from grao.studies.cells import Material, counts, final_cells, selection_cells
-from grao.studies.compare import quick, run_study
+from grao.studies.cells import Material, counts, study_cells
+from grao.studies.runner import run_cell
+from grao.studies.study import quick, run_study
 from tiny import study_folder
 
 STUDIES = sorted((Path(__file__).resolve().parents[1] / "recipes" / "studies").glob("*.yaml"))
@@ -140,13 +138,13 @@ def test_what_a_study_leaves_behind(place: Path) -> None:
     assert load_config(Study, folder / "study.yaml") == study(("evaluate_every", "2"))
     assert [arm.seeds for arm in result.arms] == [[0, 1], [0, 1]]
 
-    record = read_cell(folder, Key("grao", "final", 0.01, 0))
+    record = read_cells(folder)[Key("grao", "final", 0.01, 0)]
     assert record.cost.steps == 3
     assert record.cost.reward_calls == 3 * 3 * 4
     assert [(point.step, point.reward_calls) for point in record.curve] == [(0, 0), (2, 24), (3, 36)]
     assert record.curve[-1].ras == record.outcomes.after.count("w") / 8
     assert record.curve[0].ras == record.outcomes.before.count("w") / 8
-    others = [read_cell(folder, Key("soft", "final", 0.01, seed)) for seed in (0, 1)]
+    others = [read_cells(folder)[Key("soft", "final", 0.01, seed)] for seed in (0, 1)]
     assert others[0].outcomes.before == record.outcomes.before
     assert others[0].outcomes.prompts == others[1].outcomes.prompts == record.outcomes.prompts
     assert (folder / "cells" / "grao-final-lr0.01-seed0.json").stat().st_size < 5_000
@@ -173,6 +171,32 @@ def test_half_of_the_records_lost(place: Path, done: list[str]) -> None:
     run_study(study(("evaluate_every", "1")), Screen())
     assert sorted(done) == lost
     assert timeless(place / "study") == whole
+
+
+def test_packed_records_count_and_newer_ones_win(place: Path, done: list[str]) -> None:
+    run_study(study(), Screen())
+    folder, whole = place / "study", timeless(place / "study")
+    records = read_cells(folder)
+    pack_cells(folder)
+    assert not (folder / "cells").exists()
+    seeds = [json.loads(line)["settings"]["seed"] for line in (folder / "cells.jsonl").read_text().splitlines()]
+    assert seeds == [0, 1, 0, 1]
+    assert list(read_cells(folder).items()) == sorted(records.items(), key=lambda item: item[0].name)
+    done.clear()
+    run_study(study(), Screen())
+    assert done == []
+    assert timeless(folder) == whole
+    run_study(study(("arms.soft.method.beta", "0.2")), Screen())
+    assert done == ["soft-final-lr0.01-seed0", "soft-final-lr0.01-seed1"]
+    assert len(list((folder / "cells").iterdir())) == 2
+    assert read_cells(folder)[Key("soft", "final", 0.01, 0)].settings["method.beta"] == 0.2
+    pack_cells(folder)
+    assert len((folder / "cells.jsonl").read_text().splitlines()) == 4
+    assert read_cells(folder)[Key("soft", "final", 0.01, 1)].settings["method.beta"] == 0.2
+    (folder / "cells.jsonl").write_text((folder / "cells.jsonl").read_text()[:-100])
+    done.clear()
+    run_study(study(("arms.soft.method.beta", "0.2")), Screen())
+    assert done == ["soft-final-lr0.01-seed1"]
 
 
 def test_killed_and_begun_again(place: Path) -> None:
@@ -208,7 +232,7 @@ def test_only_what_a_change_concerns_is_done_again(place: Path, done: list[str])
 
 def test_a_field_that_came_later_counts_as_its_default(place: Path) -> None:
     material = Material(study())
-    cell, *_ = final_cells(study(), study_arms(study()), {"grao": 0.01}, material)
+    cell, *_ = study_cells(material, study_arms(study()), "final", {"grao": [0.01]})
     record = CellRecord(cell.key, dict(cell.settings), "", "", {}, None)
     assert counts(record, cell.settings)
     del record.settings["method.sign"]
@@ -226,7 +250,8 @@ def test_selection_never_sees_the_test_prompts(place: Path) -> None:
     chosen = study(*SELECTING, ("base.rewards.0.function", "rewards.py:spy"))
     split = load_split(study_arms(chosen)[0].recipe.data, 0)
     test, train = ({example.prompt for example in side} for side in (split.test, split.train))
-    cells = selection_cells(chosen, study_arms(chosen), Material(chosen))
+    arms = study_arms(chosen)
+    cells = study_cells(Material(chosen), arms, "select", {arm.name: arm.learning_rates for arm in arms})
     assert len(cells) == 6
     run_cell(cells[0], place / "before")
     asked = set((place / "asked").read_text().splitlines())
@@ -243,7 +268,7 @@ def test_selection_never_sees_the_test_prompts(place: Path) -> None:
 def test_the_selected_rate_is_the_best_on_the_kept_away_prompts(place: Path, done: list[str]) -> None:
     result = run_study(study(*SELECTING, ("arms.soft.learning_rates", "[2e-2]")), Screen())
     assert [one.learning_rate for one in result.candidates] == [1e-3, 1e-2, 1e-1]
-    records = [read_cell(place / "study", Key("grao", "select", rate, 1000)) for rate in (1e-3, 1e-2, 1e-1)]
+    records = [read_cells(place / "study")[Key("grao", "select", rate, 1000)] for rate in (1e-3, 1e-2, 1e-1)]
     assert [one.ras for one in result.candidates] == [record.outcomes.after.count("w") / 4 for record in records]
     ranked = sorted(result.candidates, key=lambda one: (-one.ras, -one.mean_reward, one.learning_rate))
     assert [arm.learning_rate for arm in result.arms] == [ranked[0].learning_rate, 2e-2]
@@ -346,7 +371,7 @@ def test_quick_is_small_and_lies_elsewhere(place: Path) -> None:
 def test_quick_in_the_embedded_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     recipe = next(path for path in STUDIES if path.stem == "sandbox-weak")
     built = partial(build_sandbox, cache=tmp_path / "cache", steps=150)  # of pretraining; 1,600 take two minutes
-    monkeypatch.setattr("grao.studies.compare.build_sandbox", built)
+    monkeypatch.setattr("grao.studies.study.build_sandbox", built)
     monkeypatch.chdir(tmp_path)
     assert main(["compare", "--config", str(recipe), "--quick", "--output", "weak"]) == 0
     result = read_study(tmp_path / "weak-quick")
@@ -404,10 +429,7 @@ def test_a_wrong_study_is_one_line(place: Path, capsys, old: str, new: str, mess
 
 
 def test_an_arm_with_another_method_brings_its_section(place: Path) -> None:
-    from grao.config.arms import _own, flat
-
     assert "grao" in method_names()
-    fields = {"method": {"beta": 0.2}, "rollout.group_size": 2}
-    settings = tuple(flat(fields))
-    assert _own("grao", settings, "sft") == (("method", "{name: grao, beta: 0.2}"), ("rollout.group_size", "2"))
-    assert _own("soft", settings, "grao") == (("method.beta", "0.2"), ("rollout.group_size", "2"))
+    fields = {"method.beta": 0.2, "rollout.group_size": 2}
+    assert with_method("grao", fields, "sft") == {"method": {"name": "grao", "beta": 0.2}, "rollout.group_size": 2}
+    assert with_method("soft", fields, "grao") == fields

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from grao.config import Recipe, dump_recipe, load_recipe
-from grao.data import Example
+from grao.config.load import dump_recipe, load_recipe
+from grao.config.recipe import Recipe
+from grao.types import Example
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))
 LOCAL = [path for path in RECIPES if "../shared" in path.read_text()]
@@ -60,7 +61,7 @@ def small(path: Path, output: Path, questions: Path) -> Recipe:
 
 @pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
 def test_local_recipes_run(path: Path, tmp_path: Path, questions: Path, screen, monkeypatch: pytest.MonkeyPatch):
-    from grao.studies.run import start_run
+    from grao.studies.train import start_run
 
     monkeypatch.chdir(path.parents[1])
     finished = start_run(small(path, tmp_path / "run", questions), screen)
@@ -72,7 +73,7 @@ def test_local_recipes_run(path: Path, tmp_path: Path, questions: Path, screen, 
 def test_recipes_for_evaluation_only(
     path: Path, tmp_path: Path, questions: Path, screen, monkeypatch: pytest.MonkeyPatch
 ):
-    from grao.studies.evaluate import evaluate_recipe
+    from grao.studies.train import evaluate_recipe
 
     monkeypatch.chdir(path.parents[1])
     evaluation = evaluate_recipe(small(path, tmp_path / "run", questions), screen)

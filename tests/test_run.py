@@ -18,14 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grao.cli.main import main
 from grao.cli.screen import TerminalScreen
-from grao.config import dump_recipe, load_recipe
+from grao.config.load import dump_recipe, load_recipe
+from grao.engine.loading import load_model
 from grao.errors import InputError, RewardUnavailableError
 from grao.evaluation.metrics import evaluation_from_items
-from grao.models import load_model
-from grao.records.evaluation import read_evaluation, read_items
-from grao.records.metrics import read_metrics
-from grao.studies.evaluate import evaluate_recipe, evaluate_run
-from grao.studies.run import StoppedError, resume_run, start_run
+from grao.records.run import read_evaluation, read_items, read_metrics
+from grao.studies.train import StoppedError, evaluate_recipe, evaluate_run, resume_run, start_run
 from grao.training.trainer import GRAOTrainer
 from tiny import saved_model
 

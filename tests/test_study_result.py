@@ -11,15 +11,13 @@ from rich.console import Console
 from grao.config.arms import study_arms
 from grao.config.study import BudgetConfig, SandboxConfig, Study
 from grao.errors import InputError
-from grao.evaluation.intervals import net_share, proportion
-from grao.evaluation.outcomes import letters, verdicts, win_share, wins
+from grao.evaluation.inference import net_share, proportion
+from grao.evaluation.metrics import letters, verdicts, win_share, wins
 from grao.evaluation.study import arm_result, comparisons, curve_band
-from grao.records.cell import CellRecord, Cost, Key, Outcomes, Point
-from grao.records.study import Candidate
-from grao.reports.study_page import render_study
-from grao.reports.study_tables import study_csv, study_tables
-from grao.reports.study_words import notes, on_prompts, on_seeds, seeds_needed, verdict
-from grao.studies.compare import study_result
+from grao.records.study import Candidate, CellRecord, Cost, Key, Outcomes, Point
+from grao.reports.study import notes, on_prompts, on_seeds, render_study, study_csv, study_tables, verdict
+from grao.reports.tables import seeds_needed
+from grao.studies.study import study_result
 
 
 def record(arm: str, after: str, seed: int = 0, curve: tuple[float, ...] = (), error: str | None = None) -> CellRecord:
@@ -150,11 +148,11 @@ def test_the_verdict_in_words() -> None:
 
 
 def test_notes_say_what_is_missing() -> None:
-    said = notes(compared(2, {"sft": 30}, failed=True))
+    said = list(notes(compared(2, {"sft": 30}, failed=True)))
     assert said[0] == "The run sft-final-lr0.001-seed1 failed, --retry tries it again: RuntimeError: <i>boom</i>"
     assert said[1].startswith("sft has 1 of 2 seeds")
     assert said[2] == "The largest learning rate offered was selected for grao (0.001): a better one may lie beyond."
-    assert notes(compared(1, {"sft": 30}))[0].startswith("The largest learning rate")
+    assert next(notes(compared(1, {"sft": 30}))).startswith("The largest learning rate")
 
 
 def test_the_page_is_whole_and_escaped() -> None:

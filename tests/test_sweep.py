@@ -8,20 +8,19 @@ import pytest
 import torch
 
 from grao.cli.main import main
-from grao.config.ablation import ablation
-from grao.config.arms import study_arms
-from grao.config.parse import load_config
-from grao.config.study import Study
-from grao.config.sweep import spots
-from grao.data import Example
-from grao.evaluation.sweep import sweep_result
-from grao.methods import Groups, make_method
-from grao.records.cell import CellRecord, Key, Outcomes, read_cell
-from grao.records.study import Place, read_study
-from grao.rewards import FunctionReward, RewardBatch
-from grao.rewards.mix import Objective
-from grao.studies.noise import StudyMix, chosen, exchanged
-from grao.studies.weights import arm_weights
+from grao.config.arms import spots, study_arms
+from grao.config.load import load_config
+from grao.config.study import Study, ablation
+from grao.evaluation.study import sweep_result
+from grao.methods import METHODS
+from grao.methods.base import StepGroups
+from grao.records.study import CellRecord, Key, Outcomes, Place, read_cells, read_study
+from grao.rewards.base import RewardBatch
+from grao.rewards.functions import FunctionReward
+from grao.rewards.mix import WeightedReward
+from grao.studies.runner import StudyMix, chosen, exchanged
+from grao.studies.study import arm_weights
+from grao.types import Example, PerAnswer
 from tiny import study_folder
 
 REWARD = "def vowels(completions):\n    return [text.count('a') for text in completions]\n"
@@ -94,7 +93,7 @@ def test_a_sweep_from_file_to_page(place: Path, capsys: pytest.CaptureFixture[st
     page = (place / "study" / "study.html").read_text()
     assert "Along rollout.temperature" in page
     assert "<svg" in page
-    record = read_cell(place / "study", Key("grpo+temperature=0.7", "final", 0.01, 1))
+    record = read_cells(place / "study")[Key("grpo+temperature=0.7", "final", 0.01, 1)]
     assert record.settings["rollout.temperature"] == 0.7
     (place / "study" / "study.html").unlink()
     assert main(["report", "study"]) == 0
@@ -180,7 +179,7 @@ def test_rewards_are_turned_around_for_some_answers_and_always_the_same() -> Non
         completion_ids=[[[1]] * len(texts)],
         reference_ids=[[1]],
     )
-    objectives = [Objective(FunctionReward(lambda completions: [float(len(text) > 1) for text in completions]))]
+    objectives = [WeightedReward(FunctionReward(lambda completions: [float(len(text) > 1) for text in completions]))]
     plain = StudyMix(objectives)(batch).total
     noisy = StudyMix(objectives, wrong=0.2, seed=3)
     first, second = noisy(batch).total, noisy(batch).total
@@ -209,7 +208,7 @@ def test_references_are_exchanged_with_rejected_answers() -> None:
 def test_noise_is_in_the_training_and_in_the_record_alone(place: Path) -> None:
     assert main(["sweep", "--config", "study.yaml", "--over", "{noise.references: [0, 1]}", "--seeds", "[0]"]) == 0
     clean, noisy = (
-        read_cell(place / "study", Key(f"grao+references={share}", "final", 0.01, 0)) for share in ("0", "1")
+        read_cells(place / "study")[Key(f"grao+references={share}", "final", 0.01, 0)] for share in ("0", "1")
     )
     assert "study.noise.references" not in clean.settings
     assert noisy.settings["study.noise.references"] == 1
@@ -272,12 +271,10 @@ def test_the_ablation_command(place: Path) -> None:
 
 
 def weights(name: str, rewards: list[list[float]], **fields: object) -> torch.Tensor:
-    from grao.config.method import GRAOAutoMethodConfig, GRAOMethodConfig
-
-    config = {"grao": GRAOMethodConfig, "grao-auto": GRAOAutoMethodConfig}[name](**fields)
     values = torch.tensor(rewards, dtype=torch.float64)
-    lengths = torch.ones(len(values), values.shape[1] + 2, dtype=torch.long)
-    return make_method(config).weigh(Groups(values, lengths, mean_reference=1.0, step=0)).weights
+    lengths = PerAnswer.of(torch.ones_like(values), 1.0)
+    weighted = METHODS[name](**fields).weigh(StepGroups(values, lengths, mean_reference=1.0, step=0))
+    return torch.tensor(list(weighted.weights.rows()))
 
 
 def test_auto_imitates_where_all_lose_and_explores_elsewhere() -> None:

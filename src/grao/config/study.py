@@ -4,16 +4,15 @@ What the arms have in common comes from a recipe file (`recipe`), from the embed
 that stand in the study itself (`base`). `grao.config.arms` turns it all into one checked recipe an arm.
 """
 
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from grao.config.basics import STRICT, PositiveFloat, PositiveInt, Seed, Share
+from grao.settings import STRICT, PositiveFloat, PositiveInt, Seed, Share
 
-Level = Literal["weak", "able"]
 Objective = Literal["helpful", "harmless", "truthful", "fair"]
 Axis = dict[str, dict[str, Any]] | list[Any]
 """Values of one field, or by name the fields that make a point."""
@@ -23,7 +22,7 @@ Axis = dict[str, dict[str, Any]] | list[Any]
 class SandboxConfig:
     """The embedded world instead of a model and data of your own: a tiny model, tasks, and a judge by rule."""
 
-    ability: Share | Level = "weak"
+    ability: Share | Literal["weak", "able"] = "weak"
     """Share of right answers in the pretraining of the model: a level by name, or a number."""
     architecture: Literal["dense", "moe"] = "dense"
     """Of the model."""
@@ -81,7 +80,7 @@ class Study:
     """Name -> fields that differ, of the recipe, sandbox or noise, and `learning_rates`. A method's name selects it."""
     budget: BudgetConfig
     output: Annotated[Path, Field(examples=["runs/study"])]
-    """The folder of the study; one that is begun is gone on with."""
+    """The folder of the study. An existing study is resumed."""
     recipe: Path | None = None
     """File with the recipe of all arms."""
     sandbox: SandboxConfig | None = None
@@ -119,3 +118,31 @@ class Study:
     def main(self) -> str:
         """The arm that all others are tested against."""
         return self.against or ("grao" if "grao" in self.arms else next(iter(self.arms)))
+
+
+_WHOLE = {"method.name": "grao", "method.sign": "positive", "method.scope": "joint", "method.normalise": "group"}
+"""What an arm has unless it says otherwise, whatever the study's own settings are."""
+_TERMS: dict[str, dict[str, Any]] = {
+    "": {},
+    "no-exploration": {"method.exploration": 0.0},
+    "no-imitation": {"method.beta": 0.0},
+    "no-regulariser": {"method.lambda": 0.0},
+    "scope-samples": {"method.scope": "samples"},
+}
+_REWARDS = {"mean-only": "mean", "batch": "batch", "raw-reward": "none"}
+"""What is left of the group-relative reward; that the reference is out of the group is `scope-samples`."""
+
+
+def ablation(study: Study) -> Study:
+    """The same study with the ablation's arms, in a folder of its own.
+
+    Terms and scopes under both sign policies, and rewards that are relative to less than their group.
+    """
+    arms = {
+        f"{family}-{name}".rstrip("-"): {**_WHOLE, "method.sign": sign, **fields}
+        for family, sign in (("grao", "positive"), ("signed", "signed"))
+        for name, fields in _TERMS.items()
+    }
+    arms |= {name: {**_WHOLE, "method.normalise": kind} for name, kind in _REWARDS.items()}
+    output = study.output.with_name(f"{study.output.name}-ablation")
+    return replace(study, arms=arms, over={}, against="grao", output=output)

@@ -1,35 +1,52 @@
-"""The runs that a study consists of, and whether the record of one still counts.
+"""The runs (cells) of a study, whether the record of one still counts, and which learning rate is chosen by them.
 
 A record counts if it was made with the settings that its run has now. So a study may be stopped at any point, done in
 pieces, and extended by arms and seeds; a changed setting repeats the runs that it concerns and no others. A field that
-the recipe has only learnt since counts as its default. A reward in a Python file
-counts by that file's content. Not seen: changes in the code of any other reward.
+the recipe has only learnt since counts as its default. A reward in a Python file counts by that file's content. Not
+seen: changes in the code of any other reward.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from grao.config.arms import Arm
-from grao.config.fields import ADAPTER, field_facts, general
-from grao.config.recipe import DataConfig, Recipe
-from grao.config.study import SandboxConfig, Study
-from grao.data import fingerprint, load_split
-from grao.data.split import Split, split_examples
-from grao.records.cell import CellRecord, Key, Role
-from grao.studies.cell import Cell
+import numpy as np
 
-_PLACES = (("output",), ("model", "path"), ("data", "path"), ("data", "test_path"))
-"""Fields of a recipe that say where something lies; what lies there is compared instead."""
-_MEMORY = (("rollout", "batch_size"), ("training", "token_budget"))
-"""Fields that change no result."""
+from grao.config.arms import Arm, dotted
+from grao.config.recipe import DataConfig, Recipe
+from grao.config.schema import ADAPTER, field_facts, general
+from grao.config.study import SandboxConfig, Study
+from grao.data.load import Split, fingerprint, load_split, split_examples
+from grao.evaluation.metrics import wins
+from grao.records.study import Candidate, CellRecord, Key, Role
+
+_NO_SETTINGS = {
+    *("output", "model.path", "data.path", "data.test_path"),  # where something lies: what lies there is compared
+    *("rollout.batch_size", "training.token_budget"),  # memory, which changes no result
+}
+"""Fields of a recipe that do not decide whether a record counts."""
 _SPLIT_SEED = 0
 """Of what is held out: one choice for all seeds, so that they are evaluated on the same prompts."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Cell:
+    """One run that is to be done."""
+
+    key: Key
+    study: Study
+    arm: Arm
+    recipe: Recipe
+    """Of the arm, with the key's seed and learning rate. Its output is a scratch folder."""
+    split: Split
+    """What it is trained and evaluated on."""
+    settings: dict[str, Any]
+    """As in its record."""
+
+
 class Material:
     """What the runs of a study share, loaded once.
 
@@ -37,125 +54,109 @@ class Material:
         study: the study.
     """
 
-    study: Study
-    _splits: dict[str, Split] = field(default_factory=dict)
-    _models: dict[str, str] = field(default_factory=dict)
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.split = cache(self._split)
+        self.model = cache(self._model)
 
-    def split(self, data: DataConfig, role: Role) -> Split:
+    def _split(self, data: DataConfig, role: Role) -> Split:
         """Training and held-out examples.
 
         For a selection both come from the training side: its prompts are never those of the final evaluation.
         """
-        key = f"{role} {data}"
-        if key not in self._splits and role == "final":
-            self._splits[key] = load_split(data, _SPLIT_SEED)
-        elif key not in self._splits:
-            final = self.split(data, "final")
-            self._splits[key] = split_examples(final.train, self.study.selection.prompts, _SPLIT_SEED)
-        return self._splits[key]
+        if role == "final":
+            return load_split(data, _SPLIT_SEED)
+        return split_examples(self.split(data, "final").train, self.study.selection.prompts, _SPLIT_SEED)
 
-    def model(self, path: str, world: SandboxConfig | None) -> str:
+    def _model(self, path: str, world: SandboxConfig | None) -> str:
         """What the model is, wherever it lies: the sandbox's arguments, a digest of the weights, or the hub id."""
         if world:
-            usual = world.objectives == SandboxConfig().objectives
-            others = "" if usual else f" {' '.join(world.objectives)}"
-            return f"sandbox {world.ability} {world.architecture} {world.seed}{others}"
-        if path not in self._models:
-            weights = sorted(Path(path).glob("*.safetensors"))
-            self._models[path] = _digest(weights) if weights else path
-        return self._models[path]
+            others = () if world.objectives == SandboxConfig().objectives else world.objectives
+            return " ".join(map(str, ("sandbox", world.ability, world.architecture, world.seed, *others)))
+        weights = sorted(Path(path).glob("*.safetensors"))
+        return _digest(weights) if weights else path
 
 
-def final_cells(study: Study, arms: Sequence[Arm], rates: dict[str, float], material: Material) -> list[Cell]:
-    """The runs that count, seed by seed, of the arms that have a learning rate."""
-    keys = [
-        (arm, Key(arm.name, "final", rates[arm.name], seed))
-        for seed in study.seeds
+def study_cells(
+    material: Material, arms: Sequence[Arm], role: Role, rates: Mapping[str, Sequence[float]]
+) -> list[Cell]:
+    """The runs that choose a learning rate, or those that count, seed by seed.
+
+    Args:
+        material: of the study.
+        arms: in their order.
+        role: which runs.
+        rates: name of an arm -> learning rates to run it with; an arm that is not among them has no runs.
+    """
+    return [
+        _cell(material, arm, Key(arm.name, role, rate, seed))
+        for seed in (material.study.seeds if role == "final" else material.study.selection.seeds)
         for arm in arms
-        if arm.name in rates
+        for rate in rates.get(arm.name, ())
     ]
-    return [_cell(study, arm, key, material) for arm, key in keys]
-
-
-def selection_cells(study: Study, arms: Sequence[Arm], material: Material) -> list[Cell]:
-    """The runs that choose a learning rate, of the arms that have a choice."""
-    keys = [
-        (arm, Key(arm.name, "select", rate, seed))
-        for seed in study.selection.seeds
-        for arm in arms
-        if len(arm.learning_rates) > 1
-        for rate in arm.learning_rates
-    ]
-    return [_cell(study, arm, key, material) for arm, key in keys]
 
 
 def counts(record: CellRecord, settings: dict[str, Any]) -> bool:
     """Whether a record was made with these settings."""
-    return all(record.settings.get(name, _default(name)) == value for name, value in settings.items()) and all(
-        name in settings for name in record.settings
-    )
+    known = {name: field_facts(Recipe).get(general(tuple(name.split(".")))) for name in settings}
+    defaults = {name: facts.default if facts else None for name, facts in known.items()}
+    return defaults | record.settings == settings
 
 
-def _cell(study: Study, arm: Arm, key: Key, material: Material) -> Cell:
-    split = material.split(arm.recipe.data, key.role)
-    recipe = replace(
-        arm.recipe,
-        seed=key.seed,
-        output=study.output / "work" / key.name,
-        training=replace(arm.recipe.training, learning_rate=key.learning_rate),
-    )
-    final = key.role == "final"
-    return Cell(
-        key=key,
-        recipe=recipe,
-        settings=_settings(study, arm, recipe, split, material.model(recipe.model.path, arm.world)),
-        split=split,
-        noise=arm.noise,
-        evaluate_every=study.evaluate_every if final else None,
-        seconds=study.budget.seconds,
-        model=study.output / "models" / key.name if study.keep_models and final else None,
-    )
+def candidates(arm: Arm, records: Sequence[CellRecord]) -> list[Candidate]:
+    """The arm's learning rates with what their runs reached on the selection's prompts, in the order of the study.
+
+    A rate of which a run failed has no result.
+    """
+    offered: list[Candidate] = []
+    for rate in arm.learning_rates:
+        runs = [run.outcomes for run in records if (run.key.arm, run.key.learning_rate) == (arm.name, rate)]
+        finished = [outcomes for outcomes in runs if outcomes]
+        ras = reward = None
+        if finished and len(finished) == len(runs):
+            ras = sum(float(np.nanmean(wins(outcomes.after))) for outcomes in finished) / len(runs)
+            reward = sum(outcomes.mean_reward for outcomes in finished) / len(runs)
+        offered.append(Candidate(arm.name, rate, ras, reward))
+    return offered
 
 
-def _settings(study: Study, arm: Arm, recipe: Recipe, split: Split, model: str) -> dict[str, Any]:
-    """All that decides the result of a run, and what its record holds besides."""
-    tree = ADAPTER.dump_python(recipe, mode="json", by_alias=True)
-    fields = {".".join(at): _content(at, value) for at, value in _leaves(tree, ()) if at not in (*_PLACES, *_MEMORY)}
-    noise = {f"study.noise.{name}": share for name, share in vars(arm.noise).items() if share}
-    return {
-        **fields,
-        **noise,
-        "study.model": model,
+def best(offered: Sequence[Candidate]) -> float | None:
+    """The chosen learning rate, None if no candidate came to its end.
+
+    The best has the most strict wins; of equals, the higher mean reward, then the smaller rate.
+    """
+    finished = [candidate for candidate in offered if candidate.ras is not None]
+    chosen = max(finished, key=lambda rate: (rate.ras, rate.mean_reward, -rate.learning_rate), default=None)
+    return chosen.learning_rate if chosen else None
+
+
+def _cell(material: Material, arm: Arm, key: Key) -> Cell:
+    study, split = material.study, material.split(arm.recipe.data, key.role)
+    training = replace(arm.recipe.training, learning_rate=key.learning_rate)
+    recipe = replace(arm.recipe, seed=key.seed, output=study.output / "work" / key.name, training=training)
+    fields = dict(dotted(ADAPTER.dump_python(recipe, mode="json", by_alias=True), lists=True))
+    settings = {
+        **{name: _content(name, value) for name, value in fields.items() if name not in _NO_SETTINGS},
+        **{f"study.noise.{name}": share for name, share in vars(arm.noise).items() if share},
+        "study.model": material.model(recipe.model.path, arm.world),
         "study.train": fingerprint(split.train)[:16],
         "study.held_out": fingerprint(split.test)[:16],
         "study.evaluate_every": study.evaluate_every,
         "study.seconds": study.budget.seconds,
     }
+    return Cell(key, study, arm, recipe, split, settings)
 
 
-def _content(at: tuple[str, ...], value: Any) -> Any:
+def _content(name: str, value: Any) -> Any:
     """Of a reward in a Python file, the name of the file and a digest in place of where it lies."""
-    file, _, name = value.rpartition(":") if at[-1:] == ("function",) and isinstance(value, str) else ("", "", "")
+    if name.rpartition(".")[2] != "function" or not isinstance(value, str):
+        return value
+    file, _, function = value.rpartition(":")
     path = Path(file)
-    return f"{path.name}:{name} {_digest([path])}" if path.suffix == ".py" and path.is_file() else value
+    return f"{path.name}:{function} {_digest([path])}" if path.suffix == ".py" and path.is_file() else value
 
 
-def _leaves(value: Any, at: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value inside nested mappings and lists, and where it stands."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    if not inside or not value:
-        yield at, value
-    else:
-        for key, item in inside:
-            yield from _leaves(item, (*at, str(key)))
-
-
-def _default(name: str) -> Any:
-    facts = field_facts(Recipe).get(general(tuple(name.split("."))))
-    return facts.default if facts else None
-
-
-def _digest(files: Sequence[Path]) -> str:
+def _digest(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

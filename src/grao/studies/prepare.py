@@ -1,30 +1,64 @@
-"""From a recipe to objects: data, rewards, model and trainer. Everything that can go wrong before training."""
+"""From a recipe to objects: data, rewards, model and trainer. Everything that can go wrong before training.
+
+Also what every run and study needs beside them: where it shows how far it is, and what its judges will cost.
+"""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback
 
-from grao.config import Recipe
-from grao.config.fields import ADAPTER
-from grao.config.recipe import GRAOConfig
-from grao.data import Example, fingerprint, load_split
-from grao.data.split import Split
+from grao.config.recipe import GRAOConfig, Recipe
+from grao.config.rewards import RewardConfig
+from grao.config.schema import ADAPTER
+from grao.data.load import Split, fingerprint, load_split
+from grao.engine.loading import add_adapter, load_model, load_tokenizer, parameter_count
 from grao.errors import InputError
-from grao.models import add_adapter, load_model, load_tokenizer, parameter_count
+from grao.evaluation.metrics import single_batch
 from grao.records.audit import JudgeForecast
-from grao.records.manifest import Manifest, git_revision, installed_versions, now
-from grao.rewards import Mix, RewardBatch
-from grao.studies.judges import judge_forecasts
-from grao.studies.rewards import judges, make_rewards, make_watch
+from grao.records.run import DataFacts, Manifest, WeightCounts, git_revision, installed_versions, now
+from grao.rewards.base import Reward
+from grao.rewards.judge.base import Pair
+from grao.rewards.judge.reward import JudgeReward
+from grao.rewards.judge.server import ServerJudge
+from grao.rewards.mix import Mix, make_reward, make_rewards
 from grao.training.trainer import GRAOTrainer
+from grao.training.watch import Watch
+from grao.types import Encoded, Example
 
 _PROBES = 2
 """References that the rewards are tried on."""
+_SAMPLED = 200
+"""Prompts that an estimate is made from."""
+
+Advance = Callable[[int, int], None]
+"""Takes what is done and the whole."""
+
+
+class _Stages(Protocol):
+    def say(self, line: str) -> None:
+        """One line of news."""
+
+    def stage(self, title: str) -> AbstractContextManager[Advance]:
+        """A phase with a bar."""
+
+
+class Screen(_Stages, Protocol):
+    """Where a run shows how far it is."""
+
+    def training(self, steps: int) -> AbstractContextManager[TrainerCallback]:
+        """The phase of training, followed by its callback."""
+
+
+class StudyScreen(_Stages, Protocol):
+    """Where a study shows how far it is."""
+
+    def cell(self, title: str, left: float | None) -> AbstractContextManager[Advance]:
+        """One run of the study; `left` are the seconds to the end of the study, if they can be told."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +78,8 @@ def claim(folder: Path) -> None:
         InputError: if it holds another run, or is no folder and cannot become one.
     """
     if any((folder / name).exists() for name in ("manifest.json", "metrics.jsonl", "items.jsonl")):
-        raise InputError(
-            f"output: {folder} already holds a run; continue it with `grao train --resume {folder}`, "
-            "or choose another folder"
-        )
+        resume = f"continue it with `grao train --resume {folder}`"
+        raise InputError(f"output: {folder} already holds a run; {resume}, or choose another folder")
     check_writable(folder)
 
 
@@ -75,15 +107,16 @@ def prepare(recipe: Recipe, split: Split | None = None) -> Prepared:
         InputError: for a mistake in recipe, data, model or rewards.
     """
     split = split or load_split(recipe.data, recipe.seed)
-    rewards, watch = make_rewards(recipe), make_watch(recipe)
-    chosen, lora = recipe.model, recipe.model.lora
+    rewards, chosen, lora, plan = make_rewards(recipe), recipe.model, recipe.model.lora, recipe.watch
+    watch = Watch(make_reward(plan.reward, recipe), plan.every, plan.prompts, plan.stop) if plan else None
     model = load_model(chosen.path, chosen.dtype, chosen.attention, chosen.trust_remote_code)
     tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
     for mix in (rewards, *([watch.reward] if watch else [])):
         probe(mix, split.train, tokenizer)
-    policy = add_adapter(model, lora.rank, lora.alpha, lora.dropout, lora.target_modules) if lora else model
+    policy = add_adapter(model, **vars(lora)) if lora else model
     held_out = split.test if recipe.evaluation.enabled else []
-    config = _trainer_config(recipe)
+    shared = {name: getattr(recipe, name) for name in ("seed", "data", "rollout", "method", "training")}
+    config = GRAOConfig(output_dir=recipe.output, end_token=chosen.end_token, **shared)
     with _nothing_made(Path(config.output_dir, "checkpoints")):
         trainer = GRAOTrainer(policy, config, split.train, rewards, held_out or None, tokenizer, watch=watch)
     trainer.accelerator.wait_for_everyone()
@@ -91,23 +124,25 @@ def prepare(recipe: Recipe, split: Split | None = None) -> Prepared:
         trainer.remove_callback(printing)
     encoded, tested = trainer.train_items, trainer.eval_items
     long = encoded.dropped + (tested.dropped if tested else 0)
-    data = {
-        "prompts": len(encoded.items),
-        "held_out": len(tested.items) if tested else 0,
-        "left_out": {**split.skipped, **({"prompt too long": long} if long else {})},
-        "fingerprint": fingerprint([*split.train, *split.test]),
-    }
-    weights = {"all": parameter_count(policy), "trained": parameter_count(policy, trainable=True)}
-    steps = trainer.args.max_steps
-    return Prepared(recipe, trainer, steps, _manifest(recipe, data, weights, steps))
-
-
-def expected_of_judges(ready: Prepared) -> list[JudgeForecast]:
-    """See `judge_forecasts`."""
-    trainer, data = ready.trainer, ready.manifest["data"]
-    items, processes = trainer.train_items.items, trainer.accelerator.num_processes
-    sizes = (ready.steps, data["held_out"], processes)
-    return judge_forecasts(ready.recipe, trainer.rewards, trainer.watch, items, *sizes)
+    manifest = Manifest(
+        status="running",
+        started=now(),
+        finished=None,
+        command=f"grao train --config {recipe.output}/recipe.yaml --output {recipe.output}-again",
+        config=ADAPTER.dump_python(recipe, mode="json", by_alias=True),
+        seed=recipe.seed,
+        steps=trainer.args.max_steps,
+        data=DataFacts(
+            prompts=len(encoded.items),
+            held_out=len(tested.items) if tested else 0,
+            left_out={**split.skipped, **({"prompt too long": long} if long else {})},
+            fingerprint=fingerprint([*split.train, *split.test]),
+        ),
+        weights=WeightCounts(all=parameter_count(policy), trained=parameter_count(policy, trainable=True)),
+        versions=installed_versions(),
+        git=git_revision(),
+    )
+    return Prepared(recipe, trainer, trainer.args.max_steps, manifest)
 
 
 @contextmanager
@@ -124,46 +159,52 @@ def _nothing_made(folder: Path) -> Iterator[None]:
 
 def probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
     """Asks the rewards about a few references, so that a broken one is found before any work is done."""
-    for judge in judges(rewards):
-        judge.check()
-    examples = examples[:_PROBES]
-    references = [example.reference for example in examples]
+    for reward in rewards.rewards:
+        if isinstance(reward, JudgeReward):
+            reward.judge.check()
+    references = [example.reference for example in examples[:_PROBES]]
     ids = tokenizer(references, add_special_tokens=False)["input_ids"]
-    rewards(
-        RewardBatch(
-            prompts=[example.prompt for example in examples],
-            completions=[[reference] for reference in references],
-            references=references,
-            columns=[example.columns for example in examples],
-            completion_ids=[[reference] for reference in ids],
-            reference_ids=ids,
-        )
-    )
+    answers = list(zip(references, ids, strict=True))
+    rewards(single_batch(examples[:_PROBES], answers, answers))
 
 
-def _trainer_config(recipe: Recipe) -> GRAOConfig:
-    return GRAOConfig(
-        output_dir=recipe.output,
-        seed=recipe.seed,
-        end_token=recipe.model.end_token,
-        data=recipe.data,
-        rollout=recipe.rollout,
-        method=recipe.method,
-        training=recipe.training,
-    )
+def judge_forecasts(ready: Prepared) -> list[JudgeForecast]:
+    """What a run will ask of each judge on a server and pay at most, if nothing is known already.
+
+    The evaluation judges three pairs a prompt: before and after training against the reference, and after against
+    before. A watch looks at the first step, and at every n-th from there.
+    """
+    recipe, trainer, steps, items = ready.recipe, ready.trainer, ready.steps, ready.trainer.train_items.items
+    size, samples, watch = recipe.training.prompts_per_step, recipe.rollout.group_size, trainer.watch
+    pairs = steps * size * samples + 3 * ready.manifest.data.held_out
+    own = zip(trainer.rewards.rewards, recipe.rewards, strict=True)
+    forecasts = [judge_forecast(reward, config, items, pairs) for reward, config in own]
+    if watch and recipe.watch:
+        looks, groups = (steps - 1) // watch.every + 1, min(watch.prompts * trainer.accelerator.num_processes, size)
+        pairs = looks * groups * samples
+        forecasts.append(judge_forecast(watch.reward.rewards[0], recipe.watch.reward, items, pairs, " (watch)"))
+    return [forecast for forecast in forecasts if forecast]
 
 
-def _manifest(recipe: Recipe, data: dict[str, Any], weights: dict[str, int], steps: int) -> Manifest:
-    return {
-        "status": "running",
-        "started": now(),
-        "finished": None,
-        "command": f"grao train --config {recipe.output}/recipe.yaml --output {recipe.output}-again",
-        "config": ADAPTER.dump_python(recipe, mode="json", by_alias=True),
-        "seed": recipe.seed,
-        "steps": steps,
-        "data": data,
-        "weights": weights,
-        "versions": installed_versions(),
-        "git": git_revision(),
-    }
+def judge_forecast(
+    reward: Reward, config: RewardConfig, train: Sequence[Encoded], comparisons: int, remark: str = ""
+) -> JudgeForecast | None:
+    """What a number of comparisons will ask of one judge at most, None of what is no judge on a server or a replay.
+
+    Answers are taken to be as long as the references.
+
+    Args:
+        reward: of any kind.
+        config: its section.
+        train: prompts and references to judge the length of the questions by, at least one.
+        comparisons: pairs to be judged.
+        remark: behind the judge's name.
+    """
+    judge = reward.judge if isinstance(reward, JudgeReward) else None
+    if not isinstance(judge, ServerJudge) or config.judge is None or config.judge.replay:
+        return None
+    pairs = [Pair(item.example.prompt, item.reference_text, item.reference_text) for item in train[:_SAMPLED]]
+    expected = judge.estimate(pairs, comparisons)
+    tokens = expected.input_tokens + expected.output_tokens
+    cap, model = config.judge.max_cost, judge.endpoint.model
+    return JudgeForecast(reward.name + remark, expected.questions, tokens, expected.cost, cap, model)

@@ -4,47 +4,67 @@ model/       the result, safetensors, loads with AutoModelForSequenceClassificat
 recipe.yaml  the recipe with all defaults
 reward.json  accuracy on held-out pairs with its interval, dependence on length, versions
 
-The folder appears when everything in it is complete; whatever ends the training early leaves nothing behind.
+The folder appears when everything in it is complete; whatever ends the training early leaves nothing behind. TRL's
+RewardTrainer does the optimisation, and this is the one module that imports TRL. The pairs are tokenised here
+(`conversation_ids`), so that the model is later asked about what it was trained on.
+Left out: checkpoints to resume from.
 """
 
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
+import torch
+import transformers
 from accelerate import PartialState
-from transformers import PreTrainedTokenizerBase, set_seed
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grao.config import dump_recipe
-from grao.config.fields import adapter
-from grao.config.reward_model import RewardModelRecipe
-from grao.data import Example, fingerprint, load_split
+from grao.chat import conversation_ids
+from grao.config.load import dump_recipe
+from grao.config.recipe import RewardModelRecipe, RewardTrainingConfig
+from grao.config.schema import adapter
+from grao.data.load import fingerprint, load_split
+from grao.engine.loading import add_adapter, load_tokenizer, new_reward_model
 from grao.errors import InputError
-from grao.evaluation.pairs import pair_scores
-from grao.models import load_tokenizer
-from grao.models.conversation import conversation_ids
-from grao.models.loading import new_reward_model
+from grao.evaluation.metrics import pair_scores
 from grao.records.files import replace_text
-from grao.records.manifest import git_revision, installed_versions, now
-from grao.records.reward_model import PairScores, RewardModelRecord, write_reward_model
-from grao.rewards import RewardModel
-from grao.studies.prepare import check_writable
-from grao.studies.screen import Screen
-from grao.training.reward_model import PairIds, train_on_pairs, trl_module
+from grao.records.run import PairScores, RewardModelRecord, git_revision, installed_versions, now, write_reward_model
+from grao.rewards.model import RewardModel
+from grao.studies.prepare import Advance, Screen, check_writable
+from grao.training.arguments import check_trainer_fields
+from grao.types import Example
 
-_AT_ONCE = 256
+_PAIRS_PER_REPORT = 256
 """Held-out pairs between two signs of progress."""
+_SETTINGS = {"num_train_epochs": "epochs", "lr_scheduler_type": "schedule"}
+_SETTINGS |= {name: name for name in ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm")}
+"""Field of trl.RewardConfig -> field of `RewardTrainingConfig` with the same value."""
+_OURS = {
+    **{theirs: f"training.{ours}" for theirs, ours in _SETTINGS.items()},
+    "output_dir": "output",
+    "seed": "seed",
+    "max_steps": "training.steps",
+    "per_device_train_batch_size": "training.pairs_at_once",
+    "gradient_accumulation_steps": "training.pairs_per_step",
+    "center_rewards_coefficient": "training.centre",
+    "max_length": "data.max_tokens",
+    "gradient_checkpointing": "training.trainer.activation_checkpointing",
+}
+"""Fields of trl.RewardConfig that have a name of their own here."""
+_OFF = {"max_length": None, "bf16": False, "activation_checkpointing": False, "save_strategy": "no"}
+"""Fields of trl.RewardConfig whose defaults do something that is not wanted, or is done here."""
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Examples with a worse answer, tokenised, those that are too long left out."""
+class _Pair(NamedTuple):
+    """An example with a worse answer, and the conversations that the model reads."""
 
-    examples: list[Example]
-    ids: list[PairIds]
-    too_long: int
+    example: Example
+    better: list[int]
+    worse: list[int]
 
 
 def train_reward_model(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRecord:
@@ -53,37 +73,43 @@ def train_reward_model(recipe: RewardModelRecipe, screen: Screen) -> RewardModel
     Raises:
         InputError: for a mistake in recipe, data or model, or if TRL is missing.
     """
-    _check_new(recipe.output)
-    trl_module()
+    folder = recipe.output
+    check_writable(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"output: {folder} is not empty; choose another folder")
+    try:
+        import trl
+    except ImportError as error:
+        raise InputError("training a reward model needs TRL: pip install 'grao[reward]'") from error
     started = now()
-    split = load_split(recipe.data.data, recipe.seed)
-    set_seed(recipe.seed)  # the new output layer is drawn
+    split = load_split(recipe.data, recipe.seed)
+    transformers.set_seed(recipe.seed)  # the new output layer is drawn
     model = new_reward_model(recipe.model.path, recipe.model.dtype, recipe.model.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.trust_remote_code)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = min(recipe.data.max_tokens, positions or recipe.data.max_tokens)
     train, test = (_pairs(examples, tokenizer, longest, recipe.data.path) for examples in (split.train, split.test))
-    long = {f"longer than {longest} tokens": train.too_long + test.too_long}
-    left_out = {reason: count for reason, count in {**split.skipped, **long}.items() if count}
-    _introduce(screen, train, test, left_out)
+    too_long = len(split.train) + len(split.test) - len(train) - len(test)
+    left_out = {**split.skipped, **({f"longer than {longest} tokens": too_long} if too_long else {})}
+    screen.say(f"{len(train):,} pairs, {len(test):,} held out")
+    for reason, count in left_out.items():
+        screen.say(f"left out: {count:,} rows, {reason}")
 
     begin = time.perf_counter()
     with screen.stage("training") as advance:
-        trained, steps = train_on_pairs(
-            model, tokenizer, train.ids, recipe.training, recipe.model.lora, recipe.seed, advance
-        )
+        trained, steps = _train(trl, model, tokenizer, train, recipe, advance)
     seconds = time.perf_counter() - begin
     reward = RewardModel(trained, tokenizer)
     record = RewardModelRecord(
         scores=_measure(reward, test, recipe.confidence, screen),
-        trained=len(train.ids),
+        trained=len(train),
         left_out=left_out,
         fingerprint=fingerprint([*split.train, *split.test]),
         steps=steps,
         seconds=seconds,
         started=started,
         finished=now(),
-        command=f"grao reward train --config {recipe.output}/recipe.yaml --output {recipe.output}-again",
+        command=f"grao reward train --config {folder}/recipe.yaml --output {folder}-again",
         seed=recipe.seed,
         config=adapter(RewardModelRecipe).dump_python(recipe, mode="json"),
         versions=installed_versions("trl"),
@@ -94,62 +120,48 @@ def train_reward_model(recipe: RewardModelRecipe, screen: Screen) -> RewardModel
     return record
 
 
-def _pairs(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int, source: str) -> _Pairs:
-    rejected: list[str] = []
-    for example in examples:
-        if example.rejected is None:
-            raise InputError(
-                f"{source}, row {example.row}: has no worse answer; fill its cell in the column that data.rejected "
-                "names, or leave the row out"
-            )
-        rejected.append(example.rejected)
+def _pairs(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int, source: str) -> list[_Pair]:
+    """Those of up to `longest` tokens."""
+    if lacking := next((example for example in examples if example.rejected is None), None):
+        remedy = "fill its cell in the column that data.rejected names, or leave the row out"
+        raise InputError(f"{source}, row {lacking.row}: has no worse answer; {remedy}")
     prompts = [example.prompt for example in examples]
     better = conversation_ids(tokenizer, prompts, [example.reference for example in examples])
-    worse = conversation_ids(tokenizer, prompts, rejected)
-    ids = [PairIds(*pair) for pair in zip(better, worse, strict=True)]
-    kept = [place for place, pair in enumerate(ids) if max(len(pair.better), len(pair.worse)) <= longest]
-    if not kept:
-        shortest = min(max(len(pair.better), len(pair.worse)) for pair in ids)
-        raise InputError(
-            f"data.max_tokens: every pair is longer than {longest} tokens (the shortest has {shortest}); "
-            "raise it, or take a model with more positions"
-        )
-    return _Pairs([examples[place] for place in kept], [ids[place] for place in kept], len(ids) - len(kept))
+    worse = conversation_ids(tokenizer, prompts, [example.rejected or "" for example in examples])
+    pairs = list(map(_Pair, examples, better, worse))
+    lengths = [max(len(pair.better), len(pair.worse)) for pair in pairs]
+    if min(lengths) > longest:
+        problem = f"every pair is longer than {longest} tokens (the shortest has {min(lengths)})"
+        raise InputError(f"data.max_tokens: {problem}; raise it, or take a model with more positions")
+    return [pair for pair, length in zip(pairs, lengths, strict=True) if length <= longest]
 
 
-def _measure(reward: RewardModel, pairs: _Pairs, confidence: float, screen: Screen) -> PairScores:
+def _measure(reward: RewardModel, pairs: Sequence[_Pair], confidence: float, screen: Screen) -> PairScores:
     """Scores through the reward as a run uses it, not through the trainer.
 
     Raises:
         InputError: if a score is no finite number: the training has broken the model.
     """
-    scores: dict[bool, list[float]] = {True: [], False: []}
+    better: list[float] = []
+    worse: list[float] = []
     with screen.stage("held-out pairs") as advance:
-        for start in range(0, len(pairs.examples), _AT_ONCE):
-            chunk = pairs.examples[start : start + _AT_ONCE]
+        for start in range(0, len(pairs), _PAIRS_PER_REPORT):
+            chunk = [pair.example for pair in pairs[start : start + _PAIRS_PER_REPORT]]
             prompts = [example.prompt for example in chunk]
-            scores[True] += reward.scores(prompts, [example.reference for example in chunk]).tolist()
-            scores[False] += reward.scores(prompts, [example.rejected or "" for example in chunk]).tolist()
-            advance(len(scores[True]), len(pairs.examples))
-    if not all(map(math.isfinite, scores[True] + scores[False])):
+            better += reward.scores(prompts, [example.reference for example in chunk]).tolist()
+            worse += reward.scores(prompts, [example.rejected or "" for example in chunk]).tolist()
+            advance(len(better), len(pairs))
+    if not all(map(math.isfinite, better + worse)):
         raise InputError("the scores are no finite numbers any more; lower training.learning_rate")
-    lengths = [(len(pair.better), len(pair.worse)) for pair in pairs.ids]
-    better, worse = (list(side) for side in zip(*lengths, strict=True))
-    return pair_scores(scores[True], scores[False], better, worse, confidence)
-
-
-def _check_new(folder: Path) -> None:
-    """Raises: InputError if the folder holds something, or cannot be made."""
-    check_writable(folder)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"output: {folder} is not empty; choose another folder")
+    lengths = [len(pair.better) for pair in pairs], [len(pair.worse) for pair in pairs]
+    return pair_scores(better, worse, *lengths, confidence)
 
 
 def _write(recipe: RewardModelRecipe, reward: RewardModel, record: RewardModelRecord) -> None:
     folder = recipe.output
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
-        draft = Path(place, folder.name)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as parent:
+        draft = Path(parent, folder.name)
         reward.model.save_pretrained(draft / "model")
         reward.tokenizer.save_pretrained(draft / "model")
         replace_text(draft / "recipe.yaml", dump_recipe(recipe))
@@ -157,7 +169,69 @@ def _write(recipe: RewardModelRecipe, reward: RewardModel, record: RewardModelRe
         draft.rename(folder)
 
 
-def _introduce(screen: Screen, train: _Pairs, test: _Pairs, left_out: dict[str, int]) -> None:
-    screen.say(f"{len(train.ids):,} pairs, {len(test.ids):,} held out")
-    for reason, count in left_out.items():
-        screen.say(f"left out: {count:,} rows, {reason}")
+def _train(
+    trl: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[_Pair],
+    recipe: RewardModelRecipe,
+    advance: Advance,
+) -> tuple[PreTrainedModel, int]:
+    """The model, trained so that the better answers score higher, and the optimiser steps it took.
+
+    With `model.lora` an adapter and the output are trained, and merged into the model in the end.
+
+    Raises:
+        InputError: if a setting is wrong.
+    """
+    lora, config = recipe.model.lora, recipe.training
+    check_trainer_fields(config.trainer, trl.RewardConfig, _OURS)
+    at_once, rounds = _rounds(config)
+    adapted = add_adapter(model, **vars(lora), task_type="SEQ_CLS") if lora else model
+    columns = {"chosen_ids": [pair.better for pair in pairs], "rejected_ids": [pair.worse for pair in pairs]}
+    with TemporaryDirectory() as folder:
+        settings = {
+            **{theirs: getattr(config, ours) for theirs, ours in _SETTINGS.items()},
+            "output_dir": folder,
+            "seed": recipe.seed,
+            "max_steps": config.steps or -1,
+            "per_device_train_batch_size": at_once,
+            "gradient_accumulation_steps": rounds,
+            "center_rewards_coefficient": config.centre or None,
+            "dataloader_pin_memory": torch.cuda.is_available(),
+            "report_to": "none",
+            **_OFF,
+            **config.trainer,
+        }
+        try:
+            arguments, data = trl.RewardConfig(**settings), Dataset.from_dict(columns)
+            trainer = trl.RewardTrainer(model=adapted, args=arguments, train_dataset=data, processing_class=tokenizer)
+        except (ValueError, TypeError, ImportError) as error:
+            raise InputError(f"training.trainer: {' '.join(str(error).split())}") from error
+        for printing in (transformers.PrinterCallback, transformers.ProgressCallback):
+            trainer.remove_callback(printing)
+        trainer.add_callback(_Progress(advance))
+        trainer.train()
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    return trained.merge_and_unload() if lora else trained, trainer.state.global_step
+
+
+def _rounds(config: RewardTrainingConfig) -> tuple[int, int]:
+    """Pairs at once on each process, and how many times: together exactly the pairs of a step."""
+    pairs, processes = config.pairs_per_step, PartialState().num_processes
+    share, rest = divmod(pairs, processes)
+    if rest or not share:
+        raise InputError(f"training.pairs_per_step is {pairs}; {processes} processes need a multiple of {processes}")
+    at_once = max(size for size in range(1, min(config.pairs_at_once, share) + 1) if share % size == 0)
+    return at_once, share // at_once
+
+
+class _Progress(transformers.TrainerCallback):
+    """Tells how far the training is: steps done, and in all."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+
+    def on_step_end(self, args: Any, state: transformers.TrainerState, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback.on_step_end`."""
+        self._advance(state.global_step, state.max_steps)

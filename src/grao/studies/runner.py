@@ -1,20 +1,39 @@
-"""Runs of a study done one after the other: what is recorded already is not done again, what fails is recorded."""
+"""Does the runs (cells) of a study, one after the other, and records each.
+
+A run is trained, and evaluated on the way and at the end; only its record is kept. It is leaner than `grao train`: no
+checkpoints, no page, and the model before training is evaluated once for all arms. A run with a record that counts is
+not done again, and one that fails is recorded with its error.
+"""
 
 import errno
 import gc
+import hashlib
+import shutil
+import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import torch
+from pydantic import ValidationError
+from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
+
+from grao.data.load import fingerprint
 from grao.errors import InputError, RewardUnavailableError
-from grao.records.cell import CellRecord, read_cell, write_cell
-from grao.records.files import replace_text
-from grao.records.manifest import git_revision, installed_versions, now
-from grao.reports.words import duration, percent
-from grao.studies.cell import Cell, run_cell
-from grao.studies.cells import counts
-from grao.studies.screen import StudyScreen
+from grao.evaluation.metrics import compare_answers, letters, win_share
+from grao.records.files import Record, replace_text
+from grao.records.run import RecordedAnswer, git_revision, installed_versions, now, read_metrics
+from grao.records.study import CellRecord, Cost, Key, Outcomes, Point, write_cell
+from grao.reports.tables import duration, percent
+from grao.rewards.base import RewardBatch
+from grao.rewards.mix import Mix, MixedRewards, WeightedReward
+from grao.studies.cells import Cell, counts
+from grao.studies.prepare import Advance, Prepared, StudyScreen, prepare
+from grao.studies.train import answer_held_out, held_out
+from grao.types import Example
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
 
@@ -26,15 +45,16 @@ class Runner:
     output: Path
     """Folder of the study."""
     screen: StudyScreen
+    records: Mapping[Key, CellRecord]
+    """What is recorded of the study before anything is done."""
     retry: bool
     """Do runs again that failed."""
     total: int
     """Runs of the whole study."""
     ahead: int = 0
     """Runs that are recorded already but have not come up yet; they will take no time."""
-    done: int = 0
-    spent: list[float] = field(default_factory=list)
-    """Seconds of each finished run."""
+    done: list[CellRecord] = field(default_factory=list)
+    """Of the runs so far, made now or before."""
 
     def run(self, cells: Sequence[Cell]) -> list[CellRecord]:
         """The records of all these runs, made now or before.
@@ -43,8 +63,7 @@ class Runner:
             RewardUnavailableError: if the reward cannot be had; the runs that are finished stay.
         """
         known = [self._known(cell) for cell in cells]
-        for record in known:
-            self._count(record)
+        self.done += filter(None, known)
         gc.freeze()  # what is loaded by now stays, so that clearing up after each run is quick
         try:
             return [record or self._fresh(cell) for cell, record in zip(cells, known, strict=True)]
@@ -52,13 +71,12 @@ class Runner:
             gc.unfreeze()
 
     def _known(self, cell: Cell) -> CellRecord | None:
-        record = read_cell(self.output, cell.key)
-        if record is None or not counts(record, cell.settings) or (record.error and self.retry):
-            return None
-        return record
+        record = self.records.get(cell.key)
+        valid = record and counts(record, cell.settings) and not (record.error and self.retry)
+        return record if valid else None
 
     def _fresh(self, cell: Cell) -> CellRecord:
-        title = f"{self.done + 1}/{self.total} {cell.key.words}"
+        title = f"{len(self.done) + 1}/{self.total} {cell.key.words}"
         with self.screen.cell(title, self._left()) as progress:
             try:
                 record = run_cell(cell, self.output / "work" / "before", progress)
@@ -67,34 +85,186 @@ class Runner:
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in _DISK:
                     raise
-                record = self._failed(cell, error)
+                record = _failed(cell, error)
         write_cell(self.output, record)
         gc.collect()  # a trainer refers to itself; its weights must be gone before the next one comes
-        self._count(record)
+        self.done.append(record)
         left = self._left()
         self.screen.say(f"{title}: {_summary(record)}{f'; about {duration(left)} left' if left else ''}")
         return record
 
     def _left(self) -> float | None:
         """Seconds to the end, if any run was ever timed."""
-        waiting = max(self.total - self.done - self.ahead, 0)
-        return sum(self.spent) / len(self.spent) * waiting if self.spent else None
+        spent = [record.cost.seconds["total"] for record in self.done if record.cost]
+        waiting = max(self.total - len(self.done) - self.ahead, 0)
+        return sum(spent) / len(spent) * waiting if spent else None
 
-    def _failed(self, cell: Cell, error: Exception) -> CellRecord:
-        """The record of a run that failed; the traceback of what is no user's mistake stays in the scratch folder."""
-        line = " ".join(str(error).split())
-        if not isinstance(error, InputError):
-            line = f"{type(error).__name__}: {line}"
-            cell.recipe.output.mkdir(parents=True, exist_ok=True)
-            replace_text(cell.recipe.output / "traceback.txt", traceback.format_exc())
-        when = now()
-        return CellRecord(cell.key, cell.settings, when, when, installed_versions(), git_revision(), error=line)
 
-    def _count(self, record: CellRecord | None) -> None:
-        if record:
-            self.done += 1
-        if record and record.cost:
-            self.spent.append(record.cost.seconds["total"])
+def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: None) -> CellRecord:
+    """Trains and evaluates.
+
+    Args:
+        cell: what to do.
+        cache: folder for the answers before training, which runs of the same seed share.
+        progress: called with steps done and all steps.
+
+    Raises:
+        InputError, RewardUnavailableError: as `prepare` and the trainer.
+    """
+    started, begin = now(), time.perf_counter()
+    study, noise, seed, scratch = cell.study, cell.arm.noise, cell.recipe.seed, cell.recipe.output
+    final = cell.key.role == "final"
+    shutil.rmtree(scratch, ignore_errors=True)
+    set_seed(seed)  # what an adapter starts with must not depend on earlier runs
+    ready = prepare(cell.recipe, replace(cell.split, train=exchanged(cell.split.train, noise.references, seed)))
+    trainer = ready.trainer
+    trainer.source.rewards = counted = StudyMix(trainer.rewards.objectives, noise.rewards, seed)
+    observer = _Observer(ready, counted, study.evaluate_every if final else None, study.budget.seconds, progress)
+    before = _answers_before(ready, cache) if final else []
+    if before:
+        observer.add_point(before)
+    trainer.add_callback(observer)
+    trainer.train()
+    after = observer.evaluate()
+    if study.keep_models and final:
+        model = study.output / "models" / cell.key.name
+        trainer.save_model(str(model))
+        (model / "training_args.bin").unlink(missing_ok=True)  # a pickle
+    outcomes = Outcomes(
+        prompts=fingerprint(cell.split.test)[:16],
+        after=letters([answer.reward for answer in after]),
+        mean_reward=_mean_reward(after),
+        mean_tokens=sum(answer.tokens for answer in after) / len(after),
+        truncated=sum(answer.truncated for answer in after) / len(after),
+        before=letters([answer.reward for answer in before]),
+        gain=letters(compare_answers(held_out(ready), after, before, trainer.rewards) if before else []),
+    )
+    cost = observer.cost(scratch, time.perf_counter() - begin)
+    shutil.rmtree(scratch, ignore_errors=True)
+    made_by = installed_versions(), git_revision()
+    return CellRecord(cell.key, cell.settings, started, now(), *made_by, outcomes, cost, observer.curve)
+
+
+class StudyMix(Mix):
+    """Counts the rewards that are asked for, and turns a share of them around.
+
+    Which ones are wrong depends on (seed, prompt, text) alone, so a wrong one is wrong each time it is met, as with a
+    learned reward.
+
+    Args:
+        objectives: of the mix.
+        wrong: share of answers whose R(o, y) changes its sign.
+        seed: another seed, other answers.
+    """
+
+    def __init__(self, objectives: Sequence[WeightedReward], wrong: float = 0.0, seed: int = 0) -> None:
+        super().__init__(objectives)
+        self.calls, self.wrong, self.seed = 0, wrong, seed
+
+    def __call__(self, batch: RewardBatch) -> MixedRewards:
+        """As any mix."""
+        self.calls += sum(map(len, batch.completions))
+        rewards = super().__call__(batch)
+        if not self.wrong:
+            return rewards
+        pairs = zip(batch.prompts, batch.completions, strict=True)
+        signs = [[1 - 2 * chosen(self.wrong, self.seed, prompt, text) for text in group] for prompt, group in pairs]
+        return replace(rewards, total=rewards.total * torch.tensor(signs, dtype=rewards.total.dtype))
+
+
+def exchanged(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
+    """The examples, a share of them with reference and rejected answer exchanged; those without one stay."""
+    return [
+        replace(example, reference=example.rejected, rejected=example.reference)
+        if example.rejected and chosen(share, seed, example.id)
+        else example
+        for example in examples
+    ]
+
+
+def chosen(share: float, *parts: object) -> bool:
+    """True for a share of all parts, always the same ones."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") < share * 2**64
+
+
+class _Observer(TrainerCallback):
+    """Keeps the training's clock, takes the points of the curve, and ends a run whose time is up."""
+
+    def __init__(
+        self, ready: Prepared, rewards: StudyMix, every: int | None, limit: float | None, progress: Advance
+    ) -> None:
+        self.ready, self.rewards, self.every, self.limit, self.progress = ready, rewards, every, limit, progress
+        self.curve: list[Point] = []
+        self.seconds = self.evaluating = self._begin = 0.0
+        self.step = 0
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Starts the clock."""
+        self._begin = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stops it; evaluates where a point is due, but for the last one, which is the caller's."""
+        self.seconds += time.perf_counter() - self._begin
+        self.step = state.global_step
+        if self.limit is not None and self.seconds >= self.limit:
+            control.should_training_stop = True
+        elif self.every and self.step % self.every == 0 and self.step < state.max_steps:
+            self.evaluate()
+        done, total = (self.step, state.max_steps) if self.limit is None else (self.seconds, self.limit)
+        self.progress(min(round(done), round(total)), round(total))
+
+    def evaluate(self) -> list[RecordedAnswer]:
+        """Answers to the held-out prompts, and a point of the curve."""
+        begin = time.perf_counter()
+        answers = answer_held_out(self.ready)
+        self.evaluating += time.perf_counter() - begin
+        self.add_point(answers)
+        return answers
+
+    def cost(self, scratch: Path, total: float) -> Cost:
+        """What the run took: `total` seconds, and what the log of the training in the scratch folder says."""
+        steps = read_metrics(scratch)
+        names = ("tokens/sampled", "tokens/trained", "seconds/rollout", "seconds/reward", "seconds/update")
+        sampled, trained, *phases = (sum(step.get(name, 0.0) for step in steps) for name in names)
+        named = ("training", "rollout", "reward", "update", "evaluation", "total")
+        spent = (round(seconds, 3) for seconds in (self.seconds, *phases, self.evaluating, total))
+        return Cost(self.step, self.rewards.calls, round(sampled), round(trained), dict(zip(named, spent, strict=True)))
+
+    def add_point(self, answers: Sequence[RecordedAnswer]) -> None:
+        """A point of the curve at this step, from answers to the held-out prompts."""
+        ras, reward = win_share([answer.reward for answer in answers]), _mean_reward(answers)
+        self.curve.append(Point(self.step, self.rewards.calls, round(self.seconds, 3), ras, reward))
+
+
+def _answers_before(ready: Prepared, cache: Path) -> list[RecordedAnswer]:
+    """Of the model before training: from the cache, or given now. The arms of a seed mostly share them."""
+    recipe, rollout = ready.recipe, ready.recipe.rollout
+    examples = [item.example for item in held_out(ready)]
+    sampling = (rollout.temperature, rollout.top_p, rollout.max_new_tokens)
+    decisive = (recipe.model, recipe.rewards, recipe.evaluation, recipe.seed, sampling, fingerprint(examples))
+    cached = Record(f"{hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]}.jsonl", RecordedAnswer)
+    with suppress(ValidationError):
+        if answers := cached.read_lines(cache):
+            return answers
+    answers = answer_held_out(ready)
+    cached.write_lines(cache, answers)
+    return answers
+
+
+def _mean_reward(answers: Sequence[RecordedAnswer]) -> float:
+    known = [answer.reward for answer in answers if answer.reward is not None]
+    return sum(known) / len(known) if known else 0.0
+
+
+def _failed(cell: Cell, error: Exception) -> CellRecord:
+    """The record of a run that failed; the traceback of what is no user's mistake stays in the scratch folder."""
+    line = " ".join(str(error).split())
+    if not isinstance(error, InputError):
+        line = f"{type(error).__name__}: {line}"
+        cell.recipe.output.mkdir(parents=True, exist_ok=True)
+        replace_text(cell.recipe.output / "traceback.txt", traceback.format_exc())
+    return CellRecord(cell.key, cell.settings, now(), now(), installed_versions(), git_revision(), error=line)
 
 
 def _summary(record: CellRecord) -> str:

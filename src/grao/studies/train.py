@@ -1,0 +1,293 @@
+"""`grao train`: one run from a recipe: evaluate, train, evaluate again, report. All of it goes into one folder.
+`grao evaluate`: a model's answers to the held-out prompts, judged; nothing is trained.
+
+manifest.json   recipe, versions, seed, data fingerprint, how it ended
+recipe.yaml     the recipe with all defaults; `--resume` reads it
+metrics.jsonl   one line per optimiser step
+items.jsonl     every held-out prompt with its answers and verdicts
+evaluation.json the numbers, recomputable from items.jsonl
+checkpoints/    optimiser and weights, to resume from
+model/          the result
+report.html     all of it to look at
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from grao.config.load import dump_recipe, load_recipe
+from grao.config.recipe import Recipe
+from grao.config.schema import ADAPTER
+from grao.errors import InputError, RewardUnavailableError
+from grao.evaluation.metrics import answer_items, evaluation_from_items, make_items
+from grao.records import run as records
+from grao.records.files import replace_text
+from grao.records.run import Evaluation, RecordedAnswer, now
+from grao.reports.run import write_report
+from grao.rewards.judge.server import ledger_path
+from grao.rewards.judge.wording import CRITERIA
+from grao.rollouts.base import Sampling
+from grao.studies.prepare import Advance, Prepared, Screen, claim, judge_forecasts, prepare
+from grao.training.callbacks import InterruptGuard, SaveLastStep
+from grao.types import Encoded
+
+_FILES = (
+    *("model.path", "data.path", "data.test_path", "judge.local.path", "judge.criterion", "rule.embedding.model"),
+    *("rewards.function", "reward.function", "second.function"),
+)
+"""Ends of the fields that may name a file or folder here."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """Ctrl-C, with everything saved. Its text says how to resume."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run came to."""
+
+    folder: Path
+    evaluation: Evaluation | None
+    report: Path
+
+
+def start_run(recipe: Recipe, screen: Screen) -> Finished:
+    """Runs a recipe in a new folder.
+
+    Raises:
+        InputError: for a mistake in recipe, data, model or reward. Before training nothing is left behind.
+        RewardUnavailableError: if the reward fails later; the checkpoint is saved.
+        StoppedError: after Ctrl-C; the checkpoint is saved.
+    """
+    folder = recipe.output
+    claim(folder)
+    ready = prepare(recipe)
+    if ready.trainer.is_world_process_zero():
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(folder / "recipe.yaml", dump_recipe(_anchored(recipe)))
+        records.write_manifest(folder, ready.manifest)
+    _introduce(ready, screen)
+    return _carry_out(ready, screen, checkpoint=None)
+
+
+def resume_run(folder: Path, screen: Screen) -> Finished:
+    """Resumes a run from its last checkpoint, as if it had never stopped.
+
+    Raises:
+        InputError: if there is no unfinished run in the folder, or its data have changed.
+    """
+    manifest = records.read_manifest(folder)
+    if manifest is None:
+        raise InputError(f"{folder} holds no run to resume: there is no manifest.json in it")
+    if manifest.status == "finished":
+        raise InputError(f"{folder} is finished; look at it with `grao report {folder}`")
+    ready = prepare(load_recipe(folder / "recipe.yaml", values=[("output", str(folder))]))
+    if ready.manifest.data.fingerprint != manifest.data.fingerprint:
+        path = ready.recipe.data.path
+        raise InputError(f"data.path: {path} has changed since {folder} began; restore it, or start a new run")
+    checkpoint = _last_checkpoint(folder)
+    if checkpoint is None and ready.trainer.is_world_process_zero():
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+    _note(ready, status="running")
+    screen.say(f"going on from {checkpoint.name}" if checkpoint else "no checkpoint yet: starting at step 1")
+    return _carry_out(ready, screen, checkpoint)
+
+
+def evaluate_run(run: Path, output: Path, screen: Screen) -> Evaluation:
+    """Judges a finished run again, the model before and after; `output` may be the run itself.
+
+    Raises:
+        InputError: if the run has no model yet or holds out no prompts, or another output folder is taken.
+    """
+    manifest = records.read_manifest(run)
+    if manifest is None or not (run / "model").is_dir():
+        raise InputError(f"{run} holds no finished run: it needs manifest.json and model/")
+    elsewhere = output.resolve() != run.resolve()
+    if elsewhere:
+        claim(output)
+    recipe = load_recipe(run / "recipe.yaml", values=[("output", str(output))])
+    before = evaluate_policy(_prepare(recipe), screen, "before")
+    trained = replace(recipe.model, path=str(run / "model"), lora=None)
+    ready = _prepare(replace(recipe, model=trained))
+    answers = {"before": before, "after": evaluate_policy(ready, screen, "after")}
+    source = {"run": str(run)} if elsewhere else {}
+    return _recorded(ready, answers, manifest.model_copy(update={"evaluated": now(), **source}))
+
+
+def evaluate_recipe(recipe: Recipe, screen: Screen) -> Evaluation:
+    """Judges the model of a recipe against the references; nothing is trained.
+
+    Raises:
+        InputError: if the output folder is taken, or no prompts are held out.
+    """
+    claim(recipe.output)
+    ready = _prepare(recipe)
+    answers = {"model": evaluate_policy(ready, screen, "model")}
+    ended = {"status": "finished", "finished": now(), "steps": 0}
+    evaluation = _recorded(ready, answers, ready.manifest.model_copy(update=ended))
+    if ready.trainer.is_world_process_zero():
+        replace_text(recipe.output / "recipe.yaml", dump_recipe(recipe))
+    return evaluation
+
+
+def evaluate_policy(ready: Prepared, screen: Screen, title: str) -> list[RecordedAnswer]:
+    """`answer_held_out`, shown as a stage."""
+    with screen.stage(title) as advance:
+        return answer_held_out(ready, advance)
+
+
+def answer_held_out(ready: Prepared, advance: Advance = lambda done, total: None) -> list[RecordedAnswer]:
+    """The current model's answers to the held-out prompts, judged."""
+    trainer, evaluation, rollout = ready.trainer, ready.recipe.evaluation, ready.recipe.rollout
+    temperature = rollout.temperature if evaluation.temperature is None else evaluation.temperature
+    sampling = Sampling(1, temperature, rollout.top_p, evaluation.max_new_tokens or rollout.max_new_tokens)
+    return answer_items(
+        held_out(ready), trainer.sampler(), trainer.rewards, sampling, trainer.tokenizer, ready.recipe.seed, advance
+    )
+
+
+def record_answers(ready: Prepared, answers: dict[str, list[RecordedAnswer]]) -> Evaluation:
+    """Writes `items.jsonl` and `evaluation.json` from each model's answers."""
+    items = make_items(held_out(ready), answers, ready.trainer.rewards)
+    evaluation = evaluation_from_items(items, ready.recipe.evaluation.confidence)
+    if ready.trainer.is_world_process_zero():
+        records.write_evaluation(ready.recipe.output, evaluation, items)
+    return evaluation
+
+
+def held_out(ready: Prepared) -> Sequence[Encoded]:
+    """The prompts to evaluate on.
+
+    Raises:
+        InputError: if there is none.
+    """
+    items = ready.trainer.eval_items
+    if items is None:
+        raise InputError("data.held_out: no prompts are held out, so there is nothing to evaluate on")
+    return items.items
+
+
+def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None) -> Finished:
+    trainer, folder, evaluation = ready.trainer, ready.recipe.output, None
+    evaluated = trainer.eval_items is not None
+    with _accounted(ready):
+        before = _answers_before(ready, screen) if evaluated else []
+        _train(ready, screen, checkpoint)
+        trainer.save_model(str(folder / "model"))
+        (folder / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle, and manifest.json says more
+        if evaluated:
+            after = evaluate_policy(ready, screen, "after")
+            evaluation = record_answers(ready, {"before": before, "after": after})
+    _note(ready, status="finished", finished=now())
+    report = write_report(folder) if trainer.is_world_process_zero() else folder / "report.html"
+    return Finished(folder, evaluation, report)
+
+
+def _prepare(recipe: Recipe) -> Prepared:
+    """As `prepare`, for an evaluation alone: no memory for training."""
+    training, evaluation = replace(recipe.training, measure_kl=False), replace(recipe.evaluation, enabled=True)
+    return prepare(replace(recipe, training=training, evaluation=evaluation, watch=None))
+
+
+def _recorded(ready: Prepared, answers: dict[str, list[RecordedAnswer]], manifest: records.Manifest) -> Evaluation:
+    evaluation = record_answers(ready, answers)
+    if ready.trainer.is_world_process_zero():
+        records.write_manifest(ready.recipe.output, manifest)
+        write_report(ready.recipe.output)
+    return evaluation
+
+
+def _answers_before(ready: Prepared, screen: Screen) -> list[RecordedAnswer]:
+    """From the records of a resumed run; given anew where these are missing or damaged."""
+    before: list[RecordedAnswer] = []
+    with suppress(ValidationError, KeyError):
+        before = [item.answers["before"] for item in records.read_items(ready.recipe.output)]
+    if len(before) != len(held_out(ready)):
+        before = evaluate_policy(ready, screen, "before")
+        record_answers(ready, {"before": before})
+    return before
+
+
+def _train(ready: Prepared, screen: Screen, checkpoint: Path | None) -> None:
+    trainer = ready.trainer
+    with InterruptGuard(screen.say) as interrupt, screen.training(ready.steps) as shown:
+        for callback in (SaveLastStep(), interrupt, shown):
+            trainer.add_callback(callback)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except (InputError, RewardUnavailableError) as error:
+            if trainer.state.global_step == 0:
+                raise
+            saved = "the last checkpoint counts"
+            if trainer.accelerator.num_processes == 1:  # several cannot save here: the others may not have failed
+                trainer.save_checkpoint()
+                saved = f"step {trainer.state.global_step} is saved"
+            raise type(error)(f"{error}; {saved}") from error
+    if interrupt.interrupted:
+        raise StoppedError(f"stopped, step {trainer.state.global_step} of {ready.steps} is saved")
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint: the trainer's state is written last, and its closing brace ends it."""
+    states = (folder / "checkpoints").glob("checkpoint-*/trainer_state.json")
+    complete = [state.parent for state in states if state.read_bytes().endswith(b"\n}\n")]
+    return max(complete, key=lambda checkpoint: int(checkpoint.name.removeprefix("checkpoint-")), default=None)
+
+
+@contextmanager
+def _accounted(ready: Prepared) -> Iterator[None]:
+    """If a run ends early, records that in its manifest and tells the user how to resume."""
+    go_on = f"continue with: grao train --resume {ready.recipe.output}"
+    try:
+        yield
+    except (InputError, RewardUnavailableError) as error:
+        _note(ready, status="failed")
+        raise type(error)(f"{error}, {go_on}") from error
+    except KeyboardInterrupt as stop:
+        _note(ready, status="interrupted")
+        raise StoppedError(f"{str(stop) or 'stopped'}; {go_on}") from None
+    except Exception:
+        with suppress(OSError):
+            _note(ready, status="failed")
+        raise
+
+
+def _note(ready: Prepared, **values: Any) -> None:
+    """Sets keys of the manifest, once for all processes."""
+    if ready.trainer.is_world_process_zero():
+        records.update_manifest(ready.recipe.output, **values)
+
+
+def _anchored(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths to what lies here, so that the run can be resumed from any folder."""
+    values = ADAPTER.dump_python(recipe, mode="json", by_alias=True)
+    return ADAPTER.validate_json(json.dumps(_absolute(values, "", recipe.output)), by_alias=True)
+
+
+def _absolute(value: Any, field: str, output: Path) -> Any:
+    """The value of a field, or of all below it, with absolute paths to what lies here; all else may be a hub id."""
+    if isinstance(value, dict):
+        return {name: _absolute(inside, f"{field}.{name}", output) for name, inside in value.items()}
+    if isinstance(value, list):
+        return [_absolute(entry, field, output) for entry in value]
+    if field.endswith(".judge.ledger"):
+        return str(ledger_path(value and Path(value), output).absolute())
+    if not isinstance(value, str) or not field.endswith(_FILES) or (field.endswith(".criterion") and value in CRITERIA):
+        return value
+    file, colon, name = value.rpartition(":") if field.endswith(".function") else (value, "", "")
+    here = Path(file).expanduser()
+    return f"{here.absolute()}{colon}{name}" if here.exists() and (not colon or here.suffix == ".py") else value
+
+
+def _introduce(ready: Prepared, screen: Screen) -> None:
+    data, weights = ready.manifest.data, ready.manifest.weights
+    trained = f"{weights.trained:,} of {weights.all:,} weights are trained"
+    screen.say(f"{data.prompts:,} prompts, {data.held_out:,} held out; {trained}")
+    left_out = (f"left out: {count:,} rows, {reason}" for reason, count in data.left_out.items())
+    for line in (*left_out, *(forecast.words for forecast in judge_forecasts(ready))):
+        screen.say(line)
