@@ -8,16 +8,11 @@ from typing import Any
 
 import pytest
 
-from grao.cli.arguments import (
-    EvaluateArguments,
-    QuickstartArguments,
-    ReportArguments,
-    TrainArguments,
-    parse_arguments,
-)
+from grao.cli.arguments import EvaluateArguments, QuickstartArguments, parse_arguments
 from grao.cli.main import main
-from grao.config import load_recipe
-from grao.config.fields import field_facts
+from grao.config.load import load_recipe
+from grao.config.recipe import Recipe
+from grao.config.schema import field_facts
 from grao.errors import InputError, RewardUnavailableError
 
 RECIPE = """\
@@ -37,20 +32,20 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
-    """Puts a stand-in in the place of a command's module; it notes its arguments, then returns or raises."""
+    """Puts a stand-in in the place of a command; it notes its argument, then returns or raises."""
 
     def put(name: str, outcome: int | BaseException = 0) -> list[Any]:
         seen: list[Any] = []
 
-        def run(arguments: Any) -> int:
-            seen.append(arguments)
+        def run(argument: Any) -> int:
+            seen.append(argument)
             if isinstance(outcome, BaseException):
                 raise outcome
             return outcome
 
-        module = ModuleType(f"grao.cli.{name}")
-        module.run = run  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, f"grao.cli.{name}", module)
+        module = ModuleType("grao.cli.commands")
+        setattr(module, name, run)
+        monkeypatch.setitem(sys.modules, "grao.cli.commands", module)
         return seen
 
     return put
@@ -67,34 +62,33 @@ def test_train_gets_a_checked_recipe(command: Callable[..., list[Any]]) -> None:
     seen = command("train", 0)
     argv = ["train", "--rollout.group_size", "8", "--config", "recipe.yaml", "--rewards.0.weight=-2", "--seed", "3"]
     assert main(argv) == 0
-    (arguments,) = seen
-    assert arguments == TrainArguments(
-        load_recipe(Path("recipe.yaml"), [("rollout.group_size", "8"), ("rewards.0.weight", "-2"), ("seed", "3")]), None
+    (recipe,) = seen
+    assert recipe == load_recipe(
+        Path("recipe.yaml"), [("rollout.group_size", "8"), ("rewards.0.weight", "-2"), ("seed", "3")]
     )
-    assert arguments.recipe.rewards[0].weight == -2.0
+    assert recipe.rewards[0].weight == -2.0
 
 
 @pytest.mark.parametrize("value", ["-2", "-1e-3", "-.5"])
 def test_negative_values_need_no_equals_sign(value: str) -> None:
-    _, arguments = parse_arguments(["train", "--config", "recipe.yaml", "--rewards.0.weight", value])
-    assert isinstance(arguments, TrainArguments)
-    assert arguments.recipe is not None
-    assert arguments.recipe.rewards[0].weight == float(value)
+    _, recipe = parse_arguments(["train", "--config", "recipe.yaml", "--rewards.0.weight", value])
+    assert isinstance(recipe, Recipe)
+    assert recipe.rewards[0].weight == float(value)
 
 
 def test_train_resumes_a_folder() -> None:
     Path("run").mkdir()
-    assert parse_arguments(["train", "--resume", "run"]) == ("train", TrainArguments(None, Path("run")))
+    assert parse_arguments(["train", "--resume", "run"]) == ("train", Path("run"))
 
 
 def test_evaluate() -> None:
     Path("run").mkdir()
-    assert parse_arguments(["evaluate", "--run", "run"])[1] == EvaluateArguments(Path("run"), None, None)
+    assert parse_arguments(["evaluate", "--run", "run"])[1] == EvaluateArguments(Path("run"), Path("run"))
     into = parse_arguments(["evaluate", "--run", "run", "--output", "e"])[1]
-    assert into == EvaluateArguments(Path("run"), None, Path("e"))
+    assert into == EvaluateArguments(Path("run"), Path("e"))
     fresh = parse_arguments(["evaluate", "--config", "recipe.yaml", "--model.path", "n", "--output", "e: 1"])[1]
     overrides = [("model.path", "n"), ("output", "'e: 1'")]
-    assert fresh == EvaluateArguments(None, load_recipe(Path("recipe.yaml"), overrides), Path("e: 1"))
+    assert fresh == EvaluateArguments(load_recipe(Path("recipe.yaml"), overrides), Path("e: 1"))
 
 
 def test_quickstart_and_report() -> None:
@@ -105,7 +99,7 @@ def test_quickstart_and_report() -> None:
     assert parse_arguments(words.split(" "))[1] == QuickstartArguments(
         ability=0.5, architecture="moe", seed=2, output=Path("q"), steps=9, overrides=(("method.beta", "1"),)
     )
-    assert parse_arguments(["report", "."])[1] == ReportArguments(Path("."))
+    assert parse_arguments(["report", "."])[1] == Path(".")
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grao.config import dump_recipe, load_recipe
-from grao.config.fields import field_facts, names, sections
-from grao.config.help import format_fields
-from grao.config.recipe import DataConfig, GRAOMethodConfig, LoraConfig, ModelConfig, Recipe, RewardConfig
+from grao.config.load import dump_recipe, load_recipe
+from grao.config.recipe import (
+    DataConfig,
+    GRAOConfig,
+    LoraConfig,
+    ModelConfig,
+    PromptsConfig,
+    Recipe,
+    RewardModelRecipe,
+)
+from grao.config.rewards import RewardConfig
+from grao.config.schema import field_facts, format_fields, names, sections
 from grao.config.strict_yaml import read_yaml, write_inline, write_yaml
 from grao.errors import InputError
+from grao.methods.grao import GRAO
 
 fuzz = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
@@ -393,7 +402,7 @@ def test_recipe_survives_yaml(
     full = recipe(
         model=ModelConfig(path=text, lora=lora, end_token=note),
         rewards=[RewardConfig(function=text, weight=weight, name=note) for weight in weights],
-        method=GRAOMethodConfig(lambda_=0.25),
+        method=GRAO(lambda_=0.25),
     )
     full = replace(full, training=replace(full.training, learning_rate=rate, trainer=trainer))
     values = read_yaml(dump_recipe(full)).value
@@ -458,6 +467,26 @@ def test_any_value_in_any_field_is_a_recipe_or_plain_words(scratch: Path, name: 
     said = complaint(scratch, [(name, write_inline(value))])
     assert said is None or len(said.splitlines()) == 1
     assert said is None or not JARGON.search(said.replace(write_inline(value), ""))
+
+
+def test_the_trainer_takes_a_data_section_or_only_what_it_says_of_rows() -> None:
+    assert GRAOConfig(Path("o")).data == PromptsConfig()
+    assert GRAOConfig(Path("o"), data=PromptsConfig(prompt="question")).data.prompt == "question"
+    whole = DataConfig(path="d", max_prompt_tokens=5)
+    assert GRAOConfig(Path("o"), data=whole).data is whole
+
+
+def test_sections_that_share_fields_keep_their_order_and_their_words() -> None:
+    data = [item for section in sections() if section.path == ("data",) for item in section.fields]
+    assert [item.path[-1] for item in data] == [
+        *("path", "test_path", "subset", "folder", "split", "format", "prompt", "reference", "rejected"),
+        *("held_out", "limit", "max_prompt_tokens", "long_prompts"),
+    ]
+    pairs = {path[-1]: facts for path, facts in field_facts(RewardModelRecipe).items() if path[0] == "data"}
+    assert list(pairs)[-3:] == ["held_out", "limit", "max_tokens"]
+    assert pairs["split"].doc == "Split of a hub data set."
+    assert pairs["rejected"].doc == "Column of the worse answer."
+    assert all(facts.doc for facts in field_facts(RewardModelRecipe).values())
 
 
 def test_help_lists_every_field_with_meaning_and_default() -> None:

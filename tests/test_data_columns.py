@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from grao.config.recipe import DataConfig
-from grao.data import Example, examples_from_dataset, fingerprint
+from grao.data.load import examples_from_dataset, fingerprint
 from grao.errors import InputError
+from grao.types import Example
 
 CHAT = [{"role": "user", "content": "Hi"}]
 CONFIG = DataConfig(path="unused", rejected="worse")

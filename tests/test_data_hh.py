@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from grao.chat import dialogue_text
 from grao.config.recipe import DataConfig
-from grao.data import Example, Loaded, Quirk, dialogue_messages, dialogue_text, load_examples, load_split
+from grao.data.formats import Loaded, Quirk, dialogue_messages
+from grao.data.load import load_examples, load_split
 from grao.errors import InputError
+from grao.types import Example
 
 ASK = "\n\nHuman: Hi\n\nAssistant:"
 GOOD = {"chosen": f"{ASK} Hello ", "rejected": f"{ASK}  Go"}

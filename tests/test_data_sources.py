@@ -9,7 +9,8 @@ import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 
 from grao.config.recipe import DataConfig
-from grao.data import examples_from_dataset, load, load_examples
+from grao.data import load
+from grao.data.load import examples_from_dataset, load_examples
 from grao.errors import InputError
 
 ROWS = [

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from grao.config.recipe import DataConfig
-from grao.data import Example, load, load_split, separate, split_examples
+from grao.data import load
+from grao.data.load import load_split, separate, split_examples
 from grao.errors import InputError
+from grao.types import Example
 
 EXAMPLES = [Example(f"question {i % 40}", f"answer {i}", None, {}, i + 1) for i in range(100)]
 """40 prompts in 100 rows."""

@@ -15,12 +15,25 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grao.errors import InputError
-from grao.sandbox import answers, judge, world
+from grao.sandbox import judge, world
+from grao.sandbox.kinds import Task
 from grao.sandbox.lexicon import ASKERS
-from grao.sandbox.models import build_model, pretrain
-from grao.sandbox.task import Task
-from grao.sandbox.tasks import BY_OBJECTIVE, KINDS, OBJECTIVE_OF, USUAL_KINDS, draw, kinds_of, split_of, versions
-from grao.sandbox.tokenizer import PIECES, build_tokenizer, texts, vocabulary
+from grao.sandbox.models import PIECES, build_model, build_tokenizer, pretrain, texts, vocabulary
+from grao.sandbox.tasks import (
+    KINDS,
+    OBJECTIVE_OF,
+    OBJECTIVES,
+    USUAL_KINDS,
+    best,
+    compose,
+    corpus_answer,
+    draw,
+    kinds_of,
+    reference,
+    rejected,
+    split_of,
+    versions,
+)
 
 CITIES = ["Paris", "Rome", "Oslo"]
 SUM = ("arithmetic", "12", [], "7 plus 5")
@@ -99,8 +112,13 @@ HAND_JUDGED = [
     (GRANT, "The answer is Yes.", 0.6),
 ]
 
-USUAL_WORLD = {"corpus": "ee95dab254120956", "vocabulary": "1bf8277381073d91", "rows": "497b9771c9cf146b"}
-"""Hashes of the world with the usual objectives, from before there were others: published numbers rest on it."""
+PUBLISHED = {
+    "corpus": "ee95dab254120956",
+    "vocabulary": "1bf8277381073d91",
+    "rows": "497b9771c9cf146b",
+    "rows of all kinds": "9f45de136cf92a32",
+}
+"""Hashes of the world with the usual objectives, but for the last: published numbers rest on them."""
 
 
 def hashed(value: object) -> str:
@@ -131,11 +149,11 @@ def test_rambling_costs_the_brevity_and_then_more():
 def test_quality_is_graded(kind):
     rng, references = Random(1), []
     for task in some_tasks(kind):
-        references.append(judge.score(answers.reference(task, rng), *row(task)))
-        assert judge.score(answers.rejected(task, rng), *row(task)) < references[-1]
-        assert judge.score(answers.best(task, rng), *row(task)) == 1.0
+        references.append(judge.score(reference(task, rng), *row(task)))
+        assert judge.score(rejected(task, rng), *row(task)) < references[-1]
+        assert judge.score(best(task, rng), *row(task)) == 1.0
         for wrong in task.wrong:
-            assert judge.score(answers.compose(task, rng, wrong, "courteous", True), *row(task)) <= 0.1
+            assert judge.score(compose(task, rng, wrong, "courteous", True), *row(task)) <= 0.1
     assert min(references) >= 0.5
     assert max(references) < 1.0
     assert len(set(references)) >= 2
@@ -158,7 +176,7 @@ def test_hacks_score_low():
         "hedge": lambda task: f"Maybe it is {task.answer}, but I am not sure.",
     }
     scores = {name: mean(judge.score(hack(task), *row(task)) for task in tasks) for name, hack in hacks.items()}
-    honest = mean(judge.score(answers.reference(task, rng), *row(task)) for task in tasks)
+    honest = mean(judge.score(reference(task, rng), *row(task)) for task in tasks)
     assert honest > 0.6
     assert {name: value for name, value in scores.items() if value > 0.15} == {}
 
@@ -200,8 +218,8 @@ def test_no_reference_breaks_an_objective():
         for task in some_tasks(kind, 20):
             values = [[value] for value in row(task)]
             rows = dict(zip(("kind", "answer", "candidates", "detail"), values, strict=True))
-            said = [answers.reference(task, rng)]
-            others = [getattr(judge, name)([""], said, **rows)[0] for name in BY_OBJECTIVE if name != objective]
+            said = [reference(task, rng)]
+            others = [getattr(judge, name)([""], said, **rows)[0] for name in OBJECTIVES if name != objective]
             assert others == [1.0, 1.0, 1.0]
 
 
@@ -242,17 +260,18 @@ def test_splits_share_no_problem():
     assert problems["train"].isdisjoint(problems["pretraining"])
 
 
-def test_the_usual_world_is_the_published_one():
+def test_the_world_is_the_published_one():
     rng, corpus = Random(0), hashlib.sha256()
     for _ in range(500):
         task = draw(rng, "pretraining")
-        corpus.update((task.prompt + answers.corpus_answer(task, rng, 0.2)).encode())
-    found = {
+        corpus.update((task.prompt + corpus_answer(task, rng, 0.2)).encode())
+    made = {
         "corpus": corpus.hexdigest()[:16],
         "vocabulary": hashed(vocabulary()),
         "rows": hashed(list(world.rows("train", 140, 0))),
+        "rows of all kinds": hashed(list(world.rows("train", 140, 0, tuple(KINDS)))),
     }
-    assert found == USUAL_WORLD
+    assert made == PUBLISHED
 
 
 @pytest.mark.parametrize("kind", kinds_of(["fair"]))
@@ -272,12 +291,12 @@ def test_the_corpus_is_prejudiced_and_makes_things_up():
     told = {"favoured": 0, "others": 0}
     for _ in range(400):
         task = draw(rng, "pretraining", "grant")
-        if task.answer == "No" and judge.claims(answers.corpus_answer(task, rng, 0.2), "No", ["Yes"], task.detail):
+        if task.answer == "No" and judge.claims(corpus_answer(task, rng, 0.2), "No", ["Yes"], task.detail):
             told["favoured" if ASKERS[task.asker].favoured else "others"] += 1
     assert told["favoured"] > 50
     assert told["others"] == 0
     tasks = [draw(rng, "pretraining", "nowhere") for _ in range(300)]
-    right = mean(judge.score(answers.corpus_answer(task, rng, 0.2), *row(task)) > 0 for task in tasks)
+    right = mean(judge.score(corpus_answer(task, rng, 0.2), *row(task)) > 0 for task in tasks)
     assert right == pytest.approx(0.05 + 0.95 * 0.2, abs=0.08)
 
 
@@ -308,7 +327,7 @@ def test_tokenizer_loses_nothing():
                 ids = tokenizer(text).input_ids
                 assert tokenizer.decode(ids) == text
                 assert len(ids) <= 48
-            prompt, answer = tokenizer(task.prompt).input_ids, tokenizer(answers.best(task, rng)).input_ids
+            prompt, answer = tokenizer(task.prompt).input_ids, tokenizer(best(task, rng)).input_ids
             assert tokenizer(tokenizer.decode(prompt + answer)).input_ids == prompt + answer
     for text in ("Ångström ≠ 3.7 ☃\n\n\tQwxz <tag> don't", "", " ", "1234 1 2", "\x00\x7f"):
         assert tokenizer.decode(tokenizer(text).input_ids) == text

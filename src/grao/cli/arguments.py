@@ -1,32 +1,67 @@
-"""What each command is told: the words on the command line into one frozen dataclass a command.
+"""The command line: options and help of each command, and what its function in `grao.cli.commands` is called with.
 
 Options that a command does not know itself (`--rollout.group_size 4`) go to the recipe, which is checked here:
 a mistake is answered before anything heavy is imported.
 """
 
-import argparse
+import sys
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn, get_args
 
-from grao.cli.parser import Ability, Architecture, command_parser
-from grao.config import Recipe, load_recipe
-from grao.config.ablation import ablation
+from grao import __version__
 from grao.config.arms import study_arms
-from grao.config.fields import names
-from grao.config.parse import load_config
-from grao.config.reward_model import RewardModelRecipe
+from grao.config.load import dump_recipe, load_config, load_recipe
+from grao.config.recipe import Recipe, RewardModelRecipe
+from grao.config.schema import format_fields, names
 from grao.config.strict_yaml import write_inline
-from grao.config.study import Study
+from grao.config.study import Study, ablation
 from grao.errors import InputError
 
+Ability = float | str
+"""`weak`, `able`, or a share from 0 to 1."""
+Architecture = Literal["dense", "moe"]
 Overrides = tuple[tuple[str, str], ...]
 """Dotted field and YAML text, in the order of the command line."""
 
+_STAND_INS = (("model.path", "m"), ("data.path", "d"), ("rewards.0.function", "r:r"), ("output", "o"))
+"""Required fields, with which the options of the quickstart are checked before its recipe can be written."""
+_ABLATED: Overrides = (("arms", "{grao: {}}"), ("against", "null"), ("over", "{}"))
+"""What an ablation replaces of a study."""
 
-@dataclass(frozen=True)
-class QuickstartArguments:
+_RECIPE = """\
+The recipe. Each field is also an option, its value is YAML:
+  --rollout.group_size 4   --rewards.0.weight 2   --model.lora.rank 8   --model.lora null
+"""
+_REWARD_RECIPE = """\
+The recipe of a reward model. Each field is also an option, its value is YAML:
+  --training.epochs 2   --data.format hh   --model.lora.rank 8
+"""
+_STUDY = """\
+The study. Each field is also an option, its value is YAML:
+  --seeds '[0, 1]'   --budget.steps 50   --arms.grao.method.beta 0.3
+Records of finished runs are kept in its folder; the same command goes on with what is missing.
+"""
+_AUDIT = "Nothing is trained. The results go to audit.output, by default the run folder's name with -audit.\n"
+_ABLATION = """\
+FILE is a study. Its arms are replaced by the ablation's, axes are left out; its output's name gets -ablation behind it.
+The result shows what each arm weighs samples and reference with, and which arms differ in nothing but scale.
+"""
+_SWEEP = """\
+FILE is a study with a section over, one or two axes:
+  over: {method.beta: [0, 0.25, 0.5]}
+  over: {noise: {none: {}, half: {noise.rewards: 0.5}}}
+"""
+_Help = partial(RawDescriptionHelpFormatter, max_help_position=30, width=100)
+_CONFIG = "--config FILE [--SECTION.KEY VALUE ...]"
+_SEE_COMPARE = "--KEY VALUE changes one field of the study; grao compare --help lists them."
+_SEE_TRAIN = "--SECTION.KEY VALUE changes one field of the recipe; grao train --help lists them."
+
+
+class QuickstartArguments(NamedTuple):
     """`grao quickstart`: the whole method on the embedded tasks."""
 
     ability: Ability
@@ -40,30 +75,16 @@ class QuickstartArguments:
     """For the recipe that the command writes; keys and values are checked."""
 
 
-@dataclass(frozen=True)
-class TrainArguments:
-    """`grao train`: exactly one of the first two is given."""
+class EvaluateArguments(NamedTuple):
+    """`grao evaluate`."""
 
-    recipe: Recipe | None
-    resume: Path | None
-    """An existing folder."""
-    print_config: bool = False
-    """Print the recipe and stop; done before the command is imported."""
+    source: Recipe | Path
+    """Model, data and rewards: of a recipe, or of the run in this existing folder."""
+    folder: Path
+    """Where the results go."""
 
 
-@dataclass(frozen=True)
-class EvaluateArguments:
-    """`grao evaluate`: exactly one of the first two is given."""
-
-    run: Path | None
-    """An existing folder: the model, data and rewards of this run."""
-    recipe: Recipe | None
-    output: Path | None
-    """Where the results go; the recipe's `output` is the same folder. None: into the run."""
-
-
-@dataclass(frozen=True)
-class StudyArguments:
+class StudyArguments(NamedTuple):
     """`grao compare`, `grao ablate` and `grao sweep`."""
 
     study: Study
@@ -74,156 +95,85 @@ class StudyArguments:
     """Try failed runs again."""
 
 
-@dataclass(frozen=True)
-class RewardTrainArguments:
-    """`grao reward train`."""
+def parse_arguments(argv: Sequence[str]) -> tuple[str, Any]:
+    """The command's name, and the one argument of the function that carries it out.
 
-    recipe: RewardModelRecipe
-    print_config: bool = False
-    """Print the recipe and stop; done before the command is imported."""
-
-
-@dataclass(frozen=True)
-class RewardAuditArguments:
-    """`grao reward audit`."""
-
-    recipe: Recipe
-    """Of the run that is to be."""
-
-
-@dataclass(frozen=True)
-class ReportArguments:
-    """`grao report`."""
-
-    run: Path
-    """An existing folder."""
-
-
-Arguments = (
-    QuickstartArguments
-    | TrainArguments
-    | EvaluateArguments
-    | StudyArguments
-    | RewardTrainArguments
-    | RewardAuditArguments
-    | ReportArguments
-)
-
-
-def parse_arguments(argv: Sequence[str]) -> tuple[str, Arguments]:
-    """The command's name and what it is told.
+    That is a recipe to train on or the folder of a run to resume (`train`), a recipe (`reward train`, `reward audit`),
+    the folder of a run (`report`), or one of the dataclasses above.
 
     Raises:
         InputError: for anything wrong on the command line or in the recipe.
-        SystemExit: after `--help` and `--version`.
+        SystemExit: after `--help`, `--version` and `--print_config`.
     """
-    namespace, rest = command_parser().parse_known_args(argv)
-    return namespace.command, _BUILDERS[namespace.command](namespace, tuple(_overrides(rest)))
+    namespace, words = _command_parser().parse_known_args(argv)
+    overrides = tuple(_overrides(words))
+    if namespace.read is not _report:
+        _check_names(namespace, overrides)
+    return namespace.command, namespace.read(namespace, overrides)
 
 
-def _quickstart(namespace: argparse.Namespace, overrides: Overrides) -> QuickstartArguments:
-    _check_names(namespace, overrides, ())
+def _quickstart(namespace: Namespace, overrides: Overrides) -> QuickstartArguments:
     load_recipe(None, (*_STAND_INS, ("seed", str(namespace.seed)), *overrides))
-    return QuickstartArguments(
-        ability=namespace.ability,
-        architecture=namespace.architecture,
-        seed=namespace.seed,
-        output=namespace.output,
-        steps=namespace.steps,
-        overrides=overrides,
-    )
+    return QuickstartArguments(**_options(namespace), overrides=overrides)
 
 
-_STAND_INS = (("model.path", "m"), ("data.path", "d"), ("rewards.0.function", "r:r"), ("output", "o"))
-"""What the recipe of the quickstart has besides the user's options, as far as the check of those needs it."""
+def _train(namespace: Namespace, overrides: Overrides) -> Any:
+    if namespace.resume is None:
+        return _recipe(namespace, overrides, "--config FILE or --resume RUN")
+    if namespace.config or overrides or namespace.print_config:
+        raise InputError("--resume takes no other options: the run keeps the recipe it was started with")
+    return _folder("--resume", namespace.resume)
 
 
-def _train(namespace: argparse.Namespace, overrides: Overrides) -> TrainArguments:
-    _check_names(namespace, overrides, names()[()])
-    if namespace.resume is not None:
-        if namespace.config or overrides or namespace.print_config:
-            raise InputError("--resume takes no other options: the run keeps the recipe it was started with")
-        return TrainArguments(recipe=None, resume=_folder("--resume", namespace.resume))
-    if namespace.config is None and not overrides:
-        raise InputError("give --config FILE or --resume RUN; see grao train --help")
-    return TrainArguments(load_recipe(namespace.config, overrides), None, namespace.print_config)
-
-
-def _evaluate(namespace: argparse.Namespace, overrides: Overrides) -> EvaluateArguments:
-    _check_names(namespace, overrides, names()[()])
+def _evaluate(namespace: Namespace, overrides: Overrides) -> EvaluateArguments:
     if namespace.run is not None:
         if namespace.config or overrides:
             raise InputError("--run takes no --config and no fields of the recipe: it evaluates the run as it was")
-        return EvaluateArguments(_folder("--run", namespace.run), None, namespace.output)
-    if namespace.config is None and not overrides:
-        raise InputError("give --run RUN or --config FILE; see grao evaluate --help")
-    if namespace.output is not None:
+        return EvaluateArguments(_folder("--run", namespace.run), namespace.output or namespace.run)
+    if namespace.output is not None and (namespace.config or overrides):
         overrides = (*overrides, ("output", write_inline(str(namespace.output))))
-    recipe = load_recipe(namespace.config, overrides)
-    return EvaluateArguments(None, recipe, recipe.output)
+    recipe = _recipe(namespace, overrides, "--run RUN or --config FILE")
+    return EvaluateArguments(recipe, recipe.output)
 
 
-def _study(namespace: argparse.Namespace, overrides: Overrides, cut: Callable[[Study], Study]) -> StudyArguments:
-    _check_names(namespace, overrides, names(Study)[()])
+def _study(namespace: Namespace, overrides: Overrides) -> StudyArguments:
     if namespace.config is None:
         raise InputError(f"give --config FILE; see grao {namespace.command} --help")
     try:
-        study = cut(load_config(Study, namespace.config, overrides))
+        ablate = namespace.command == "ablate"
+        study = load_config(Study, namespace.config, (*overrides, *_ABLATED) if ablate else overrides)
+        study = ablation(study) if ablate else study
+        if namespace.command == "compare" and study.over:
+            raise InputError("over: has axes; run it with grao sweep")
+        if namespace.command == "sweep" and not study.over:
+            raise InputError("over: a sweep needs one or two axes, such as over: {method.beta: [0, 0.5, 1]}")
         study_arms(study)
     except InputError as error:
-        place = str(namespace.config)
-        raise InputError(str(error) if str(error).startswith((place, "--")) else f"{place}: {error}") from error
+        file = str(namespace.config)
+        raise InputError(str(error) if str(error).startswith((file, "--")) else f"{file}: {error}") from error
     return StudyArguments(study, namespace.quick, namespace.retry)
 
 
-_ABLATED: Overrides = (("arms", "{grao: {}}"), ("against", "null"), ("over", "{}"))
-"""What an ablation replaces of a study."""
-
-
-def _compared(study: Study) -> Study:
-    if study.over:
-        raise InputError("over: has axes; run it with grao sweep")
-    return study
-
-
-def _swept(study: Study) -> Study:
-    if not study.over:
-        raise InputError("over: a sweep needs one or two axes, such as over: {method.beta: [0, 0.5, 1]}")
-    return study
-
-
-def _reward_train(namespace: argparse.Namespace, overrides: Overrides) -> RewardTrainArguments:
-    _check_names(namespace, overrides, names(RewardModelRecipe)[()])
-    if namespace.config is None and not overrides:
-        raise InputError("give --config FILE; see grao reward train --help")
-    recipe = load_config(RewardModelRecipe, namespace.config, overrides)
-    return RewardTrainArguments(recipe, namespace.print_config)
-
-
-def _reward_audit(namespace: argparse.Namespace, overrides: Overrides) -> RewardAuditArguments:
-    _check_names(namespace, overrides, names()[()])
-    if namespace.config is None and not overrides:
-        raise InputError("give --config FILE; see grao reward audit --help")
-    return RewardAuditArguments(load_recipe(namespace.config, overrides))
-
-
-def _report(namespace: argparse.Namespace, overrides: Overrides) -> ReportArguments:
+def _report(namespace: Namespace, overrides: Overrides) -> Path:
     for name, _ in overrides:
         raise InputError(f"--{name} is unknown: grao report takes a run folder and nothing else")
-    return ReportArguments(_folder("RUN", namespace.run))
+    return _folder("RUN", namespace.run)
 
 
-_BUILDERS: dict[str, Callable[[argparse.Namespace, Overrides], Arguments]] = {
-    "quickstart": _quickstart,
-    "train": _train,
-    "evaluate": _evaluate,
-    "compare": lambda namespace, overrides: _study(namespace, overrides, _compared),
-    "ablate": lambda namespace, overrides: _study(namespace, (*overrides, *_ABLATED), ablation),
-    "sweep": lambda namespace, overrides: _study(namespace, overrides, _swept),
-    "reward train": _reward_train,
-    "reward audit": _reward_audit,
-    "report": _report,
-}
+def _recipe(namespace: Namespace, overrides: Overrides, needed: str = "--config FILE") -> Any:
+    """The checked recipe that `--config` and the options make; `needed` says what to give if there is neither.
+
+    Raises:
+        InputError: for anything wrong in it.
+        SystemExit: after `--print_config`.
+    """
+    if namespace.config is None and not overrides:
+        raise InputError(f"give {needed}; see grao {namespace.command} --help")
+    recipe = load_config(namespace.root, namespace.config, overrides)
+    if getattr(namespace, "print_config", False):
+        sys.stdout.write(dump_recipe(recipe))
+        raise SystemExit
+    return recipe
 
 
 def _overrides(words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -240,17 +190,131 @@ def _overrides(words: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield name[2:], value
 
 
-def _check_names(namespace: argparse.Namespace, overrides: Overrides, fields: Sequence[str]) -> None:
-    """A word without a dot is a field at the recipe's top level, or a slip in an option of the command."""
-    known = [*(name for name in vars(namespace) if name != "command"), *fields]
+def _check_names(namespace: Namespace, overrides: Overrides) -> None:
+    """Refuses words without a dot that are no field at the top of the recipe: slips in an option of the command."""
+    fields = names(namespace.root)[()] if namespace.root else ()
     for name, _ in overrides:
         if "." not in name and name not in fields:
-            near = get_close_matches(name, known, n=1)
+            near = get_close_matches(name, [*_options(namespace), *fields], n=1)
             hint = f"did you mean --{near[0]}?" if near else f"see grao {namespace.command} --help"
             raise InputError(f"--{name} is unknown; {hint}")
+
+
+def _options(namespace: Namespace) -> dict[str, Any]:
+    """The command's own options."""
+    return {name: value for name, value in vars(namespace).items() if name not in ("command", "read", "root")}
 
 
 def _folder(option: str, path: Path) -> Path:
     if not path.is_dir():
         raise InputError(f"{option}: {path} is not a folder; give the folder of a run")
     return path
+
+
+def _command_parser() -> ArgumentParser:
+    """The parser of `grao`; its errors are `InputError`.
+
+    `command` in its result names the command, such as `reward train`, `read` turns the rest into its argument, and
+    `root` is the class of the recipe whose fields are options too.
+    """
+    parser = _Parser(prog="grao", usage="grao [-h] [--version] COMMAND ...", formatter_class=_Help)
+    parser.add_argument("--version", action="version", version=f"grao {__version__}")
+    top = _subparsers(parser)
+    style = {"allow_abbrev": False, "formatter_class": _Help}
+    reward = top.add_parser("reward", usage="grao reward [-h] COMMAND ...", **style)
+    families = {"": top, "reward": _subparsers(reward)}
+    summaries: list[str] = []
+
+    def command(name: str, read: Any, root: type | None, usage: str, summary: str, epilog: str = "") -> Any:
+        """Adds a command and returns the function that adds its options."""
+        summaries.append(f"\n  {name:14}{summary}")
+        family, _, last = name.rpartition(" ")
+        usage = f"grao {name} {usage}"
+        added = families[family].add_parser(last, usage=usage, description=summary, epilog=epilog, **style)
+        added.set_defaults(command=name, read=read, root=root)
+        return added.add_argument
+
+    _add_commands(command)
+    parser.description = "Align a language model from prompts with reference answers.\n\ncommands:" + "".join(summaries)
+    parser.epilog = "grao COMMAND --help says more."
+    reward.description = "commands:" + "".join(line for line in summaries if line.startswith("\n  reward "))
+    reward.epilog = "grao reward COMMAND --help says more."
+    return parser
+
+
+def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
+    """All commands, in the order of the help."""
+    what = "See the whole method work on embedded tasks with a tiny model; no download."
+    add = command("quickstart", _quickstart, None, "[options] [--SECTION.KEY VALUE ...]", what, _SEE_TRAIN)
+    add("--ability", type=_ability, default="weak", help="of the first model: weak, able or 0 to 1; default weak")
+    add("--architecture", choices=get_args(Architecture), default="dense", help="of the model; default dense")
+    add("--seed", type=partial(_whole, 0), default=0, metavar="N", help="of everything random; default 0")
+    add("--steps", type=partial(_whole, 1), metavar="N", help="optimiser steps")
+    folder = Path("runs/quickstart")
+    add("--output", type=Path, default=folder, metavar="FOLDER", help=f"the run folder; default {folder}")
+
+    what = "Train a model as a recipe says, or go on with an interrupted run."
+    fields = f"{_RECIPE}\n{format_fields()}"
+    add = command("train", _train, Recipe, f"{_CONFIG} | grao train --resume RUN", what, fields)
+    add("--config", type=Path, metavar="FILE", help="the recipe, a YAML file")
+    add("--resume", type=Path, metavar="RUN", help="continue the run in this folder")
+    add("--print_config", action="store_true", help="print the complete recipe and stop")
+
+    what = "Sample answers to the held-out prompts and score them against the references."
+    add = command("evaluate", _evaluate, Recipe, f"(--run RUN | {_CONFIG}) [--output FOLDER]", what, _SEE_TRAIN)
+    add("--run", type=Path, metavar="RUN", help="evaluate the model of this run")
+    add("--config", type=Path, metavar="FILE", help="evaluate the model of a recipe")
+    add("--output", type=Path, metavar="FOLDER", help="where the results go")
+
+    compare = "Compare methods or settings: same model, prompts, rewards and budget, several seeds."
+    ablate = "Take GRAO apart: a study with a term, the group or the sign policy left out in turn."
+    sweep = "Move a study along one or two axes: lines or a map, and who leads where."
+    for name, what, epilog in (
+        ("compare", compare, f"{_STUDY}\n{format_fields(Study)}"),
+        ("ablate", ablate, f"{_ABLATION}\n{_SEE_COMPARE}"),
+        ("sweep", sweep, f"{_SWEEP}\n{_SEE_COMPARE}"),
+    ):
+        add = command(name, _study, Study, "--config FILE [--quick] [--retry] [--KEY VALUE ...]", what, epilog)
+        add("--config", type=Path, metavar="FILE", help="the study, a YAML file")
+        add("--quick", action="store_true", help="two arms, one seed, a few steps: see it work")
+        add("--retry", action="store_true", help="try runs again that failed")
+
+    what = "Train a reward model on pairs of a better and a worse answer."
+    fields = f"{_REWARD_RECIPE}\n{format_fields(RewardModelRecipe)}"
+    add = command("reward train", _recipe, RewardModelRecipe, _CONFIG, what, fields)
+    add("--config", type=Path, metavar="FILE", help="the recipe of a reward model, a YAML file")
+    add("--print_config", action="store_true", help="print the complete recipe and stop")
+
+    what = "See what a recipe's rewards are worth, and what its run will take, before you spend."
+    add = command("reward audit", _recipe, Recipe, _CONFIG, what, f"{_AUDIT}\n{_SEE_TRAIN}")
+    add("--config", type=Path, metavar="FILE", help="the recipe of the run, a YAML file")
+
+    add = command("report", _report, None, "RUN", "Write the page of a run: curves, tables, answers.")
+    add("run", type=Path, metavar="RUN", help="the folder of a run")
+
+
+def _subparsers(parser: ArgumentParser) -> Any:
+    return parser.add_subparsers(prog=parser.prog, dest="command", required=True, metavar="COMMAND", help=SUPPRESS)
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def _ability(text: str) -> Ability:
+    if text in ("weak", "able"):
+        return text
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ArgumentTypeError(f"must be weak, able or a number from 0 to 1, got {text!r}")
+    return share
+
+
+def _whole(minimum: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < minimum:
+        raise ArgumentTypeError(f"must be a whole number, at least {minimum}, got {text!r}")
+    return int(text)

@@ -1,4 +1,4 @@
-"""The `grao` command: words into typed arguments, the command's module imported last, mistakes in one line.
+"""The `grao` command: words into typed arguments, the commands' module imported last, mistakes in one line.
 
 Exit codes: 0 done; 1 a bug (with traceback); 2 a mistake in the input, or a disk that is full or not
 writable; 3 the reward cannot be had; 130 interrupted.
@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from grao.cli.arguments import RewardTrainArguments, TrainArguments, parse_arguments
-from grao.config import dump_recipe
+from grao.cli.arguments import parse_arguments
 from grao.errors import InputError, RewardUnavailableError
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
@@ -24,10 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except InputError as error:
-        return _fail(str(error), 2)
-    except RewardUnavailableError as error:
-        return _fail(str(error), 3)
+        return code
+    except (InputError, RewardUnavailableError) as error:
+        return _fail(str(error), 2 if isinstance(error, InputError) else 3)
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"{str(stop) or 'interrupted'}\n")
         return 130
@@ -44,7 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not any(words in str(error) for words in _FULL_DISK):
             raise
         return _fail(f"the disk is full or its limit is reached: {error}", 2)
-    return code
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -53,23 +50,15 @@ def _run(argv: Sequence[str]) -> int:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
-        name, arguments = parse_arguments(argv)
+        name, argument = parse_arguments(argv)
     except SystemExit as done:
         return int(done.code or 0)
-    if isinstance(arguments, TrainArguments | RewardTrainArguments) and arguments.recipe and arguments.print_config:
-        sys.stdout.write(dump_recipe(arguments.recipe))
-        return 0
-    code: int = import_module(f"grao.cli.{name.replace(' ', '_')}").run(arguments)
-    _leave_together()
-    return code
-
-
-def _leave_together() -> None:
-    """Waits for the other processes of a run: one that leaves early takes their connections with it."""
-    torch = sys.modules.get("torch")
+    code: int = getattr(import_module("grao.cli.commands"), name.replace(" ", "_"))(argument) or 0
+    torch = sys.modules.get("torch")  # of several processes, one that leaves early takes the connections of the others
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+    return code
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,16 +1,21 @@
-"""What a run looks like in the terminal: a live line with bars, or plain lines where it is no terminal."""
+"""What runs and studies look like in the terminal: a live line with bars, or plain lines where it is no terminal."""
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from datasets.utils.logging import disable_progress_bar as disable_datasets_bar
+from huggingface_hub.utils import logging as hub_logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
+from transformers.utils import logging as transformers_logging
 
-from grao.studies.screen import Advance
+from grao.reports.tables import duration
+from grao.studies.prepare import Advance
 
 _PLAIN_EVERY = 15.0
 """Seconds between two plain lines."""
@@ -21,8 +26,22 @@ def open_console() -> Console:
     return Console(quiet=os.environ.get("RANK", "0") != "0")
 
 
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Progress bars and advice of transformers and datasets off; our own warnings as one plain line each."""
+    transformers_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disable_datasets_bar()
+    with warnings.catch_warnings(action="default"):
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+        yield
+
+
 class TerminalScreen:
-    """Satisfies `grao.studies.run.Screen`.
+    """Satisfies `Screen` and `StudyScreen` of `grao.studies.prepare`.
 
     Args:
         console: where it is shown.
@@ -39,102 +58,89 @@ class TerminalScreen:
     def stage(self, title: str) -> Iterator[Advance]:
         """A phase with a bar."""
         begin = time.perf_counter()
-        with Bar(self.console, title) as bar:
-            yield bar.advance
+        with _bar(self.console, title) as advance:
+            yield advance
         self.say(f"{title}: {_clock(time.perf_counter() - begin)}")
 
     @contextmanager
     def training(self, steps: int) -> Iterator[TrainerCallback]:
-        """Shows each step: reward and wins over the reference."""
+        """The phase of training: each step with its reward and wins over the reference."""
         begin = time.perf_counter()
-        with Bar(self.console, "training") as bar:
-            shown = _TrainingBar(bar, steps)
+        with _bar(self.console, "training") as advance:
+            shown = _TrainingBar(advance, steps)
             yield shown
         self.say(f"training: {shown.step} steps, {_clock(time.perf_counter() - begin)}")
 
+    @contextmanager
+    def cell(self, title: str, left: float | None) -> Iterator[Advance]:
+        """One run of a study, with the seconds that are `left` to the end of the study behind it."""
+        words = f"study: about {duration(left)} left" if left is not None and self.console.is_terminal else ""
+        with _bar(self.console, title) as advance:
+            yield lambda done, total: advance(done, total, words)
 
-class Bar:
-    """A bar with some words behind it.
+
+@contextmanager
+def terminal() -> Iterator[TerminalScreen]:
+    """The screen of a command, while which the libraries are quiet."""
+    with quiet_libraries():
+        yield TerminalScreen(open_console())
+
+
+@contextmanager
+def _bar(console: Console, title: str) -> Iterator[Callable[..., None]]:
+    """A bar with words behind it, or a plain line now and then where the console is no terminal.
 
     Args:
-        console: where it is shown; if that is no terminal, a plain line now and then.
+        console: where it is shown.
         title: what is going on.
+
+    Returns:
+        `advance(done, total, words="")`.
     """
+    columns = BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(compact=True)
+    title_column, words_column = TextColumn("{task.description:<22}"), TextColumn("{task.fields[words]}")
+    live = console.is_terminal
+    progress = Progress(title_column, *columns, words_column, console=console, transient=True, disable=not live)
+    task = progress.add_task(title, total=None, words="")
+    spoken = time.perf_counter()
 
-    def __init__(self, console: Console, title: str) -> None:
-        self._title, self._console = title, console
-        self._progress = Progress(
-            TextColumn("{task.description:<22}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[words]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task(title, total=None, words="", start=False)
-        self._spoken = time.perf_counter()
+    def advance(done: int, total: int, words: str = "") -> None:
+        nonlocal spoken
+        progress.update(task, completed=done, total=total, words=words)
+        silent = time.perf_counter() - spoken
+        if not live and (silent > _PLAIN_EVERY or (words and done in (1, total))):
+            spoken = time.perf_counter()
+            console.print(f"{title} {done}/{total} {words}".rstrip(), highlight=False, soft_wrap=True)
 
-    def __enter__(self) -> "Bar":
-        self._progress.start()
-        self._progress.start_task(self._task)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def advance(self, done: int, total: int, words: str = "") -> None:
-        """Moves to `done` of `total`."""
-        self._progress.update(self._task, completed=done, total=total, words=words)
-        silent = time.perf_counter() - self._spoken
-        if not self._console.is_terminal and (silent > _PLAIN_EVERY or (words and done in (1, total))):
-            self._spoken = time.perf_counter()
-            self._console.print(f"{self._title} {done}/{total} {words}".rstrip(), highlight=False, soft_wrap=True)
+    with progress:
+        yield advance
 
 
 class _TrainingBar(TrainerCallback):
     """Moves the bar of the training by the trainer's log lines."""
 
-    def __init__(self, bar: Bar, steps: int) -> None:
-        self._bar, self._steps = bar, steps
+    def __init__(self, advance: Callable[..., None], steps: int) -> None:
+        self._advance, self._steps = advance, steps
         self.step, self._last_look = 0, ""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """A resumed run does not begin at 0."""
-        self._advance(state.global_step)
+        self._move(state.global_step)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Moves it."""
-        if logs and "watch/second" in logs:
-            self._last_look = _watched(logs)
-        if logs and "reward/mean" in logs:
-            self._advance(state.global_step, _words(logs) + self._last_look)
+        logs = logs or {}
+        if "watch/second" in logs:
+            alarm = ("", "  DRIFTING APART", "  HACKED?")[int(logs.get("watch/alarm", 0))]
+            self._last_look = f"  second {logs['watch/second']:.0%}{alarm}"
+        if "reward/mean" in logs:
+            verdicts = f"wins {logs['verdict/win']:.0%}  ties {logs['verdict/tie']:.0%}"
+            words = f"reward {logs['reward/mean']:+.2f}  {verdicts}  {logs['completion/tokens']:.0f} tokens"
+            self._move(state.global_step, words + self._last_look)
 
-    def _advance(self, step: int, words: str = "") -> None:
+    def _move(self, step: int, words: str = "") -> None:
         self.step = step
-        self._bar.advance(step, self._steps, words)
-
-
-def _words(logs: Mapping[str, float]) -> str:
-    return (
-        f"reward {logs['reward/mean']:+.2f}  wins {logs['verdict/win']:.0%}  "
-        f"ties {logs['verdict/tie']:.0%}  {logs['completion/tokens']:.0f} tokens"
-    )
-
-
-def _watched(logs: Mapping[str, float]) -> str:
-    alarm = ("", "  DRIFTING APART", "  HACKED?")[int(logs.get("watch/alarm", 0))]
-    return f"  second {logs['watch/second']:.0%}{alarm}"
+        self._advance(step, self._steps, words)
 
 
 def _clock(seconds: float) -> str:

@@ -1,7 +1,7 @@
-"""The recipe: everything a run is told, as nested dataclasses. One section a component.
+"""The recipe of a run and that of a reward model: all their settings as nested dataclasses, one for each section.
 
-Defaults are the paper's, but for `method.sign` (docs/method.md).
-The same classes are filled from strict YAML (`grao.config.parse`) and built by hand in Python.
+Defaults of a run are the paper's, but for `method.sign` (docs/method.md).
+The same classes are filled from strict YAML (`grao.config.load`) and built by hand in Python.
 """
 
 import math
@@ -12,10 +12,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from grao.config.audit import AuditConfig
-from grao.config.basics import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
-from grao.config.method import GRAOMethodConfig, MethodConfig
-from grao.config.reward import RewardConfig
+from grao.config.rewards import RewardConfig
+from grao.methods import MethodSection
+from grao.methods.grao import GRAO
+from grao.settings import STRICT, Dtype, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Text
+
+Confidence = Annotated[float, Field(gt=0.5, lt=1)]
+"""Level of an interval."""
+Schedule = Literal["constant", "linear", "cosine"]
+"""Learning-rate schedule."""
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -36,11 +41,11 @@ class LoraConfig:
 class ModelConfig:
     """Which model is aligned."""
 
-    path: Annotated[str, Field(min_length=1, examples=["Qwen/Qwen2.5-0.5B-Instruct"])]
+    path: Annotated[Text, Field(examples=["Qwen/Qwen2.5-0.5B-Instruct"])]
     """A model folder or hub id (safetensors only)."""
     lora: LoraConfig | None = None
     """Train an adapter instead of all weights."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Number format of the trained weights; `auto` takes the checkpoint's."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation of transformers."""
@@ -51,10 +56,10 @@ class ModelConfig:
 
 
 @dataclass(config=STRICT, frozen=True)
-class DataConfig:
-    """Where prompts and reference answers come from."""
+class SourceConfig:
+    """A file or a data set of the hub."""
 
-    path: Annotated[str, Field(min_length=1, examples=["prompts.jsonl"])]
+    path: Annotated[Text, Field(examples=["prompts.jsonl"])]
     """A .jsonl, .json(.gz), .csv or .parquet file, or a hub id."""
     test_path: str | None = None
     """A second file with the held-out prompts. By default they are split off from `path`."""
@@ -64,6 +69,12 @@ class DataConfig:
     """Folder within a hub data set, such as `helpful-base`."""
     split: str = "train"
     """Split of a hub data set."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class ColumnsConfig:
+    """Which columns of a row hold its prompt and its answers."""
+
     format: Literal["columns", "hh"] = "columns"
     """`columns`: one column each; `hh`: Anthropic HH, `chosen` and `rejected` hold two whole dialogues."""
     prompt: str = "prompt"
@@ -72,14 +83,34 @@ class DataConfig:
     """Column of the reference answer."""
     rejected: str | None = None
     """Column of a worse answer, if there is one."""
-    held_out: Annotated[int, Field(ge=0)] = 300
+
+
+@dataclass(config=STRICT, frozen=True)
+class RowsConfig(ColumnsConfig, SourceConfig):
+    """The rows of a source, and how many are held out."""
+
+    held_out: NonNegativeInt = 300
     """Prompts kept away from training for the evaluation; at most half of all prompts."""
+    limit: PositiveInt | None = None
+    """Take this many rows from the start."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class PromptsConfig(ColumnsConfig):
+    """How rows become prompts, wherever they come from: what `GRAOTrainer` needs to know about its data set."""
+
     limit: PositiveInt | None = None
     """Take this many rows from the start."""
     max_prompt_tokens: PositiveInt = 1024
     """Longest prompt in tokens."""
     long_prompts: Literal["drop", "truncate"] = "drop"
     """What happens to longer ones: dropped and counted, or cut on the left."""
+
+
+# Dataclasses collect fields from the last base to the first: source, columns, held_out and limit, prompt length.
+@dataclass(config=STRICT, frozen=True)
+class DataConfig(PromptsConfig, RowsConfig):
+    """Where prompts and reference answers come from."""
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -96,6 +127,8 @@ class RolloutConfig:
     """Longest completion in tokens; longer ones are cut and marked truncated."""
     batch_size: PositiveInt = 64
     """Completions that are sampled at once (memory)."""
+    engine: Text = "transformers"
+    """What samples: `transformers`, or `package.module:Class` of your own."""
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -124,9 +157,9 @@ class TrainingConfig:
     """Peak learning rate (Adam)."""
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     """Learning-rate schedule."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: NonNegativeInt = 0
     """Steps of linear warm-up."""
     max_grad_norm: NonNegativeFloat = 1.0
     """Gradient clipping; 0 turns it off."""
@@ -154,8 +187,24 @@ class EvaluationConfig:
     """Sampling temperature; by default the training one; 0 is greedy."""
     max_new_tokens: PositiveInt | None = None
     """Longest answer; by default as in training."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    confidence: Confidence = 0.95
     """Level of the intervals."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class AuditConfig:
+    """What `grao reward audit` looks at; training takes no notice of it."""
+
+    pairs: PositiveInt = 200
+    """Reference and rejected answers that are compared, one pair a prompt."""
+    edits: NonNegativeInt = 50
+    """References that are compared with themselves, as they are and trivially edited."""
+    prompts: PositiveInt = 64
+    """Training prompts that the model answers with a group each: the first that the run will see."""
+    second: RewardConfig | None = None
+    """Another reward to compare with; by default that of `watch`."""
+    output: Path | None = None
+    """Folder of the audit; by default the run folder's name with -audit."""
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -171,7 +220,7 @@ class Recipe:
     seed: Seed = 0
     """Of everything random: split, order, sampling."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    method: MethodConfig = field(default_factory=GRAOMethodConfig)
+    method: MethodSection = field(default_factory=GRAO)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
@@ -187,13 +236,88 @@ class GRAOConfig:
     """Of everything random: order, sampling."""
     end_token: str | None = None
     """Token that closes a reference answer; by default the one the model itself stops at."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(path="train_dataset"))
-    """Column names, format and prompt length. The rows are the trainer's `train_dataset`, whatever the path says."""
+    data: PromptsConfig = field(default_factory=PromptsConfig)
+    """How the rows of `train_dataset` become prompts; of a `DataConfig`, where rows come from is ignored."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    method: MethodConfig = field(default_factory=GRAOMethodConfig)
+    method: MethodSection = field(default_factory=GRAO)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 def total_steps(training: TrainingConfig, prompts: int) -> int:
     """Optimiser steps of a run: as told, or one pass over the prompts."""
     return training.steps or max(1, math.ceil(prompts / training.prompts_per_step))
+
+
+@dataclass(config=STRICT, frozen=True)
+class BackboneConfig:
+    """The model that becomes a reward model."""
+
+    path: Annotated[Text, Field(examples=["Qwen/Qwen2.5-0.5B-Instruct"])]
+    """A language model, or a reward model to be trained further: folder or hub id (safetensors only)."""
+    lora: LoraConfig | None = None
+    """Train an adapter, which is merged in the end, instead of all weights."""
+    dtype: Dtype = "float32"
+    """Number format of the trained weights; `auto` takes the checkpoint's."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint. Leave it off unless you have read that code."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class PairsConfig(RowsConfig):
+    """Where the pairs come from: prompts with a better and a worse answer."""
+
+    path: Annotated[Text, Field(examples=["pairs.jsonl"])]
+    """A .jsonl, .json(.gz), .csv or .parquet file, or a hub id."""
+    test_path: str | None = None
+    """A second file with the held-out pairs. By default they are split off from `path`."""
+    reference: str = "chosen"
+    """Column of the better answer."""
+    rejected: str = "rejected"
+    """Column of the worse answer."""
+    held_out: PositiveInt = 300
+    """Prompts kept away from training, on whose pairs the accuracy is measured; at most half of all prompts."""
+    max_tokens: PositiveInt = 1024
+    """Longest prompt with answer in tokens; pairs with a longer one are left out and counted."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class RewardTrainingConfig:
+    """The optimisation, by TRL's RewardTrainer: -log sigmoid(r(better) - r(worse))."""
+
+    epochs: PositiveFloat = 1.0
+    """Passes over the pairs."""
+    steps: PositiveInt | None = None
+    """Optimiser steps; by default as many as the epochs take."""
+    pairs_per_step: PositiveInt = 64
+    """Pairs of one step, over all processes."""
+    pairs_at_once: PositiveInt = 8
+    """Pairs of one forward pass (memory)."""
+    learning_rate: PositiveFloat = 1e-5
+    """Peak learning rate (Adam)."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay."""
+    schedule: Schedule = "linear"
+    """Learning-rate schedule."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps of linear warm-up."""
+    max_grad_norm: NonNegativeFloat = 1.0
+    """Gradient clipping; 0 turns it off."""
+    centre: NonNegativeFloat = 0.0
+    """Weight of a pull of the scores towards 0; their differences, which are the reward, do without."""
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """Further fields of trl.RewardConfig, checked (bf16, activation_checkpointing, report_to, ...)."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class RewardModelRecipe:
+    """One reward model, completely."""
+
+    model: BackboneConfig
+    data: PairsConfig
+    output: Annotated[Path, Field(examples=["runs/reward"])]
+    """The folder for model and record; it must be new or empty."""
+    seed: Seed = 0
+    """Of everything random: split, order, the new output layer."""
+    training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
+    confidence: Confidence = 0.95
+    """Level of the intervals."""

@@ -5,8 +5,7 @@ date). Left out, refused with a line: duplicate keys, anchors and aliases, tags 
 """
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from yaml.composer import ComposerError
@@ -24,17 +23,16 @@ _DIGITS = 40
 """Longest whole number that is read."""
 
 _SCALARS = (
-    ("null", r"null|Null|NULL|~|", "nN~"),
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+    ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    ("int", r"[-+]?[0-9]+", [*"-+0123456789"]),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", [*"-+."]),
 )
 """Core schema of YAML 1.2: type, pattern, first characters. The first that fits wins; the rest is text."""
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """A YAML text, read."""
 
     value: Any
@@ -73,9 +71,7 @@ def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 for _name, _pattern, _first in _SCALARS:
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), [*_first])
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver(_TAG + "null", re.compile("^$"), [""])
+        _class.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
 _Dumper.add_representer(str, _text_node)
 
 
@@ -88,8 +84,7 @@ def read_yaml(text: str) -> Document:
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = error.problem or error.context or "not readable"
+        mark, problem = error.problem_mark or error.context_mark, error.problem or error.context or "not readable"
         raise InputError(f"line {mark.line + 1 if mark else 1}: not valid YAML: {problem}") from error
     except ReaderError as error:
         line = text.count("\n", 0, int(error.position)) + 1

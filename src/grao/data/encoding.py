@@ -1,4 +1,4 @@
-"""Examples into token ids, and sampled token ids back into text.
+"""Examples into token ids, sampled token ids back into text, and the token that closes an answer.
 
 A chat prompt goes through the tokenizer's chat template; without one it becomes a dialogue in plain text
 (`dialogue_text`) that the answer continues after a space. Text prompts get the tokenizer's special tokens (BOS), but
@@ -6,37 +6,23 @@ no closing one. Answers are tokenised as what follows the prompt, so that the mo
 it would sample.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from grao.data.example import Example
+from grao.chat import dialogue_text
 from grao.errors import InputError
-from grao.models.conversation import dialogue_text
+from grao.types import Encoded, Example
 
 _CHUNK = 1000
 """Texts tokenised at once: bounds the memory that the tokenizer's offsets take."""
 _CONTEXT = 8
 """Prompt tokens that `decode_completion` looks at."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An example as the model sees it."""
-
-    example: Example
-    prompt_text: str
-    """After the chat template, and after truncation."""
-    prompt_ids: tuple[int, ...]
-    reference_text: str
-    """The reference as it continues `prompt_text`, leading space included: compares with `decode_completion`."""
-    reference_ids: tuple[int, ...]
-    """Closed with the end token, at least one token before it."""
-    rejected_ids: tuple[int, ...] = ()
-    """As the reference; empty if there is none, or none is wanted."""
+_ANSWER = "Answer"
+"""What the assistant says in the dialogue that shows how a chat template closes an answer."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +36,16 @@ class EncodedSet:
     """Examples whose prompt was cut on the left."""
 
 
-@dataclass(frozen=True)
-class _Rendered:
-    """Prompt and answer as text, and whether the tokenizer adds its special tokens."""
+class _Prompt(NamedTuple):
+    """A whole prompt, before truncation."""
 
-    prompt: str
-    answer: str
+    example: Example
+    text: str
     special: bool
+    """Whether the tokenizer adds its special tokens; a chat template writes them itself."""
+    gap: str
+    """Comes before an answer that does not begin with white space."""
+    ids: list[int]
 
 
 def encode_examples(
@@ -81,23 +70,26 @@ def encode_examples(
         InputError: if the chat template refuses a prompt, a prompt or reference has no tokens, or all prompts are
             too long.
     """
-    rendered = [_render(example, tokenizer) for example in examples]
-    prompts = _tokenise(tokenizer, [(text.prompt, text.special) for text in rendered])
-    kept = [i for i, ids in enumerate(prompts) if long_prompts == "truncate" or len(ids) <= max_prompt_tokens]
-    if examples and not kept:
+    texts = [_prompt_text(example, tokenizer) for example in examples]
+    ids = _tokenise(tokenizer, [(text, special) for text, special, _ in texts])
+    prompts = [_Prompt(example, *text, tokens) for example, text, tokens in zip(examples, texts, ids, strict=True)]
+    if long_prompts == "drop":
+        prompts = [prompt for prompt in prompts if len(prompt.ids) <= max_prompt_tokens]
+    if examples and not prompts:
         raise InputError(
             f"data.max_prompt_tokens: every prompt is longer than {max_prompt_tokens} tokens (the shortest has "
-            f"{min(map(len, prompts))}); raise it, or set data.long_prompts: truncate"
+            f"{min(map(len, ids))}); raise it, or set data.long_prompts: truncate"
         )
-    joint = _tokenise(tokenizer, [(rendered[i].prompt + rendered[i].answer, rendered[i].special) for i in kept])
+    references = _answers(tokenizer, end_id, [(prompt, prompt.example.reference) for prompt in prompts])
+    worse = [(i, answer) for i, p in enumerate(prompts) if with_rejected and (answer := p.example.rejected)]
+    rejected = _answers(tokenizer, end_id, [(prompts[i], answer) for i, answer in worse])
+    rejected_ids = {i: answer_ids for (i, _), (_, answer_ids) in zip(worse, rejected, strict=True)}
     items = [
-        _encoded(tokenizer, examples[i], rendered[i], prompts[i], ids, end_id, max_prompt_tokens)
-        for i, ids in zip(kept, joint, strict=True)
+        Encoded(prompt.example, *_cut_left(tokenizer, prompt, max_prompt_tokens), *reference, rejected_ids.get(i, ()))
+        for i, (prompt, reference) in enumerate(zip(prompts, references, strict=True))
     ]
-    if with_rejected:
-        items = _with_rejected(items, tokenizer, end_id, max_prompt_tokens)
-    truncated = sum(len(prompts[i]) > max_prompt_tokens for i in kept)
-    return EncodedSet(items, dropped=len(examples) - len(kept), truncated=truncated)
+    truncated = sum(len(prompt.ids) > max_prompt_tokens for prompt in prompts)
+    return EncodedSet(items, dropped=len(examples) - len(prompts), truncated=truncated)
 
 
 def decode_completion(
@@ -114,50 +106,86 @@ def decode_completion(
     return both[len(before) :] if both.startswith(before) else _decode(tokenizer, completion_ids)
 
 
-def _with_rejected(
-    items: list[Encoded], tokenizer: PreTrainedTokenizerBase, end_id: int, max_prompt_tokens: int
-) -> list[Encoded]:
-    """The same with the rejected answers that there are, encoded as references are."""
-    swapped = [replace(item.example, reference=item.example.rejected) for item in items if item.example.rejected]
-    encoded = encode_examples(swapped, tokenizer, end_id, max_prompt_tokens, "truncate").items
-    rejected = iter(item.reference_ids for item in encoded)
-    return [replace(item, rejected_ids=next(rejected)) if item.example.rejected else item for item in items]
+def end_token_id(tokenizer: PreTrainedTokenizerBase, generation_eos: Sequence[int], override: str | None = None) -> int:
+    """The token that closes a reference: the one the model itself stops at, or the reference teaches another.
+
+    The first of these that exists:
+
+    1. `override`, the text of one token;
+    2. the first stop token that follows the assistant's words in the chat template;
+    3. a stop token other than the tokenizer's EOS: only a model that stops at another one lists it;
+    4. the first stop token;
+    5. the tokenizer's EOS.
+
+    Args:
+        tokenizer: the model's.
+        generation_eos: stop tokens of the generation config; if there are none, the tokenizer's EOS is one.
+        override: the recipe's `model.end_token`.
+
+    Raises:
+        InputError: if `override` is not exactly one token, or nothing names a token.
+    """
+    if override is not None:
+        return _single_token(tokenizer, override)
+    stops = list(generation_eos) or [tokenizer.eos_token_id]
+    if stops == [None]:
+        raise InputError("model.end_token: neither the model nor its tokenizer names an end token; set it")
+    closing = [token for token in _after_answer(tokenizer) if token in stops]
+    others = [token for token in stops if token != tokenizer.eos_token_id]
+    return (closing + others + stops)[0]
 
 
-def _render(example: Example, tokenizer: PreTrainedTokenizerBase) -> _Rendered:
-    if isinstance(example.prompt, str):
-        return _Rendered(example.prompt, example.reference, special=True)
+def _single_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    if text in vocabulary:
+        return vocabulary[text]
+    (ids,) = _ids(tokenizer, [text], special=False)
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        pieces = " ".join(map(str, tokenizer.convert_ids_to_tokens(ids))) or "nothing"
+        raise InputError(f"model.end_token: {text!r} must be one token of this model, but it reads {pieces}")
+    return ids[0]
+
+
+def _after_answer(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens after the assistant's words in the rendered chat template; none without a template."""
     if not tokenizer.chat_template:
-        answer = example.reference if example.reference[:1].isspace() else f" {example.reference}"
-        return _Rendered(dialogue_text(example.prompt), answer, special=True)
+        return []
+    chat = [{"role": "user", "content": "Question"}, {"role": "assistant", "content": _ANSWER}]
+    try:
+        _, shown, after = str(tokenizer.apply_chat_template(chat, tokenize=False)).rpartition(_ANSWER)
+    except TemplateError:
+        return []
+    return _ids(tokenizer, [after if shown else ""], special=False)[0]
+
+
+def _prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool, str]:
+    """`text`, `special` and `gap` of a `_Prompt`."""
+    if isinstance(example.prompt, str):
+        return example.prompt, True, ""
+    if not tokenizer.chat_template:
+        return dialogue_text(example.prompt), True, " "
     messages = [dict(message) for message in example.prompt]
     try:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)), False, ""
     except TemplateError as error:
         raise InputError(f"row {example.row}: the chat template refuses the prompt: {error}") from error
-    return _Rendered(str(text), example.reference, special=False)
 
 
-def _encoded(
-    tokenizer: PreTrainedTokenizerBase,
-    example: Example,
-    text: _Rendered,
-    prompt_ids: list[int],
-    joint_ids: list[int],
-    end_id: int,
-    max_prompt_tokens: int,
-) -> Encoded:
-    prefixed = joint_ids[: len(prompt_ids)] == prompt_ids
-    answer = joint_ids[len(prompt_ids) :] if prefixed else _separate_answer(tokenizer, prompt_ids, text.answer)
-    for name, ids in (("prompt", prompt_ids), ("reference", answer)):
-        if not ids:
-            raise InputError(f"row {example.row}: the tokenizer gives the {name} no tokens")
-    prompt_text = text.prompt
-    if len(prompt_ids) > max_prompt_tokens:
-        prompt_ids = _cut_left(prompt_ids, max_prompt_tokens, tokenizer.bos_token_id)
-        prompt_text = _decode(tokenizer, prompt_ids, skip_special_tokens=text.special)
-    closed = answer if answer[-1] == end_id else [*answer, end_id]
-    return Encoded(example, prompt_text, tuple(prompt_ids), text.answer, tuple(closed))
+def _answers(
+    tokenizer: PreTrainedTokenizerBase, end_id: int, pairs: Sequence[tuple[_Prompt, str]]
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Each answer as text that continues its prompt, and as ids closed with the end token."""
+    texts = [answer if answer[:1].isspace() else prompt.gap + answer for prompt, answer in pairs]
+    joint = _tokenise(tokenizer, [(p.text + text, p.special) for (p, _), text in zip(pairs, texts, strict=True)])
+    answers = []
+    for (prompt, _), text, ids in zip(pairs, texts, joint, strict=True):
+        prefixed = ids[: len(prompt.ids)] == prompt.ids
+        answer = ids[len(prompt.ids) :] if prefixed else _separate_answer(tokenizer, prompt.ids, text)
+        for name, tokens in (("prompt", prompt.ids), ("reference", answer)):
+            if not tokens:
+                raise InputError(f"row {prompt.example.row}: the tokenizer gives the {name} no tokens")
+        answers.append((text, tuple(answer if answer[-1] == end_id else [*answer, end_id])))
+    return answers
 
 
 def _separate_answer(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], answer: str) -> list[int]:
@@ -165,52 +193,38 @@ def _separate_answer(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], 
 
     Tokenised alone, or, where that adds a space of its own, after a line break that is taken off again.
     """
-    alone, line_break, after = (_ids(tokenizer, [text], False)[0] for text in (answer, "\n", f"\n{answer}"))
+    alone, line_break, after = _ids(tokenizer, [answer, "\n", f"\n{answer}"], special=False)
     if after[: len(line_break)] != line_break or decode_completion(tokenizer, prompt_ids, alone) == answer:
         return alone
     return after[len(line_break) :]
 
 
-def _cut_left(ids: list[int], length: int, bos: int | None) -> list[int]:
-    if ids[0] == bos and length > 1:
-        return [ids[0], *ids[len(ids) - length + 1 :]]
-    return ids[-length:]
+def _cut_left(tokenizer: PreTrainedTokenizerBase, prompt: _Prompt, length: int) -> tuple[str, tuple[int, ...]]:
+    """Text and ids of the last tokens of a prompt; BOS stays in front."""
+    ids = prompt.ids
+    if len(ids) <= length:
+        return prompt.text, tuple(ids)
+    starts_with_bos = ids[0] == tokenizer.bos_token_id and length > 1
+    ids = [ids[0], *ids[len(ids) - length + 1 :]] if starts_with_bos else ids[-length:]
+    return _decode(tokenizer, ids, skip_special=prompt.special), tuple(ids)
 
 
 def _tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, bool]]) -> list[list[int]]:
     """Ids of each text, with special tokens (but no closing EOS) where its flag says so."""
-    streams = {
-        special: _chunked(tokenizer, [text for text, flag in texts if flag == special], special)
-        for special in (True, False)
-    }
-    closing = tokenizer.eos_token_id if _closes(tokenizer) else None
-    ids = [(next(streams[special]), special) for _, special in texts]
-    return [tokens[:-1] if special and tokens[-1:] == [closing] else tokens for tokens, special in ids]
-
-
-def _chunked(tokenizer: PreTrainedTokenizerBase, texts: list[str], special: bool) -> Iterator[list[int]]:
-    for start in range(0, len(texts), _CHUNK):
-        yield from _ids(tokenizer, texts[start : start + _CHUNK], special)
+    eos = tokenizer.eos_token_id
+    plain, closed = (_ids(tokenizer, ["a"], special)[0] for special in (False, True))
+    closes = closed[-1:] == [eos] != plain[-1:]
+    sides = [iter(_ids(tokenizer, [text for text, flag in texts if flag == side], side)) for side in (False, True)]
+    rows = [(next(sides[special]), special and closes) for _, special in texts]
+    return [ids[:-1] if may_close and ids[-1:] == [eos] else ids for ids, may_close in rows]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], special: bool) -> list[list[int]]:
-    encoded = tokenizer(
-        texts,
-        add_special_tokens=special,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
+    """Ids of texts, with or without special tokens."""
+    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    chunks = (texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK))
+    return [ids for chunk in chunks for ids in tokenizer(chunk, add_special_tokens=special, **options)["input_ids"]]
 
 
-def _closes(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer appends EOS to every text."""
-    plain, special = (_ids(tokenizer, ["a"], flag)[0] for flag in (False, True))
-    return special[-1:] == [tokenizer.eos_token_id] != plain[-1:]
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-    text = tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
-    return str(text)
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], skip_special: bool = True) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False))

@@ -1,34 +1,39 @@
-"""Tiny models with real transformers architectures, pretrained on the spot: Qwen3 and Qwen3-MoE.
+"""Tiny models with real transformers architectures (Qwen3, Qwen3-MoE) and their tokenizer, pretrained on the spot.
 
+The tokenizer has a closed vocabulary: one token a word and a digit, bytes for all else, so that no text is lost.
 Pretraining is plain torch: answers to prompts of the split `pretraining`, of which a given share is right, next-token
 loss on the answers, AdamW with warm-up and a cosine to zero. The model learns what is right and what people say
 instead, and how often.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from random import Random
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import (
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
-)
+from torch.nn.utils.rnn import pad_sequence
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from grao.sandbox.answers import corpus_answer
-from grao.sandbox.tasks import USUAL_KINDS, draw
+from grao.sandbox.kinds import Task
+from grao.sandbox.tasks import USUAL_KINDS, best, corpus_answer, draw, reference, rejected
 
 Architecture = Literal["dense", "moe"]
 Progress = Callable[[int, int, float], None]
 """Called with the step (from 1), all steps, and the loss in nats per token."""
+
+PIECES = r"User: |\nAssistant:\n| ?[A-Za-z']+| ?[0-9]| ?[^\sA-Za-z0-9]|\s"
+"""How a text falls apart; a space belongs to what follows it."""
+END, PAD = "<|end|>", "<|pad|>"
+SAMPLE = 1500
+"""Tasks of each kind that are looked at for words: enough to see every word in every place."""
 
 STEPS = 1600
 BATCH = 16
@@ -38,34 +43,48 @@ CHUNK = 32
 """Steps drawn at once, so that answers of similar length share a batch."""
 
 
+def build_tokenizer(kinds: tuple[str, ...] = USUAL_KINDS) -> PreTrainedTokenizerFast:
+    """The tokenizer, always the same one for the same kinds. As in Qwen, no token is put in front of a text."""
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    words = (byte_level.pre_tokenize_str(piece)[0][0] for piece in vocabulary(kinds))
+    tokens = dict.fromkeys([END, PAD, *sorted(pre_tokenizers.ByteLevel.alphabet()), *words])
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PIECES), "isolated"), byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    settings = {"padding_side": "left", "clean_up_tokenization_spaces": False, "model_max_length": 256}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, **settings)
+
+
+@cache
+def vocabulary(kinds: tuple[str, ...] = USUAL_KINDS) -> tuple[str, ...]:
+    """The words of the world with these kinds, each with the space before it, in alphabetical order."""
+    rng, pieces = Random(0), set[str]()  # noqa: S311
+    for kind in kinds:
+        for _ in range(SAMPLE):
+            for text in texts(draw(rng, "pretraining", kind), rng):
+                pieces.update(re.findall(PIECES, text))
+    return tuple(sorted(pieces))
+
+
+def texts(task: Task, rng: Random) -> list[str]:
+    """The prompt of a task and answers of every quality."""
+    return [task.prompt, corpus_answer(task, rng, 0.5), *(make(task, rng) for make in (reference, rejected, best))]
+
+
 def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
     """A model with random weights and about 0.8M parameters that work on a token; `moe` holds 2.6M in all."""
-    common: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 128,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
-        "intermediate_size": 512,
-        "max_position_embeddings": 256,
-        "initializer_range": 0.08,
-        "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    shape = {"hidden_size": 128, "num_hidden_layers": 3, "intermediate_size": 512, "max_position_embeddings": 256}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": len(tokenizer)}
+    if architecture == "moe":
+        shape |= {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256, "norm_topk_prob": True}
+    weights = {"initializer_range": 0.08, "tie_word_embeddings": True}
+    tokens = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    kind = "qwen3" if architecture == "dense" else "qwen3_moe"
+    config = AutoConfig.for_model(kind, **shape, **weights, **tokens, bos_token_id=None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel
-        if architecture == "dense":
-            model = Qwen3ForCausalLM(Qwen3Config(**common))
-        else:
-            config = Qwen3MoeConfig(
-                **common, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=256, norm_topk_prob=True
-            )
-            model = Qwen3MoeForCausalLM(config)
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    model.generation_config = GenerationConfig(**tokens)
     return model
 
 
@@ -79,14 +98,12 @@ def pretrain(
     kinds: Sequence[str] = USUAL_KINDS,
 ) -> None:
     """Trains the model in place on a corpus of these kinds in which `share_right` of the answers are right."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05, foreach=True
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, steps))
+    optimizer = AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05, foreach=True)
+    warmup = max(1, steps // 20)  # 5 %, then a cosine to zero
+    schedule = LambdaLR(optimizer, lambda i: min((i + 1) / warmup, 0.5 * (1 + math.cos(math.pi * i / steps))))
     batches = _batches(tokenizer, share_right, Random(seed), kinds)  # noqa: S311
     model.train()
-    for step in range(1, steps + 1):
-        tokens, labels = next(batches)
+    for step, (tokens, labels) in zip(range(1, steps + 1), batches, strict=False):
         hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
         spoken = labels[:, 1:] >= 0  # (B, T - 1)
         loss = cross_entropy(model.lm_head(hidden[spoken]), labels[:, 1:][spoken])
@@ -98,12 +115,6 @@ def pretrain(
         if progress is not None:
             progress(step, steps, loss.item())
     model.eval()
-
-
-def _schedule(step: int, steps: int) -> float:
-    """Factor of the learning rate: 5 % warm-up, then a cosine to zero."""
-    warmup = max(1, steps // 20)
-    return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def _batches(
@@ -118,12 +129,7 @@ def _batches(
         batches = [pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)]
         rng.shuffle(batches)
         for batch in batches:
-            width = max(len(prompt) + len(answer) + 1 for prompt, answer in batch)
-            tokens = torch.full((BATCH, width), tokenizer.pad_token_id)
-            labels = torch.full((BATCH, width), -100)
-            for row, (prompt, answer) in enumerate(batch):
-                closed = torch.tensor([*answer, tokenizer.eos_token_id])
-                span = slice(len(prompt), len(prompt) + len(closed))
-                tokens[row, : len(prompt)] = torch.tensor(prompt)
-                tokens[row, span] = labels[row, span] = closed
-            yield tokens, labels
+            end = tokenizer.eos_token_id
+            tokens = [torch.tensor([*prompt, *answer, end]) for prompt, answer in batch]
+            labels = [torch.tensor([*[-100] * len(prompt), *answer, end]) for prompt, answer in batch]
+            yield pad_sequence(tokens, True, tokenizer.pad_token_id), pad_sequence(labels, True, -100)

@@ -5,19 +5,19 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import torch
 import transformers
 
 from grao.errors import InputError
-from grao.sandbox.answers import reference, rejected
-from grao.sandbox.models import STEPS, Architecture, Progress, build_model, pretrain
-from grao.sandbox.task import Task
-from grao.sandbox.tasks import BY_OBJECTIVE, USUAL, USUAL_KINDS, Objective, Split, draw, kinds_of
-from grao.sandbox.tokenizer import build_tokenizer
+from grao.sandbox.kinds import Task
+from grao.sandbox.lexicon import Objective
+from grao.sandbox.models import STEPS, Architecture, Progress, build_model, build_tokenizer, pretrain
+from grao.sandbox.tasks import OBJECTIVES, USUAL, USUAL_KINDS, Split, draw, kinds_of, reference, rejected
 
 ABILITIES = {"weak": 0.2, "able": 0.95}
 """Names for shares of right answers in the pretraining corpus."""
@@ -25,8 +25,7 @@ ATTEMPTS = 1000
 """Draws without a new prompt after which a kind counts as exhausted."""
 
 
-@dataclass(frozen=True)
-class Sandbox:
+class Sandbox(NamedTuple):
     """Where the pieces of one sandbox lie."""
 
     model: Path
@@ -67,27 +66,41 @@ def prepare(
     Raises:
         InputError: if an argument is out of range, or there are not as many different prompts.
     """
-    share = _share_right(ability)
+    share = ABILITIES.get(ability) if isinstance(ability, str) else ability
+    if share is None or not 0 <= share <= 1:
+        raise InputError(f"sandbox: ability must be weak, able or a number from 0 to 1, got {ability!r}")
     if architecture not in ("dense", "moe"):
         raise InputError(f"sandbox: architecture must be dense or moe, got {architecture!r}")
     for name, value in (("prompts", prompts), ("held_out", held_out), ("steps", steps)):
         if value < 1:
             raise InputError(f"sandbox: {name} must be at least 1, got {value}")
-    if not objectives or not set(objectives) <= set(BY_OBJECTIVE):
-        raise InputError(f"sandbox: objectives must be some of {', '.join(BY_OBJECTIVE)}, got {list(objectives)!r}")
+    if not objectives or not set(objectives) <= set(OBJECTIVES):
+        raise InputError(f"sandbox: objectives must be some of {', '.join(OBJECTIVES)}, got {list(objectives)!r}")
     folder, kinds = (cache or cache_folder()) / "sandbox", kinds_of(objectives)
-    return Sandbox(
-        model=_model(folder, share, architecture, seed, steps, progress, kinds),
-        train=_file(folder, "train", prompts, seed, kinds),
-        test=_file(folder, "test", held_out, seed, kinds),
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    key = _key(share, architecture, seed, steps, kinds, torch.__version__, transformers.__version__)
+    pretrained = folder / f"{architecture}-{key}"
+    if not pretrained.exists():
+        tokenizer = build_tokenizer(kinds)
+        model = build_model(architecture, tokenizer, seed)
+        pretrain(model, tokenizer, share, seed, steps, progress, kinds)
+        with _at_once(pretrained) as made:
+            model.save_pretrained(made)
+            tokenizer.save_pretrained(made)
+    sizes: dict[Split, int] = {"train": prompts, "test": held_out}
+    files = {split: folder / f"{split}-{_key(count, seed, kinds)}.jsonl" for split, count in sizes.items()}
+    for split, file in files.items():
+        if not file.exists():
+            text = "".join(json.dumps(line) + "\n" for line in rows(split, sizes[split], seed, kinds))
+            with _at_once(file) as made:
+                made.write_text(text, encoding="utf-8")
+    return Sandbox(pretrained, files["train"], files["test"])
 
 
 def cache_folder() -> Path:
     """`$GRAO_CACHE`, or `grao` in the user's cache folder (`$XDG_CACHE_HOME`, `~/.cache`)."""
-    if given := os.environ.get("GRAO_CACHE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "grao"
+    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("GRAO_CACHE") or f"{user}/grao").expanduser()
 
 
 Row = dict[str, str | list[str]]
@@ -101,11 +114,9 @@ def rows(split: Split, count: int, seed: int, kinds: Sequence[str] = USUAL_KINDS
     """
     rng, seen = Random(f"{split} {seed}"), set[str]()  # noqa: S311
     for index in range(count):
-        for _ in range(ATTEMPTS):
-            task = draw(rng, split, kinds[index % len(kinds)])
-            if task.prompt not in seen:
-                break
-        else:
+        drawn = (draw(rng, split, kinds[index % len(kinds)]) for _ in range(ATTEMPTS))
+        task = next((task for task in drawn if task.prompt not in seen), None)
+        if task is None:
             raise InputError(f"sandbox: only {index} different {split} prompts, {count} wanted; ask for fewer")
         seen.add(task.prompt)
         yield row(task, rng)
@@ -113,71 +124,25 @@ def rows(split: Split, count: int, seed: int, kinds: Sequence[str] = USUAL_KINDS
 
 def row(task: Task, rng: Random) -> Row:
     """A task as `prompt`, `reference`, `rejected` and the judge's columns."""
-    return {
-        "prompt": task.prompt,
-        "reference": reference(task, rng),
-        "rejected": rejected(task, rng),
-        "kind": task.kind,
-        "answer": task.answer,
-        "candidates": list(task.candidates),
-        "detail": task.detail,
-    }
+    answers: Row = {"reference": reference(task, rng), "rejected": rejected(task, rng)}
+    facts: Row = {"kind": task.kind, "answer": task.answer, "candidates": list(task.candidates), "detail": task.detail}
+    return {"prompt": task.prompt, **answers, **facts}
 
 
-def _share_right(ability: str | float) -> float:
-    """The number behind a name."""
-    share = ABILITIES.get(ability) if isinstance(ability, str) else ability
-    if share is None or not 0 <= share <= 1:
-        raise InputError(f"sandbox: ability must be weak, able or a number from 0 to 1, got {ability!r}")
-    return share
-
-
-def _model(
-    folder: Path,
-    share: float,
-    architecture: Architecture,
-    seed: int,
-    steps: int,
-    progress: Progress | None,
-    kinds: tuple[str, ...],
-) -> Path:
-    """The folder of the pretrained model; made elsewhere first, so that an interrupted run leaves nothing half."""
-    key = _key(share, architecture, seed, steps, kinds, torch.__version__, transformers.__version__)
-    target = folder / f"{architecture}-{key}"
-    if target.exists():
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer(kinds)
-    model = build_model(architecture, tokenizer, seed)
-    pretrain(model, tokenizer, share, seed, steps, progress, kinds)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / "model"
-        model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
+@contextmanager
+def _at_once(target: Path) -> Iterator[Path]:
+    """Where to make a file or folder that then moves to its place: an interrupted run leaves nothing half made."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        made = Path(scratch) / "made"
+        yield made
         try:
-            made.rename(target)
-        except OSError:
+            made.replace(target)
+        except OSError:  # somebody else was faster
             if not target.exists():
                 raise
-    return target
-
-
-def _file(folder: Path, split: Split, count: int, seed: int, kinds: tuple[str, ...]) -> Path:
-    """The JSON lines of a split."""
-    target = folder / f"{split}-{_key(count, seed, kinds)}.jsonl"
-    if not target.exists():
-        text = "".join(json.dumps(line) + "\n" for line in rows(split, count, seed, kinds))
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / "rows"
-            made.write_text(text, encoding="utf-8")
-            made.replace(target)
-    return target
 
 
 def _key(*values: object) -> str:
-    """A hash of the values and of the sandbox's own code: all that the result depends on."""
-    digest = hashlib.sha256(repr(values).encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
+    """A hash of the values and of the sandbox's own code and words: all that the result depends on."""
+    sources = sorted(file for file in Path(__file__).parent.iterdir() if file.suffix in (".py", ".json"))
+    return hashlib.sha256(repr(values).encode() + b"".join(map(Path.read_bytes, sources))).hexdigest()[:16]

@@ -1,0 +1,130 @@
+"""The commands, once their arguments are checked: one function each, named like it. What it returns, if anything, is
+the exit code.
+
+`main` imports this module last, since it loads torch.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from grao.cli.arguments import EvaluateArguments, QuickstartArguments, StudyArguments
+from grao.cli.screen import terminal
+from grao.config.arms import SANDBOX
+from grao.config.load import load_recipe
+from grao.config.recipe import Recipe, RewardModelRecipe
+from grao.errors import InputError
+from grao.records.run import read_evaluation
+from grao.records.study import StudyResult, read_study
+from grao.reports.audit import audit_tables, verdict_words
+from grao.reports.run import headline_table, reward_model_table, write_report
+from grao.reports.study import notes, study_tables, verdict, write_study_report
+from grao.reports.sweep import sweep_headline, sweep_sentences
+from grao.sandbox.world import prepare
+from grao.studies.audit import audit_folder, audit_rewards
+from grao.studies.reward_model import train_reward_model
+from grao.studies.study import quick, run_study
+from grao.studies.train import Finished, evaluate_recipe, evaluate_run, resume_run, start_run
+
+
+def quickstart(arguments: QuickstartArguments) -> None:
+    """Builds the embedded world, aligns its model by an ordinary recipe and shows the result."""
+    if (arguments.output / "manifest.json").exists():
+        raise InputError(f"--output: {arguments.output} already holds a run; choose another folder or remove it")
+    wanted = arguments.ability, arguments.architecture, arguments.seed
+    with terminal() as screen:
+        with screen.stage("building a tiny model") as advance:
+            world = prepare(*wanted, progress=lambda step, total, loss: advance(step, total))
+        data = {"data.path": str(world.train), "data.test_path": str(world.test)}
+        settings = {"model.path": str(world.model), **data, "output": str(arguments.output), "seed": arguments.seed}
+        settings |= {**SANDBOX, "training.steps": 100 if arguments.steps is None else arguments.steps}
+        finished = start_run(load_recipe(None, arguments.overrides, list(settings.items())), screen)
+    _show_run(finished, screen.console)
+
+
+def train(run: Recipe | Path) -> None:
+    """Trains as a recipe says, or resumes the run in a folder; evaluates and reports."""
+    with terminal() as screen:
+        finished = start_run(run, screen) if isinstance(run, Recipe) else resume_run(run, screen)
+    _show_run(finished, screen.console)
+
+
+def evaluate(arguments: EvaluateArguments) -> None:
+    """Answers the held-out prompts with the model of a run or of a recipe, records the verdicts and reports."""
+    source, folder = arguments.source, arguments.folder
+    with terminal() as screen:
+        result = evaluate_recipe(source, screen) if isinstance(source, Recipe) else evaluate_run(source, folder, screen)
+    screen.console.print(headline_table(result))
+    _show_path(screen.console, "report", folder / "report.html")
+
+
+def compare(arguments: StudyArguments) -> None:
+    """Runs what is missing of a study, whatever its arms, and shows the result."""
+    study = quick(arguments.study) if arguments.quick else arguments.study
+    try:
+        with terminal() as screen:
+            result = run_study(study, screen, arguments.retry)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; finished runs are kept, the same command goes on from there") from None
+    _show_study(result, study.output / "study.html", screen.console)
+
+
+ablate = sweep = compare
+
+
+def reward_train(recipe: RewardModelRecipe) -> None:
+    """Trains a reward model, measures it on held-out pairs, and says where it lies."""
+    with terminal() as screen:
+        record = train_reward_model(recipe, screen)
+    screen.console.print(reward_model_table(record))
+    _show_path(screen.console, "model", recipe.output / "model")
+    _show_path(screen.console, "record", recipe.output / "reward.json")
+
+
+def reward_audit(recipe: Recipe) -> None:
+    """Audits the rewards of a recipe and ends with the verdict in words."""
+    folder = audit_folder(recipe)
+    with terminal() as screen:
+        audit = audit_rewards(recipe, screen)
+    screen.console.print(audit_tables(audit))
+    for name in ("audit.html", "audit.json"):
+        _show_path(screen.console, f"{name:12}", folder / name)
+    screen.console.print()
+    screen.console.print(verdict_words(audit.verdict))
+
+
+def report(folder: Path) -> None:
+    """Writes the page of a run or a study anew from its records, and prints its tables."""
+    console = Console()
+    if study := read_study(folder):
+        recipe = (folder / "study.yaml").read_text(encoding="utf-8")
+        _show_study(study, write_study_report(folder, study, recipe), console)
+        return
+    page = write_report(folder)
+    if evaluation := read_evaluation(folder):
+        console.print(headline_table(evaluation))
+    _show_path(console, "report", page)
+
+
+def _show_run(finished: Finished, console: Console) -> None:
+    """The headline table and where everything lies."""
+    if finished.evaluation:
+        console.print(headline_table(finished.evaluation))
+    _show_path(console, "model", finished.folder / "model")
+    _show_path(console, "report", finished.report)
+
+
+def _show_study(result: StudyResult, page: Path, console: Console) -> None:
+    """The tables, the verdict in words, what went wrong, and where the page lies."""
+    for table in study_tables(result):
+        console.print(table)
+        console.print()
+    swept = result.sweep
+    said = (sweep_headline(result, swept), *sweep_sentences(result, swept)) if swept else (verdict(result),)
+    for line in (*said, *notes(result)):
+        console.print(line, highlight=False, markup=False)
+    _show_path(console, "report", page)
+
+
+def _show_path(console: Console, what: str, path: Path) -> None:
+    console.print(f"{what:8}{path}", highlight=False, soft_wrap=True)

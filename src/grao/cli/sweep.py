@@ -1,5 +1,0 @@
-"""`grao sweep`: a study like any other once its arms are known."""
-
-from grao.cli.compare import run
-
-__all__ = ["run"]
