@@ -21,6 +21,7 @@ check: .venv/developing
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/size.py
 
 format: .venv/developing
 	$(BIN)/ruff check --fix

@@ -18,10 +18,12 @@ import torch
 from common import random_model
 from torch.nn.attention import SDPBackend
 
-from grao.rollouts import HuggingFaceGenerator, Sampling, huggingface
+from grao.rollouts import transformers
+from grao.rollouts.base import Sampling
+from grao.rollouts.transformers import TransformersGenerator
 
 PROMPTS, SAMPLES = 8, 8
-PLAIN = list(huggingface._KERNELS)
+PLAIN = list(transformers._KERNELS)
 
 
 def prompts_of(length: int) -> list[list[int]]:
@@ -31,9 +33,9 @@ def prompts_of(length: int) -> list[list[int]]:
 
 def sample(model, length: int, tokens: int, kernels: list[SDPBackend]) -> None:
     """grao's way."""
-    huggingface._KERNELS = kernels
-    generator = HuggingFaceGenerator(model, stop_ids=[model.config.vocab_size], batch_size=PROMPTS * SAMPLES)
-    generator.generate(prompts_of(length), list(range(PROMPTS)), Sampling(SAMPLES, 1.0, 1.0, tokens))
+    transformers._KERNELS = kernels
+    generator = TransformersGenerator(model, stop_ids=[model.config.vocab_size], batch_size=PROMPTS * SAMPLES)
+    list(generator.generate(prompts_of(length), list(range(PROMPTS)), Sampling(SAMPLES, 1.0, 1.0, tokens)))
 
 
 def generate(model, length: int, tokens: int) -> None:

@@ -45,7 +45,7 @@ TINY = Work(
 
 @dataclass(frozen=True)
 class Drawn:
-    """What all steps are made of; satisfies `grao.rollouts.Generator`."""
+    """What all steps are made of; satisfies `grao.rollouts.base.Generator`."""
 
     prompts: list[list[int]]
     """Steps * B, step by step."""
@@ -65,13 +65,14 @@ class Drawn:
         """The completions of a prompt; no two prompts are equal."""
         return self.completions[self.prompts.index(list(prompt))]
 
-    def generate(self, prompts, keys, sampling, done=lambda sampled: None):
+    def generate(self, prompts, keys, sampling):
         """See `Generator.generate`."""
-        from grao.rollouts import Completion
+        from grao.types import Answer
 
-        said = [[Completion(tuple(ids), truncated=False) for ids in self.of(prompt)] for prompt in prompts]
-        done(dict(enumerate(said)))
-        return said
+        return [(index, [Answer(tuple(ids)) for ids in self.of(prompt)]) for index, prompt in enumerate(prompts)]
+
+    def sync(self, policy):
+        """Nothing to do: all is drawn already."""
 
 
 def draw(folder: Path, work: Work) -> None:
@@ -79,7 +80,8 @@ def draw(folder: Path, work: Work) -> None:
     import torch
     from transformers.utils import logging
 
-    from grao.rollouts import HuggingFaceGenerator, Sampling
+    from grao.rollouts.base import Sampling
+    from grao.rollouts.transformers import TransformersGenerator
 
     logging.disable_progress_bar()
     heads = max(1, work.hidden // 64)
@@ -99,15 +101,16 @@ def draw(folder: Path, work: Work) -> None:
         [[chance.randrange(3, 1000) for _ in range(length)] for _ in range(count)]
         for length in (work.prompt, work.completion - 1)
     )
-    generator = HuggingFaceGenerator(model, stop_ids=[work.vocabulary], batch_size=work.prompts * work.samples)
+    generator = TransformersGenerator(model, stop_ids=[work.vocabulary], batch_size=work.prompts * work.samples)
     sampling = Sampling(work.samples, 1.0, 1.0, work.completion)
     sampled, seconds = [], []
     for start in range(0, count, work.prompts):
         begin = time.perf_counter()
         places = range(start, start + work.prompts)
-        sampled += generator.generate([prompts[place] for place in places], list(places), sampling)
+        groups = dict(generator.generate([prompts[place] for place in places], list(places), sampling))
+        sampled += [groups[index] for index in range(work.prompts)]
         seconds.append(time.perf_counter() - begin)
-    completions = [[ended(sample.token_ids, work, chance) for sample in group] for group in sampled]
+    completions = [[ended(sample.ids, work, chance) for sample in group] for group in sampled]
     name = "CPU" if work.cpu else torch.cuda.get_device_name()
     drawn = Drawn(prompts, references, completions, statistics.median(seconds), name)
     (folder / "drawn.json").write_text(json.dumps(asdict(drawn)))
@@ -150,7 +153,7 @@ def grao_side(folder: Path, work: Work, drawn: Drawn):
         lambda prompts, completions: unequal_rewards(len(completions), work.samples + 1),
         processing_class=tokenizer(),
     )
-    trainer.source.generator = drawn
+    trainer.generator = trainer.source.generator = drawn
     trainer.source.draws = lambda step: [(0, work.prompts * step + row) for row in range(work.prompts)]
     return trainer, f"{type(trainer.engine).__name__}, {trainer.model.config._attn_implementation}"
 

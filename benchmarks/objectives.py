@@ -29,15 +29,15 @@ import torch
 from objectives_tables import OBJECTIVES, Said, print_side_effects, print_wins
 from transformers import TrainerCallback
 
-from grao.cli.quiet import quiet_libraries
-from grao.config import load_recipe
+from grao.cli.screen import quiet_libraries
+from grao.config.load import load_recipe
 from grao.config.strict_yaml import write_inline
-from grao.records.evaluation import read_evaluation, read_items
-from grao.sandbox.lexicon import ASKERS
-from grao.sandbox.task import Task
-from grao.sandbox.tasks import Objective, kinds_of, versions
+from grao.records.run import read_evaluation, read_items
+from grao.sandbox.kinds import Task
+from grao.sandbox.lexicon import ASKERS, Objective
+from grao.sandbox.tasks import kinds_of, versions
 from grao.sandbox.world import Row, Sandbox, prepare, row, rows
-from grao.studies.run import start_run
+from grao.studies.train import start_run
 
 GOLD = {"function": "grao.sandbox.judge:gold", "relative": "sign"}
 HELD = [
@@ -124,7 +124,7 @@ def what_was_said(folder: Path, test: Path, model: str) -> list[Said]:
 
 
 class Silent:
-    """Satisfies `grao.studies.screen.Screen`."""
+    """Satisfies `grao.studies.prepare.Screen`."""
 
     def say(self, line: str) -> None:
         """Nothing."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from grao.evaluation.intervals import proportion
+from grao.evaluation.inference import proportion
 from grao.sandbox import judge
-from grao.sandbox.tasks import BY_OBJECTIVE, OBJECTIVE_OF, Objective
+from grao.sandbox.lexicon import Objective
+from grao.sandbox.tasks import OBJECTIVE_OF, OBJECTIVES
 
-OBJECTIVES: tuple[Objective, ...] = tuple(BY_OBJECTIVE)
+OBJECTIVES: tuple[Objective, ...] = tuple(OBJECTIVES)
 
 
 @dataclass(frozen=True)

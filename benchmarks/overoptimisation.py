@@ -25,22 +25,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 
 from overoptimisation_figure import CASES, Case, Curve, Study, figure
 
-from grao.cli.quiet import quiet_libraries
-from grao.cli.screen import TerminalScreen, open_console
-from grao.config import load_recipe
-from grao.config.parse import load_config
-from grao.config.recipe import DataConfig
-from grao.config.reward_model import RewardModelRecipe
-from grao.data import encode_examples, examples_from_dataset
+from grao.cli.screen import TerminalScreen, open_console, quiet_libraries
+from grao.config.load import load_config, load_recipe
+from grao.config.recipe import DataConfig, RewardModelRecipe
+from grao.data.encoding import encode_examples
+from grao.data.load import examples_from_dataset
+from grao.engine.loading import load_model, load_tokenizer
 from grao.groups import sample_groups
-from grao.models import load_model, load_tokenizer
-from grao.records.metrics import read_metrics
-from grao.rollouts import HuggingFaceGenerator, Sampling, draw_key
+from grao.records.run import read_metrics
+from grao.rollouts.base import Sampling, draw_key
+from grao.rollouts.transformers import TransformersGenerator
 from grao.sandbox.judge import gold
 from grao.sandbox.world import Sandbox, prepare, rows
+from grao.studies.prepare import Screen
 from grao.studies.reward_model import train_reward_model
-from grao.studies.run import start_run
-from grao.studies.screen import Screen
+from grao.studies.train import start_run
 
 ANSWERS = Sampling(samples=8, temperature=1.0, max_new_tokens=40)
 """Of which two with different scores make a pair."""
@@ -81,7 +80,7 @@ def write_pairs(world: Sandbox, split: str, setting: Setting, noise: float, seed
     model, tokenizer = load_model(str(world.model)), load_tokenizer(str(world.model))
     end = int(tokenizer.eos_token_id)
     items = encode_examples(examples_from_dataset(drawn, DataConfig(path="rows")), tokenizer, end, 1024, "drop").items
-    generator = HuggingFaceGenerator(model, [end], int(tokenizer.pad_token_id), batch_size=256)
+    generator = TransformersGenerator(model, [end], int(tokenizer.pad_token_id), batch_size=256)
     keys = [draw_key(seed, "pairs", item.example.id) for item in items]
     errs = Random(f"{split} {seed}")
     with file.open("w", encoding="utf-8") as lines:

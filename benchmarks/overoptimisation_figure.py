@@ -70,7 +70,7 @@ class Curve:
     """Mean of R by the reward that is trained on."""
     repetition: list[float]
     alarm: list[int]
-    """`grao.training.watch.Alarm` after each look."""
+    """`grao.records.run.Alarm` after each look."""
 
     @property
     def proxy(self) -> list[float]:

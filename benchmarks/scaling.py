@@ -6,7 +6,7 @@
 
 One axis is varied at a time. The update (forward and backward over G samples and the reference of every prompt) and
 the rollout are timed apart, in an order that is shuffled anew in every repetition; medians are shown. Expected is
-operations (`grao.models.flops`) times one constant plus passes through the model times another. The two are fitted for
+operations (`grao.engine.flops`) times one constant plus passes through the model times another. The two are fitted for
 each phase, over all axes but the model's size, which has its own: a curve that departs does not cost its operations.
 `repeated` is the same with the prompt counted for every sample, and `PaddedEngine` is measured on the same work. Peak
 memory is what is resident at most during the update above what is resident before it, weights and gradients; its bound
@@ -35,9 +35,13 @@ from common import forget_peak, random_model, resident
 from scaling_figure import Curve, Peaks, figure
 from scipy.optimize import nnls
 
-from grao.models import Batch, Engine, PaddedEngine, engine_for
-from grao.models.flops import Cost, Work, matmul_peak
-from grao.rollouts import HuggingFaceGenerator, Sampling
+from grao.engine.flops import Cost, Work, matmul_peak
+from grao.engine.interface import Engine
+from grao.engine.padded import PaddedEngine
+from grao.engine.select import engine_for
+from grao.rollouts.base import Sampling
+from grao.rollouts.transformers import TransformersGenerator
+from grao.types import Answer, Batch, Encoded, Example, Group
 
 TOKEN_BUDGET, ROWS = 16384, 64
 """Defaults of `training.token_budget` and `rollout.batch_size`."""
@@ -88,12 +92,18 @@ def batch_of(setting: Setting) -> Batch:
     """The samples and the reference of every prompt, random tokens."""
     draw, group = random.Random(0), setting.samples + 1
 
-    def some(count: int, length: int) -> list[list[int]]:
-        return [[draw.randrange(setting.vocabulary) for _ in range(length)] for _ in range(count)]
+    def some(count: int, length: int) -> list[tuple[int, ...]]:
+        return [tuple(draw.randrange(setting.vocabulary) for _ in range(length)) for _ in range(count)]
 
-    prompts = [prompt for prompt in some(setting.prompts, setting.prompt) for _ in range(group)]
-    groups = [place // group for place in range(len(prompts))]
-    return Batch(prompts, some(len(prompts), setting.completion), groups, torch.ones(len(prompts)))
+    example = Example("", "", None, {}, 0)
+    prompts = [Encoded(example, "", ids, "", ()) for ids in some(setting.prompts, setting.prompt)]
+    answers = [Answer(ids, weight=1.0) for ids in some(len(prompts) * group, setting.completion)]
+    return Batch(
+        tuple(
+            Group(prompt, tuple(answers[number * group : (number + 1) * group]), number)
+            for number, prompt in enumerate(prompts)
+        )
+    )
 
 
 def update(setting: Setting, token_budget: int = TOKEN_BUDGET) -> None:
@@ -111,15 +121,15 @@ def run_through(model: torch.nn.Module, engine: Engine, batch: Batch, token_budg
     """Micro-batch by micro-batch, as in training; gradients stay where they are and add up."""
     model.train()
     for rows in engine.plan(batch, token_budget):
-        engine.run(model, batch.rows(rows)).loss.backward()
+        engine.run(model, batch.select(rows)).loss.backward()
 
 
 def rollout(setting: Setting) -> None:
     """G samples of every prompt; none ends early."""
-    generator = HuggingFaceGenerator(model_for(setting)[0], [setting.vocabulary], batch_size=ROWS)
-    prompts = batch_of(setting).prompts[:: setting.samples + 1]
+    generator = TransformersGenerator(model_for(setting)[0], [setting.vocabulary], batch_size=ROWS)
+    prompts = [group.item.prompt_ids for group in batch_of(setting).groups]
     sampling = Sampling(setting.samples, temperature=1.0, max_new_tokens=setting.completion)
-    generator.generate(prompts, range(len(prompts)), sampling)
+    list(generator.generate(prompts, range(len(prompts)), sampling))
 
 
 PHASES = (update, rollout)
@@ -238,7 +248,7 @@ def longest_row(setting: Setting, token_budget: int) -> int:
     """Tokens of the longest micro-batch."""
     batch, engine = batch_of(setting), model_for(setting)[1]
     plan = engine.plan(batch, token_budget)
-    groups = [{batch.groups[index] for index in rows} for rows in plan]
+    groups = [{batch.numbers[index] for index in rows} for rows in plan]
     return max(len(g) * setting.prompt + len(rows) * setting.completion for g, rows in zip(groups, plan, strict=True))
 
 

@@ -97,7 +97,7 @@ def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
     """A function that does one step and returns seconds of rollout and of the rest."""
     import torch
 
-    import grao.rollouts.huggingface as sampling
+    import grao.rollouts.transformers as sampling
     from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
 
     original, lengths = sampling.draw_tokens, []

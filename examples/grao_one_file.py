@@ -13,8 +13,8 @@ within the group, and raise or lower the likelihood of each answer accordingly:
     loss = -mean over prompts of [ sum_i w_i * J(o_i) + w_y * J(y) ]      (eq. 3, rearranged)
 
 with J(x) the mean log-likelihood of the tokens of x. While the samples lose, w_y is large: the model imitates.
-Once some samples win, their weights take over: it explores. When they beat the reference, w_y turns negative:
-it goes past it.
+Once some samples win, their weights take over: it explores. When they beat the reference on average, w_y would turn
+negative; here it is kept at 0, and the samples alone lead on: it goes past the reference.
 
 Left out for clarity, and found in the package: missing rewards, other groupings, LoRA, resuming, several processes,
 measured evaluation, and everything that makes it fast.

@@ -21,10 +21,13 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grao.config.recipe import DataConfig
-from grao.data import Encoded, Example, encode_examples, load_split
+from grao.data.encoding import encode_examples
+from grao.data.load import load_split
+from grao.engine.loading import load_model, load_tokenizer, stop_token_ids
 from grao.groups import sample_groups
-from grao.models import load_model, load_tokenizer, stop_token_ids
-from grao.rollouts import HuggingFaceGenerator, Sampling, draw_key
+from grao.rollouts.base import Sampling, draw_key
+from grao.rollouts.transformers import TransformersGenerator
+from grao.types import Encoded, Example
 
 Row = dict[str, str]
 
@@ -60,7 +63,7 @@ class Writer:
     def _continued(self, examples: Sequence[Example], samples: int, tokens: int) -> list[tuple[Encoded, list[str]]]:
         items = encode_examples(examples, self.tokenizer, self.stops[0], 200, "drop").items
         keys = [draw_key(tokens, item.example.id) for item in items]
-        generator = HuggingFaceGenerator(self.model, self.stops, batch_size=256)
+        generator = TransformersGenerator(self.model, self.stops, batch_size=256)
         groups = sample_groups(items, keys, generator, Sampling(samples, 1.0, 1.0, tokens), self.tokenizer)
         return [(group.item, group.texts) for group in groups]
 

@@ -1,0 +1,64 @@
+"""The size of the package, held by `make check`: lines of code, files, and the longest file.
+
+Counted as code are lines without blanks, comments and docstrings (also those of fields). The limits may be raised by a
+change that needs it, in the same commit and with the reason in its message.
+
+    python scripts/size.py          the totals, and what is over a limit
+    python scripts/size.py --all    every package
+"""
+
+import ast
+import sys
+import tokenize
+from collections import Counter
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "grao"
+CODE, FILES, LONGEST = 10_500, 130, 400
+"""Lines of code, files, and lines of one file in all."""
+
+_LAYOUT = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+
+
+def code_lines(path: Path) -> int:
+    """Lines of a file that hold code."""
+    lines: set[int] = set()
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type not in _LAYOUT and token.type != tokenize.ENCODING:
+                lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for statement in getattr(node, "body", []) if isinstance(getattr(node, "body", None), list) else []:
+            value = getattr(statement, "value", None)
+            if isinstance(statement, ast.Expr) and isinstance(value, ast.Constant) and isinstance(value.value, str):
+                lines.difference_update(range(statement.lineno, (statement.end_lineno or statement.lineno) + 1))
+    return len(lines)
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the totals; 1 if a limit is exceeded."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    code = {path: code_lines(path) for path in files}
+    if "--all" in arguments:
+        by_folder: Counter[str] = Counter()
+        for path, count in code.items():
+            by_folder[str(path.parent.relative_to(PACKAGE))] += count
+        for folder, count in sorted(by_folder.items()):
+            print(f"{folder:20}{count:7,}")
+    total = sum(code.values())
+    print(f"{total:,} lines of code (at most {CODE:,}) in {len(files)} files (at most {FILES})")
+    long = {path: count for path in files if (count := len(path.read_text(encoding="utf-8").splitlines())) > LONGEST}
+    for path, count in long.items():
+        print(f"{path.relative_to(PACKAGE)} has {count} lines, more than {LONGEST}")
+    return int(bool(long) or total > CODE or len(files) > FILES)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
