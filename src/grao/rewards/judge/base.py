@@ -6,14 +6,10 @@ Judges prefer one of the two positions, so both orders of a pair are asked and h
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor
-
-from grao.rewards.base import RewardBatch
 from grao.rewards.judge.wording import PairVerdict, context_text
 from grao.types import Prompt
 
@@ -128,49 +124,3 @@ def combine(shown: Sequence[Shown], verdicts: Sequence[PairVerdict | None]) -> J
     missing, flipped = None in about_a.values(), len(distinct) > 1
     value = math.nan if missing else 0.0 if flipped else distinct.pop().reward
     return JudgedPair(about_a.get(False), about_a.get(True), value, flipped)
-
-
-class JudgeReward:
-    """R(o, y) in {1, 0, -1} (paper, section 4), NaN where the verdict is missing.
-
-    A completion that equals its reference is a tie, and the judge is not asked.
-
-    Args:
-        judge: on a server or here.
-        name: for logs; by default the judge's.
-    """
-
-    def __init__(self, judge: PairwiseJudge, name: str | None = None) -> None:
-        self.judge, self.name = judge, name or judge.name
-        self._tally: dict[str, Tensor | float] = {}
-
-    def begin(self, batch: RewardBatch) -> None:
-        """See `Early.begin`; of use with a judge on a server."""
-        if isinstance(self.judge, EarlyJudge):
-            self.judge.begin(list(_pairs(batch).values()))
-
-    def relative(self, batch: RewardBatch) -> Tensor:
-        """See `Reward.relative`."""
-        rewards = torch.zeros(len(batch.prompts), len(batch.completions[0]), dtype=torch.float64)
-        flips = torch.full_like(rewards, torch.nan)
-        pairs = _pairs(batch)
-        for cell, judged in zip(pairs, self.judge.compare(list(pairs.values())), strict=True):
-            rewards[cell] = judged.value
-            if judged.a_first and judged.b_first:
-                flips[cell] = judged.flipped
-        self._tally = {"flip": flips, "missing": rewards.isnan().double(), **vars(self.judge.tally)}
-        return rewards
-
-    def tally(self) -> Mapping[str, Tensor | float]:
-        """See `Counted.tally`: shares of flips and of missing verdicts, and what `JudgeTally` counts."""
-        return self._tally
-
-
-def _pairs(batch: RewardBatch) -> dict[tuple[int, int], Pair]:
-    """What has to be asked, by (group, member)."""
-    return {
-        (group, member): Pair(batch.prompts[group], completion, batch.references[group])
-        for group, completions in enumerate(batch.completions)
-        for member, completion in enumerate(completions)
-        if completion.strip() != batch.references[group].strip()
-    }
