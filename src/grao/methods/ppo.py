@@ -8,6 +8,7 @@ the whole batch of samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Self
@@ -91,6 +92,8 @@ class PPO(base.Method):
         old, frozen = base.known(before.old), base.known(before.frozen)
         divergence, samples = total(torch.stack([(old - frozen).sum(), old.new_tensor(len(lengths))]))
         used = state["kl"]
+        if math.isnan(divergence):
+            return state, {}
         steered_to = steered(used, divergence / max(samples, 1), self.kl_target)
         return {"kl": steered_to}, {"kl_penalty/coefficient": used, "kl_penalty/next": steered_to}
 

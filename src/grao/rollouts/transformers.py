@@ -87,9 +87,10 @@ class TransformersGenerator:
 
         for step in range(sampling.max_new_tokens):
             token = draw_tokens(logits, uniforms[alive, step], sampling.temperature, sampling.top_p)
-            rows, scores = alive[~ended], logits.float()
-            tokens[rows, step] = token[~ended]
-            logps[rows, step] = (scores.gather(-1, token[:, None]).squeeze(-1) - scores.logsumexp(-1))[~ended]
+            scores, live = logits.float(), (~ended).nonzero().squeeze(1)
+            rows = alive[live]
+            tokens[rows, step] = token[live]
+            logps[rows, step] = (scores.gather(-1, token[:, None]).squeeze(-1) - scores.logsumexp(-1))[live]
             newly = torch.isin(token, stop_ids) & ~ended
             lengths[alive[newly]], truncated[alive[newly]] = step + 1, False
             ended |= newly

@@ -82,8 +82,11 @@ class Watch(TrainerCallback):
         self.looks: list[Look] = []
         self._said = Alarm.NONE
 
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Does not repeat what was said before an interruption."""
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Forgets the looks of another run; does not repeat what was said before an interruption."""
+        self.looks = self.looks if state.global_step else []
         self._said = alarm(self.looks)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -128,6 +128,10 @@ class ServerJudge:
         return Question(self.endpoint.model, self.template, context, text_1, text_2, self._settings, sample)
 
 
+_TOGETHER = 0.02
+"""Seconds that a part waits for the other groups of its sampled batch, which arrive one by one."""
+
+
 class _Round:
     """The questions of one `compare`: looked up in the ledger or else asked, each once, in whatever parts they come.
 
@@ -160,6 +164,7 @@ class _Round:
 
     async def _part(self, questions: dict[str, Question], before: Future[None] | None) -> None:
         self._waiting |= questions
+        await asyncio.sleep(_TOGETHER)
         if before:
             await asyncio.wrap_future(before)
         waiting, self._waiting = self._waiting, {}
