@@ -167,22 +167,22 @@ class Batch:
         """S, the group of each answer."""
         return [group for group in self.groups for _ in group.answers]
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         """S, tokens of each answer."""
         return [len(answer.ids) for answer in self.answers]
 
-    @property
+    @cached_property
     def prompt_lengths(self) -> list[int]:
         """S, tokens of the prompt of each answer."""
         return [len(group.item.prompt_ids) for group in self.owners]
 
-    @property
+    @cached_property
     def numbers(self) -> list[int]:
         """S, which group each answer belongs to."""
         return [group.number for group in self.owners]
 
-    @property
+    @cached_property
     def weights(self) -> list[float]:
         """S, the weight of each answer."""
         return [answer.weight for answer in self.answers]
