@@ -122,8 +122,9 @@ def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
         load_examples(DataConfig(path=str(tmp_path / "zzz.csv")))
     with pytest.raises(InputError, match=r"there is no folder '.*/nowhere' either"):
         load_examples(DataConfig(path=str(tmp_path / "nowhere" / "train.jsonl")))
-    with pytest.raises(InputError, match=r"is a folder; name one file in it, such as 'train\.jsonl'"):
-        load_examples(DataConfig(path=str(tmp_path)))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=r"folder: is a folder without data files \(\.jsonl, \.json"):
+        load_examples(DataConfig(path=str(tmp_path / "folder")))
 
 
 def test_data_sets_in_memory() -> None:

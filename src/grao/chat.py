@@ -4,6 +4,7 @@ A conversation is what a reward model is trained on and asked about; only the wh
 prompts for a model that continues them, and has to know where the answer begins.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 
 from jinja2 import TemplateError
@@ -23,8 +24,15 @@ def dialogue_text(messages: Sequence[Message]) -> str:
 
     Roles other than user and assistant are named as they are, capitalised: `\\n\\nSystem: ...`.
     """
-    turns = (f"\n\n{_SPEAKERS.get(m['role'], m['role'].capitalize())}: {m['content']}" for m in messages)
+    turns = (f"\n\n{_SPEAKERS.get(m['role'], m['role'].capitalize())}: {turn_text(m)}" for m in messages)
     return "".join(turns) + OPEN_TURN
+
+
+def turn_text(message: Message) -> str:
+    """What a message says as plain text, each of its tool calls in a line like `weather({"city": "Oslo"})`."""
+    functions = [call["function"] for call in message.get("tool_calls", ())]
+    calls = [f"{function['name']}({json.dumps(function['arguments'], ensure_ascii=False)})" for function in functions]
+    return "\n".join([message["content"]] * bool(message["content"] or not calls) + calls)
 
 
 def conversation_ids(

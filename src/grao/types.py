@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 TokenIds = Sequence[int]
 
-Message = Mapping[str, str]
-"""One chat message: `role` and `content`."""
+Message = Mapping[str, Any]
+"""One chat message: `role` and `content`, both text, and what else chat templates read, such as `tool_calls`."""
 
 Prompt = str | Sequence[Message]
 """Text, or chat messages."""

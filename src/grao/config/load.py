@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from glob import iglob
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -202,7 +203,12 @@ def _beside(value: Any, folder: Path, at: Location = ()) -> Any:
     # Not files: a function of a package, a criterion's name. A ledger without a dot belongs to the working directory.
     is_file = file.endswith(".py") if at[-1] == "function" else "." in file or at[-1] not in ("criterion", "ledger")
     beside = os.path.join(folder, file)
-    return f"{beside}{colon}{name}" if is_file and not os.path.exists(file) and os.path.exists(beside) else value
+    return f"{beside}{colon}{name}" if is_file and not _is_there(file) and _is_there(beside) else value
+
+
+def _is_there(file: str) -> bool:
+    """Whether there is such a file, or one that such a pattern means."""
+    return os.path.exists(file) or ("\0" not in file and any(iglob(file)))
 
 
 def _parsed(name: str, text: str) -> Any:

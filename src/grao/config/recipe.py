@@ -60,15 +60,15 @@ class SourceConfig:
     """A file or a data set of the hub."""
 
     path: Annotated[Text, Field(examples=["prompts.jsonl"])]
-    """A .jsonl, .json(.gz), .csv or .parquet file, or a hub id."""
+    """A .jsonl, .json, .csv, .parquet or .arrow file, a folder of them, a pattern (`data/*.parquet`), or a hub id."""
     test_path: str | None = None
-    """A second file with the held-out prompts. By default they are split off from `path`."""
+    """A second one with the held-out prompts. By default they are split off from `path`."""
     subset: str | None = None
     """Subset of a hub data set."""
     folder: str | None = None
     """Folder within a hub data set, such as `helpful-base`."""
     split: str = "train"
-    """Split of a hub data set."""
+    """Split of a hub data set, or of a folder whose files are named after splits."""
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -78,9 +78,9 @@ class ColumnsConfig:
     format: Literal["columns", "hh"] = "columns"
     """`columns`: one column each; `hh`: Anthropic HH, `chosen` and `rejected` hold two whole dialogues."""
     prompt: str = "prompt"
-    """Column of the prompt: text, or a list of chat messages."""
+    """Column of the prompt: text, or a list of chat messages; `a.b` is the field `b` of column `a`."""
     reference: str = "reference"
-    """Column of the reference answer."""
+    """Column of the reference answer: text, or a conversation that ends with it and needs no column of the prompt."""
     rejected: str | None = None
     """Column of a worse answer, if there is one."""
 

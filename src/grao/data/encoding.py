@@ -6,8 +6,8 @@ no closing one. Answers are tokenised as what follows the prompt, so that the mo
 it would sample.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from jinja2 import TemplateError
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grao.chat import dialogue_text
 from grao.errors import InputError
-from grao.types import Encoded, Example
+from grao.types import Encoded, Example, Message
 
 _CHUNK = 1000
 """Texts tokenised at once: bounds the memory that the tokenizer's offsets take."""
@@ -71,6 +71,7 @@ def encode_examples(
             too long.
     """
     texts = [_prompt_text(example, tokenizer) for example in examples]
+    _check_shown(examples, lambda example: _prompt_text(example, tokenizer)[0])
     ids = _tokenise(tokenizer, [(text, special) for text, special, _ in texts])
     prompts = [_Prompt(example, *text, tokens) for example, text, tokens in zip(examples, texts, ids, strict=True)]
     if long_prompts == "drop":
@@ -169,6 +170,34 @@ def _prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[
         return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)), False, ""
     except TemplateError as error:
         raise InputError(f"row {example.row}: the chat template refuses the prompt: {error}") from error
+
+
+def _check_shown(examples: Iterable[Example], shown: Callable[[Example], str]) -> None:
+    """Checks that no tool call, tool result or instruction goes unseen, with the first of each.
+
+    Args:
+        examples: any number.
+        shown: an example's prompt as the model reads it.
+
+    Raises:
+        InputError: if the prompt would read the same with another one.
+    """
+    firsts: dict[str, tuple[Example, list[Message], int]] = {}
+    for example in examples:
+        messages = [] if isinstance(example.prompt, str) else [*example.prompt]
+        for index, message in enumerate(messages):
+            kind = "tool calls" if "tool_calls" in message else f"messages of the role {message['role']}"
+            firsts.setdefault(kind, (example, messages, index))
+    firsts.pop("messages of the role assistant", None)  # thoughts are left out on purpose
+    for kind, (example, messages, index) in firsts.items():
+        other = dict(messages[index])
+        if calls := other.get("tool_calls"):
+            other["tool_calls"] = [{**calls[0], "function": {**calls[0]["function"], "name": "another"}}, *calls[1:]]
+        else:
+            other["content"] += "."
+        if shown(replace(example, prompt=[*messages[:index], other, *messages[index + 1 :]])) == shown(example):
+            remedy = "leave them out of the data, or take a model whose template shows them"
+            raise InputError(f"row {example.row}: the chat template leaves out {kind}; {remedy}")
 
 
 def _answers(

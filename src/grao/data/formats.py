@@ -1,8 +1,10 @@
 """Rows into examples, in one of two formats (`data.format`).
 
 `columns`: one column each for prompt, reference and rejected answer. A prompt is text or a list of chat messages. An
-answer is text, or (TRL's conversational format) a list of one assistant message. A rejected answer may be missing in
-single rows: null, or an empty cell. A bad row is the user's to mend: it raises.
+answer is text, a list of one assistant message, or a whole conversation, which ends with it: then what stands before
+is the prompt, whether or not there is a column for it (TRL's implicit prompt). If both answers of every row begin with
+the text of its prompt, they are whole texts, and the prompt is taken off. A rejected answer may be missing in single
+rows: null, or an empty cell. A bad row is the user's to mend: it raises.
 
 `hh`, Anthropic HH: `chosen` and `rejected` are two whole dialogues that share all but the last answer. A turn begins
 with a blank line and `Human:` or `Assistant:`; both words anywhere else ("  Human: ...", "Humans:") are text. The
@@ -14,19 +16,22 @@ first `Quirk` that applies.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from grao.chat import OPEN_TURN
 from grao.config.recipe import ColumnsConfig
-from grao.data.sources import Table
+from grao.data.messages import is_missing, read_messages, read_text
+from grao.data.rows import Row, Table
 from grao.errors import InputError
 from grao.types import Example, Message, Prompt
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
+_CONVERSATIONS = ("chosen", "messages", "conversations", "conversation")
+"""Columns that hold prompt and reference in one, by the names they usually have."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ def column_examples(table: Table, config: ColumnsConfig) -> Loaded:
 
     Args:
         table: the rows.
-        config: names the columns; every other column is handed on in `Example.columns`.
+        config: names the columns (`a.b`: the field `b` of column `a`); every other column is handed on in
+            `Example.columns`.
 
     Raises:
         InputError: naming source, row and column, if a column is unknown, or a value is missing, empty or of the
@@ -66,15 +72,11 @@ def column_examples(table: Table, config: ColumnsConfig) -> Loaded:
     used = {config.prompt: "data.prompt", config.reference: "data.reference"}
     if config.rejected is not None:
         used[config.rejected] = "data.rejected"
-    table.require(used)
-    examples = []
-    for number, row in table.rows:
-        values = {name: (row[name], f"{table.at(number)}, column {name!r}") for name in used}
-        prompt, reference = _prompt(*values[config.prompt]), _answer(*values[config.reference])
-        worse = None if config.rejected is None or row[config.rejected] in (None, "") else values[config.rejected]
-        columns = {name: value for name, value in row.items() if name not in used}
-        examples.append(Example(prompt, reference, worse and _answer(*worse), columns, number))
-    return Loaded(examples, {})
+    first = table.rows[0]
+    if not table.has(config.prompt) and len(read_messages(first.cell(config.reference), first.at) or ()) > 1:
+        del used[config.prompt]
+    table.require(used, _hint(table, config))
+    return Loaded(_without_prompts([_example(row, config, used) for row in table.rows]), {})
 
 
 def hh_examples(table: Table) -> Loaded:
@@ -86,10 +88,10 @@ def hh_examples(table: Table) -> Loaded:
     table.require({"chosen": "", "rejected": ""})
     examples: dict[str, Example] = {}
     skipped: Counter[str] = Counter()
-    for number, row in table.rows:
+    for row in table.rows:
         for name in ("chosen", "rejected"):
-            _text(row[name], f"{table.at(number)}, column {name!r}", "a dialogue in one text", blank=True)
-        example = _hh_example(dict(row), number)
+            read_text(row.values[name], f"{row.at}, column {name!r}", "a dialogue in one text", blank=True)
+        example = _hh_example(dict(row.values), row.number)
         if isinstance(example, Example) and example.id in examples:
             example = Quirk.REPEATED_PROMPT
         if isinstance(example, Quirk):
@@ -138,70 +140,69 @@ def _hh_example(row: dict[str, Any], number: int) -> Example | Quirk:
     return next((quirk for quirk, applies in quirks.items() if applies), Example(messages, good, bad, row, number))
 
 
-def _prompt(value: Any, where: str) -> Prompt:
-    if not isinstance(value, list | tuple):
-        return _text(value, where, "text or a list of chat messages")
-    messages = _messages(value, where)
+def _hint(table: Table, config: ColumnsConfig) -> str:
+    """How to read what may hold prompt and reference in one."""
+    if str(table.rows[0].cell("chosen")).startswith("\n\nHuman:"):
+        return "; if 'chosen' and 'rejected' are whole dialogues, set data.format: hh"
+    whole = next((name for name in _CONVERSATIONS if table.has(name) and name != config.reference), None)
+    return f"; if {whole!r} ends with the reference, set data.reference: {whole}" if whole else ""
+
+
+def _example(row: Row, config: ColumnsConfig, used: Collection[str]) -> Example:
+    context, reference = _answer(row, config.reference)
+    prompt = _prompt(row, config.prompt, context)
+    worse = row.cell(config.rejected) if config.rejected is not None else None
+    rejected = None
+    if not is_missing(worse) and not (isinstance(worse, str) and not worse):
+        other, rejected = _answer(row, str(config.rejected))
+        if other not in ((), prompt):
+            at = f"{row.at}, columns {config.reference!r} and {config.rejected!r}"
+            raise InputError(f"{at}: the conversations differ before their last message; both need the same prompt")
+    columns = {name: value for name, value in row.values.items() if name not in used}
+    return Example(prompt, reference, rejected, columns, row.number)
+
+
+def _prompt(row: Row, column: str, context: Sequence[Message]) -> Prompt:
+    """The messages before the answer where it is a whole conversation, else what its column holds."""
+    where, value = f"{row.at}, column {column!r}", row.cell(column)
+    given = None if context and is_missing(value) else read_messages(value, where)
+    if given is None and not context:
+        return read_text(value, where, "text or a list of chat messages")
+    if given and context and context not in (given, given[:-1]):
+        raise InputError(f"{where}: is not the beginning of the conversation that the reference ends")
+    messages = tuple(context or given or ())
     if messages[-1]["role"] == "assistant":
-        raise InputError(f"{where}: ends with an assistant message; that belongs into the reference")
+        remedy = f"leave it out, or set data.reference: {column} if it is the reference"
+        raise InputError(f"{where}: ends with an assistant message; {remedy}")
     if not messages[-1]["content"].strip():
         raise InputError(f"{where}: the last message is empty")
     return messages
 
 
-def _answer(value: Any, where: str) -> str:
-    if isinstance(value, list | tuple):
-        messages = _messages(value, where)
-        if len(messages) != 1 or messages[0]["role"] != "assistant":
-            roles = ", ".join(message["role"] for message in messages)[:60]
-            raise InputError(f"{where}: must be one assistant message, is {len(messages)} ({roles})")
-        value = messages[0]["content"]
-    return _text(value, where, "text or a list of one assistant message")
+def _answer(row: Row, column: str) -> tuple[tuple[Message, ...], str]:
+    """The messages before the last one, and its text."""
+    where, value = f"{row.at}, column {column!r}", row.cell(column)
+    messages = read_messages(value, where)
+    if messages is None:
+        return (), read_text(value, where, "text or a list of one assistant message")
+    *context, last = messages
+    if last["role"] != "assistant":
+        roles = ", ".join(message["role"] for message in messages)[:60]
+        expected = "one assistant message, or a conversation that ends with one"
+        raise InputError(f"{where}: must be {expected}, is {len(messages)} ({roles})")
+    if "tool_calls" in last:
+        raise InputError(f"{where}: ends with a tool call; only text can be an answer, so write the call as text")
+    return tuple(context), read_text(last["content"], where, "text")
 
 
-def _messages(values: Any, where: str) -> tuple[Message, ...]:
-    """Role, content and further text fields of each; fields that are null count as absent."""
-    if not values:
-        raise InputError(f"{where}: is an empty list; at least one chat message is needed")
-    messages = []
-    for index, value in enumerate(values, 1):
-        at = f"{where}, message {index}"
-        if not isinstance(value, Mapping):
-            raise InputError(f"{at}: must be an object with `role` and `content`, is {_kind(value)}")
-        message = {key: field for key, field in value.items() if field is not None}
-        for key in ("role", "content"):
-            if key not in message:
-                raise InputError(f"{at}: has no {key!r}")
-        messages.append({key: _text(field, f"{at}, {key!r}", "text", blank=True) for key, field in message.items()})
-    return tuple(messages)
+def _without_prompts(examples: list[Example]) -> list[Example]:
+    """Answers that are whole texts, prompt and answer in one, without the prompt."""
 
+    def is_whole(example: Example) -> bool:
+        prompt, answers = example.prompt, (example.reference, example.rejected or "")
+        return isinstance(prompt, str) and all(a.startswith(prompt) and a[len(prompt) :].strip() for a in answers)
 
-def _text(value: Any, where: str, expected: str, blank: bool = False) -> str:
-    """The value, if it is text that can be written as UTF-8.
-
-    Args:
-        value: a field of a row.
-        where: source, row and column, for the message.
-        expected: what the field may be, for the message.
-        blank: whether the text may be empty, or white space alone.
-
-    Raises:
-        InputError: if it is null, of another type, broken Unicode, or blank.
-    """
-    if value is None:
-        raise InputError(f"{where}: is missing (null)")
-    if not isinstance(value, str):
-        raise InputError(f"{where}: must be {expected}, is {_kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{where}: holds half of a surrogate pair at character {error.start + 1}") from error
-    if not blank and not value.strip():
-        raise InputError(f"{where}: is empty")
-    return value
-
-
-def _kind(value: Any) -> str:
-    number = f"a number ({value})"
-    kinds = ((bool, "true or false"), (int | float, number), (Mapping, "an object"), (list | tuple, "a list"))
-    return next((words for kind, words in kinds if isinstance(value, kind)), f"a {type(value).__name__}")
+    if not all(map(is_whole, examples)):
+        return examples
+    cuts = ((example, len(example.prompt)) for example in examples)
+    return [replace(e, reference=e.reference[cut:], rejected=str(e.rejected)[cut:]) for e, cut in cuts]

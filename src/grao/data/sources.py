@@ -1,178 +1,126 @@
-"""Local files into rows: JSON, JSON lines, CSV (each also .gz) and parquet. The file's name decides.
+"""A local path into rows: a file, a folder of files (shards, or what `save_to_disk` writes) or a pattern of names.
 
-Every mistake in a file is one `InputError` that names the file and the line or row.
+Every mistake is one `InputError` that names the path.
 """
 
-import csv
 import difflib
-import gzip
-import io
-import json
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import os
+import re
+from collections.abc import Sequence
+from glob import iglob
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
 
-import pyarrow.parquet  # type: ignore[import-untyped]
-
+from grao.data.files import FILE_TYPES, file_type, read_rows
+from grao.data.rows import Table, shown
 from grao.errors import InputError
 
-Numbered = Iterator[tuple[int, Any]]
-"""1-based line or row number, row."""
-
-FILE_TYPES = (".jsonl", ".json", ".csv", ".jsonl.gz", ".json.gz", ".csv.gz", ".parquet")
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of one source."""
-
-    source: str
-    """File, hub id or `the data set`: how messages name it."""
-    unit: Literal["line", "row"]
-    """What the numbers count."""
-    rows: Sequence[tuple[int, Mapping[str, Any]]]
-    """1-based number and row; at least one."""
-
-    @classmethod
-    def of(cls, source: str, unit: Literal["line", "row"], rows: Numbered, limit: int | None) -> "Table":
-        """The first `limit` rows.
-
-        Raises:
-            InputError: if there is none, or one is no mapping of column names to values.
-        """
-        table = cls(source, unit, list(islice(rows, limit)))
-        if not table.rows:
-            raise InputError(f"{source}: is empty; at least one row is needed")
-        for number, row in table.rows:
-            if not isinstance(row, Mapping):
-                kind = "a list" if isinstance(row, list) else repr(row)[:40]
-                raise InputError(f"{table.at(number)}: must be an object with named columns, is {kind}")
-        return table
-
-    def at(self, number: int) -> str:
-        """How a message names a row."""
-        return f"{self.source}, {self.unit} {number}"
-
-    def require(self, fields: Mapping[str, str]) -> None:
-        """Checks that every row has these columns.
-
-        Args:
-            fields: column -> the field of the recipe that names it, for the message; empty where none does.
-
-        Raises:
-            InputError: naming the columns there are and the nearest, or the row that lacks one.
-        """
-        columns = list(dict.fromkeys(name for _, row in self.rows for name in row))
-        for name, field in fields.items():
-            if name not in columns:
-                listed = ", ".join(repr(column)[:40] for column in columns[:20])
-                chosen = f" ({field})" if field else ""
-                near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise InputError(f"{self.source}: has no column {name!r}{chosen}, only {listed}{hint}")
-            for number, row in self.rows:
-                if name not in row:
-                    raise InputError(f"{self.at(number)}: has no column {name!r}, other rows do")
+_MOST = 10_000
+"""Files and folders that are looked at."""
+_PATTERN = re.compile(r"[*?[]")
+_NO_DATA = {"state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json"}
+"""What `datasets` writes beside the rows."""
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+"""Word in the name of a file or folder -> split, as on the hub."""
 
 
-def is_file_name(path: str) -> bool:
-    """Whether a path means a local file; anything else is a hub id."""
+def is_local(path: str) -> bool:
+    """Whether a path means local files; anything else is a hub id."""
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.lower().endswith(FILE_TYPES)
-    return looks_local or Path(path).exists()
+    return looks_local or _PATTERN.search(path) is not None or os.path.exists(path)
 
 
-def read_file(name: str, limit: int | None = None) -> Table:
-    """Rows of a local file.
+def read_path(name: str, split: str, limit: int | None = None) -> Table:
+    """Rows of local files, one after another.
 
     Args:
-        name: its path; the ending decides how it is read. A .json file holds an array or lines.
+        name: a file, a folder or a pattern such as `data/*.parquet`.
+        split: which files of a folder are read, if their names tell splits apart.
         limit: take this many rows from the start; what follows in a file of lines is not looked at.
 
     Raises:
-        InputError: if there is no such file or it cannot be read as what its name says.
+        InputError: if there is no such file, or one cannot be read as what its name says.
     """
-    path = Path(name).expanduser()
-    kind = path.name.lower()
-    if path.is_dir():
-        files = sorted(file.name for file in path.iterdir() if file.name.lower().endswith(FILE_TYPES))
-        some = f", such as {files[0]!r}" if files else f" ({', '.join(FILE_TYPES)})"
-        raise InputError(f"{name}: is a folder; name one file in it{some}")
-    if not path.parent.is_dir():
-        raise InputError(f"{name}: no such file; there is no folder {str(path.parent)!r} either")
-    if not path.exists():
-        near = difflib.get_close_matches(path.name, sorted(file.name for file in path.parent.iterdir()), 1, cutoff=0.5)
-        hint = f"; did you mean {str(path.parent / near[0])!r}?" if near else ""
-        raise InputError(f"{name}: no such file{hint}")
-    if not kind.endswith(FILE_TYPES):
-        raise InputError(f"{name}: cannot read this kind of file; use one of {', '.join(FILE_TYPES)}")
-    if kind.endswith(".parquet"):
-        return Table.of(name, "row", _parquet(name, path), limit)
-    content = _unpacked(name, path)
-    if kind.removesuffix(".gz").endswith(".csv"):
-        return Table.of(name, "line", _csv(name, content), limit)
-    if kind.removesuffix(".gz").endswith(".json") and content.lstrip().startswith(b"["):
-        return Table.of(name, "row", enumerate(_json(name, content), 1), limit)
-    lines = ((number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip())
-    return Table.of(name, "line", ((number, _json(name, line, number)) for number, line in lines), limit)
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path):
+        files = _of_split(path, _files(path), split)
+    elif os.path.exists(path):
+        files = [path]
+    elif _PATTERN.search(name) and "\0" not in name:
+        found = list(islice(iglob(str(path), recursive=True), _MOST + 1))
+        if len(found) > _MOST:
+            raise InputError(f"{shown(name)}: more than {_MOST:,} files have names of this pattern; join some of them")
+        files = sorted(Path(file) for file in found if not os.path.isdir(file))
+    else:
+        raise InputError(f"{shown(name)}: no such file{_nearest(path)}")
+    if not files:
+        raise InputError(f"{shown(name)}: no file has a name of this pattern")
+    for file in files:
+        file_type(file)
+        if not os.path.isfile(file):
+            raise InputError(f"{shown(file)}: is a pipe or a device; write the rows to a file")
+    return Table.of(shown(name), chain.from_iterable(read_rows(file, split) for file in files), limit)
 
 
-def _unpacked(name: str, path: Path) -> bytes:
-    """The whole file, without a byte order mark."""
-    try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            return file.read().removeprefix(b"\xef\xbb\xbf")
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{name}: is no complete gzip file ({error}); unpack it or fetch it again") from error
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read: {error.strerror}") from error
+def _nearest(path: Path) -> str:
+    """What to say about a path that does not exist."""
+    if re.match(r"\w\w+:/", str(path)):
+        return "; an address is not read: download the file, or give the id of the data set"
+    if os.path.islink(path):
+        return f"; the link leads to {os.readlink(path)!r}, which does not exist"
+    if not os.path.isdir(path.parent):
+        return f"; there is no folder {shown(path.parent)!r} either"
+    names = [entry.name for entry in islice(os.scandir(path.parent), _MOST)]
+    near = difflib.get_close_matches(path.name[:80], sorted(names), 1, cutoff=0.5)
+    return f"; did you mean {str(path.parent / near[0])!r}?" if near else ""
 
 
-def _text(name: str, content: bytes, first_line: int = 1) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = first_line + content.count(b"\n", 0, error.start)
-        raise InputError(f"{name}, line {line}: is not UTF-8; save the file as UTF-8") from error
+def _files(folder: Path) -> list[Path]:
+    """The data files of a folder and the folders in it, sorted by path; hidden ones are left out."""
+    files: list[Path] = []
+    for visited, (inside, folders, names) in enumerate(os.walk(folder)):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        kept = (name for name in names if name.lower().endswith(FILE_TYPES) and name not in _NO_DATA)
+        files += (Path(inside, name) for name in kept if not name.startswith("."))
+        if visited + len(files) > _MOST:
+            raise InputError(f"{shown(folder)}: holds too many files; give a pattern such as train/*.parquet")
+    return sorted(files)
 
 
-def _json(name: str, content: bytes, first_line: int = 1) -> Any:
-    text = _text(name, content, first_line)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise InputError(f"{name}, line {line}, character {error.colno}: malformed JSON: {error.msg}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}, line {first_line}: unreadable JSON: {error}") from error
+def _of_split(folder: Path, files: Sequence[Path], split: str) -> list[Path]:
+    """Those of one split, all of one type; all if no name speaks of a split.
+
+    Raises:
+        InputError: if there are none, or it is not clear which are meant.
+    """
+    if not files:
+        raise InputError(f"{shown(folder)}: is a folder without data files ({', '.join(FILE_TYPES[:8])})")
+    labels = {file: _label(file.relative_to(folder)) for file in files}
+    known = sorted(set(filter(None, labels.values())))
+    exact, same = [name for name in known if name == split.lower()], [n for n in known if _split(n) == _split(split)]
+    meant = exact or same or known
+    if len(meant) > 1:
+        problem = f"holds the splits {', '.join(known)[:200]}"
+        raise InputError(f"{shown(folder)}: {problem}; name one with data.split, or give a pattern")
+    chosen = [file for file in files if labels[file] in meant or not known]
+    types = sorted(set(map(file_type, chosen)))
+    if len(types) > 1:
+        problem = f"holds {' and '.join(types)} files"
+        raise InputError(f"{shown(folder)}: {problem}; give a pattern, such as {shown(folder / f'*{types[0]}')}")
+    return chosen
 
 
-def _csv(name: str, content: bytes) -> Numbered:
-    """Cells by column name; a quoted cell may span lines, the number is that of the row's first one."""
-    reader = csv.reader(io.StringIO(_text(name, content), newline=""), strict=True)
-    header: list[str] = []
-    number = 1
-    try:
-        for cells in reader:
-            if cells and not header:
-                header = cells
-                if not all(cell.strip() for cell in cells) or len(set(cells)) < len(cells):
-                    listed = repr(",".join(cells)[:80])
-                    raise InputError(f"{name}, line {number}: the first line must name each column once, is {listed}")
-            elif cells:
-                if len(cells) != len(header):
-                    count = f"{len(cells)} cells, but the header has {len(header)}"
-                    raise InputError(f"{name}, line {number}: {count}; quote cells with commas or line breaks")
-                yield number, dict(zip(header, cells, strict=True))
-            number = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{name}, line {number}: malformed CSV: {error}") from error
+def _label(file: Path) -> str:
+    """The name of a file or of a folder it is in, without numbers, that speaks of a split; empty if none does."""
+    stem = file.name.lower().split(".")[0]
+    names = [re.sub(r"[-_]?\d+([-_]of[-_]\d+)?$", "", stem), *(part.lower() for part in reversed(file.parts[:-1]))]
+    return next((name for name in names if _split(name)), "")
 
 
-def _parquet(name: str, path: Path) -> Numbered:
-    try:
-        return enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1)
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{name}: is no readable parquet file: {' '.join(str(error).split())[:200]}") from error
+def _split(name: str) -> str:
+    """The split that a word of the name stands for; empty if none does."""
+    return next((_SPLITS[word] for word in re.split(r"[\W\d_]+", name.lower()) if word in _SPLITS), "")

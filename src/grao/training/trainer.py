@@ -36,7 +36,7 @@ from grao.training.metrics import step_metrics
 from grao.training.watch import Watch
 from grao.types import Example
 
-Rows = Sequence[Example] | Sequence[Mapping[str, Any]]
+Rows = Iterable[Mapping[str, Any] | Example]
 
 STATE = "grao_state.json"
 """In a checkpoint: what is carried from step to step beside weights and optimiser."""
@@ -51,8 +51,8 @@ class GRAOTrainer(Trainer):
     Args:
         model: a causal language model, or its folder or hub id.
         args: settings; defaults are the paper's.
-        train_dataset: a `datasets.Dataset` or list of rows with columns `prompt` and `reference`, or Examples;
-            further columns go to the rewards.
+        train_dataset: rows with columns `prompt` and `reference` in whatever `examples_from_dataset` reads (a
+            `datasets.Dataset`, a data frame, a list), or Examples; further columns go to the rewards.
         reward_funcs: a function in TRL's convention f(prompts, completions, **columns) -> list[float | None],
             anything that satisfies `grao.rewards.base.Reward`, a list of these, or a `Mix` with weights.
         eval_dataset: rows for `evaluate()`, as `train_dataset`.
@@ -271,5 +271,4 @@ class GRAOTrainer(Trainer):
 
 
 def _examples(rows: Rows, config: GRAOConfig) -> list[Example]:
-    examples = [row for row in rows if isinstance(row, Example)]
-    return examples or examples_from_dataset(cast(Iterable[Mapping[str, Any]], rows), config.data)
+    return examples_from_dataset(rows, config.data)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import yaml
 
+from grao.chat import turn_text
 from grao.errors import InputError
 from grao.types import Prompt
 
@@ -118,7 +119,7 @@ def context_text(prompt: Prompt) -> str:
     """A prompt as a judge reads it: a text as it is, chat messages as turns, `User: ...`."""
     if isinstance(prompt, str):
         return prompt.strip()
-    return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content'].strip()}" for turn in prompt)
+    return "\n\n".join(f"{turn['role'].capitalize()}: {turn_text(turn).strip()}" for turn in prompt)
 
 
 _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
