@@ -39,11 +39,13 @@ class Told:
     delay: float = 0.0
     cut: bool = False
     """Close the connection instead of answering."""
-    raw: str | None = None
+    raw: str | bytes | None = None
     """In place of a chat completion."""
+    wire: Callable[[Callable[[bytes], Any]], None] | None = None
+    """Writes all of the response itself, status line and all; the connection is closed behind it."""
     ending: str = "stop"
     refusal: str | None = None
-    usage: dict[str, int] | None = field(default_factory=lambda: {"prompt_tokens": 100, "completion_tokens": 5})
+    usage: Any = field(default_factory=lambda: {"prompt_tokens": 100, "completion_tokens": 5})
 
 
 def longer(asked: Asked) -> Told:
@@ -79,13 +81,18 @@ class JudgeServer:
                 self.reply(told)
 
             def reply(self, told: Told) -> None:
-                text = (told.raw if told.raw is not None else json.dumps(completion(told))).encode()
+                if told.wire:
+                    self.close_connection = True
+                    return told.wire(self.wfile.write)
+                text = told.raw if told.raw is not None else json.dumps(completion(told))
+                text = text.encode() if isinstance(text, str) else text
                 self.send_response(told.status)
                 for name, value in {"Content-Type": "application/json", **told.headers}.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
                 self.wfile.write(text)
+                return None
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -119,7 +126,7 @@ class JudgeServer:
     def leave(self, asked: Asked, told: Told) -> None:
         with self._lock:
             self._at_once -= 1
-            if told.status == 200 and not told.cut and told.raw is None:
+            if told.status == 200 and not told.cut and told.raw is None and told.wire is None:
                 self.answered[asked.body["messages"][-1]["content"]] += 1
 
     @contextmanager

@@ -1,5 +1,6 @@
 """What runs and studies look like in the terminal: a live line with bars, or plain lines where it is no terminal."""
 
+import logging
 import os
 import time
 import warnings
@@ -37,6 +38,7 @@ def quiet_libraries() -> Iterator[None]:
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+        logging.basicConfig(format="warning: %(message)s")
         yield
 
 

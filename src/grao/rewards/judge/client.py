@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING, Any
 from grao.config.rewards import JudgeConfig
 from grao.errors import InputError, RewardUnavailableError
 from grao.rewards.judge.ledger import Budget, JudgeAnswer, Ledger, Question
+from grao.rewards.judge.reply import Completion, Mask, Reply, bounded_client, storable
 from grao.rewards.judge.wording import parse_verdict
 
 if TYPE_CHECKING:
-    from openai import APIStatusError
     from openai.resources.chat import AsyncCompletions
 
 _OPENAI = "https://api.openai.com/v1"
-_SHOWN = 200
-"""Longest text of a server that is repeated in a message, in characters."""
 _LONGEST_ANSWER = 100_000
 """Tokens that an answer without a limit of ours may have."""
 _FRAME_TOKENS = 64
 """Upper bound of what a chat template and a server's own system message add to a question."""
-_REPEATABLE = (408, 409, 425, 429)
+_REPEATABLE = (404, 408, 409, 410, 425, 429)
 """Status codes after which another attempt may succeed, besides all from 500 on."""
+_GATEWAY = (504, 524)
+"""Status codes of a gateway that stopped waiting for a server which may have answered."""
 _LONGEST_WAIT = 30.0
 """Seconds between two attempts at a question, at most."""
 
@@ -47,7 +47,7 @@ class Endpoint:
     """
 
     def __init__(self, config: JudgeConfig, key: str | None = None) -> None:
-        self.config, self.key = config, key
+        self.config, self.key, self.mask = config, key, Mask(key)
         self.model, self.base_url = config.model or "", config.base_url or _OPENAI
         settings = {"temperature": config.temperature, "max_tokens": config.max_tokens}
         self.settings = {name: value for name, value in settings.items() if value is not None} | config.extra
@@ -78,10 +78,14 @@ class Endpoint:
             (self.config.price_input or 0.0) * input_tokens + (self.config.price_output or 0.0) * output_tokens
         ) / 1e6
 
-    def bound(self, content: str) -> float:
-        """The most that a request can cost: no tokenizer makes more tokens than a text has bytes."""
+    def most(self, content: str) -> tuple[int, int]:
+        """Tokens that a request can take and bring at most: no tokenizer makes more tokens than a text has bytes."""
         limits = [self.settings[name] for name in ("max_tokens", "max_completion_tokens") if name in self.settings]
-        return self.cost(len(content.encode()) + _FRAME_TOKENS, max(limits, default=_LONGEST_ANSWER))
+        return len(content.encode()) + _FRAME_TOKENS, max(limits, default=_LONGEST_ANSWER)
+
+    def bound(self, content: str) -> float:
+        """The most that a request can cost."""
+        return self.cost(*self.most(content))
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,8 @@ class JudgeClient:
         self.openai = openai
         self.endpoint, self.ledger, self.known = endpoint, ledger, known
         self.budget = Budget(endpoint.config.max_cost, ledger, endpoint.model)
+        self.heard = False
+        """It has answered before, so that key, model and address are right."""
         self._gap = 60.0 / endpoint.config.rate_limit if endpoint.config.rate_limit else 0.0
         self._next = 0.0
 
@@ -137,11 +143,16 @@ class JudgeClient:
         """
         endpoint = self.endpoint
         key = endpoint.key or "none"  # must not be empty, even for a server that wants none
-        # A client a batch: no connection outlives it.
+        try:  # a client a batch: no connection outlives it
+            bounded = bounded_client()
+        except (ImportError, OSError, ValueError) as error:
+            problem = endpoint.mask.line(str(error))
+            raise InputError(f"judge {endpoint}: proxy or certificate in the environment: {problem}") from error
         async with self.openai.AsyncOpenAI(
-            api_key=key, base_url=endpoint.base_url, max_retries=0, timeout=None
+            api_key=key, base_url=endpoint.base_url, max_retries=0, timeout=None, http_client=bounded
         ) as http:
             completions = http.chat.completions  # imported here, which takes its time, and not at the first request
+            endpoint.mask.watch()
             batch = _Batch(self, completions, endpoint.config.patience if patience is None else patience)
             waiting = iter(questions)
             workers = [asyncio.create_task(batch.work(waiting)) for _ in questions[: endpoint.config.concurrency]]
@@ -168,7 +179,7 @@ class _Batch:
     """What the workers of one `JudgeClient.ask` share: the failures, and for how long the judge has been silent."""
 
     def __init__(self, client: JudgeClient, completions: "AsyncCompletions", patience: float) -> None:
-        self._client, self._endpoint, self._completions = client, client.endpoint, completions
+        self._client, self._endpoint, self._create = client, client.endpoint, completions.with_raw_response.create
         self._patience, self._heard = patience, time.monotonic()
         self.failures: list[Failure] = []
 
@@ -208,11 +219,13 @@ class _Batch:
         client, content, seconds = self._client, question.content, self._endpoint.config.timeout
         if not first:
             seconds = min(seconds, max(self._left(), 1.0))
-        reservation = await client.budget.reserve(self._endpoint.bound(content))
-        known = True  # what it costs is known: nothing before it leaves, and then what the ledger says
+        await client.turn()
+        began = time.monotonic()
+        reservation = await client.budget.reserve(self._endpoint.bound(content), seconds)
+        if first and time.monotonic() - began > 1.0:
+            self._heard = time.monotonic()  # it was not the judge that was silent
+        known = False  # what it costs is known only from the answer
         try:
-            await client.turn()
-            known = False
             answer = await self._request(content, seconds)
             if isinstance(answer, Failure):
                 known = not answer.charged
@@ -222,33 +235,62 @@ class _Batch:
             known = True
         finally:
             client.budget.settle(reservation, known)
-        self._heard = time.monotonic()
+        self._heard, client.heard = time.monotonic(), True
         return None
 
     async def _request(self, content: str, seconds: float) -> JudgeAnswer | Failure:
         """One attempt, which may take so many seconds in all.
 
         Raises:
-            InputError: if the server refuses the key, or knows no such model or address.
+            InputError: if the server refuses the key, knows no such model or address, or sends on to another.
+            RewardUnavailableError: if it wants to be paid.
         """
         openai, endpoint = self._client.openai, self._endpoint
         try:
             async with asyncio.timeout(seconds):
-                completion = await self._completions.create(
+                raw = await self._create(
                     model=endpoint.model, messages=[{"role": "user", "content": content}], extra_body=endpoint.settings
                 )
         except TimeoutError:
             return Failure(f"no answer within {seconds:.3g} s")
         except openai.APIStatusError as error:
-            return _refused(error, endpoint)
+            response: Any = error.response
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             connected = not type(cause).__name__.startswith("Connect")
             problem = "the connection was cut" if connected else "cannot connect"
-            return Failure(f"{problem}: {_line(str(cause), endpoint)}", charged=connected)
-        except (openai.OpenAIError, ValueError) as error:
-            return Failure(f"unreadable answer: {_line(str(error), endpoint)}")
-        return _answer(completion, content, endpoint)
+            return Failure(f"{problem}: {endpoint.mask.line(str(cause) or repr(cause))}", charged=connected)
+        except Exception as error:  # no list is complete of what a server can make these libraries stumble over
+            return Failure(f"unreadable answer: {endpoint.mask.line(f'{type(error).__name__}: {error}')}")
+        else:
+            response = raw.http_response
+        reply = Reply.of(response)
+        if reply.completion:
+            return _answer(reply.completion, content, endpoint)
+        said = endpoint.mask.line(reply.said)
+        if reply.status == 0:
+            return Failure(said)
+        if reply.status in range(200, 300):
+            hint = "does base_url end as the server wants it, mostly /v1?"
+            return Failure(f"the answer is {repr(said) if said else 'empty'} and no chat completion; {hint}")
+        return self._refused(reply.status, f"{reply.status} {said}".strip(), response.headers)
+
+    def _refused(self, status: int, reason: str, headers: Mapping[str, str]) -> Failure:
+        """A status without success: what never worked is the user's to mend, later it may be the question's fault."""
+        judge, heard = f"judge {self._endpoint}", self._client.heard
+        if status == 401 or (status == 403 and not heard and not self._client.ledger.find([self._client.known])):
+            fault = "refuses the key" if self._endpoint.key else "wants a key, see api_key_env"
+            raise InputError(f"{judge} {fault}: {reason}")
+        if status == 402:
+            raise RewardUnavailableError(f"{judge} wants to be paid: {reason}")
+        if status in (404, 410) and not heard:
+            raise InputError(f"{judge} is not there: {reason}; check model and base_url (it mostly ends in /v1)")
+        if status in range(300, 400) and not heard:
+            target = self._endpoint.mask.line(headers.get("location", "")).removesuffix("/chat/completions")
+            hint = "nothing is sent there; if it is right, set it as base_url"
+            raise InputError(f"{judge} redirects to {target!r} ({status}), which is not followed: {hint}")
+        repeatable = status in _REPEATABLE or status >= 500 or status < 400
+        return Failure(reason, repeatable, _retry_after(headers) if repeatable else None, charged=status in _GATEWAY)
 
     def _left(self) -> float:
         """Seconds until the patience is over."""
@@ -272,34 +314,17 @@ def backoff(attempts: int, key: str) -> float:
     return min(2.0 ** (attempts - 1), _LONGEST_WAIT) * spread
 
 
-def _answer(completion: Any, content: str, endpoint: Endpoint) -> JudgeAnswer | Failure:
-    """Defensive, for openai's client checks no types: anything may stand where the protocol has something else."""
-    try:
-        choice = completion.choices[0]
-        refusal, text = getattr(choice.message, "refusal", None), choice.message.content or ""
-        ending = "refusal" if refusal else str(choice.finish_reason or "stop")
-        said = str(refusal or text)
-    except (AttributeError, IndexError, TypeError):
-        return Failure("the answer is no chat completion; does base_url end as the server wants it, mostly /v1?")
-    read = getattr(completion.usage, "prompt_tokens", None)
-    written = getattr(completion.usage, "completion_tokens", None)
-    if not isinstance(read, int) or not isinstance(written, int):  # not counted by the server: at most one a byte
-        read, written = len(content.encode()), len(said.encode())
-    verdict = None if ending in ("refusal", "content_filter") else parse_verdict(said, cut=ending == "length")
-    return JudgeAnswer(said, ending, verdict, read, written, endpoint.cost(read, written))
-
-
-def _refused(error: "APIStatusError", endpoint: Endpoint) -> Failure:
-    status, body = error.status_code, error.body
-    words = body.get("message") if isinstance(body, dict) else None
-    reason = _line(f"{status} {words}" if words else error.message, endpoint)
-    if status in (401, 403):
-        fault = "refuses the key" if endpoint.key else "wants a key, see api_key_env"
-        raise InputError(f"judge {endpoint} {fault}: {reason}") from None
-    if status == 404:
-        hint = "check model and base_url (it mostly ends in /v1)"
-        raise InputError(f"judge {endpoint} is not there: {reason}; {hint}") from None
-    return Failure(reason, status in _REPEATABLE or status >= 500, _retry_after(error.response.headers), charged=False)
+def _answer(completion: Completion, content: str, endpoint: Endpoint) -> JudgeAnswer:
+    """As it goes into the ledger: storable, without the key, at a cost within what the question can cost."""
+    text, ending = endpoint.mask(storable(completion.text)), endpoint.mask.line(completion.ending)
+    sizes = len(content.encode()), len(text.encode()) + completion.thoughts  # what is not counted: at most one a byte
+    read, written = (
+        min(counted if type(counted) is int and counted > 0 else size, limit)
+        for counted, size, limit in zip(completion.usage, sizes, endpoint.most(content), strict=True)
+    )
+    withheld = ending in ("refusal", "content_filter")
+    verdict = None if withheld else parse_verdict(completion.text, cut=ending == "length")
+    return JudgeAnswer(text, ending, verdict, read, written, endpoint.cost(read, written))
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -311,9 +336,3 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     except (ValueError, TypeError):
         return None
     return seconds if isfinite(seconds) and seconds > 0 else None
-
-
-def _line(text: str, endpoint: Endpoint) -> str:
-    """One short line without the key, which a server may well repeat."""
-    clean = text.replace(endpoint.key, "***") if endpoint.key else text
-    return " ".join(clean.split())[:_SHOWN]

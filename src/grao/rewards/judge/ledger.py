@@ -13,10 +13,11 @@ To read it: `sqlite3 judge-ledger.sqlite 'select verdict, text_1, text_2 from re
 import asyncio
 import hashlib
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,12 @@ from grao.rewards.judge.wording import PairVerdict, Template
 _SCHEMA = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
 _PATIENCE = 60.0
 """Seconds to wait while another process writes."""
+_VERSION = 0
+"""Of the schema; a later one sets a higher `user_version`."""
+_GRACE = 10.0
+"""Seconds that a request may outlive its limit before it counts as lost with its process."""
+_LOOK = 0.1
+"""Seconds from look to look at what other processes hold back."""
 
 
 @dataclass(frozen=True)
@@ -81,22 +88,22 @@ class Ledger:
     """
 
     def __init__(self, path: Path, run: str = "") -> None:
-        self.path, self.run = path, run
+        self.path, self.run = path, run.encode("utf-8", "backslashreplace").decode()  # a folder's name may be no text
         self._connection: sqlite3.Connection | None = None
 
     def find(self, questions: Iterable[Question]) -> dict[str, JudgeAnswer]:
         """Key -> answer, of those questions that have one."""
         keys = [question.key for question in questions]
-        if not keys or not self.path.exists():
+        if not keys or not os.path.exists(self.path):
             return {}
         columns = "key, answer, ending, verdict, input_tokens, output_tokens, cost"
         query = f"SELECT {columns} FROM answers WHERE key IN (SELECT value FROM json_each(?))"
         with self._open() as ledger:
             rows = ledger.execute(query, (json.dumps(keys),)).fetchall()
-        return {
-            key: JudgeAnswer(text, ending, PairVerdict(verdict) if verdict else None, *numbers)
-            for key, text, ending, verdict, *numbers in rows
-        }
+            return {
+                key: JudgeAnswer(str(text), str(ending), PairVerdict(verdict) if verdict else None, *numbers)
+                for key, text, ending, verdict, *numbers in rows
+            }
 
     def add(self, question: Question, answer: JudgeAnswer) -> None:
         """Keeps an answer, at once and for good. Where another process was faster, its answer stays."""
@@ -126,24 +133,45 @@ class Ledger:
 
     def reserved(self, judge: str) -> float:
         """What requests of this run may cost that are under way or in doubt, in all its processes."""
-        return self._sum("reserved", judge)
+        return self._sum("under_way", judge) + self._sum("reserved", judge)
 
-    def reserve(self, judge: str, cost: float, cap: float) -> int | None:
+    def reserve(self, judge: str, cost: float, cap: float, seconds: float = 60.0) -> int | None:
         """Holds back the most that a request can cost, for all processes of the run to see.
 
+        Args:
+            judge: model name.
+            cost: of the request.
+            cap: of all.
+            seconds: that the request may take.
+
         Returns:
-            A number to release it by; None if with it the run could pass the cap.
+            A number to release it by; None if it has to wait until it is known what others have cost.
+
+        Raises:
+            RewardUnavailableError: if with it the run could pass the cap, and nothing is under way.
         """
         with self._open() as ledger, ledger:
             ledger.execute("BEGIN IMMEDIATE")  # nobody else may look before this is decided
-            if self.spent(judge) + self.reserved(judge) + cost > cap:
+            now, spent, reserved = time.time(), self.spent(judge), self.reserved(judge)
+            if spent + reserved + cost <= cap:
+                row = (self.run, judge, cost, now + seconds + _GRACE)
+                return ledger.execute("INSERT INTO under_way VALUES (NULL, ?, ?, ?, ?)", row).lastrowid
+            waiting = "SELECT 1 FROM under_way WHERE run = ? AND judge = ? AND until > ? LIMIT 1"
+            if ledger.execute(waiting, (self.run, judge, now)).fetchone():
                 return None
-            return ledger.execute("INSERT INTO reserved VALUES (NULL, ?, ?, ?)", (self.run, judge, cost)).lastrowid
+        doubtful = f" and requests without an answer up to {reserved:.4g}" if reserved else ""
+        paid = f"the judge has cost {spent:.4g}{doubtful}, and with the next question, {cost:.2g} at most"
+        raise RewardUnavailableError(
+            f"{paid}, it could pass max_cost {cap:g}; raise max_cost, to resume a run in its recipe.yaml"
+        )
 
-    def release(self, reservation: int) -> None:
-        """It is known what the request has cost."""
+    def release(self, reservation: int, known: bool = True) -> None:
+        """The request has ended. Where it is not known what it has cost, it counts in full for good."""
         with self._open() as ledger, ledger:
-            ledger.execute("DELETE FROM reserved WHERE id = ?", (reservation,))
+            if not known:
+                doubt = "INSERT INTO reserved (run, judge, cost) SELECT run, judge, cost FROM under_way WHERE id = ?"
+                ledger.execute(doubt, (reservation,))
+            ledger.execute("DELETE FROM under_way WHERE id = ?", (reservation,))
 
     def close(self) -> None:
         """Lets go of the file; any method opens it again."""
@@ -154,7 +182,7 @@ class Ledger:
     __del__ = close
 
     def _sum(self, table: str, judge: str) -> float:
-        if not self.path.exists():
+        if not os.path.exists(self.path):
             return 0.0
         with self._open() as ledger:
             query = f"SELECT total(cost) FROM {table} WHERE run = ? AND judge = ?"
@@ -167,7 +195,7 @@ class Ledger:
             if self._connection is None:
                 self._connection = _connected(self.path)
             yield self._connection
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:
             raise InputError(f"ledger {self.path} cannot be used: {error}; mend it, or choose another file") from error
 
 
@@ -178,6 +206,8 @@ def _connected(path: Path) -> sqlite3.Connection:
     begin = time.monotonic()
     while True:
         try:
+            if connection.execute("PRAGMA user_version").fetchone()[0] > _VERSION:
+                raise sqlite3.DatabaseError("a newer version of grao has written it")
             connection.executescript(_SCHEMA)
             return connection
         except sqlite3.Error as error:
@@ -201,26 +231,28 @@ class Budget:
 
     def __init__(self, cap: float | None, ledger: Ledger, judge: str) -> None:
         self.cap, self._ledger, self._judge = cap, ledger, judge
-        self._under_way = 0
-        self._settled = asyncio.Event()
+        self._queue, self._settled = asyncio.Lock(), asyncio.Event()
 
-    async def reserve(self, bound: float) -> int | None:
+    async def reserve(self, bound: float, seconds: float) -> int | None:
         """Waits until a request of at most this cost may go, and holds the sum back until `settle`.
+
+        Args:
+            bound: its cost.
+            seconds: that it may take.
 
         Returns:
             What `settle` wants to know.
 
         Raises:
-            RewardUnavailableError: if it never may: nothing of this process is under way, and it could pass the cap.
+            RewardUnavailableError: if it never may: nothing of the run is under way, and it could pass the cap.
         """
-        reservation = None
-        if self.cap is not None:
-            while (reservation := self._ledger.reserve(self._judge, bound, self.cap)) is None:
-                if not self._under_way:
-                    raise RewardUnavailableError(self._used_up(bound))
+        if self.cap is None:
+            return None
+        async with self._queue:
+            while (reservation := self._ledger.reserve(self._judge, bound, self.cap, seconds)) is None:
                 self._settled.clear()
-                await self._settled.wait()
-        self._under_way += 1
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._settled.wait(), _LOOK)
         return reservation
 
     def settle(self, reservation: int | None, known: bool) -> None:
@@ -230,13 +262,6 @@ class Budget:
             reservation: what `reserve` returned.
             known: its cost is. If not, it may have been charged, and counts with its bound for good.
         """
-        self._under_way -= 1
-        if known and reservation is not None:
-            self._ledger.release(reservation)
+        if reservation is not None:
+            self._ledger.release(reservation, known)
         self._settled.set()
-
-    def _used_up(self, bound: float) -> str:
-        spent, doubt = self._ledger.spent(self._judge), self._ledger.reserved(self._judge)
-        doubtful = f" and requests without an answer up to {doubt:.4g}" if doubt else ""
-        cost = f"the judge has cost {spent:.4g}{doubtful}, and with the next question, {bound:.2g} at most"
-        return f"{cost}, it could pass max_cost {self.cap:g}; raise max_cost, to resume a run in its recipe.yaml"

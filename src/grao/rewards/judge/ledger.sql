@@ -18,8 +18,11 @@ CREATE TABLE IF NOT EXISTS spending (
     PRIMARY KEY (run, judge)
 ) WITHOUT ROWID;
 
--- The most that a request may cost which is under way, or of which nobody knows whether it was charged.
+-- The most that a request may cost of which nobody knows whether it was charged.
 CREATE TABLE IF NOT EXISTS reserved (id INTEGER PRIMARY KEY, run TEXT, judge TEXT, cost REAL);
+
+-- The same of requests under way. What is still here after `until` (Unix time) was lost with its process.
+CREATE TABLE IF NOT EXISTS under_way (id INTEGER PRIMARY KEY, run TEXT, judge TEXT, cost REAL, until REAL);
 
 CREATE VIEW IF NOT EXISTS readable AS
     SELECT asked, judge, template, verdict, answer, ending, context.text AS context, first.text AS text_1,

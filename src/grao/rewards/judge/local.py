@@ -1,8 +1,9 @@
 """A judge without a server: a causal language model here, asked for the probabilities of the three verdicts.
 
 Nothing is sampled. Each verdict is written behind the question and their probabilities, normalised to one, are read in
-a batched forward. What the three have in common, up to the first token that tells them apart, counts for none of them,
-so it does not matter how a tokenizer joins the verdict to the question.
+a batched forward. A block for thoughts that the chat template opens is closed first. What the three have in common, up
+to the first token that tells them apart, counts for none of them, so it does not matter how a tokenizer joins the
+verdict to the question.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,12 @@ from grao.engine.loading import load_model, load_tokenizer
 from grao.engine.padded import completion_likelihood
 from grao.errors import InputError
 from grao.rewards.judge.base import KNOWN, JudgedPair, JudgeTally, Orders, Pair, Shown, combine, orders_of
+from grao.rewards.judge.thoughts import end_of_thoughts
 from grao.rewards.judge.wording import PairVerdict, Template, context_text
 from grao.rewards.model import local_device
+
+_TAIL = 40
+"""Characters by which the end of a question is known in a rendered template."""
 
 
 class LocalJudge:
@@ -116,6 +121,7 @@ class LocalJudge:
         if chat:
             messages = [{"role": "user", "content": content}]
             asked = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        asked += end_of_thoughts(asked.rpartition(content[-_TAIL:])[2])
         texts = [asked + verdict for verdict in PairVerdict]
         answered: list[list[int]] = self.tokenizer(texts, add_special_tokens=not chat)["input_ids"]
         apart = [len(set(tokens)) > 1 for tokens in zip(*answered, strict=False)]

@@ -15,6 +15,7 @@ from grao.rewards.base import result_of, start_awaitable
 from grao.rewards.judge.base import KNOWN, JudgedPair, JudgeTally, Pair, Shown, combine, orders_of
 from grao.rewards.judge.client import Endpoint, Failure, JudgeClient
 from grao.rewards.judge.ledger import JudgeAnswer, Ledger, Question
+from grao.rewards.judge.reply import storable
 from grao.rewards.judge.wording import Template, context_text
 
 _LOG = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class ServerJudge:
         self._known = self._question(Shown(KNOWN, swapped=False))
         self._client = None if endpoint.config.replay else JudgeClient(endpoint, ledger, self._known)
         self._round = _Round(ledger, self._client)
+        self._telling, self._failed = _TELLING, 0
 
     @classmethod
     def from_section(cls, config: JudgeConfig, template: Template, recipe: Recipe) -> "ServerJudge":
@@ -82,21 +84,26 @@ class ServerJudge:
         shown = [orders_of(pair, self.orders, self.seed) for pair in pairs]
         asked = [[self._question(order, sample) for order in orders] for orders in shown]
         answers = self._answers(question for questions in asked for question in questions)
-        if len(answers) >= _TELLING and not any(answer.verdict for answer in answers.values()):
-            said = next(iter(answers.values())).text[:100]
-            problem = f"judge {self.endpoint}: none of its {len(answers)} answers holds a verdict, one is {said!r}"
-            raise InputError(f"{problem}; does it follow the template, and is max_tokens high enough?")
+        if len(answers) >= self._telling and not any(answer.verdict for answer in answers.values()):
+            problem = f"none of its {len(answers)} answers holds a verdict"
+            raise InputError(f"judge {self.endpoint}: {problem}, {_unread(answers.values(), self.endpoint)}")
         verdicts = {key: answer.verdict for key, answer in answers.items()}
         judged = zip(shown, asked, strict=True)
         return [combine(orders, [verdicts.get(each.key) for each in questions]) for orders, questions in judged]
 
     def check(self) -> None:
-        """One question on two texts of our own, kept like any other."""
-        if self._client is None or self.ledger.find([self._known]):
+        """One question on two texts of our own, kept like any other; warns if its answer holds no verdict."""
+        if self._client is None:
             return
-        failures = result_of(start_awaitable(self._client.ask([self._known], _CHECK_PATIENCE)))
-        if failures and not self.ledger.find([self._known]):  # it may have been answered as a sign of life
-            raise RewardUnavailableError(f"judge {self.endpoint}: {failures[-1].reason}")
+        if not (known := self.ledger.find([self._known])):
+            failures = result_of(start_awaitable(self._client.ask([self._known], _CHECK_PATIENCE)))
+            known = self.ledger.find([self._known])  # it may have been answered as a sign of life
+            if failures and not known:
+                raise RewardUnavailableError(f"judge {self.endpoint}: {failures[-1].reason}")
+        if not any(answer.verdict for answer in known.values()):
+            self._telling = 1  # no more of such answers will do
+            said = _unread(known.values(), self.endpoint)
+            _LOG.warning("judge %s: its first answer holds no verdict, %s", self.endpoint, said)
 
     def estimate(self, pairs: Sequence[Pair], comparisons: int) -> CostEstimate:
         """What a number of comparisons will cost, estimated from the length of some pairs like them, at least one."""
@@ -110,22 +117,35 @@ class ServerJudge:
         done, self._round = self._round, _Round(self.ledger, self._client)
         result_of(done.begin(questions))
         failures, asked, answers = done.failures, len(done.asked), done.answers
+        self._failed = self._failed + asked if len(failures) == asked else 0
         if failures:
             problem = f"judge {self.endpoint}: {len(failures)} of {asked} questions failed, the last: "
-            if len(failures) == asked >= _TELLING:
+            if self._failed >= _TELLING:
                 raise RewardUnavailableError(problem + failures[-1].reason)
             _LOG.warning("%s%s; these verdicts are missing", problem, failures[-1].reason)
-        cached = len(answers.keys() - done.asked)
+        new = [answer for key, answer in answers.items() if key in done.asked]
+        if cut := [answer for answer in new if answer.verdict is None and answer.ending == "length"]:
+            problem = f"{len(cut)} of {len(new)} answers were cut before a verdict"
+            _LOG.warning("judge %s: %s, %s", self.endpoint, problem, _unread(cut, self.endpoint))
         unreadable = sum(answer.verdict is None for answer in answers.values())
-        cost = sum(answer.cost for key, answer in answers.items() if key in done.asked)
+        cached, cost = len(answers) - len(new), sum(answer.cost for answer in new)
         self.tally = JudgeTally(asked, cached, unreadable, len(failures), cost)
         return answers
 
     def _question(self, shown: Shown, sample: int = 0) -> Question:
         """Without white space around the texts, and without halves of surrogate pairs, which no encoding takes."""
         texts = (context_text(shown.pair.prompt), *shown.texts)
-        context, text_1, text_2 = (text.strip().encode("utf-8", "replace").decode() for text in texts)
+        context, text_1, text_2 = (storable(text.strip()) for text in texts)
         return Question(self.endpoint.model, self.template, context, text_1, text_2, self._settings, sample)
+
+
+def _unread(answers: Iterable[JudgeAnswer], endpoint: Endpoint) -> str:
+    """What an answer without a verdict says, and what the user can do."""
+    answer = max(answers, key=lambda answer: answer.ending == "length")
+    advice = "does it follow the template, and is max_tokens high enough?"
+    if answer.ending == "length":
+        advice = f"it was cut off at the token limit: raise max_tokens ({endpoint.config.max_tokens})"
+    return f"one is {endpoint.mask(answer.text)[:100]!r}; {advice}"
 
 
 _TOGETHER = 0.02

@@ -9,6 +9,8 @@ Left out: a system message, which some chat templates refuse.
 """
 
 import hashlib
+import html
+import json
 import os
 import re
 import unicodedata
@@ -16,11 +18,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from grao.chat import turn_text
 from grao.errors import InputError
+from grao.rewards.judge.thoughts import answer_after
 from grao.types import Prompt
 
 _WORDING = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
@@ -122,27 +126,53 @@ def context_text(prompt: Prompt) -> str:
     return "\n\n".join(f"{turn['role'].capitalize()}: {turn_text(turn).strip()}" for turn in prompt)
 
 
-_THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
 _STATED = re.compile(r"(?i)(?<![a-z0-9.])(?=([12])\s*(>{1,2}|<{1,2}|={1,2})\s*(?:text\s+)?([12])(?![a-z0-9]|\.\d))")
 """Left number, sign and right number of a comparison; as it consumes no digit, both of `1 > 2 > 1` are found."""
+_WEIGHING = re.compile("think|thought|reason|rationale|analysis|explan|justif|critique|comment", re.IGNORECASE)
+"""Names of JSON fields in which a judge thinks."""
 
 
 def parse_verdict(text: str, cut: bool = False) -> PairVerdict | None:
     """The verdict that a judge's answer states, None if it states none or contradicts itself.
 
-    Reasoning before the verdict, code fences, bold type, full-width signs and `2 < 1` for `1 > 2` are all read; the
-    same verdict twice is one verdict. What stands between `<think>` and `</think>` does not count.
+    Prose, code fences, bold type, full-width signs, JSON and `2 < 1` for `1 > 2` are all read; the same verdict twice
+    is one verdict. Thoughts do not count: see `answer_after`, and the fields of JSON that explain.
 
     Args:
         text: what the judge wrote.
         cut: it was cut off at the token limit. Then it may have stopped in the middle of weighing one verdict
             against another, so it counts only if nothing but a verdict stands there.
     """
-    plain = "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
-    plain = _THOUGHT.sub(" ", plain.replace("&gt;", ">").replace("&lt;", "<")).replace("\\", "")
-    unfinished = cut and len(plain.strip(" \n`*\"'")) > len(PairVerdict.TIE)
-    if unfinished or "<think" in plain.lower():  # never closed: these are thoughts, and no verdict followed
+    answer = answer_after(_plain(text))
+    if answer is None or (cut and len(answer.strip(" \n`*\"'")) > len(PairVerdict.TIE)):
         return None
-    stated = {(left, PairVerdict(f"1 {sign[0]} 2")) for left, sign, right in _STATED.findall(plain) if left != right}
+    said = re.sub(r"[\\*`]", " ", _without_explanations(answer))
+    stated = {(left, PairVerdict(f"1 {sign[0]} 2")) for left, sign, right in _STATED.findall(said) if left != right}
     verdicts = {verdict if left == "1" else verdict.mirrored for left, verdict in stated}
     return verdicts.pop() if len(verdicts) == 1 else None
+
+
+def _plain(text: str) -> str:
+    """Without invisible signs and escapes, other forms of a sign as the usual one; in linear time, unlike NFKC."""
+    signs = {
+        ord(sign): "" if unicodedata.category(sign) == "Cf" else unicodedata.normalize("NFKC", sign)
+        for sign in set(text)
+        if not sign.isascii()
+    }
+    return html.unescape(text.translate(signs)).replace("\\gt", ">").replace("\\lt", "<")
+
+
+def _without_explanations(answer: str) -> str:
+    """An answer that holds a JSON object, without the fields that explain."""
+    start, end = answer.find("{"), answer.rfind("}") + 1
+    try:
+        fields = json.loads(answer[start:end], object_pairs_hook=tuple)  # pairs, for a field may stand there twice
+        return "; ".join([answer[:start], *_texts(fields), answer[end:]])
+    except (ValueError, RecursionError):
+        return answer
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, tuple):
+        return [text for name, inner in value if not _WEIGHING.search(name) for text in [name, *_texts(inner)]]
+    return [text for inner in value for text in _texts(inner)] if isinstance(value, list) else [str(value)]
