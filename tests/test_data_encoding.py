@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from grao.chat import token_ids
 from grao.config.recipe import DataConfig
-from grao.data.encoding import EncodedSet, _tokenise, decode_completion, encode_examples, end_token_id
+from grao.data.encoding import EncodedSet, decode_completion, encode_examples, end_token_id
 from grao.data.load import load_examples
 from grao.errors import InputError
 from grao.types import Encoded, Example
@@ -184,7 +185,7 @@ def test_batches_equal_single_texts(chat_tokenizer: PreTrainedTokenizerFast, wor
     """2,400 texts of both kinds, over the limits of a batch; the tokenizer's own length limit changes nothing."""
     for tokenizer in (chat_tokenizer, words("<s> $A </s>")):
         texts = [("a b c " * (i % 7) + "d", i % 3 == 0) for i in range(2400)]
-        assert _tokenise(tokenizer, texts) == [_tokenise(tokenizer, [pair])[0] for pair in texts]
+        assert token_ids(tokenizer, texts) == [token_ids(tokenizer, [pair])[0] for pair in texts]
 
 
 def test_pretrained_model_that_stops_at_bos(stories: PreTrainedTokenizerBase) -> None:

@@ -366,7 +366,8 @@ def test_plain_output_is_short(place: Path):
     shown = io.StringIO()
     start_run(recipe(), TerminalScreen(Console(file=shown)))
     words = [line.split(":")[0].split()[:2] for line in shown.getvalue().splitlines()]
-    assert words == [["12", "prompts,"], ["before"], ["training", "1/4"], ["training", "4/4"], ["training"], ["after"]]
+    prepared = [["12", "prompts,"], ["answers", "begin"]]
+    assert words == [*prepared, ["before"], ["training", "1/4"], ["training", "4/4"], ["training"], ["after"]]
 
 
 def test_changed_data_are_noticed(place: Path, screen):

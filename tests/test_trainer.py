@@ -258,7 +258,7 @@ def test_evaluate_gives_shares_over_the_reference(tmp_path: Path):
         ({"max_step": 3}, "training.trainer.max_step is unknown; did you mean max_steps"),
         ({"learning_rate": 3}, "set by training.learning_rate"),
         ({"utter_nonsense": 3}, "no field of transformers.TrainingArguments"),
-        ({"optim": "sgdd"}, "training.trainer: .*sgdd"),
+        ({"optim": "sgdd"}, "training.trainer.optim: .*sgdd"),
     ],
 )
 def test_wrong_trainer_fields_are_named(tmp_path: Path, extra: dict, message: str):

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args
 from grao import __version__
 from grao.config.arms import study_arms
 from grao.config.load import dump_recipe, load_config, load_recipe
-from grao.config.recipe import Recipe, RewardModelRecipe
+from grao.config.recipe import OTHER_NAMES, Recipe, RewardModelRecipe
 from grao.config.schema import format_fields, names
 from grao.config.strict_yaml import write_inline
 from grao.config.study import Study, ablation
@@ -196,6 +196,8 @@ def _check_names(namespace: Namespace, overrides: Overrides) -> None:
     for name, _ in overrides:
         if "." not in name and name not in fields:
             near = get_close_matches(name, [*_options(namespace), *fields], n=1)
+            if name in OTHER_NAMES and "rollout" in fields:
+                raise InputError(f"--{name} is unknown; here it is --{OTHER_NAMES[name]}")
             hint = f"did you mean --{near[0]}?" if near else f"see grao {namespace.command} --help"
             raise InputError(f"--{name} is unknown; {hint}")
 

@@ -69,7 +69,7 @@ class TerminalScreen:
         """The phase of training: each step with its reward and wins over the reference."""
         begin = time.perf_counter()
         with _bar(self.console, "training") as advance:
-            shown = _TrainingBar(advance, steps)
+            shown = _TrainingBar(advance, steps, self.say)
             yield shown
         self.say(f"training: {shown.step} steps, {_clock(time.perf_counter() - begin)}")
 
@@ -119,10 +119,10 @@ def _bar(console: Console, title: str) -> Iterator[Callable[..., None]]:
 
 
 class _TrainingBar(TrainerCallback):
-    """Moves the bar of the training by the trainer's log lines."""
+    """Moves the bar of the training by the trainer's log lines, and says what is measured on held-out prompts."""
 
-    def __init__(self, advance: Callable[..., None], steps: int) -> None:
-        self._advance, self._steps = advance, steps
+    def __init__(self, advance: Callable[..., None], steps: int, say: Callable[[str], None]) -> None:
+        self._advance, self._steps, self._say = advance, steps, say
         self.step, self._last_look = 0, ""
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -135,6 +135,9 @@ class _TrainingBar(TrainerCallback):
         if "watch/second" in logs:
             alarm = ("", "  DRIFTING APART", "  HACKED?")[int(logs.get("watch/alarm", 0))]
             self._last_look = f"  second {logs['watch/second']:.0%}{alarm}"
+        if "eval_reward" in logs:
+            verdicts = f"wins {logs['eval_win']:.0%}  ties {logs['eval_tie']:.0%}"
+            self._say(f"step {state.global_step}, held-out prompts: eval reward {logs['eval_reward']:+.2f}  {verdicts}")
         if "reward/mean" in logs:
             verdicts = f"wins {logs['verdict/win']:.0%}  ties {logs['verdict/tie']:.0%}"
             words = f"reward {logs['reward/mean']:+.2f}  {verdicts}  {logs['completion/tokens']:.0f} tokens"

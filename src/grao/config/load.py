@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from grao.config.recipe import Recipe
+from grao.config.recipe import OTHER_NAMES, Recipe
 from grao.config.schema import adapter, example, field_facts, general, names, sections, variants, whole
 from grao.config.strict_yaml import Location, read_yaml, write_inline, write_yaml
 from grao.errors import InputError
@@ -313,6 +313,9 @@ def _suggestion(at: Location, as_option: bool, given: _Given) -> str:
     if tuple(key.split(".")) in paths:
         return f"in a file, write {key.rpartition('.')[2]} below {key.rpartition('.')[0]}, indented"
     same = [path for path in paths if path[-1] == key]
+    theirs = OTHER_NAMES.get(key) if "rollout" in known[()] else None
+    if theirs and not same:
+        return f"here it is {'--' * as_option}{theirs}"
     near = [(*section, name) for name in get_close_matches(key, here, n=1)]
     alike = get_close_matches(key, [path[-1] for path in paths], n=1)
     meant = same or near or [path for path in paths if path[-1] in alike]
@@ -322,7 +325,8 @@ def _suggestion(at: Location, as_option: bool, given: _Given) -> str:
         return f"did you mean {near[0][-1]}?"
     # Only those nearest to the top: what lies deep inside optional sections is seldom meant.
     shallow = [".".join(path) for path in meant if len(path) == min(map(len, meant))]
-    return f"did you mean {' or '.join('--' * as_option + path for path in shallow)}?"
+    other = f" TRL's {key} is {theirs}" if theirs and theirs not in shallow else ""
+    return f"did you mean {' or '.join('--' * as_option + path for path in shallow)}?{other}"
 
 
 def _shortened(text: str) -> str:

@@ -6,17 +6,25 @@ The same classes are filled from strict YAML (`grao.config.load`) and built by h
 
 import math
 from dataclasses import field
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+import yaml
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
 from grao.config.rewards import RewardConfig
 from grao.methods import MethodSection
 from grao.methods.grao import GRAO
 from grao.settings import STRICT, Dtype, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Text
 
+_OTHERS = yaml.safe_load(files("grao.config").joinpath("other_trainers.yaml").read_text("utf-8"))
+OTHER_NAMES: dict[str, str] = _OTHERS["names"]
+"""Name of a setting of TRL or transformers -> the field of a recipe."""
+UNFIT: dict[str, str] = _OTHERS["unfit"]
+"""Field of transformers.TrainingArguments that has no place here -> why."""
 Confidence = Annotated[float, Field(gt=0.5, lt=1)]
 """Level of an interval."""
 Schedule = Literal["constant", "linear", "cosine"]
@@ -50,7 +58,9 @@ class ModelConfig:
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation of transformers."""
     end_token: str | None = None
-    """Token that closes a reference answer; by default the one the model itself stops at."""
+    """Token that closes a reference answer; by default the one that ends a turn of the chat template."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of its chat template, such as enable_thinking: false."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Leave it off unless you have read that code."""
 
@@ -235,12 +245,23 @@ class GRAOConfig:
     seed: Seed = 0
     """Of everything random: order, sampling."""
     end_token: str | None = None
-    """Token that closes a reference answer; by default the one the model itself stops at."""
+    """Token that closes a reference answer; by default the one that ends a turn of the chat template."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of its chat template, such as enable_thinking: false."""
     data: PromptsConfig = field(default_factory=PromptsConfig)
     """How the rows of `train_dataset` become prompts; of a `DataConfig`, where rows come from is ignored."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     method: MethodSection = field(default_factory=GRAO)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_here(cls, given: Any) -> Any:
+        """Says what settings of TRL's are called here."""
+        for name in (given.kwargs or {}) if isinstance(given, ArgsKwargs) else given:
+            if name in OTHER_NAMES and name not in cls.__dataclass_fields__:
+                raise ValueError(f"{name} is {OTHER_NAMES[name]} here: its section has a class of its own")
+        return given
 
 
 def total_steps(training: TrainingConfig, prompts: int) -> int:
@@ -258,6 +279,8 @@ class BackboneConfig:
     """Train an adapter, which is merged in the end, instead of all weights."""
     dtype: Dtype = "float32"
     """Number format of the trained weights; `auto` takes the checkpoint's."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of its chat template, such as enable_thinking: false."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Leave it off unless you have read that code."""
 

@@ -29,6 +29,8 @@ class LocalJudgeConfig:
     """A model folder or hub id (safetensors only)."""
     dtype: Dtype = "auto"
     """Number format of its weights."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of its chat template, such as enable_thinking: false."""
     tie_margin: Share = 0.0
     """A tie if the probabilities of better and worse are closer than this."""
     batch_size: PositiveInt = 8
@@ -120,6 +122,8 @@ class RewardModelConfig:
     """Its folder, such as `model/` of `grao reward train`, or a hub id (safetensors only)."""
     dtype: Dtype = "auto"
     """Number format of its weights; `auto` takes the checkpoint's."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of its chat template, such as enable_thinking: false."""
     token_budget: PositiveInt = 16384
     """Tokens that are scored at once (memory)."""
 

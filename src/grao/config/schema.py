@@ -135,7 +135,8 @@ def _row(key: str, kind: str, default: str, doc: str, width: int) -> Iterator[st
     widths = (kind, _KIND - 2), (default, _DEFAULT - 2), (doc, width - 2 - _KEY - _KIND - _DEFAULT)
     cells = [wrap(text, columns, break_on_hyphens=False) for text, columns in widths]
     for name, left, middle, right in zip_longest([key], *cells, fillvalue=""):
-        yield f"  {name:{_KEY}}{left:{_KIND}}{middle:{_DEFAULT}}{right}".rstrip()
+        first = f"{name:{_KEY - 1}} {left}"  # a long key takes from the second column
+        yield f"  {first:{_KEY + _KIND}}{middle:{_DEFAULT}}{right}".rstrip()
 
 
 _Traits = tuple[bool, bool, str | None]

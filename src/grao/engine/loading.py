@@ -3,9 +3,11 @@
 And what only a loaded model knows: the tokens that end an answer, its size, and the learning rate that suits it.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -125,14 +127,23 @@ def stop_token_ids(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedToke
     """
     for candidate in (
         model.generation_config.eos_token_id if model.generation_config else None,
-        model.config.eos_token_id,
+        getattr(model.config, "eos_token_id", None),
         tokenizer.eos_token_id,
     ):
         if isinstance(candidate, int):
             return (candidate,)
         if candidate:
-            return tuple(candidate)
+            return tuple(dict.fromkeys(candidate))
     raise InputError("the model names no end token: neither generation_config.json nor the tokenizer has an eos_token")
+
+
+def extend_stops(model: PreTrainedModel | PeftModel, stop_ids: Sequence[int], end: str) -> None:
+    """Lets `generate` stop at all of these tokens, with the model as it is saved too, and says that `end` is new."""
+    problem = f"answers end with {end!r}, which generation_config.json does not list"
+    warnings.warn(f"{problem}: sampling stops there too, and the trained model will list it", stacklevel=4)
+    base = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+    if base.generation_config:
+        base.generation_config.eos_token_id = list(stop_ids)
 
 
 @torch.no_grad()

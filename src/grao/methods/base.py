@@ -45,6 +45,8 @@ class Needs:
 
     samples: bool = True
     """Samples with rewards; without them nothing is sampled in training."""
+    references: bool = True
+    """References that the update takes in, so that they must be what the model could say."""
     rejected: bool = False
     """A rejected answer to every prompt."""
     old: bool = False

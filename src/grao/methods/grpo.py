@@ -39,7 +39,7 @@ class GRPO(base.Method):
     @property
     def needs(self) -> base.Needs:
         """Old log-probabilities for more than one update, the frozen policy for the KL term."""
-        return base.Needs(old=self.updates > 1, frozen=self.kl > 0, updates=self.updates)
+        return base.Needs(references=False, old=self.updates > 1, frozen=self.kl > 0, updates=self.updates)
 
     def weigh(self, groups: base.StepGroups) -> base.Weighted:
         """A = (R - mean) / deviation over the samples; without a KL term, groups without signal are left out."""

@@ -49,7 +49,7 @@ class PPO(base.Method):
     @property
     def needs(self) -> base.Needs:
         """Everything as it was when the samples were drawn."""
-        return base.Needs(old=True, frozen=True, critic=True, updates=self.updates)
+        return base.Needs(references=False, old=True, frozen=True, critic=True, updates=self.updates)
 
     def weigh(self, groups: base.StepGroups) -> base.Weighted:
         """The signal of a sample is its reward; advantages come from the critic, token by token (`gae`)."""

@@ -1,7 +1,7 @@
 """The records of a run folder.
 
 manifest.json    what the run was told, on what it ran, and how it ended
-metrics.jsonl    one line a training step, appended as it happens
+metrics.jsonl    one line a training step, appended as it happens, and one an evaluation while training
 items.jsonl      every held-out prompt with all answers and verdicts
 evaluation.json  the headline numbers, recomputable from items.jsonl
 reward.json      in place of all these, of a trained reward model
@@ -164,14 +164,26 @@ class MetricsLog:
         """Drops the lines after `step`, which a resumed run repeats; returns the seconds spent until then."""
         if not self.path.exists():
             return 0.0
-        kept = [line for line in read_metrics(self.path.parent) if line["step"] <= step]
+        kept = [line for line in _lines(self.path) if line["step"] <= step]
         replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         return kept[-1].get("seconds", 0.0) if kept else 0.0
 
 
 def read_metrics(folder: Path) -> list[Step]:
-    """All complete lines in order, without the values that are missing; a half-written last line is left out."""
-    path = folder / "metrics.jsonl"
+    """All training lines in order, without the values that are missing; a half-written last line is left out."""
+    return [line for line in _lines(folder / "metrics.jsonl") if not _evaluated(line)]
+
+
+def read_evaluations(folder: Path) -> list[Step]:
+    """What `eval_strategy` measured on the held-out prompts while training: `eval/reward`, `eval/win` and the like."""
+    return [line for line in _lines(folder / "metrics.jsonl") if _evaluated(line)]
+
+
+def _evaluated(line: Step) -> bool:
+    return any(name.startswith("eval/") for name in line)
+
+
+def _lines(path: Path) -> list[Step]:
     steps: list[Step] = []
     with suppress(json.JSONDecodeError):
         for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:

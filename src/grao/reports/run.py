@@ -43,6 +43,8 @@ class RunRecords:
     metrics: list[records.Step]
     evaluation: Evaluation | None
     items: list[Item]
+    evaluations: Sequence[records.Step] = ()
+    """While training."""
 
     @property
     def steps(self) -> int | None:
@@ -70,7 +72,7 @@ def write_report(folder: Path) -> Path:
 def render(run: RunRecords) -> str:
     """The page as HTML."""
     evaluation = run.evaluation
-    sections, unlogged = run_figures(run.metrics)
+    sections, unlogged = run_figures([*run.metrics, *run.evaluations])
     return render_page(
         "run.html.j2",
         name=run.name,
@@ -214,7 +216,8 @@ def _read(folder: Path) -> RunRecords:
         raise InputError(f"{folder}: {said}; evaluate the run again") from error
     if manifest is None and evaluation is None and not metrics:
         raise InputError(f"{folder}: no manifest.json, metrics.jsonl or evaluation.json here; give the folder of a run")
-    return RunRecords(folder.resolve().name, manifest, metrics, evaluation, items)
+    measured_while_training = records.read_evaluations(folder)
+    return RunRecords(folder.resolve().name, manifest, metrics, evaluation, items, measured_while_training)
 
 
 def _notices(run: RunRecords) -> Iterator[str]:

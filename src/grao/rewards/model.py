@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grao.chat import conversation_ids
+from grao.chat import conversation_ids, set_arguments
 from grao.config.recipe import Recipe
 from grao.config.rewards import RewardConfig, RewardModelConfig
 from grao.engine.loading import load_reward_model, load_tokenizer
@@ -80,7 +80,9 @@ class RewardModel(_ModelReward):
     def from_section(cls, config: RewardModelConfig, section: RewardConfig, recipe: Recipe) -> "RewardModel":
         """See `grao.rewards.mix.SOURCES`."""
         options = {"relative": relative_of(section), "name": section.name, "token_budget": config.token_budget}
-        return cls.load(config.path, config.dtype, **options)
+        reward = cls.load(config.path, config.dtype, **options)
+        set_arguments(reward.tokenizer, config.chat_template_kwargs, "rewards: model.chat_template_kwargs")
+        return reward
 
     def scores(self, prompts: Sequence[Prompt], answers: Sequence[str], columns: Columns | None = None) -> Tensor:
         """See `ScoredReward.scores`; the columns play no part.

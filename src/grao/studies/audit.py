@@ -292,9 +292,9 @@ def _introduce(ready: Prepared, panel: Panel, pairs: int, edits: int, screen: Sc
 
 
 def as_reference(item: Encoded, answer: str) -> str:
-    """An answer of the data in the form of `item.reference_text`: with a leading space where that was given one."""
-    spaced = item.reference_text != item.example.reference and not answer[:1].isspace()
-    return f" {answer}" if spaced else answer
+    """An answer of the data in the form of `item.reference_text`: with the white space that that got."""
+    gap = item.reference_text.removesuffix(item.example.reference)
+    return answer if answer[:1].isspace() else gap + answer
 
 
 def read(

@@ -116,7 +116,8 @@ def prepare(recipe: Recipe, split: Split | None = None) -> Prepared:
     policy = add_adapter(model, **vars(lora)) if lora else model
     held_out = split.test if recipe.evaluation.enabled else []
     shared = {name: getattr(recipe, name) for name in ("seed", "data", "rollout", "method", "training")}
-    config = GRAOConfig(output_dir=recipe.output, end_token=chosen.end_token, **shared)
+    end, arguments = chosen.end_token, chosen.chat_template_kwargs
+    config = GRAOConfig(output_dir=recipe.output, end_token=end, chat_template_kwargs=arguments, **shared)
     with _nothing_made(Path(config.output_dir, "checkpoints")):
         trainer = GRAOTrainer(policy, config, split.train, rewards, held_out or None, tokenizer, watch=watch)
     trainer.accelerator.wait_for_everyone()

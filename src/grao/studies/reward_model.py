@@ -23,7 +23,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grao.chat import conversation_ids
+from grao.chat import conversation_ids, set_arguments
 from grao.config.load import dump_recipe
 from grao.config.recipe import RewardModelRecipe, RewardTrainingConfig
 from grao.config.schema import adapter
@@ -35,7 +35,7 @@ from grao.records.files import replace_text
 from grao.records.run import PairScores, RewardModelRecord, git_revision, installed_versions, now, write_reward_model
 from grao.rewards.model import RewardModel
 from grao.studies.prepare import Advance, Screen, check_writable
-from grao.training.arguments import check_trainer_fields
+from grao.training.arguments import check_library, check_trainer_fields, refusals
 from grao.types import Example
 
 _PAIRS_PER_REPORT = 256
@@ -86,6 +86,7 @@ def train_reward_model(recipe: RewardModelRecipe, screen: Screen) -> RewardModel
     transformers.set_seed(recipe.seed)  # the new output layer is drawn
     model = new_reward_model(recipe.model.path, recipe.model.dtype, recipe.model.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.trust_remote_code)
+    set_arguments(tokenizer, recipe.model.chat_template_kwargs, "model.chat_template_kwargs")
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = min(recipe.data.max_tokens, positions or recipe.data.max_tokens)
     train, test = (_pairs(examples, tokenizer, longest, recipe.data.path) for examples in (split.train, split.test))
@@ -125,9 +126,9 @@ def _pairs(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, long
     if lacking := next((example for example in examples if example.rejected is None), None):
         remedy = "fill its cell in the column that data.rejected names, or leave the row out"
         raise InputError(f"{source}, row {lacking.row}: has no worse answer; {remedy}")
-    prompts = [example.prompt for example in examples]
-    better = conversation_ids(tokenizer, prompts, [example.reference for example in examples])
-    worse = conversation_ids(tokenizer, prompts, [example.rejected or "" for example in examples])
+    prompts, rows = [example.prompt for example in examples], [example.row for example in examples]
+    better = conversation_ids(tokenizer, prompts, [example.reference for example in examples], rows)
+    worse = conversation_ids(tokenizer, prompts, [example.rejected or "" for example in examples], rows)
     pairs = list(map(_Pair, examples, better, worse))
     lengths = [max(len(pair.better), len(pair.worse)) for pair in pairs]
     if min(lengths) > longest:
@@ -185,7 +186,7 @@ def _train(
         InputError: if a setting is wrong.
     """
     lora, config = recipe.model.lora, recipe.training
-    check_trainer_fields(config.trainer, trl.RewardConfig, _OURS)
+    extra = check_trainer_fields(config.trainer, trl.RewardConfig, _OURS)
     at_once, rounds = _rounds(config)
     adapted = add_adapter(model, **vars(lora), task_type="SEQ_CLS") if lora else model
     columns = {"chosen_ids": [pair.better for pair in pairs], "rejected_ids": [pair.worse for pair in pairs]}
@@ -201,17 +202,17 @@ def _train(
             "dataloader_pin_memory": torch.cuda.is_available(),
             "report_to": "none",
             **_OFF,
-            **config.trainer,
+            **extra,
         }
-        try:
+        with refusals(extra):
             arguments, data = trl.RewardConfig(**settings), Dataset.from_dict(columns)
             trainer = trl.RewardTrainer(model=adapted, args=arguments, train_dataset=data, processing_class=tokenizer)
-        except (ValueError, TypeError, ImportError) as error:
-            raise InputError(f"training.trainer: {' '.join(str(error).split())}") from error
+            check_library(trainer, recipe.training.steps or 1)
         for printing in (transformers.PrinterCallback, transformers.ProgressCallback):
             trainer.remove_callback(printing)
         trainer.add_callback(_Progress(advance))
-        trainer.train()
+        with refusals(extra):
+            trainer.train()
     trained = trainer.accelerator.unwrap_model(trainer.model)
     return trained.merge_and_unload() if lora else trained, trainer.state.global_step
 

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from grao.config.load import dump_recipe, load_recipe
 from grao.config.recipe import Recipe
 from grao.config.schema import ADAPTER
+from grao.data.encoding import answer_words
 from grao.errors import InputError, RewardUnavailableError
 from grao.evaluation.metrics import answer_items, evaluation_from_items, make_items
 from grao.records import run as records
@@ -33,6 +34,7 @@ from grao.rewards.judge.server import ledger_path
 from grao.rewards.judge.wording import CRITERIA
 from grao.rollouts.base import Sampling
 from grao.studies.prepare import Advance, Prepared, Screen, claim, judge_forecasts, prepare
+from grao.training.arguments import begin_reporting, refusals
 from grao.training.callbacks import InterruptGuard, SaveLastStep
 from grao.types import Encoded
 
@@ -127,6 +129,7 @@ def evaluate_recipe(recipe: Recipe, screen: Screen) -> Evaluation:
     """
     claim(recipe.output)
     ready = _prepare(recipe)
+    screen.say(_answers_stand(ready))
     answers = {"model": evaluate_policy(ready, screen, "model")}
     ended = {"status": "finished", "finished": now(), "steps": 0}
     evaluation = _recorded(ready, answers, ready.manifest.model_copy(update=ended))
@@ -176,6 +179,7 @@ def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None) -> Fini
     trainer, folder, evaluation = ready.trainer, ready.recipe.output, None
     evaluated = trainer.eval_items is not None
     with _accounted(ready):
+        begin_reporting(trainer, ready.recipe.training.trainer)
         before = _answers_before(ready, screen) if evaluated else []
         _train(ready, screen, checkpoint)
         trainer.save_model(str(folder / "model"))
@@ -219,7 +223,8 @@ def _train(ready: Prepared, screen: Screen, checkpoint: Path | None) -> None:
         for callback in (SaveLastStep(), interrupt, shown):
             trainer.add_callback(callback)
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with refusals(ready.recipe.training.trainer):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (InputError, RewardUnavailableError) as error:
             if trainer.state.global_step == 0:
                 raise
@@ -289,5 +294,11 @@ def _introduce(ready: Prepared, screen: Screen) -> None:
     trained = f"{weights.trained:,} of {weights.all:,} weights are trained"
     screen.say(f"{data.prompts:,} prompts, {data.held_out:,} held out; {trained}")
     left_out = (f"left out: {count:,} rows, {reason}" for reason, count in data.left_out.items())
-    for line in (*left_out, *(forecast.words for forecast in judge_forecasts(ready))):
+    for line in (_answers_stand(ready), *left_out, *(forecast.words for forecast in judge_forecasts(ready))):
         screen.say(line)
+
+
+def _answers_stand(ready: Prepared) -> str:
+    """What opens the policy's answers and what ends them."""
+    trainer = ready.trainer
+    return answer_words(trainer.tokenizer, trainer.train_items.items[0], trainer.stop_ids)

@@ -2,17 +2,22 @@
 
 import dataclasses
 import difflib
+import re
+import traceback
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.integrations import integration_utils
 
-from grao.config.recipe import GRAOConfig, TrainingConfig
+from grao.config.recipe import OTHER_NAMES, UNFIT, GRAOConfig, TrainingConfig
 from grao.data.encoding import EncodedSet
 from grao.engine.loading import usual_learning_rate
 from grao.errors import InputError
@@ -21,6 +26,11 @@ from grao.types import Example
 
 _HALF_PRECISION_RATE = 5e-5
 """Below it Adam's steps are mostly smaller than what bfloat16 can tell apart."""
+
+_LIBRARY = ("transformers.train", "transformers.integrations.integration_utils", "trl.")
+"""Modules whose refusals are about `training.trainer`."""
+_WRITERS = ("safetensors", "torch.serialization", "torch._C")
+"""Modules that fail when the disk is full."""
 
 _SAME = ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm")
 """Fields of TrainingArguments that go by the same name in `training`."""
@@ -39,32 +49,49 @@ _OURS = {
 }
 """Fields of TrainingArguments that have a name of their own here."""
 
+MEASURED = ("reward", "win", "tie", "lose")
+"""What `GRAOTrainer.evaluate` measures."""
+
 
 def training_arguments(config: GRAOConfig, steps: int) -> TrainingArguments:
     """The arguments of the trainer: the paper's optimiser, one log line a step, no reporting service by default.
 
     Raises:
-        InputError: for a field under `training.trainer` that does not exist or is set elsewhere.
+        InputError: for a field under `training.trainer` that does not exist, is set elsewhere, has no effect or holds
+            what it cannot.
     """
     training = config.training
-    check_trainer_fields(training.trainer, TrainingArguments, _OURS)
+    extra = check_trainer_fields(training.trainer, TrainingArguments, _OURS)
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
+    if unfit := next((name for name, value in extra.items() if name in UNFIT and value != defaults[name]), None):
+        raise InputError(f"training.trainer.{unfit} has no place here: {UNFIT[unfit]}; leave it out")
+    constant = training.schedule == "constant"
+    if constant and extra.get("lr_scheduler_kwargs"):
+        raise InputError("training.trainer.lr_scheduler_kwargs: training.schedule: constant takes none")
+    metric = str(extra.get("metric_for_best_model") or MEASURED[0]).removeprefix("eval_")
+    if metric not in MEASURED:
+        problem = f"must be {' or '.join(MEASURED)}, got {metric}"
+        raise InputError(f"training.trainer.metric_for_best_model {problem}: nothing else is measured while training")
+    best = {"metric_for_best_model": metric, "greater_is_better": metric != "lose"}
     values: dict[str, Any] = {
         "output_dir": str(config.output_dir / "checkpoints"),
         "seed": config.seed,
         "max_steps": steps,
         **{name: getattr(training, name) for name in _SAME},
-        "lr_scheduler_type": training.schedule,
+        "lr_scheduler_type": "constant_with_warmup" if constant and training.warmup_steps else training.schedule,
         "save_strategy": "steps" if training.save_every else "no",
         "save_steps": training.save_every or 500,
         "logging_steps": 1,
         "logging_first_step": True,
         "report_to": "none",
-        **training.trainer,
+        **(best if extra.get("load_best_model_at_end") else {}),
+        **extra,
     }
-    try:
+    with refusals(extra):
         arguments = TrainingArguments(**values)
-    except (ValueError, TypeError, ImportError) as error:
-        raise InputError(f"training.trainer: {' '.join(str(error).split())}") from error
+    if arguments.load_best_model_at_end and not (arguments.do_eval and training.save_every):
+        needed = "needs training.trainer.eval_strategy: steps and training.save_every"
+        raise InputError(f"training.trainer.load_best_model_at_end {needed}")
     if arguments.n_gpu > 1:
         raise InputError(
             f"{arguments.n_gpu} GPUs in one process: start with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one"
@@ -72,7 +99,7 @@ def training_arguments(config: GRAOConfig, steps: int) -> TrainingArguments:
     return arguments
 
 
-def check_trainer_fields(extra: dict[str, Any], arguments: type, ours: Mapping[str, str]) -> None:
+def check_trainer_fields(extra: dict[str, Any], arguments: type, ours: Mapping[str, str]) -> dict[str, Any]:
     """Checks the section `training.trainer`.
 
     Args:
@@ -80,18 +107,105 @@ def check_trainer_fields(extra: dict[str, Any], arguments: type, ours: Mapping[s
         arguments: the dataclass that its fields belong to.
         ours: fields of it that have a name of their own here -> that name.
 
+    Returns:
+        The section, with values of the types that the dataclass declares.
+
     Raises:
-        InputError: for a field that does not exist or is set elsewhere.
+        InputError: for a field that does not exist, is set elsewhere, or whose value is of another type, negative, or
+            a number of steps below 1.
     """
-    known = [field.name for field in dataclasses.fields(arguments) if field.init]
-    for name in extra:
+    fields = {field.name: field for field in dataclasses.fields(arguments) if field.init}
+    values = {}
+    for name, value in extra.items():
         if name in ours:
             raise InputError(f"training.trainer.{name} is set by {ours[name]}; set that instead")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
             package = arguments.__module__.partition(".")[0]
             hint = f"; did you mean {near[0]}?" if near else f", it is no field of {package}.{arguments.__name__}"
+            hint = f"; here it is {OTHER_NAMES[name]}" if name in OTHER_NAMES else hint
             raise InputError(f"training.trainer.{name} is unknown{hint}")
+        values[name] = _checked(name, value, fields[name])
+    return values
+
+
+def _checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
+    """The value of a field, of the type that it declares."""
+    declared: Any = field.type
+    try:
+        value = TypeAdapter(declared, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        said = error.errors()[0]["msg"].removeprefix("Input should be ")
+        raise InputError(f"training.trainer.{name} must be {said}, got {value!r}") from error
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    least = "above 0" if name.endswith("_steps") else "at least 0"
+    if number and (not value >= 0 or (value == 0 and least == "above 0")) and value != field.default:
+        raise InputError(f"training.trainer.{name} must be {least}, got {value}")
+    return value
+
+
+@contextmanager
+def refusals(given: Mapping[str, Any]) -> Iterator[None]:
+    """Makes one line of what transformers' trainer, or a service of `report_to`, refuses inside.
+
+    Theirs is an exception if the trainer's code is nearer to it than ours. What a model's forward pass, a reward or
+    grao itself raises stays as it is, and so does a full disk.
+
+    Args:
+        given: the section `training.trainer`; of its options the one that the words speak of is named.
+
+    Raises:
+        InputError: that line.
+    """
+    try:
+        yield
+    except Exception as error:
+        frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        nearest = next((name for name in reversed(frames) if name.startswith(("grao.", *_LIBRARY))), "grao.")
+        if nearest.startswith("grao.") or frames[-1].startswith(_WRITERS):
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        spoken = [name for name, value in given.items() if _occurs(name, text) or _occurs(value, text)]
+        option = (
+            f".{(spoken or [*given])[0]}" if spoken or len(given) == 1 else f" ({', '.join(given)})" if given else ""
+        )
+        elsewhere = [f"{theirs} is {ours} here" for theirs, ours in _OURS.items() if _occurs(theirs, text)]
+        hint = f" ({', '.join(elsewhere)})" if elsewhere else ""
+        raise InputError(f"training.trainer{option}: {text}{hint}") from error
+
+
+def _occurs(value: Any, text: str) -> bool:
+    """Whether a value, or one of several, is spoken of in a text."""
+    words = [str(word) for word in (value if isinstance(value, list | dict) else [value]) if not isinstance(word, bool)]
+    return any(
+        re.search(rf"\b{re.escape(word).replace('_', '[-_ ]')}", text, re.IGNORECASE) for word in words if word[2:]
+    )
+
+
+def check_library(trainer: Trainer, steps: int) -> None:
+    """Tries what transformers would only try inside `train`: optimiser, schedule and activation checkpointing.
+
+    Raises:
+        InputError: if the model cannot be checkpointed.
+        Exception: of transformers, for what it refuses.
+    """
+    model = cast(PreTrainedModel, trainer.model)
+    if trainer.args.gradient_checkpointing and not getattr(model, "supports_gradient_checkpointing", True):
+        raise InputError(f"training.trainer.gradient_checkpointing: {type(model).__name__} does not support it")
+    trainer.create_optimizer_and_scheduler(steps)
+    trainer.optimizer = trainer.lr_scheduler = None
+
+
+def begin_reporting(trainer: Trainer, given: Mapping[str, Any]) -> None:
+    """Connects the services of `report_to` before any work: one without a key or a network refuses only then.
+
+    Raises:
+        InputError: if one does.
+    """
+    with refusals(given):
+        for callback in trainer.callback_handler.callbacks:
+            if type(callback).__module__ == integration_utils.__name__ and hasattr(callback, "setup"):
+                callback.setup(trainer.args, trainer.state, trainer.model)
 
 
 def check_settings(training: TrainingConfig, accelerator: Accelerator, model: nn.Module) -> None:

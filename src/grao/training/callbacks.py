@@ -20,10 +20,11 @@ class MetricsCallback(TrainerCallback):
     def __init__(self, folder: Path) -> None:
         self._log = MetricsLog(folder)
         self._begin = 0.0
+        self._training = False
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Forgets what a resumed run will do again; refuses to write into another run."""
-        self._begin = time.perf_counter()
+        self._begin, self._training = time.perf_counter(), True
         if state.global_step == 0 and self._log.path.exists():
             folder = self._log.path.parent
             raise InputError(f"{folder} already holds another run; resume it or choose another output folder")
@@ -33,10 +34,16 @@ class MetricsCallback(TrainerCallback):
     def on_log(
         self, args: Any, state: TrainerState, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
     ) -> None:
-        """Appends one line per training log; evaluations and the final summary are not logged here."""
-        if state.is_world_process_zero and logs and "loss" in logs:
-            seconds = time.perf_counter() - self._begin
-            self._log.append({"step": state.global_step, "seconds": seconds, **logs})
+        """Appends one line per training log, and one per evaluation while training (`eval/reward`)."""
+        if state.is_world_process_zero and self._training and logs:
+            measured = {f"eval/{name[5:]}": value for name, value in logs.items() if name.startswith("eval_")}
+            if measured or "loss" in logs:
+                seconds = time.perf_counter() - self._begin
+                self._log.append({"step": state.global_step, "seconds": seconds, **(measured or logs)})
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """What is evaluated later is no part of the training."""
+        self._training = False
 
 
 class SaveLastStep(TrainerCallback):

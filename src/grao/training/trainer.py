@@ -8,6 +8,8 @@ Left out: models split over processes (FSDP, DeepSpeed stage 3), which sampling 
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +19,11 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
+from grao.chat import set_arguments
 from grao.config.recipe import GRAOConfig, total_steps
-from grao.data.encoding import EncodedSet, encode_examples, end_token_id
+from grao.data.encoding import EncodedSet, encode_examples, end_token_id, settled_turn, token_texts
 from grao.data.load import examples_from_dataset
-from grao.engine.loading import likeliest_stop, load_model, load_tokenizer, stop_token_ids
+from grao.engine.loading import extend_stops, likeliest_stop, load_model, load_tokenizer, stop_token_ids
 from grao.errors import InputError
 from grao.groups import reward_groups, sample_groups
 from grao.methods.base import Method
@@ -28,7 +31,14 @@ from grao.records.files import replace_text
 from grao.rewards.base import Reward
 from grao.rewards.mix import Mix, as_mix
 from grao.rollouts.base import Generator, Sampling, draw_key, make_generator
-from grao.training.arguments import check_needs, check_settings, fitting, training_arguments
+from grao.training.arguments import (
+    check_library,
+    check_needs,
+    check_settings,
+    fitting,
+    refusals,
+    training_arguments,
+)
 from grao.training.callbacks import MetricsCallback
 from grao.training.experience import ExperienceSource, Update
 from grao.training.learner import Learner, together, without_head
@@ -81,21 +91,28 @@ class GRAOTrainer(Trainer):
         method: Method | None = None,
         generator: Generator | None = None,
     ) -> None:
+        if not isinstance(args, GRAOConfig):
+            order = "GRAOTrainer takes model, args, train_dataset, reward_funcs (TRL another order); give them by name"
+            raise InputError(f"args must be a GRAOConfig, got {type(args).__name__}: {order}")
         self.config, self.rewards, self.watch = args, as_mix(reward_funcs), watch
         self.method = method or args.method
         policy = load_model(model) if isinstance(model, str) else model
         policy = get_peft_model(policy, peft_config) if peft_config else policy
         self.tokenizer = processing_class or load_tokenizer(policy.config._name_or_path)
+        if args.chat_template_kwargs:
+            self.tokenizer = deepcopy(self.tokenizer)
+            set_arguments(self.tokenizer, args.chat_template_kwargs, "model.chat_template_kwargs")
         self.pad_id = int(self.tokenizer.pad_token_id or 0)
 
         examples = _examples(train_dataset, args)
+        self.turn = settled_turn(self.tokenizer, examples, self.method.needs.references)
         self.stop_ids, self.end_id = self._endings(policy, examples)
         check_needs(self.method, examples, watch is not None)
         self.train_items = self._encode(examples, policy, self.method.needs.rejected)
         self.eval_items = self._encode(_examples(eval_dataset, args), policy) if eval_dataset is not None else None
         steps = total_steps(args.training, len(self.train_items.items))
         arguments = training_arguments(args, steps)
-        try:
+        with refusals(args.training.trainer):
             super().__init__(
                 model=policy,
                 args=arguments,
@@ -104,8 +121,7 @@ class GRAOTrainer(Trainer):
                 processing_class=self.tokenizer,
                 callbacks=[MetricsCallback(args.output_dir), *([watch] if watch else []), *(callbacks or [])],
             )
-        except ValueError as error:
-            raise InputError(f"training.trainer: {' '.join(str(error).split())}") from error
+            check_library(self, steps)
         check_settings(args.training, self.accelerator, policy)
         self.learner = Learner(policy, self.method, args.training, self.accelerator, self.pad_id)
         self.engine = self.learner.engine
@@ -235,7 +251,9 @@ class GRAOTrainer(Trainer):
 
     def _encode(self, examples: Sequence[Example], policy: nn.Module, with_rejected: bool = False) -> EncodedSet:
         data, tokens = self.config.data, self.config.data.max_prompt_tokens
-        encoded = encode_examples(examples, self.tokenizer, self.end_id, tokens, data.long_prompts, with_rejected)
+        encoded = encode_examples(
+            examples, self.tokenizer, self.end_id, tokens, data.long_prompts, with_rejected, self.turn
+        )
         return fitting(self.config, policy, encoded)
 
     def _endings(self, policy: PreTrainedModel | PeftModel, examples: Sequence[Example]) -> tuple[tuple[int, ...], int]:
@@ -247,8 +265,13 @@ class GRAOTrainer(Trainer):
             probes = encode_examples(examples[:_PROBES], self.tokenizer, stops[0], data.max_prompt_tokens, "truncate")
             prompts = [item.prompt_ids for item in probes.items]
             likely = [likeliest_stop(policy, stops, prompts, [item.reference_ids[:-1] for item in probes.items])]
-        end = end_token_id(self.tokenizer, likely, self.config.end_token)
-        return tuple(dict.fromkeys((*stops, end))), end
+        end = end_token_id(self.tokenizer, likely, self.config.end_token, self.turn)
+        everything = tuple(dict.fromkeys((*stops, end)))
+        if end not in stops:
+            extend_stops(policy, everything, str(self.tokenizer.convert_ids_to_tokens(end)))
+        texts = token_texts(self.tokenizer, dict.fromkeys((*everything, self.tokenizer.eos_token_id)))
+        self.turn = replace(self.turn, stops=tuple(texts))
+        return everything, end
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The policy as a plain language model, and its critic beside it."""

@@ -1,9 +1,9 @@
 """A judge without a server: a causal language model here, asked for the probabilities of the three verdicts.
 
 Nothing is sampled. Each verdict is written behind the question and their probabilities, normalised to one, are read in
-a batched forward. A block for thoughts that the chat template opens is closed first. What the three have in common, up
-to the first token that tells them apart, counts for none of them, so it does not matter how a tokenizer joins the
-verdict to the question.
+a batched forward. They stand where the chat template itself puts an answer, behind any block for thoughts. What the
+three have in common, up to the first token that tells them apart, counts for none of them,
+so it does not matter how a tokenizer joins the verdict to the question.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grao.chat import guarded, prompt_text, set_arguments, token_ids, turn_of
 from grao.config.rewards import LocalJudgeConfig
 from grao.engine.loading import load_model, load_tokenizer
 from grao.engine.padded import completion_likelihood
@@ -60,6 +61,7 @@ class LocalJudge:
         self.tie_margin, self.batch_size = tie_margin, batch_size
         self.name = str(model.config._name_or_path).rstrip("/").rpartition("/")[2] or "judge"
         self.tally = JudgeTally()
+        self._turn = turn_of(tokenizer)
         if not all(self._tokens(Shown(KNOWN, swapped=False))[1]):
             message = "its tokenizer cannot tell the three verdicts apart; choose another model"
             raise InputError(f"judge {self.name}: {message}")
@@ -72,6 +74,7 @@ class LocalJudge:
             InputError: if there is no such model, or its tokenizer cannot write the verdicts.
         """
         model, tokenizer = load_model(config.path, config.dtype), load_tokenizer(config.path)
+        set_arguments(tokenizer, config.chat_template_kwargs, "judge.local.chat_template_kwargs")
         return cls(model, tokenizer, template, orders, seed, config.tie_margin, config.batch_size)
 
     def compare(self, pairs: Sequence[Pair]) -> list[JudgedPair]:
@@ -117,13 +120,15 @@ class LocalJudge:
     def _tokens(self, question: Shown) -> tuple[list[int], list[list[int]]]:
         """The question with what its three answers begin with, and the rest of each answer."""
         content = self.template.render(context_text(question.pair.prompt), *question.texts)
-        asked, chat = f"{content}\n", bool(self.tokenizer.chat_template)
+        chat, asked = bool(self.tokenizer.chat_template), f"{guarded(content, self._turn.frame)}\n"
         if chat:
-            messages = [{"role": "user", "content": content}]
-            asked = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            messages, refusal = (
+                [{"role": "user", "content": content}],
+                f"judge {self.name}: its chat template refuses the question",
+            )
+            asked = prompt_text(self.tokenizer, messages, self._turn, refusal) + self._turn.gap
         asked += end_of_thoughts(asked.rpartition(content[-_TAIL:])[2])
-        texts = [asked + verdict for verdict in PairVerdict]
-        answered: list[list[int]] = self.tokenizer(texts, add_special_tokens=not chat)["input_ids"]
+        answered = token_ids(self.tokenizer, [(asked + verdict, not chat) for verdict in PairVerdict])
         apart = [len(set(tokens)) > 1 for tokens in zip(*answered, strict=False)]
         shared = apart.index(True) if True in apart else len(apart)
         return answered[0][:shared], [ids[shared:] for ids in answered]
