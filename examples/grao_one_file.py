@@ -56,12 +56,13 @@ def reward(prompt: str, answer: str) -> float:
 def group_advantages(rewards: Tensor, reference_rewards: Tensor) -> tuple[Tensor, Tensor]:
     """Eq. 4, samples and reference in one group: (B, G) and (B,) rewards -> (B, G) and (B,) advantages.
 
-    A group in which all rewards are equal carries no signal: its advantages are 0.
+    A group in which all rewards are equal, but for rounding, carries no signal: its advantages are 0.
     """
     group = torch.cat([rewards, reference_rewards[:, None]], dim=1)
     centred = group - group.mean(dim=1, keepdim=True)
     deviation = group.std(dim=1, keepdim=True, correction=0)
-    same = group.amax(dim=1, keepdim=True) == group.amin(dim=1, keepdim=True)
+    size = group.abs().amax(dim=1, keepdim=True)
+    same = group.amax(dim=1, keepdim=True) - group.amin(dim=1, keepdim=True) <= 16 * torch.finfo(group.dtype).eps * size
     advantages = (centred / deviation).masked_fill(same, 0.0)
     return advantages[:, :-1], advantages[:, -1]
 

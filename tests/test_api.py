@@ -15,8 +15,8 @@ PUBLIC = {
         "RewardUnavailableError", "RolloutConfig", "SFT", "TrainingConfig", "group_advantages", "sequence_weights",
     ],
     "grao.core": [
-        "ADVANTAGES", "Advantages", "ObjectiveTerms", "SequenceWeights", "group_advantages", "objective_terms",
-        "sequence_weights", "weighted_likelihood_loss",
+        "ADVANTAGES", "Advantages", "ObjectiveTerms", "SequenceWeights", "group_advantages", "merge_ties",
+        "objective_terms", "rounding", "sequence_weights", "spread", "weighted_likelihood_loss",
     ],
     "grao.types": [
         "Answer", "Batch", "Encoded", "Example", "Group", "PerAnswer", "Role", "canonical",
@@ -27,8 +27,8 @@ PUBLIC = {
     ],
     "grao.rollouts.base": ["Generator", "Sampling", "draw_key", "make_generator"],
     "grao.rewards.base": [
-        "Counted", "Early", "Reward", "RewardBatch", "Scored", "ScoredReward", "difference", "relative_of",
-        "result_of", "sign_relative", "start_awaitable",
+        "Counted", "Early", "Reward", "RewardBatch", "Scored", "ScoredReward", "ask", "difference",
+        "moved_by_rounding", "relative_of", "result_of", "settled", "sign_relative", "start_awaitable",
     ],
     "grao.rewards.functions": ["FunctionReward", "load_function"],
     "grao.rewards.mix": [

@@ -479,7 +479,7 @@ def test_the_trainer_takes_a_data_section_or_only_what_it_says_of_rows() -> None
 def test_sections_that_share_fields_keep_their_order_and_their_words() -> None:
     data = [item for section in sections() if section.path == ("data",) for item in section.fields]
     assert [item.path[-1] for item in data] == [
-        *("path", "test_path", "subset", "folder", "split", "format", "prompt", "reference", "rejected"),
+        *("path", "test_path", "subset", "folder", "split", "format", "prompt", "reference", "rejected", "columns"),
         *("held_out", "limit", "max_prompt_tokens", "long_prompts"),
     ]
     pairs = {path[-1]: facts for path, facts in field_facts(RewardModelRecipe).items() if path[0] == "data"}

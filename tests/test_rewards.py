@@ -54,10 +54,11 @@ def test_columns_arrive_beside_their_answer():
     assert seen["prompts"] == ["p"] * 4 + ["q"] * 4
     assert seen["completions"] == ["a", "bb", "ccc", "yy", "dddd", "", "ff", "y"]
     assert seen["bonus"] == [10] * 4 + [20] * 4
-    assert seen["rest"] == {
+    assert {name: seen["rest"].pop(name) for name in ("reference", "completion_ids")} == {
         "reference": ["yy"] * 4 + ["y"] * 4,
         "completion_ids": [[1], [2, 2], [3, 3, 3], [6, 6], [4], [], [5, 5], [7]],
     }
+    assert seen["rest"].keys() == {"trainer_state", "log_metric", "log_extra"}
 
 
 def test_a_source_that_scores_single_answers_is_taken_relative_to_the_reference():
@@ -74,15 +75,10 @@ def test_a_source_that_scores_single_answers_is_taken_relative_to_the_reference(
     assert as_mix(reward).rewards == [reward]
 
 
-def test_a_column_called_reference_wins_over_the_reference():
-    seen = []
-
-    def spy(completions, reference):
-        seen.extend(reference)
-        return [0.0] * len(completions)
-
-    FunctionReward(spy).relative(dataclasses.replace(BATCH, columns=[{"reference": 42}, {}]))
-    assert seen == [42] * 4 + ["y"] * 4
+def test_a_column_called_reference_does_not_hide_the_reference():
+    batch = dataclasses.replace(BATCH, columns=[{"reference": 42}, {}])
+    with pytest.raises(InputError, match="'reference', and the data have a column of that name"):
+        FunctionReward(lambda completions, reference: [0.0] * len(completions)).relative(batch)
 
 
 def test_a_function_gets_only_what_it_takes():

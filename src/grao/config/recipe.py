@@ -93,6 +93,8 @@ class ColumnsConfig:
     """Column of the reference answer: text, or a conversation that ends with it and needs no column of the prompt."""
     rejected: str | None = None
     """Column of a worse answer, if there is one."""
+    columns: dict[str, Text] = field(default_factory=dict)
+    """Other names for further columns, by which rewards know them: {reference: solution}."""
 
 
 @dataclass(config=STRICT, frozen=True)

@@ -3,7 +3,7 @@
 Axes: B prompts, G samples per group, S sequences, T tokens, V vocabulary.
 """
 
-from grao.core.advantages import Advantages, group_advantages
+from grao.core.advantages import Advantages, group_advantages, spread
 from grao.core.objective import (
     ObjectiveTerms,
     SequenceWeights,
@@ -12,6 +12,7 @@ from grao.core.objective import (
     weighted_likelihood_loss,
 )
 from grao.core.other_advantages import ADVANTAGES
+from grao.core.ties import merge_ties, rounding
 
 __all__ = [
     "ADVANTAGES",
@@ -19,7 +20,10 @@ __all__ = [
     "ObjectiveTerms",
     "SequenceWeights",
     "group_advantages",
+    "merge_ties",
     "objective_terms",
+    "rounding",
     "sequence_weights",
+    "spread",
     "weighted_likelihood_loss",
 ]

@@ -1,7 +1,7 @@
 """Group-relative advantages (paper, eq. 4): how much better than its group each answer is.
 
 NaN stands for a missing reward throughout: what could not be judged is missing, never 0.
-Left out: an epsilon in the denominator. A group without spread is recognised and gets exactly 0 instead.
+Left out: an epsilon in the denominator. A group without spread is recognised (`grao.core.ties`) and gets exactly 0.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Scope = Literal["joint", "samples"]
+from grao.core.ties import merge_ties, rounding
 
-SAME = 1e-12
-"""Rewards closer than this, relative to the largest of their group, count as equal (rounding, not signal)."""
+Scope = Literal["joint", "samples"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,9 @@ def group_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = 
     """A = (R - mu) / sigma with the population standard deviation, eq. 4.
 
     Args:
-        rewards: (B, G), any real scale; NaN (or infinity) = missing.
-        reference_rewards: (B,), on the same scale, NaN = missing.
+        rewards: (B, G), any real scale; NaN (or infinity) = missing. Best as they were given, r(o): what differs from
+            them by rounding is told by their size and dtype (`grao.core.ties`).
+        reference_rewards: (B,), on the same scale, r(y); NaN = missing. 0 where R(o, y) is given.
         scope: whose mean and deviation are used. `joint`: the G samples and the reference together, as the
             paper's words say; always |A| <= sqrt(G). `samples`: the samples alone, as eq. 4 is printed; there
             A_y has no bound of its own and is clipped to +-sqrt(G) (also its limit where all samples are equal).
@@ -61,13 +61,11 @@ def group_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = 
     if scope not in ("joint", "samples"):
         raise ValueError(f"scope must be 'joint' or 'samples', got {scope!r}")
 
-    completions, reference = rewards.double(), reference_rewards.double()
-    everyone = torch.cat([completions, reference[:, None]], dim=1)  # (B, G + 1)
-    everyone = everyone.where(everyone.isfinite(), torch.nan)
+    everyone = members(rewards, reference_rewards)
     group = everyone if scope == "joint" else everyone[:, :-1]
 
-    mean, deviation = _moments(group)  # (B, 1) each
-    advantages = _divide(everyone - mean, deviation)
+    distance, deviation = spread(everyone, group)
+    advantages = (distance / deviation).masked_fill(distance == 0, 0.0)  # x / 0 is bounded below
     bound = everyone[:, :-1].isfinite().sum(dim=1).double().sqrt()[:, None]  # (B, 1); idle in scope `joint`
     advantages = advantages.clamp(-bound, bound)
     advantages = advantages.masked_fill(group.isfinite().sum(dim=1, keepdim=True) < 2, torch.nan)
@@ -75,18 +73,36 @@ def group_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = 
     return Advantages(completions=advantages[:, :-1], reference=advantages[:, -1])
 
 
-def _moments(group: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and population standard deviation over the scored members of each row, deviation 0 if all agree."""
-    scored = group.isfinite()
-    count = scored.sum(dim=1, keepdim=True).clamp(min=1)
-    mean = group.nan_to_num(0.0).sum(dim=1, keepdim=True) / count
-    centred = (group - mean).nan_to_num(0.0)
-    deviation = (centred.square().sum(dim=1, keepdim=True) / count).sqrt()
-    scale = group.nan_to_num(0.0).abs().amax(dim=1, keepdim=True)
-    return mean, deviation.where(centred.abs().amax(dim=1, keepdim=True) > SAME * scale, 0.0)
+def members(rewards: Tensor, reference_rewards: Tensor) -> Tensor:
+    """The samples and, last, the reference of each group, (B, G + 1) float64; ties are exact, NaN = missing."""
+    everyone = torch.cat([rewards.double(), reference_rewards.double()[:, None]], dim=1)
+    everyone = everyone.where(everyone.isfinite(), torch.nan)
+    return merge_ties(everyone, rounding(everyone, rewards.dtype))
 
 
-def _divide(distance: Tensor, deviation: Tensor) -> Tensor:
-    """distance / deviation with 0 / 0 = 0 and x / 0 = +-inf (bounded by the caller)."""
-    nothing = distance.abs() <= SAME * (1.0 + distance.abs().nan_to_num(0.0).amax(dim=1, keepdim=True))
-    return (distance / deviation).masked_fill(nothing & (deviation == 0), 0.0)
+def spread(values: Tensor, group: Tensor, freedom: int = 0) -> tuple[Tensor, Tensor]:
+    """How far values lie from the mean of a group, and the standard deviation of the group.
+
+    A distance that is rounding of the mean is exactly 0, so a group whose members are all equal has deviation 0.
+
+    Args:
+        values: (B, M), NaN = missing.
+        group: (B, N), or (1, N) for all; NaN (or infinity) = missing.
+        freedom: what is taken off the number of members in the deviation: 0 for the population's, 1 for a sample's.
+
+    Returns:
+        (B, M) and (B, 1).
+    """
+    group = group.where(group.isfinite(), torch.nan)
+    scored = (~group.isnan()).sum(dim=1, keepdim=True)
+    largest = group.nan_to_num(0.0).abs().amax(dim=1, keepdim=True)
+    unit = (largest / (2 * largest.frexp().mantissa)).nan_to_num(1.0)  # a power of 2: no square overflows
+    mean = (group / unit).nan_to_num(0.0).sum(dim=1, keepdim=True) / scored.clamp(min=1)
+
+    def distance(members: Tensor) -> Tensor:
+        gap = members / unit - mean
+        return gap.masked_fill(gap.abs() <= rounding(torch.ones_like(mean), group.dtype), 0.0)
+
+    squares = distance(group).nan_to_num(0.0).square().sum(dim=1, keepdim=True)
+    deviation = (squares / (scored - freedom).clamp(min=1)).sqrt()
+    return distance(values) * unit, deviation * unit

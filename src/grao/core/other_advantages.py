@@ -9,35 +9,27 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from grao.core.advantages import SAME, Advantages, Scope, group_advantages
+from grao.core.advantages import Advantages, Scope, group_advantages, members, spread
 
 
 def raw_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
     """A = R: neither mean nor deviation, whatever the scope. Rewards relative to the reference give A_y = 0."""
-    return _advantages(_everyone(rewards, reference_rewards), rewards.shape[1])
+    return _advantages(members(rewards, reference_rewards), rewards.shape[1])
 
 
 def centred_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
     """A = R - mu with the mean of the group: prompts with much spread count more than those with little."""
-    everyone = _everyone(rewards, reference_rewards)
+    everyone = members(rewards, reference_rewards)
     group = everyone if scope == "joint" else everyone[:, :-1]
-    return _advantages(everyone - group.nanmean(dim=1, keepdim=True), rewards.shape[1])
+    return _advantages(spread(everyone, group)[0], rewards.shape[1])
 
 
 def batch_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
     """A = (R - mu) / sigma over all groups of the step on this process: a hard prompt is below the mean throughout."""
-    everyone = _everyone(rewards, reference_rewards)
+    everyone = members(rewards, reference_rewards)
     batch = everyone if scope == "joint" else everyone[:, :-1]
-    known = batch[batch.isfinite()]
-    deviation = known.std(correction=0) if known.numel() else known.sum()
-    spread = deviation > SAME * known.abs().sum()  # else it is rounding
-    return _advantages((everyone - known.mean()) / deviation.where(spread, 1.0) * spread, rewards.shape[1])
-
-
-def _everyone(rewards: Tensor, reference_rewards: Tensor) -> Tensor:
-    """(B, G + 1) float64, NaN = missing."""
-    everyone = torch.cat([rewards.double(), reference_rewards.double()[:, None]], dim=1)
-    return everyone.where(everyone.isfinite(), torch.nan)
+    distance, deviation = spread(everyone, batch.reshape(1, -1))
+    return _advantages(distance / deviation.where(deviation > 0, torch.inf), rewards.shape[1])
 
 
 def _advantages(everyone: Tensor, samples: int) -> Advantages:

@@ -140,7 +140,21 @@ def _words(example: Example) -> str:
 
 
 def _examples(table: Table, config: ColumnsConfig) -> Loaded:
-    return hh_examples(table) if config.format == "hh" else column_examples(table, config)
+    loaded = hh_examples(table) if config.format == "hh" else column_examples(table, config)
+    if not config.columns:
+        return loaded
+    names = dict.fromkeys(name for example in loaded.examples for name in example.columns)
+    for old, new in config.columns.items():
+        if old not in names:
+            known = ", ".join(map(repr, names)) or "none"
+            raise InputError(f"data.columns: {table.source} has no further column {old!r}, only {known}")
+        if new in names.keys() - config.columns.keys() or list(config.columns.values()).count(new) > 1:
+            raise InputError(f"data.columns: {old}: {table.source} would have two columns {new!r}; choose another name")
+
+    def renamed(columns: Mapping[str, Any]) -> dict[str, Any]:
+        return {config.columns.get(name, name): value for name, value in columns.items()}
+
+    return replace(loaded, examples=[replace(each, columns=renamed(each.columns)) for each in loaded.examples])
 
 
 def _rows(dataset: Any) -> Iterable[Any]:

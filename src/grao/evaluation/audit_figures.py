@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 
+from grao.core import rounding, spread
 from grao.evaluation.agreement import agreement_table, calibration, cohens_kappa, either_way, spearman, within_groups
 from grao.evaluation.inference import half_tie_share, mean, mean_share, proportion, share_difference, share_of
 from grao.records import audit as records
@@ -208,8 +210,8 @@ def policy_figures(groups: Sequence[GroupItem], confidence: float = 0.95) -> rec
     scored = [[reward for reward in group.rewards if reward is not None] for group in groups]
     lengths = [[n for n, r in zip(each.tokens, each.rewards, strict=True) if r is not None] for each in groups]
     known = [np.array(rewards) for rewards in scored if rewards] or [np.zeros(1)]
-    means, deviations = np.array([(rewards.mean(), rewards.std()) for rewards in known]).T
-    between, within = float(means.var()), float((deviations**2).mean())
+    means, deviations = np.array([(rewards.mean(), _deviation(rewards)) for rewards in known]).T
+    between, within = _deviation(means) ** 2, float((deviations**2).mean())
 
     def share(holds: Iterable[bool]) -> Estimate:
         return proportion(sum(holds), len(groups), confidence)
@@ -217,7 +219,7 @@ def policy_figures(groups: Sequence[GroupItem], confidence: float = 0.95) -> rec
     return records.Policy(
         prompts=len(groups),
         samples=len(groups[0].rewards),
-        mean_beats=share(sum(rewards) > 0 for rewards in scored),
+        mean_beats=share(map(_mean_beats, scored)),
         some_beats=share(max(rewards, default=0.0) > 0 for rewards in scored),
         wins=mean_share([float((rewards > 0).mean()) for rewards in known], confidence),
         no_signal=share(group.no_signal for group in groups),
@@ -283,6 +285,18 @@ def _questions(tally: JudgeTally, confidence: float) -> records.Questions:
     unreadable = proportion(tally.unreadable, answered, confidence) if answered else None
     failed = proportion(tally.failed, asked, confidence) if asked else None
     return records.Questions(asked, tally.cached, unreadable, failed, tally.cost)
+
+
+def _mean_beats(rewards: Sequence[float]) -> bool:
+    """Whether the mean of R is above 0, by more than rounding."""
+    near = rounding(torch.tensor(rewards, dtype=torch.float64))
+    return bool(rewards) and sum(rewards) > near.max().item()
+
+
+def _deviation(values: np.ndarray) -> float:
+    """Of the population; 0 where the values differ by rounding."""
+    row = torch.from_numpy(values)[None]
+    return float(spread(row, row)[1])
 
 
 def _spread(values: np.ndarray) -> records.Spread:

@@ -13,9 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from scipy.stats import spearmanr
 from transformers import PreTrainedTokenizerBase
 
+from grao.core import merge_ties, rounding
 from grao.errors import InputError
 from grao.evaluation.inference import half_tie_share, net_share, proportion, relative_gain
 from grao.groups import reward_groups, sample_groups
@@ -250,6 +252,8 @@ def pair_scores(
 ) -> PairScores:
     """How well scores tell the better answer of a pair from the worse, and how far that is a matter of length.
 
+    Scores that differ by rounding are a tie.
+
     Args:
         better: N scores of the better answers; the N pairs count as independent.
         worse: N scores of the worse ones.
@@ -257,7 +261,8 @@ def pair_scores(
         worse_tokens: N lengths.
         confidence: nominal coverage of the intervals.
     """
-    margins = [first - second for first, second in zip(better, worse, strict=True)]
+    pairs = torch.tensor([better, worse], dtype=torch.float64).T
+    margins = merge_ties(pairs, rounding(pairs)).diff(dim=1).neg().squeeze(1).tolist()
     lengths = [first - second for first, second in zip(better_tokens, worse_tokens, strict=True)]
     n = len(margins)
     accuracy = proportion(sum(margin > 0 for margin in margins), n, confidence)

@@ -70,10 +70,9 @@ def sample_advantages(rewards: Tensor) -> Tensor:
     NaN where the reward is missing, and in a whole group with fewer than two scored samples.
     """
     scored = rewards.isfinite()
-    count = scored.sum(dim=1, keepdim=True)
-    centred = rewards - rewards.nanmean(dim=1, keepdim=True)
-    variance = centred.square().nansum(dim=1, keepdim=True) / (count - 1).clamp(min=1)
-    return (centred / (variance.sqrt() + _EPSILON)).masked_fill(~scored | (count < 2), torch.nan)
+    distance, deviation = core.spread(rewards, rewards, freedom=1)
+    lacking = ~scored | (scored.sum(dim=1, keepdim=True) < 2)
+    return (distance / (deviation + _EPSILON)).masked_fill(lacking, torch.nan)
 
 
 def among_samples(advantages: Tensor) -> Advantages:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Self
 
-from grao.lazy import torch
+from grao.lazy import core, torch
 from grao.methods import base
 from grao.methods.grpo import clipped_surrogate
 from grao.settings import NonNegativeFloat, PositiveFloat, PositiveInt, Share
@@ -57,8 +57,9 @@ class PPO(base.Method):
 
     def credit(self, before: base.Before, signals: Tensor, lengths: Sequence[int]) -> base.Before:
         """Advantages by the critic, of rewards that are less the KL penalty."""
-        old, values = base.known(before.old), base.known(before.values)
-        penalties = self.kl * (old - base.known(before.frozen))
+        old, values, frozen = base.known(before.old), base.known(before.values), base.known(before.frozen)
+        near = core.rounding(torch.maximum(old.abs(), frozen.abs()))
+        penalties = self.kl * (old - frozen).masked_fill((old - frozen).abs() <= near, 0.0)
         advantages = gae(signals.to(old), penalties, values, lengths, self.discount, self.trace)
         return replace(before, advantages=advantages, returns=advantages + values)
 

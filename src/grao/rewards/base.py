@@ -5,23 +5,29 @@ source that scores single texts derives from `ScoredReward` and implements `scor
 """
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
 from threading import Thread
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from grao.config.rewards import RewardConfig
+from grao.core import merge_ties, rounding
+from grao.errors import InputError
 from grao.types import Prompt
 
 Columns = Mapping[str, Sequence[Any]]
 """Column name -> N values, one for each of N answers."""
 Relative = Callable[[Tensor, Tensor], Tensor]
 """(B, G) scores of completions, (B, 1) scores of references -> (B, G) R(o, y)."""
+_LARGEST = 1e15
+"""Rewards beyond it are refused: sums of their squares would not fit into float32."""
 _Result = TypeVar("_Result")
 
 
@@ -81,7 +87,7 @@ class Counted(Protocol):
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores r(x) of B groups, float64, NaN = missing."""
+    """Scores r(x) of B groups, float64, NaN = missing; those that tie are equal."""
 
     completions: Tensor
     """(B, G)."""
@@ -97,8 +103,14 @@ class ScoredReward(ABC):
         relative: how two scores become R(o, y).
     """
 
+    reserved: frozenset[str] = frozenset({"reference", "completion_ids"})
+    """What `scores` is given beside the columns of the data, none of which may have such a name."""
+    precision: torch.dtype = torch.float32
+    """What the scores are exact to; what differs by less is a tie (docs/method.md). A scorer that computes in float64
+    throughout sets float64."""
+
     def __init__(self, name: str, relative: Relative) -> None:
-        self.name, self._compare = name, relative
+        self.name, self.compare = name, relative
         self.last: Scored | None = None
         """What the last `relative` compared."""
 
@@ -109,16 +121,29 @@ class ScoredReward(ABC):
         Args:
             prompts: N.
             answers: N, completions and references alike.
-            columns: those of the data, None where a row lacks one; `reference`, unless the data have a column of that
-                name; and `completion_ids`, the tokens of each answer.
+            columns: those of the data, None where a row lacks one; `reference`; and `completion_ids`, the tokens of
+                each answer.
 
         Returns:
             (N,) float64, NaN = missing.
         """
 
+    def check_columns(self, names: Iterable[str]) -> None:
+        """Checks that no column of the data hides what the reward is given.
+
+        Raises:
+            InputError: if one does.
+        """
+        if taken := sorted(self.reserved.intersection(names)):
+            raise InputError(
+                f"reward {self.name}: it is given {taken[0]!r}, and the data have a column of that name; "
+                f"call the column otherwise with data.columns: {{{taken[0]}: data_{taken[0]}}}"
+            )
+
     def scored(self, batch: RewardBatch) -> Scored:
         """r(o) and r(y) of every group, scored in one call."""
         width = len(batch.completions[0]) + 1
+        self.check_columns(name for row in batch.columns for name in row)
         rows = [{"reference": y, **row} for y, row in zip(batch.references, batch.columns, strict=True)]
         names = dict.fromkeys(name for row in rows for name in row)
         columns: dict[str, Any] = {name: [row.get(name) for row in rows for _ in range(width)] for name in names}
@@ -132,8 +157,55 @@ class ScoredReward(ABC):
 
     def relative(self, batch: RewardBatch) -> Tensor:
         """See `Reward.relative`."""
-        self.last = self.scored(batch)
-        return self._compare(self.last.completions, self.last.references[:, None])
+        scores = _everyone(self.scored(batch))
+        scores = merge_ties(scores, rounding(scores, self.precision))
+        self.last = Scored(scores[:, :-1], scores[:, -1])
+        return self.compare(self.last.completions, self.last.references[:, None])
+
+
+def ask(reward: Reward, batch: RewardBatch) -> Tensor:
+    """R(o, y) by any reward, (B, G), ties exactly equal: what everything that compares rewards goes through.
+
+    Raises:
+        InputError, RewardUnavailableError: as `Reward.relative`; and as `settled`.
+    """
+    said = reward.relative(batch)
+    return settled(said, moved_by_rounding(reward, said), f"reward {reward.name}")
+
+
+def moved_by_rounding(reward: Reward, said: Tensor) -> Tensor:
+    """How far rounding may have moved each R of the reward's last answer, and R(y, y), (B, G + 1).
+
+    The scores tell, where R is their difference. One that says R itself has no scale: it is taken at its word, but for
+    rounding of float64 numbers near 1.
+    """
+    if isinstance(reward, ScoredReward) and reward.last and reward.compare is difference:
+        return rounding(_everyone(reward.last), reward.precision)
+    near_one = rounding(torch.ones_like(said[:, :1]), torch.float64)
+    return torch.cat([rounding(said), near_one], dim=1)
+
+
+def settled(rewards: Tensor, moved: Tensor, whose: str) -> Tensor:
+    """R(o, y), (B, G), with ties exactly equal and those with the reference exactly 0.
+
+    Args:
+        rewards: (B, G), NaN = missing.
+        moved: (B, G + 1), how far rounding may have moved each, and the reference's 0.
+        whose: for the message.
+
+    Raises:
+        InputError: if one is too large to learn from, or may be by rounding alone.
+    """
+    sizes = (rewards.abs() + moved[:, :-1]).nan_to_num(0.0, posinf=math.inf)
+    if (size := max(sizes.flatten().tolist(), default=0.0)) > _LARGEST:
+        raise InputError(f"{whose}: R = {size:.3g} is too large to learn from, {_LARGEST:g} is the most; scale it down")
+    return merge_ties(torch.cat([rewards, torch.zeros_like(rewards[:, :1])], dim=1), moved)[:, :-1]
+
+
+def _everyone(scored: Scored) -> Tensor:
+    """(B, G + 1), the reference last; what is infinite is missing."""
+    everyone = torch.cat([scored.completions, scored.references[:, None]], dim=1).double()
+    return everyone.where(everyone.isfinite(), torch.nan)
 
 
 def difference(completions: Tensor, references: Tensor) -> Tensor:
@@ -142,11 +214,12 @@ def difference(completions: Tensor, references: Tensor) -> Tensor:
 
 
 def sign_relative(tie_band: float = 0.0) -> Relative:
-    """R(o, y) = sign(r(o) - r(y)) in {1, 0, -1}; differences up to `tie_band` are ties."""
+    """R(o, y) = sign(r(o) - r(y)) in {1, 0, -1}; differences up to `tie_band`, but for rounding, are ties."""
 
     def compare(completions: Tensor, references: Tensor) -> Tensor:
         gap = completions - references
-        return gap.sign().masked_fill(gap.abs() <= tie_band, 0.0)
+        edge = rounding(torch.maximum(completions.abs(), references.abs())) if tie_band else 0.0
+        return gap.sign().masked_fill(gap.abs() <= tie_band + edge, 0.0)
 
     return compare
 
@@ -160,7 +233,10 @@ def start_awaitable(awaitable: Awaitable[_Result]) -> Future[_Result]:
     """Runs it on the event loop of all rewards, beside the caller."""
 
     async def wait() -> _Result:
-        return await awaitable
+        try:
+            return await awaitable
+        except SystemExit as error:  # it would end the loop
+            raise RuntimeError(f"sys.exit({error.code})") from error
 
     return asyncio.run_coroutine_threadsafe(wait(), _event_loop())
 

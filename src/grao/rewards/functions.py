@@ -1,27 +1,42 @@
 """Plain functions as rewards, in TRL's calling convention: f(prompts, completions, **columns) -> list[float | None].
 
 Completions are texts, or lists with one assistant message where the prompt is a list of messages. The columns are
-those of the prompt's row, and its `reference`. The function may be asynchronous. It scores every completion and every
-reference in one call; None is missing.
+those of the prompt's row; beside them come `reference`, `completion_ids`, `trainer_state`, `log_metric`, `log_extra`.
+The function may be asynchronous. It scores every completion and every reference in one call; None is missing.
 """
 
+import hashlib
 import importlib.util
 import inspect
 import math
+import re
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from reprlib import repr as shortened
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from transformers import TrainerState
 
 from grao.config.recipe import Recipe
 from grao.config.rewards import RewardConfig
 from grao.errors import InputError, RewardUnavailableError
 from grao.rewards.base import Columns, Relative, ScoredReward, difference, relative_of, result_of, start_awaitable
 from grao.types import Prompt
+
+_GIVEN = ("reference", "completion_ids", "prompts", "completions", "trainer_state", "log_metric", "log_extra")
+"""What a function may ask for beside the columns of the data."""
+_EXACT = re.compile("float64|int|bool", re.IGNORECASE)
+"""Dtypes of tensors and arrays that say more than float32."""
+_STUMBLES = (TypeError, AttributeError, KeyError)
+"""What a function raises that takes messages for text."""
 
 RewardFunction = Callable[..., Sequence[float | None] | Awaitable[Sequence[float | None]]]
 
@@ -33,11 +48,28 @@ class FunctionReward(ScoredReward):
         function: in TRL's convention; called with those keyword arguments that it accepts.
         relative: how two scores become R(o, y).
         name: for logs; by default the function's own.
+
+    Raises:
+        InputError: if it cannot be called, or is a class.
     """
 
     def __init__(self, function: RewardFunction, relative: Relative = difference, name: str | None = None) -> None:
-        super().__init__(name or getattr(function, "__name__", None) or type(function).__name__, relative)
+        kind = type(function).__name__
+        if inspect.isclass(function):
+            raise InputError(f"rewards: {function.__name__} is a class; give an instance of it, or a function")
+        if not callable(function):
+            raise InputError(f"rewards: {shortened(function)} is no reward; give a function, or a reward model")
+        named = function.func if isinstance(function, partial) else function
+        super().__init__(name or str(getattr(named, "__name__", type(named).__name__)), relative)
         self.function = function
+        begin = TrainerState(max_steps=1, num_train_epochs=1)  # functions divide by them
+        self.surroundings = {"trainer_state": begin, "log_metric": _dropped, "log_extra": _dropped}
+        """What TRL's trainer gives a function beside texts and columns; in training the trainer sets it."""
+        try:
+            self._signature = inspect.signature(function)
+        except ValueError as error:
+            raise InputError(f"reward {self.name}: {kind} does not say which arguments it takes") from error
+        self.reserved = frozenset(self._accepted(dict.fromkeys(_GIVEN)))
 
     @classmethod
     def from_section(cls, function: str, section: RewardConfig, recipe: Recipe) -> "FunctionReward":
@@ -51,61 +83,102 @@ class FunctionReward(ScoredReward):
             InputError: if the function takes what there is not, raises, gives no number, or not one result for each
                 answer.
         """
-        messages = [prompt if isinstance(prompt, str) else [dict(message) for message in prompt] for prompt in prompts]
-        completions = [
-            answer if isinstance(prompt, str) else [{"role": "assistant", "content": answer}]
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
+        given = {
+            **{name: list(map(_copied, values)) for name, values in columns.items()},
+            "prompts": [prompt if isinstance(prompt, str) else list(map(_copied, prompt)) for prompt in prompts],
+            "completions": [
+                answer if isinstance(prompt, str) else [{"role": "assistant", "content": answer}]
+                for prompt, answer in zip(prompts, answers, strict=True)
+            ],
+            **self.surroundings,
+        }
+        accepted = self._accepted(given)
         try:
-            values = self.function(**self._accepted({**columns, "prompts": messages, "completions": completions}))
-            if inspect.isawaitable(values):
-                values = result_of(start_awaitable(values))
+            self._signature.bind(**accepted)
+        except TypeError as error:
+            raise InputError(f"reward {self.name}: {error}; there are only {', '.join(given)}") from error
+        try:
+            said = self.function(**accepted)
+            if inspect.isawaitable(said):
+                said = result_of(start_awaitable(said))
+            values = self._listed(said, len(answers))
         except (InputError, RewardUnavailableError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]  # the innermost
-            place = f"{Path(frame.filename).name}, line {frame.lineno}"
-            raise InputError(f"reward {self.name}: {place} raised {type(error).__name__}: {error}") from error
+            where = f"{Path(frame.filename).name}, line {frame.lineno}"
+            why = f"raised {type(error).__name__}: {_one_line(error)}{_misread(error, prompts)}"
+            raise InputError(f"reward {self.name}: {where} {why}") from error
         return self._checked(values, len(answers))
 
     def _accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Those of the arguments that the function takes; all of them if it has **kwargs."""
-        signature = inspect.signature(self.function)
-        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
-        accepted = {name: given for name, given in arguments.items() if takes_all or name in signature.parameters}
-        try:
-            signature.bind(**accepted)
-        except TypeError as error:
-            raise InputError(f"reward {self.name}: {error}; there are only {', '.join(arguments)}") from error
-        return accepted
+        parameters = self._signature.parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        return {name: value for name, value in arguments.items() if takes_all or name in parameters}
 
-    def _checked(self, values: Any, expected: int) -> Tensor:
-        """What the function returned, as (N,) float64."""
-        try:
-            values = list(values)
-        except TypeError as error:
-            message = f"reward {self.name} must return a list of {expected} numbers, not {type(values).__name__}"
-            raise InputError(message) from error
+    def _listed(self, said: Any, expected: int) -> list[Any]:
+        """What the function returned, one entry for each answer; notes what it is exact to."""
+        dtype = ""
+        if hasattr(said, "__array__"):
+            said = said.detach() if isinstance(said, Tensor) else np.asarray(said)
+            dtype = str(said.dtype)
+            said = (said.reshape(-1) if expected in said.shape else said).tolist()  # a column or a row
+        self.precision = torch.float64 if _EXACT.search(dtype) else torch.float32
+        if not isinstance(said, Iterable) or isinstance(said, str | bytes | Mapping | Set):
+            kind = type(said).__name__
+            raise InputError(f"reward {self.name} must return a list of {expected} numbers, not {kind}")
+        return list(said)
+
+    def _checked(self, values: list[Any], expected: int) -> Tensor:
+        """One number for each answer, (N,) float64."""
         if len(values) != expected:
             message = f"reward {self.name} returned {len(values)} values for {expected} answers; return one each"
             raise InputError(message)
         for index, value in enumerate(values):
             try:
-                values[index] = math.nan if value is None else float(value)
-            except (TypeError, ValueError) as error:
-                message = f"reward {self.name} returned {value!r} for answer {index + 1}; return a number or None"
-                raise InputError(message) from error
+                values[index] = math.nan if value is None else float(value.item() if hasattr(value, "item") else value)
+            except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+                said = f"{shortened(value)} for answer {index + 1}"
+                raise InputError(f"reward {self.name} returned {said}; return a number or None") from error
         return torch.tensor(values, dtype=torch.float64).nan_to_num(math.nan, math.nan, math.nan)
+
+
+def _dropped(name: str, value: Any) -> None:
+    """Where nothing is logged: outside of training, and what TRL would show in its table of completions."""
+
+
+def _copied(value: Any) -> Any:
+    """A value of the data that a function may change as it likes."""
+    if isinstance(value, Mapping):
+        return {key: _copied(inside) for key, inside in value.items()}
+    return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
+
+
+def _misread(error: BaseException, prompts: Sequence[Prompt]) -> str:
+    """What a function may not know about its completions, where its error looks like that."""
+    if not isinstance(error, _STUMBLES):
+        return ""
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        return "; completions are lists of messages, as the prompts are: completion[0]['content'] is the text"
+    return "; completions are texts, as the prompts are, not messages" if "string ind" in str(error) else ""
+
+
+def _one_line(error: BaseException) -> str:
+    """What it says, in one line."""
+    return " ".join(str(error).split())[:500]
 
 
 def load_function(reference: str) -> RewardFunction:
     """The function behind `package.module:function` or `file.py:function`.
 
+    A file can import what lies beside it, by name or relatively.
+
     Args:
         reference: as above; a module may also lie in the working directory.
 
     Raises:
-        InputError: if there is no such module or function, or its import fails.
+        InputError: if there is no such module or function, its import fails, or it is a class.
     """
     source, _, name = reference.rpartition(":")
     if not source or not name:
@@ -114,9 +187,12 @@ def load_function(reference: str) -> RewardFunction:
         module = _from_file(source) if source.endswith(".py") else _from_package(source)
     except InputError:
         raise
-    except Exception as error:
-        raise InputError(f"rewards: cannot import {source!r}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        why = f"{type(error).__name__}: {_one_line(error)}"
+        raise InputError(f"rewards: cannot import {source!r}: {why}") from error
     function = getattr(module, name, None)
+    if inspect.isclass(function):
+        raise InputError(f"rewards: {name!r} in {source!r} is a class; name a function, or an instance of the class")
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise InputError(f"rewards: {source!r} has no function {name!r}; it has {', '.join(known) or 'none'}")
@@ -130,14 +206,47 @@ def _from_package(name: str) -> Any:
 
 
 def _from_file(source: str) -> Any:
-    path = Path(source).expanduser()
+    path = Path(source).expanduser().absolute()
     if not path.is_file():
         raise InputError(f"rewards: there is no file {source!r}")
-    name = f"grao_reward_{path.stem}"  # must not hide a module of the file's name
+    package = f"grao_rewards_{hashlib.sha256(str(path.parent).encode()).hexdigest()[:8]}"
+    sys.modules.setdefault(package, ModuleType(package)).__path__ = [str(path.parent)]  # for relative imports
+    name = f"{package}.{path.stem.replace('.', '_')}"  # must not hide a module of the file's name
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"rewards: {source!r} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    with _importing_beside(str(path.parent)):
+        spec.loader.exec_module(module)
     return module
+
+
+_FOLDERS: list[str] = []
+"""Of all reward files so far."""
+
+
+@contextmanager
+def _importing_beside(folder: str) -> Iterator[None]:
+    """Within it, modules in the folder are found before all others of their name; afterwards, behind all others.
+
+    Meanwhile those beside other reward files are set aside: two folders may hold modules of the same name.
+    """
+    here = {path.stem for path in Path(folder).iterdir()}
+    shared = {name for name in here & sys.modules.keys() if _folder_of(sys.modules[name]) in _FOLDERS}
+    aside = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in shared}
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        sys.modules.update(aside)
+        if folder not in _FOLDERS:
+            _FOLDERS.append(folder)
+            sys.path.append(folder)
+
+
+def _folder_of(module: ModuleType) -> str:
+    """Where it is imported from."""
+    file = Path(getattr(module, "__file__", None) or "")
+    return str(file.parents[1] if file.stem == "__init__" else file.parent)

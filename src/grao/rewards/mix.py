@@ -1,17 +1,21 @@
 """Several rewards as one: a weighted sum, in which what is missing stays missing, under constraints that must hold."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from grao.config.recipe import Recipe
 from grao.config.rewards import RewardConfig
+from grao.core import rounding, spread
 from grao.errors import InputError
-from grao.rewards.base import Counted, Early, Reward, RewardBatch, Scored, ScoredReward
-from grao.rewards.functions import FunctionReward
+from grao.rewards.base import Counted, Early, Reward, RewardBatch, Scored, ScoredReward, ask, moved_by_rounding, settled
+from grao.rewards.functions import FunctionReward, load_function
 from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.model import RewardModel
 from grao.rewards.rules import RuleReward
@@ -24,8 +28,6 @@ SOURCES: Mapping[str, Callable[[Any, RewardConfig, Recipe], Reward]] = {
 }
 """Field of `RewardConfig` -> (its value, the whole section, the recipe) -> a reward. A source builds itself; raises
 InputError if it cannot."""
-_ROUNDING = 1e-12
-"""A deviation no larger than this is rounding, not spread."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,25 @@ class Mix:
             if isinstance(reward, Early):
                 reward.begin(batch)
 
+    def surround(self, **surroundings: Any) -> None:
+        """See `FunctionReward.surroundings`, of all functions."""
+        for reward in self.rewards:
+            if isinstance(reward, FunctionReward):
+                reward.surroundings |= surroundings
+
+    def check_columns(self, names: Collection[str]) -> None:
+        """See `ScoredReward.check_columns`, of all rewards."""
+        for reward in self.rewards:
+            if isinstance(reward, ScoredReward):
+                reward.check_columns(names)
+
     def __call__(self, batch: RewardBatch) -> MixedRewards:
         """R(o, y) of every completion.
 
         Raises:
             InputError: if every sum is missing: what no reward says anything about teaches nothing.
         """
-        parts = {reward.name: reward.relative(batch) for reward in self.rewards}
+        parts = {reward.name: ask(reward, batch) for reward in self.rewards}
         total = self.combine(list(parts.values()))
         if total.numel() > 1 and total.isnan().all():  # one missing answer is no reason to stop
             silent = " and ".join(f"reward {name}" for name, part in parts.items() if part.isnan().any())
@@ -107,34 +121,78 @@ class Mix:
         return MixedRewards(total, parts, tallies, constraints, scores)
 
     def combine(self, parts: Sequence[Tensor]) -> Tensor:
-        """sum_k w_k * R_k over the rewards that apply to the group, then the constraints, (B, G).
+        """sum_k w_k * R_k over the rewards that apply to the group, ties made exact, then the constraints, (B, G).
 
         Args:
-            parts: K tensors (B, G), NaN = missing, in the order of `rewards`.
+            parts: what each reward said when it was last asked: K tensors (B, G), NaN = missing, in the order of
+                `rewards`.
 
         Returns:
             NaN where a reward that applies is missing, and in groups to which none applies.
+
+        Raises:
+            InputError: if a sum is too large to learn from.
         """
         total, constraints = torch.zeros_like(parts[0]), []
+        moved = total.new_zeros(len(total), total.shape[1] + 1)
         applies = torch.zeros(len(total), dtype=torch.bool)
         for weighted, part in zip(self.objectives, parts, strict=True):
-            entered = normalised(part) if weighted.normalise else part
+            unit = _deviation(part) if weighted.normalise else part.new_ones(len(part), 1)
+            entered = part / unit
             # That a judge says nothing about a group is a failure.
             applied = ~entered.isnan().all(dim=1) | isinstance(weighted.reward, Counted)
             total[applied] += weighted.weight * entered[applied]
+            moved[applied] += abs(weighted.weight) * (moved_by_rounding(weighted.reward, part) / unit)[applied]
             applies |= applied
             if weighted.constraint:
                 constraints.append(entered)
         total[~applies] = torch.nan
+        total = settled(total, moved, "the sum of the rewards")
         return constrained(total, constraints) if constraints else total
 
 
-def as_mix(rewards: Mix | Reward | Callable[..., Any] | Sequence[Reward | Callable[..., Any]]) -> Mix:
-    """One reward or several, plain functions included, as a mix with weight 1 each; a mix stays as it is."""
+RewardLike = Reward | Callable[..., Any] | str | PathLike[str] | nn.Module | tuple[nn.Module, PreTrainedTokenizerBase]
+"""What can be made a reward of: see `as_mix`."""
+
+
+def as_mix(rewards: Mix | RewardLike | Sequence[RewardLike]) -> Mix:
+    """One reward or several as a mix with weight 1 each; a mix stays as it is.
+
+    Args:
+        rewards: a `Mix`, or one or a list of: a `Reward`; a function in TRL's convention, or the `file.py:function` of
+            one; a reward model, as a folder or hub id, as a model, or as a pair of model and tokenizer.
+
+    Raises:
+        InputError: if one is something else.
+    """
     if isinstance(rewards, Mix):
         return rewards
-    several = rewards if isinstance(rewards, Sequence) else [rewards]
-    return Mix([each if isinstance(each, Reward) else FunctionReward(each) for each in several])
+    several: Any = rewards
+    if not isinstance(rewards, Sequence) or isinstance(rewards, str) or _with_tokenizer(rewards):
+        several = [rewards]
+    return Mix([_as_reward(each) for each in several])
+
+
+def _as_reward(given: Any) -> Reward:
+    """See `as_mix`."""
+    if isinstance(given, Reward) and not isinstance(given, type):
+        return given
+    if isinstance(given, str | PathLike):
+        text = fspath(given)
+        if ":" in text:
+            return FunctionReward(load_function(text))
+        try:
+            return RewardModel.load(text, name=Path(text).name)
+        except InputError as error:
+            raise InputError(f"rewards: no reward model: {str(error).removeprefix('model.path: ')}") from error
+    if _with_tokenizer(given):
+        return RewardModel.of(*given)
+    return RewardModel.of(given) if isinstance(given, nn.Module) and hasattr(given, "config") else FunctionReward(given)
+
+
+def _with_tokenizer(given: Any) -> bool:
+    """Whether this is a pair of a reward model and its tokenizer."""
+    return isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], PreTrainedTokenizerBase)
 
 
 def make_reward(section: RewardConfig, recipe: Recipe) -> Reward:
@@ -172,10 +230,14 @@ def normalised(part: Tensor) -> Tensor:
 
     Example: 1, 0, -1, -1 and the reference: sigma = 0.748331, hence 1.336306, 0, -1.336306, -1.336306.
     """
+    return part / _deviation(part)
+
+
+def _deviation(part: Tensor) -> Tensor:
+    """Of each group, (B, 1); infinite where there is none, or none but rounding of numbers near 1."""
     group = torch.cat([part, torch.zeros_like(part[:, :1])], dim=1)  # (B, G + 1)
-    deviation = (group - group.nanmean(dim=1, keepdim=True)).square().nanmean(dim=1, keepdim=True).sqrt()
-    spread = deviation > _ROUNDING
-    return part / deviation.where(spread, 1.0) * spread
+    deviation = spread(group, group)[1]
+    return deviation.masked_fill(deviation <= rounding(torch.ones_like(deviation), torch.float64), torch.inf)
 
 
 def constrained(total: Tensor, constraints: Sequence[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from grao.config.recipe import Recipe
 from grao.config.rewards import RewardConfig, RewardModelConfig
 from grao.engine.loading import load_reward_model, load_tokenizer
 from grao.engine.padded import plan_padded
+from grao.errors import InputError
 from grao.rewards.base import Columns, Relative, RewardBatch, Scored, ScoredReward, difference, relative_of
 from grao.types import Prompt
 
@@ -39,6 +41,7 @@ class _ModelReward(ScoredReward):
     """
 
     _kind = "model"
+    reserved = frozenset()
 
     def __init__(
         self,
@@ -77,6 +80,27 @@ class RewardModel(_ModelReward):
         return cls(load_reward_model(path, dtype), load_tokenizer(path), **options)
 
     @classmethod
+    def of(cls, model: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> "RewardModel":
+        """A model as it is given to a trainer.
+
+        Args:
+            model: a sequence classifier with one output, or the folder or hub id of one.
+            tokenizer: its own; by default the one beside its weights.
+
+        Raises:
+            InputError: if it has not one output, or there is no tokenizer.
+        """
+        model = load_reward_model(model) if isinstance(model, str) else model
+        path, outputs = str(model.config._name_or_path), getattr(model.config, "num_labels", 0)
+        if outputs != 1 or not hasattr(model, "can_generate") or model.can_generate():
+            raise InputError(f"rewards: {type(model).__name__} is no reward model, a sequence classifier of one output")
+        if tokenizer is None and not path:
+            raise InputError(f"rewards: the reward model {type(model).__name__} has no tokenizer; give both in a pair")
+        tokenizer = tokenizer or load_tokenizer(path)
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        return cls(model, tokenizer, name=Path(path).name or None)
+
+    @classmethod
     def from_section(cls, config: RewardModelConfig, section: RewardConfig, recipe: Recipe) -> "RewardModel":
         """See `grao.rewards.mix.SOURCES`."""
         options = {"relative": relative_of(section), "name": section.name, "token_budget": config.token_budget}
@@ -106,7 +130,7 @@ class EmbeddingSimilarity(_ModelReward):
     _kind = "embedding"
 
     def scored(self, batch: RewardBatch) -> Scored:
-        """See `ScoredReward.scored`; no column of the data may stand in for the reference."""
+        """See `ScoredReward.scored`; the columns of the data play no part."""
         return super().scored(replace(batch, columns=[{} for _ in batch.columns]))
 
     def scores(self, prompts: Sequence[Prompt], answers: Sequence[str], columns: Columns) -> Tensor:

@@ -48,6 +48,8 @@ class RuleReward(ScoredReward):
         InputError: from `relative`, if the rule wants a column that the data do not have.
     """
 
+    reserved = frozenset()
+
     def __init__(self, settings: config.RuleSettings, relative: Relative = difference, name: str | None = None) -> None:
         super().__init__(name or type(settings).__name__.removesuffix("Rule").lower(), relative)
         self.settings, self.rule = settings, partial(RULES[type(settings)], settings)

@@ -32,7 +32,7 @@ from grao.groups import reward_groups, sample_groups
 from grao.records.audit import Audit, EditItem, GroupItem, PairItem, Reading, write_audit
 from grao.records.run import now
 from grao.reports.audit import write_audit_page
-from grao.rewards.base import Reward, RewardBatch
+from grao.rewards.base import Reward, RewardBatch, ask
 from grao.rewards.judge.base import JudgedPair, JudgeTally, Pair
 from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.mix import Mix, MixedRewards, make_reward
@@ -318,7 +318,7 @@ def read(
         pairs = [Pair(text.item.example.prompt, text.text, text.item.reference_text) for text in texts]
         judged = zip(pairs, reward.judge.compare(pairs), strict=True)
         return [_judged(pair, comparison) for pair, comparison in judged], reward.judge.tally
-    values = missing_as_none(reward.relative(_batch(texts, tokenizer)).squeeze(1).tolist())
+    values = missing_as_none(ask(reward, _batch(texts, tokenizer)).squeeze(1).tolist())
     claimed = bradley_terry(values) if logistic else [None] * len(values)
     return [Reading(value, probability=p) for value, p in zip(values, claimed, strict=True)], JudgeTally()
 

@@ -1,18 +1,24 @@
 """The numbers of one step: means over all prompts of all processes, named as in `metrics.jsonl`, and its speed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from grao.core import spread
 from grao.engine.flops import Cost, Work, matmul_peak
+from grao.errors import InputError
 from grao.methods.base import Method
 from grao.training.accumulate import Seen
 from grao.training.experience import Experience, Update
 from grao.types import Role
 
 Tallies = Mapping[str, Mapping[str, Tensor | float]]
+
+_TRAINERS = {"step", "seconds", "loss", "grad_norm", "learning_rate", "epoch"}
+"""What each line of `metrics.jsonl` holds beside `step_metrics`."""
 
 
 def step_metrics(
@@ -48,6 +54,21 @@ def step_metrics(
     return _shares(_averages(values, totals, accelerator))
 
 
+def with_logged(
+    metrics: dict[str, float], logged: Mapping[str, Sequence[float]], accelerator: Accelerator
+) -> dict[str, float]:
+    """The metrics of a step with what reward functions logged beside them, averaged over all processes.
+
+    Raises:
+        InputError: if a function took a name of ours.
+    """
+    names = sorted(set(gather_object(list(logged)))) if accelerator.num_processes > 1 else list(logged)
+    if taken := sorted({*metrics, *_TRAINERS}.intersection(names)):
+        raise InputError(f"log_metric: metrics.jsonl has a {taken[0]!r} of its own; log yours under another name")
+    values = {name: torch.tensor(logged.get(name, []), dtype=torch.float64) for name in names}
+    return metrics | (_averages(values, {}, accelerator) if values else {})
+
+
 def judge_numbers(tallies: Tallies, remark: str = "") -> dict[str, Tensor | float]:
     """What asking the judges took: tensors to be averaged, numbers to be summed; a remark follows each judge's name."""
     return {f"judge_{name}{remark}/{what}": number for name, tally in tallies.items() for what, number in tally.items()}
@@ -58,7 +79,7 @@ def _reward_numbers(experience: Experience) -> dict[str, Tensor]:
     scored = total[~total.isnan()]
     return {
         "reward/mean": scored,
-        "reward/std": (total - total.nanmean(dim=1, keepdim=True)).square().nanmean(dim=1).sqrt(),
+        "reward/std": spread(total, total)[1].masked_fill(total.isnan().all(dim=1, keepdim=True), torch.nan),
         "reward/missing": total.isnan().double(),
         "verdict/win": (scored > 0).double(),
         "verdict/tie": (scored == 0).double(),

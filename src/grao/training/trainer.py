@@ -7,7 +7,9 @@ Left out: models split over processes (FSDP, DeepSpeed stage 3), which sampling 
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +30,7 @@ from grao.errors import InputError
 from grao.groups import reward_groups, sample_groups
 from grao.methods.base import Method
 from grao.records.files import replace_text
-from grao.rewards.base import Reward
-from grao.rewards.mix import Mix, as_mix
+from grao.rewards.mix import Mix, RewardLike, as_mix
 from grao.rollouts.base import Generator, Sampling, draw_key, make_generator
 from grao.training.arguments import (
     check_library,
@@ -42,7 +43,7 @@ from grao.training.arguments import (
 from grao.training.callbacks import MetricsCallback
 from grao.training.experience import ExperienceSource, Update
 from grao.training.learner import Learner, together, without_head
-from grao.training.metrics import step_metrics
+from grao.training.metrics import step_metrics, with_logged
 from grao.training.watch import Watch
 from grao.types import Example
 
@@ -63,8 +64,9 @@ class GRAOTrainer(Trainer):
         args: settings; defaults are the paper's.
         train_dataset: rows with columns `prompt` and `reference` in whatever `examples_from_dataset` reads (a
             `datasets.Dataset`, a data frame, a list), or Examples; further columns go to the rewards.
-        reward_funcs: a function in TRL's convention f(prompts, completions, **columns) -> list[float | None],
-            anything that satisfies `grao.rewards.base.Reward`, a list of these, or a `Mix` with weights.
+        reward_funcs: a function in TRL's convention f(prompts, completions, **columns) -> list[float | None], a
+            reward model (folder, hub id, model, or a pair of model and tokenizer), anything that satisfies
+            `grao.rewards.base.Reward`, a list of these, or a `Mix` with weights.
         eval_dataset: rows for `evaluate()`, as `train_dataset`.
         processing_class: the tokenizer; by default the one beside the model.
         peft_config: trains an adapter instead of all weights.
@@ -82,7 +84,7 @@ class GRAOTrainer(Trainer):
         model: str | PreTrainedModel | PeftModel,
         args: GRAOConfig,
         train_dataset: Rows,
-        reward_funcs: Mix | Reward | Callable[..., Any] | Sequence[Reward | Callable[..., Any]],
+        reward_funcs: Mix | RewardLike | Sequence[RewardLike],
         eval_dataset: Rows | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
@@ -108,8 +110,11 @@ class GRAOTrainer(Trainer):
         self.turn = settled_turn(self.tokenizer, examples, self.method.needs.references)
         self.stop_ids, self.end_id = self._endings(policy, examples)
         check_needs(self.method, examples, watch is not None)
+        held_out = _examples(eval_dataset, args) if eval_dataset is not None else []
+        for mix in self._mixes():
+            mix.check_columns({name for example in (*examples, *held_out) for name in example.columns})
         self.train_items = self._encode(examples, policy, self.method.needs.rejected)
-        self.eval_items = self._encode(_examples(eval_dataset, args), policy) if eval_dataset is not None else None
+        self.eval_items = self._encode(held_out, policy) if eval_dataset is not None else None
         steps = total_steps(args.training, len(self.train_items.items))
         arguments = training_arguments(args, steps)
         with refusals(args.training.trainer):
@@ -127,6 +132,7 @@ class GRAOTrainer(Trainer):
         self.engine = self.learner.engine
         self._method_state = self.method.start()
         self._steps: list[dict[str, float]] = []
+        self._logged: dict[str, list[float]] = defaultdict(list)
         rollout, alone = args.rollout, self.accelerator.num_processes == 1
         self.generator = generator or make_generator(
             rollout.engine, policy, self.stop_ids, self.pad_id, rollout.batch_size, alone
@@ -150,6 +156,9 @@ class GRAOTrainer(Trainer):
     ) -> Tensor:
         """One batch of prompts: experience, then the gradient of what the method makes of it, once or more."""
         begin, step = time.perf_counter(), inputs["step"] + 1
+        self._logged.clear()
+        for mix in self._mixes():
+            mix.surround(trainer_state=self.state, log_metric=self._log_metric)
         method = self.source.method = self.method.at(self._method_state)
         self.sampler()
         update = self.source.update(inputs["step"])
@@ -168,13 +177,29 @@ class GRAOTrainer(Trainer):
         metrics |= adapted | {f"seconds/{phase}": spent for phase, spent in update.experience.seconds.items()}
         end = time.perf_counter()
         metrics |= {"seconds/update": end - sampled, "seconds/step": end - begin}
-        self._steps.append(metrics | self.learner.speedometer.metrics(metrics))
+        metrics |= self.learner.speedometer.metrics(metrics)
+        self._steps.append(with_logged(metrics, self._logged, self.accelerator))
+        if step == 1 and metrics.get("verdict/tie") == 1 and self.is_world_process_zero():
+            names = " + ".join(reward.name for reward in self.rewards.rewards)
+            warnings.warn(
+                f"the reward ({names}) says the same of every answer of step 1 and of its reference; "
+                "as long as it does, nothing can be learned from it",
+                stacklevel=2,
+            )
         return seen[0].loss
 
     def sampler(self) -> Generator:
         """The sampling engine, with the weights as they are now."""
         self.generator.sync(self.accelerator.unwrap_model(self.model))
         return self.generator
+
+    def _mixes(self) -> list[Mix]:
+        """The rewards that are trained on, and those that look on."""
+        return [self.rewards, *([self.watch.reward] if self.watch else [])]
+
+    def _log_metric(self, name: str, value: float) -> None:
+        """For reward functions: a number of this step, for its line in `metrics.jsonl`."""
+        self._logged[str(name)].append(float(value))
 
     def _total(self, values: Tensor) -> list[float]:
         """The sums over all processes."""

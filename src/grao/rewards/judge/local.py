@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grao.chat import guarded, prompt_text, set_arguments, token_ids, turn_of
 from grao.config.rewards import LocalJudgeConfig
+from grao.core import merge_ties, rounding
 from grao.engine.loading import load_model, load_tokenizer
 from grao.engine.padded import completion_likelihood
 from grao.errors import InputError
@@ -101,7 +102,8 @@ class LocalJudge:
             prompts = [tokens[i][0] for i in chosen for _ in PairVerdict]
             ends = [end for i in chosen for end in tokens[i][1]]
             likelihood = completion_likelihood(self.model, prompts, ends, int(self.tokenizer.pad_token_id or 0))
-            result[chosen] = likelihood.tokens.sum(dim=1).view(-1, len(PairVerdict)).double().softmax(dim=1).cpu()
+            logs = likelihood.tokens.sum(dim=1).view(-1, len(PairVerdict)).double().cpu()
+            result[chosen] = merge_ties(logs, rounding(logs)).softmax(dim=1)
         return result
 
     def _judged(self, orders: Sequence[Shown], shown: Tensor) -> JudgedPair:
@@ -114,8 +116,9 @@ class LocalJudge:
         first, _, second = probabilities
         if first != first:
             return None
-        close = abs(first - second) < self.tie_margin
-        return PairVerdict.TIE if close else [*PairVerdict][max(range(3), key=probabilities.__getitem__)]
+        close = first == second or abs(first - second) < self.tie_margin
+        likeliest = max((1, 0, 2), key=probabilities.__getitem__)  # of two that are, the tie
+        return PairVerdict.TIE if close else [*PairVerdict][likeliest]
 
     def _tokens(self, question: Shown) -> tuple[list[int], list[list[int]]]:
         """The question with what its three answers begin with, and the rest of each answer."""
