@@ -307,7 +307,8 @@ def test_a_full_disk_is_one_line(place: Path, capsys, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(GRAOTrainer, "save_model", full)
     assert main(["train", "--config", written(place)]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"error: the disk is full or its limit is reached: {error}"
+    said, go_on = capsys.readouterr().err.splitlines()[-1], "continue with: grao train --resume run"
+    assert said == f"error: the disk is full or its limit is reached: {error}; {go_on}"
     assert json.loads((place / "run" / "manifest.json").read_text())["status"] == "failed"
 
 

@@ -1,4 +1,4 @@
-"""The two ways in which a run ends early. The command line prints their text as one line, never a traceback."""
+"""The ways in which a run ends early. The command line prints their text as one line, never a traceback."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,8 @@ class InputError(ValueError):
 
 class RewardUnavailableError(RuntimeError):
     """The reward cannot be had at the moment. The checkpoint is kept and the run can be resumed. Exit code 3."""
+
+
+class BrokenNumbersError(ArithmeticError):
+    """Weights, a loss, a gradient or logits are not finite. Nothing of it is saved, the last checkpoint counts. Exit
+    code 4."""

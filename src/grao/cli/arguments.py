@@ -4,6 +4,7 @@ Options that a command does not know itself (`--rollout.group_size 4`) go to the
 a mistake is answered before anything heavy is imported.
 """
 
+import os
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
@@ -253,20 +254,20 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
     add("--seed", type=partial(_whole, 0), default=0, metavar="N", help="of everything random; default 0")
     add("--steps", type=partial(_whole, 1), metavar="N", help="optimiser steps")
     folder = Path("runs/quickstart")
-    add("--output", type=Path, default=folder, metavar="FOLDER", help=f"the run folder; default {folder}")
+    add("--output", type=_path, default=folder, metavar="FOLDER", help=f"the run folder; default {folder}")
 
     what = "Train a model as a recipe says, or go on with an interrupted run."
     fields = f"{_RECIPE}\n{format_fields()}"
     add = command("train", _train, Recipe, f"{_CONFIG} | grao train --resume RUN", what, fields)
-    add("--config", type=Path, metavar="FILE", help="the recipe, a YAML file")
-    add("--resume", type=Path, metavar="RUN", help="continue the run in this folder")
+    add("--config", type=_path, metavar="FILE", help="the recipe, a YAML file")
+    add("--resume", type=_path, metavar="RUN", help="continue the run in this folder")
     add("--print_config", action="store_true", help="print the complete recipe and stop")
 
     what = "Sample answers to the held-out prompts and score them against the references."
     add = command("evaluate", _evaluate, Recipe, f"(--run RUN | {_CONFIG}) [--output FOLDER]", what, _SEE_TRAIN)
-    add("--run", type=Path, metavar="RUN", help="evaluate the model of this run")
-    add("--config", type=Path, metavar="FILE", help="evaluate the model of a recipe")
-    add("--output", type=Path, metavar="FOLDER", help="where the results go")
+    add("--run", type=_path, metavar="RUN", help="evaluate the model of this run")
+    add("--config", type=_path, metavar="FILE", help="evaluate the model of a recipe")
+    add("--output", type=_path, metavar="FOLDER", help="where the results go")
 
     compare = "Compare methods or settings: same model, prompts, rewards and budget, several seeds."
     ablate = "Take GRAO apart: a study with a term, the group or the sign policy left out in turn."
@@ -277,22 +278,22 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
         ("sweep", sweep, f"{_SWEEP}\n{_SEE_COMPARE}"),
     ):
         add = command(name, _study, Study, "--config FILE [--quick] [--retry] [--KEY VALUE ...]", what, epilog)
-        add("--config", type=Path, metavar="FILE", help="the study, a YAML file")
+        add("--config", type=_path, metavar="FILE", help="the study, a YAML file")
         add("--quick", action="store_true", help="two arms, one seed, a few steps: see it work")
         add("--retry", action="store_true", help="try runs again that failed")
 
     what = "Train a reward model on pairs of a better and a worse answer."
     fields = f"{_REWARD_RECIPE}\n{format_fields(RewardModelRecipe)}"
     add = command("reward train", _recipe, RewardModelRecipe, _CONFIG, what, fields)
-    add("--config", type=Path, metavar="FILE", help="the recipe of a reward model, a YAML file")
+    add("--config", type=_path, metavar="FILE", help="the recipe of a reward model, a YAML file")
     add("--print_config", action="store_true", help="print the complete recipe and stop")
 
     what = "See what a recipe's rewards are worth, and what its run will take, before you spend."
     add = command("reward audit", _recipe, Recipe, _CONFIG, what, f"{_AUDIT}\n{_SEE_TRAIN}")
-    add("--config", type=Path, metavar="FILE", help="the recipe of the run, a YAML file")
+    add("--config", type=_path, metavar="FILE", help="the recipe of the run, a YAML file")
 
     add = command("report", _report, None, "RUN", "Write the page of a run: curves, tables, answers.")
-    add("run", type=Path, metavar="RUN", help="the folder of a run")
+    add("run", type=_path, metavar="RUN", help="the folder of a run")
 
 
 def _subparsers(parser: ArgumentParser) -> Any:
@@ -314,6 +315,10 @@ def _ability(text: str) -> Ability:
     if not 0 <= share <= 1:
         raise ArgumentTypeError(f"must be weak, able or a number from 0 to 1, got {text!r}")
     return share
+
+
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))
 
 
 def _whole(minimum: int, text: str) -> int:

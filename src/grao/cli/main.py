@@ -1,7 +1,7 @@
 """The `grao` command: words into typed arguments, the commands' module imported last, mistakes in one line.
 
 Exit codes: 0 done; 1 a bug (with traceback); 2 a mistake in the input, or a disk that is full or not
-writable; 3 the reward cannot be had; 130 interrupted.
+writable; 3 the reward cannot be had; 4 numbers that are not finite; 130 stopped by Ctrl-C, SIGTERM or SIGHUP.
 """
 
 import errno
@@ -11,23 +11,26 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from grao.cli.arguments import parse_arguments
-from grao.errors import InputError, RewardUnavailableError
+from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
+from grao.signals import handled, stop
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
-_FULL_DISK = ("(os error 28)", "(os error 122)", "PytorchStreamWriter", "unexpected pos")
+_CODES: dict[type[Exception], int] = {InputError: 2, RewardUnavailableError: 3, BrokenNumbersError: 4}
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS}
+_FULL_DISK = ("(os error 27)", "(os error 28)", "(os error 122)", "PytorchStreamWriter", "unexpected pos")
 """How safetensors and torch, which raise no OSError, say that the disk is full or a quota is used up."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
     try:
-        code = _run(sys.argv[1:] if argv is None else argv)
+        with handled(stop, interrupt=False):
+            code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return code
-    except (InputError, RewardUnavailableError) as error:
-        return _fail(str(error), 2 if isinstance(error, InputError) else 3)
-    except KeyboardInterrupt as stop:
-        sys.stderr.write(f"{str(stop) or 'interrupted'}\n")
+    except tuple(_CODES) as error:
+        return _fail(error, str(error), next(code for kind, code in _CODES.items() if isinstance(error, kind)))
+    except KeyboardInterrupt as stopped:
+        sys.stderr.write(f"{str(stopped) or 'interrupted'}\n")
         return 130
     except BrokenPipeError:
         _drop_output()
@@ -37,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if error.filename is None:
             _drop_output()
-        return _fail(f"{error.strerror}: {error.filename or 'the file being written'}", 2)
+        return _fail(error, f"{error.strerror}: {error.filename or 'the file being written'}")
     except Exception as error:
         if not any(words in str(error) for words in _FULL_DISK):
             raise
-        return _fail(f"the disk is full or its limit is reached: {error}", 2)
+        return _fail(error, f"the disk is full or its limit is reached: {error}")
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -61,8 +64,10 @@ def _run(argv: Sequence[str]) -> int:
     return code
 
 
-def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {' '.join(message.splitlines())}\n")
+def _fail(error: Exception, message: str, code: int = 2) -> int:
+    """Says it in one line, with what was noted on the way: how to go on."""
+    words = "; ".join((message, *getattr(error, "__notes__", ())))
+    sys.stderr.write(f"error: {' '.join(words.splitlines())}\n")
     return code
 
 

@@ -7,7 +7,6 @@ The same classes are filled from strict YAML (`grao.config.load`) and built by h
 import math
 from dataclasses import field
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -18,7 +17,17 @@ from pydantic_core import ArgsKwargs
 from grao.config.rewards import RewardConfig
 from grao.methods import MethodSection
 from grao.methods.grao import GRAO
-from grao.settings import STRICT, Dtype, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Text
+from grao.settings import (
+    STRICT,
+    Dtype,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Text,
+    WrittenPath,
+)
 
 _OTHERS = yaml.safe_load(files("grao.config").joinpath("other_trainers.yaml").read_text("utf-8"))
 OTHER_NAMES: dict[str, str] = _OTHERS["names"]
@@ -215,7 +224,7 @@ class AuditConfig:
     """Training prompts that the model answers with a group each: the first that the run will see."""
     second: RewardConfig | None = None
     """Another reward to compare with; by default that of `watch`."""
-    output: Path | None = None
+    output: WrittenPath | None = None
     """Folder of the audit; by default the run folder's name with -audit."""
 
 
@@ -226,7 +235,7 @@ class Recipe:
     model: ModelConfig
     data: DataConfig
     rewards: Annotated[list[RewardConfig], Field(min_length=1)]
-    output: Annotated[Path, Field(examples=["runs/first"])]
+    output: Annotated[WrittenPath, Field(examples=["runs/first"])]
     """The run folder; it must not hold another run."""
     watch: WatchConfig | None = None
     seed: Seed = 0
@@ -242,7 +251,7 @@ class Recipe:
 class GRAOConfig:
     """What `GRAOTrainer` needs of a recipe; the model, the data and the rewards are objects there."""
 
-    output_dir: Path
+    output_dir: WrittenPath
     """Checkpoints and metrics go here."""
     seed: Seed = 0
     """Of everything random: order, sampling."""
@@ -339,7 +348,7 @@ class RewardModelRecipe:
 
     model: BackboneConfig
     data: PairsConfig
-    output: Annotated[Path, Field(examples=["runs/reward"])]
+    output: Annotated[WrittenPath, Field(examples=["runs/reward"])]
     """The folder for model and record; it must be new or empty."""
     seed: Seed = 0
     """Of everything random: split, order, the new output layer."""

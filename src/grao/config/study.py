@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from grao.settings import STRICT, PositiveFloat, PositiveInt, Seed, Share
+from grao.settings import STRICT, PositiveFloat, PositiveInt, Seed, Share, WrittenPath
 
 Objective = Literal["helpful", "harmless", "truthful", "fair"]
 Axis = dict[str, dict[str, Any]] | list[Any]
@@ -79,7 +79,7 @@ class Study:
     arms: Annotated[dict[str, dict[str, Any]], Field(min_length=1, examples=[{"grao": {}, "soft": {}}])]
     """Name -> fields that differ, of the recipe, sandbox or noise, and `learning_rates`. A method's name selects it."""
     budget: BudgetConfig
-    output: Annotated[Path, Field(examples=["runs/study"])]
+    output: Annotated[WrittenPath, Field(examples=["runs/study"])]
     """The folder of the study. An existing study is resumed."""
     recipe: Path | None = None
     """File with the recipe of all arms."""

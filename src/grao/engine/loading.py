@@ -4,10 +4,10 @@ And what only a loaded model knows: the tokens that end an answer, its size, and
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -26,6 +26,8 @@ from grao.errors import InputError
 from grao.types import TokenIds
 
 _DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16}
+_CHECKED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""Number formats whose finiteness can be looked at."""
 
 
 def load_model(
@@ -40,17 +42,20 @@ def load_model(
         trust_remote_code: run Python code that comes with the checkpoint.
 
     Raises:
-        InputError: if there is no such model, or it has no safetensors weights.
+        InputError: if there is no such model, it has no safetensors weights, or they are not complete and finite.
     """
     tried = f"cannot load {path!r}" if Path(path).exists() else f"no folder {path!r} here, and not from the hub"
     with _loading(path, tried):
-        return AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=_DTYPES[dtype],
             attn_implementation=attention,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            output_loading_info=True,
         )
+    model, report = loaded
+    return _sound(model, path, report["missing_keys"])
 
 
 def load_reward_model(path: str, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
@@ -66,6 +71,7 @@ def load_reward_model(path: str, dtype: str = "auto", trust_remote_code: bool = 
             output of that kind: a language model would score at random.
     """
     model, missing = _classifier(path, dtype, trust_remote_code)
+    _sound(model, path)
     if missing or model.config.num_labels != 1:
         why = f"lacks {', '.join(sorted(missing))}" if missing else f"has {model.config.num_labels} outputs, not one"
         raise InputError(f"model.path: {path!r} is no reward model: it {why}; make one with grao reward train")
@@ -78,7 +84,8 @@ def new_reward_model(path: str, dtype: str = "float32", trust_remote_code: bool 
 
     Args and raises: as `load_reward_model`, but for the output.
     """
-    return _classifier(path, dtype, trust_remote_code, num_labels=1)[0]
+    model, missing = _classifier(path, dtype, trust_remote_code, num_labels=1)
+    return _sound(model, path, {name for name in missing if name.startswith(f"{model.base_model_prefix}.")})
 
 
 def _classifier(path: str, dtype: str, trust_remote_code: bool, **config: int) -> tuple[PreTrainedModel, set[str]]:
@@ -102,8 +109,40 @@ def load_encoder(path: str) -> PreTrainedModel:
         InputError: if there is no such model, or it has no safetensors weights.
     """
     with _loading(path, f"cannot load {path!r} as an encoder"):
-        model: PreTrainedModel = AutoModel.from_pretrained(path, use_safetensors=True)
-    model.eval().requires_grad_(False)
+        model, report = AutoModel.from_pretrained(path, use_safetensors=True, output_loading_info=True)
+    _sound(model, path, report["missing_keys"]).eval().requires_grad_(False)
+    return cast(PreTrainedModel, model)
+
+
+def broken_tensor(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity, None if all numbers are finite."""
+    for name, tensor in tensors:
+        checked = tensor.dtype in _CHECKED and tensor.numel() and tensor.device.type != "meta"
+        if checked and not torch.stack(torch.aminmax(tensor.detach())).isfinite().all():  # NaN comes through
+            return name
+    return None
+
+
+def check_finite(model: torch.nn.Module, which: str) -> None:
+    """Refuses a model that holds NaN or infinity; `which` model it is, for the message.
+
+    Raises:
+        InputError: naming the first such weight.
+    """
+    if name := broken_tensor(model.named_parameters()):
+        raise InputError(f"{which}: the weight {name} holds NaN or infinity; take an intact copy of the model")
+
+
+def _sound(model: PreTrainedModel, path: str, missing: Collection[str] = ()) -> PreTrainedModel:
+    """The model, if every weight came from the checkpoint and is finite; `missing` are the weights that did not.
+
+    What pools an encoder's vectors for another task may be missing: many checkpoints are without it.
+    """
+    if lacking := sorted(name for name in missing if "pooler." not in name):
+        more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
+        problem = f"{path!r} lacks the weight {lacking[0]}{more}, which would be random; is it a model of another kind"
+        raise InputError(f"model.path: {problem}, or a file of it lost?")
+    check_finite(model, f"model.path: {path!r}")
     return model
 
 

@@ -1,7 +1,9 @@
 """Files of a run or study folder: written whole or not at all, and validated when they are read."""
 
 import json
+import os
 from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -57,5 +59,19 @@ class Record(Generic[T]):
 def replace_text(path: Path, text: str) -> None:
     """Replaces the content of a file. Until the new text is complete on disk, the old file stays."""
     draft = path.with_name(f"{path.name}.part")
-    draft.write_text(text, encoding="utf-8")
+    draft.unlink(missing_ok=True)  # a link would lead elsewhere
+    with draft.open("x", encoding="utf-8") as file:
+        file.write(text)
+    sync(draft)
     draft.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file is on the disk, or the names in a folder, where the file system can."""
+    with suppress(OSError) if path.is_dir() else nullcontext():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -9,6 +9,7 @@ reward.json      in place of all these, of a trained reward model
 
 import json
 import math
+import os
 import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -70,6 +71,8 @@ class Manifest(_Facts):
     """That the run was to take."""
     data: DataFacts = DataFacts()
     weights: WeightCounts = WeightCounts()
+    decisive: Settings = {}
+    """Dotted field -> value, or a digest of the file that it names: what must not change before a resume."""
     versions: dict[str, str] = {}
     git: Any = None
     """Revision of the checkout, None outside of one."""
@@ -157,20 +160,22 @@ class MetricsLog:
         """Writes one line; values that are not finite become null."""
         clean = {name: value if math.isfinite(value) else None for name, value in step.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as lines:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        with os.fdopen(os.open(self.path, flags, 0o666), "a", encoding="utf-8") as lines:
             lines.write(json.dumps(clean) + "\n")
 
     def keep_until(self, step: int) -> float:
         """Drops the lines after `step`, which a resumed run repeats; returns the seconds spent until then."""
         if not self.path.exists():
             return 0.0
-        kept = [line for line in _lines(self.path) if line["step"] <= step]
+        lines = _lines(self.path)
+        kept = [line for line in lines if isinstance(line.get("step"), int) and line["step"] <= step]
         replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         return kept[-1].get("seconds", 0.0) if kept else 0.0
 
 
 def read_metrics(folder: Path) -> list[Step]:
-    """All training lines in order, without the values that are missing; a half-written last line is left out."""
+    """All training lines in order, without the values that are missing; what is no line of a log is left out."""
     return [line for line in _lines(folder / "metrics.jsonl") if not _evaluated(line)]
 
 
@@ -185,8 +190,8 @@ def _evaluated(line: Step) -> bool:
 
 def _lines(path: Path) -> list[Step]:
     steps: list[Step] = []
-    with suppress(json.JSONDecodeError):
-        for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+        with suppress(ValueError, AttributeError):  # half-written, or written by something else
             steps.append({name: value for name, value in json.loads(line).items() if value is not None})
     return steps
 

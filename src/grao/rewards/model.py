@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grao.chat import conversation_ids, set_arguments
 from grao.config.recipe import Recipe
 from grao.config.rewards import RewardConfig, RewardModelConfig
-from grao.engine.loading import load_reward_model, load_tokenizer
+from grao.engine.loading import check_finite, load_reward_model, load_tokenizer
 from grao.engine.padded import plan_padded
 from grao.errors import InputError
 from grao.rewards.base import Columns, Relative, RewardBatch, Scored, ScoredReward, difference, relative_of
@@ -38,6 +38,9 @@ class _ModelReward(ScoredReward):
         relative: how two scores become R(o, y).
         name: for logs; by default `model` or `embedding`.
         token_budget: padded tokens that are forwarded at once (memory); changes no score.
+
+    Raises:
+        InputError: if a weight of the model is not finite.
     """
 
     _kind = "model"
@@ -52,6 +55,7 @@ class _ModelReward(ScoredReward):
         token_budget: int = 16384,
     ) -> None:
         super().__init__(name or self._kind, relative)
+        check_finite(model, f"reward {self.name}")
         self.model = model.eval().requires_grad_(False).to(local_device())
         self.tokenizer, self._token_budget = tokenizer, token_budget
         self._pad_id = int(tokenizer.pad_token_id or 0)

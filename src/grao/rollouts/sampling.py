@@ -37,7 +37,8 @@ def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
     cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1]
     target = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))  # rounding must not reach it
-    return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(-1)
+    index = torch.searchsorted(cumulative, target[:, None], right=True).squeeze(-1)
+    return index.clamp(max=weights.shape[-1] - 1)  # with NaN among the weights it lies behind the last
 
 
 def keyed_uniforms(keys: Sequence[int], sampling: Sampling) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from grao.engine.memory import Budget
+from grao.errors import BrokenNumbersError
 from grao.rollouts.base import Sampling
 from grao.rollouts.decoding import expanded, prepacked
 from grao.rollouts.sampling import draw_tokens, keyed_uniforms
@@ -109,6 +110,8 @@ class TransformersGenerator:
                 **options,
             ).logits[:, -1]
 
+        if not bool(logps.isfinite().all()):  # one look at the end: a look at every token would cost more
+            raise BrokenNumbersError("the model's logits are not finite, so nothing can be sampled from it")
         rows_of_answers = zip(tokens.tolist(), logps.tolist(), lengths.tolist(), truncated.tolist(), strict=True)
         return [
             Answer(tuple(ids[:length]), truncated=cut, logps=tuple(logps_[:length]))

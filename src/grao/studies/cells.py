@@ -6,8 +6,7 @@ the recipe has only learnt since counts as its default. A reward in a Python fil
 seen: changes in the code of any other reward.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from grao.config.study import SandboxConfig, Study
 from grao.data.load import Split, fingerprint, load_split, split_examples
 from grao.evaluation.metrics import wins
 from grao.records.study import Candidate, CellRecord, Key, Role
+from grao.studies.settings import digest
 
 _NO_SETTINGS = {
     *("output", "model.path", "data.path", "data.test_path"),  # where something lies: what lies there is compared
@@ -74,7 +74,7 @@ class Material:
             others = () if world.objectives == SandboxConfig().objectives else world.objectives
             return " ".join(map(str, ("sandbox", world.ability, world.architecture, world.seed, *others)))
         weights = sorted(Path(path).glob("*.safetensors"))
-        return _digest(weights) if weights else path
+        return digest(weights) if weights else path
 
 
 def study_cells(
@@ -153,12 +153,4 @@ def _content(name: str, value: Any) -> Any:
         return value
     file, _, function = value.rpartition(":")
     path = Path(file)
-    return f"{path.name}:{function} {_digest([path])}" if path.suffix == ".py" and path.is_file() else value
-
-
-def _digest(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
+    return f"{path.name}:{function} {digest([path])}" if path.suffix == ".py" and path.is_file() else value

@@ -5,12 +5,12 @@ Also what every run and study needs beside them: where it shows how far it is, a
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
 from grao.config.recipe import GRAOConfig, Recipe
 from grao.config.rewards import RewardConfig
@@ -20,12 +20,14 @@ from grao.engine.loading import add_adapter, load_model, load_tokenizer, paramet
 from grao.errors import InputError
 from grao.evaluation.metrics import single_batch
 from grao.records.audit import JudgeForecast
+from grao.records.lock import locked, no_empty_folders
 from grao.records.run import DataFacts, Manifest, WeightCounts, git_revision, installed_versions, now
 from grao.rewards.base import Reward
 from grao.rewards.judge.base import Pair
 from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.judge.server import ServerJudge
 from grao.rewards.mix import Mix, make_reward, make_rewards
+from grao.studies.settings import decisive
 from grao.training.trainer import GRAOTrainer
 from grao.training.watch import Watch
 from grao.types import Encoded, Example
@@ -71,16 +73,22 @@ class Prepared:
     manifest: Manifest
 
 
-def claim(folder: Path) -> None:
-    """Makes sure that a run may write into a folder; makes nothing.
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Within it, a new run may write into a folder, and no other process does.
 
     Raises:
-        InputError: if it holds another run, or is no folder and cannot become one.
+        InputError: if it holds another run or is in use, or is no folder and cannot become one.
     """
-    if any((folder / name).exists() for name in ("manifest.json", "metrics.jsonl", "items.jsonl")):
-        resume = f"continue it with `grao train --resume {folder}`"
-        raise InputError(f"output: {folder} already holds a run; {resume}, or choose another folder")
     check_writable(folder)
+    with locked(folder):
+        if any((folder / name).exists() for name in ("manifest.json", "metrics.jsonl", "items.jsonl")):
+            resume = f"continue it with `grao train --resume {folder}`"
+            raise InputError(f"output: {folder} already holds a run; {resume}, or choose another folder")
+        for taken in (folder / "checkpoints", folder / "model"):
+            if taken.is_dir() and any(taken.iterdir()):
+                raise InputError(f"output: {folder} already holds a folder {taken.name}; choose another folder")
+        yield
 
 
 def check_writable(folder: Path) -> None:
@@ -113,12 +121,13 @@ def prepare(recipe: Recipe, split: Split | None = None) -> Prepared:
     tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
     for mix in (rewards, *([watch.reward] if watch else [])):
         probe(mix, split.train, tokenizer)
+    set_seed(recipe.seed)  # what an adapter begins with must follow from the seed
     policy = add_adapter(model, **vars(lora)) if lora else model
     held_out = split.test if recipe.evaluation.enabled else []
     shared = {name: getattr(recipe, name) for name in ("seed", "data", "rollout", "method", "training")}
     end, arguments = chosen.end_token, chosen.chat_template_kwargs
     config = GRAOConfig(output_dir=recipe.output, end_token=end, chat_template_kwargs=arguments, **shared)
-    with _nothing_made(Path(config.output_dir, "checkpoints")):
+    with no_empty_folders(Path(config.output_dir, "checkpoints")):
         trainer = GRAOTrainer(policy, config, split.train, rewards, held_out or None, tokenizer, watch=watch)
     trainer.accelerator.wait_for_everyone()
     for printing in (PrinterCallback, ProgressCallback):
@@ -140,22 +149,11 @@ def prepare(recipe: Recipe, split: Split | None = None) -> Prepared:
             fingerprint=fingerprint([*split.train, *split.test]),
         ),
         weights=WeightCounts(all=parameter_count(policy), trained=parameter_count(policy, trainable=True)),
+        decisive=decisive(recipe),
         versions=installed_versions(),
         git=git_revision(),
     )
     return Prepared(recipe, trainer, trainer.args.max_steps, manifest)
-
-
-@contextmanager
-def _nothing_made(folder: Path) -> Iterator[None]:
-    """Takes away the empty folders that transformers' Trainer makes as soon as it is built."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        yield
-    finally:
-        for path in missing:
-            with suppress(OSError):
-                path.rmdir()
 
 
 def probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:

@@ -28,10 +28,12 @@ from grao.config.load import dump_recipe
 from grao.config.recipe import RewardModelRecipe, RewardTrainingConfig
 from grao.config.schema import adapter
 from grao.data.load import fingerprint, load_split
-from grao.engine.loading import add_adapter, load_tokenizer, new_reward_model
+from grao.engine.loading import add_adapter, broken_tensor, load_tokenizer, new_reward_model
 from grao.errors import InputError
 from grao.evaluation.metrics import pair_scores
+from grao.records.checkpoints import sync_all
 from grao.records.files import replace_text
+from grao.records.lock import locked
 from grao.records.run import PairScores, RewardModelRecord, git_revision, installed_versions, now, write_reward_model
 from grao.rewards.model import RewardModel
 from grao.studies.prepare import Advance, Screen, check_writable
@@ -77,6 +79,13 @@ def train_reward_model(recipe: RewardModelRecipe, screen: Screen) -> RewardModel
     check_writable(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"output: {folder} is not empty; choose another folder")
+    place = folder.absolute()
+    with locked(place.with_name(f".{place.name}.lock")):  # the folder itself comes last
+        return _made(recipe, screen)
+
+
+def _made(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRecord:
+    folder = recipe.output
     try:
         import trl
     except ImportError as error:
@@ -100,6 +109,8 @@ def train_reward_model(recipe: RewardModelRecipe, screen: Screen) -> RewardModel
     with screen.stage("training") as advance:
         trained, steps = _train(trl, model, tokenizer, train, recipe, advance)
     seconds = time.perf_counter() - begin
+    if name := broken_tensor(trained.named_parameters()):
+        raise InputError(f"{name} and the scores are no finite numbers any more; lower training.learning_rate")
     reward = RewardModel(trained, tokenizer)
     record = RewardModelRecord(
         scores=_measure(reward, test, recipe.confidence, screen),
@@ -167,6 +178,7 @@ def _write(recipe: RewardModelRecipe, reward: RewardModel, record: RewardModelRe
         reward.tokenizer.save_pretrained(draft / "model")
         replace_text(draft / "recipe.yaml", dump_recipe(recipe))
         write_reward_model(draft, record)
+        sync_all(draft)
         draft.rename(folder)
 
 
@@ -228,7 +240,7 @@ def _rounds(config: RewardTrainingConfig) -> tuple[int, int]:
 
 
 class _Progress(transformers.TrainerCallback):
-    """Tells how far the training is: steps done, and in all."""
+    """Tells how far the training is: steps done, and in all; ends it where the gradient is not finite."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -236,3 +248,10 @@ class _Progress(transformers.TrainerCallback):
     def on_step_end(self, args: Any, state: transformers.TrainerState, control: Any, **kwargs: Any) -> None:
         """See `TrainerCallback.on_step_end`."""
         self._advance(state.global_step, state.max_steps)
+
+    def on_log(
+        self, args: Any, state: transformers.TrainerState, control: Any, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """See `TrainerCallback.on_log`. With float16 a gradient may overflow; then its step is skipped."""
+        if not args.fp16 and not math.isfinite((logs or {}).get("grad_norm", 0.0)):
+            raise InputError(f"step {state.global_step}: the gradient is not finite; lower training.learning_rate")

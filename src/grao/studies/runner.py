@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from grao.data.load import fingerprint
-from grao.errors import InputError, RewardUnavailableError
+from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
 from grao.evaluation.metrics import compare_answers, letters, win_share
 from grao.records.files import Record, replace_text
 from grao.records.run import RecordedAnswer, git_revision, installed_versions, now, read_metrics
@@ -32,7 +32,7 @@ from grao.rewards.base import RewardBatch
 from grao.rewards.mix import Mix, MixedRewards, WeightedReward
 from grao.studies.cells import Cell, counts
 from grao.studies.prepare import Advance, Prepared, StudyScreen, prepare
-from grao.studies.train import answer_held_out, held_out
+from grao.studies.train import answer_held_out, held_out, save_policy
 from grao.types import Example
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
@@ -115,7 +115,6 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
     study, noise, seed, scratch = cell.study, cell.arm.noise, cell.recipe.seed, cell.recipe.output
     final = cell.key.role == "final"
     shutil.rmtree(scratch, ignore_errors=True)
-    set_seed(seed)  # what an adapter starts with must not depend on earlier runs
     ready = prepare(cell.recipe, replace(cell.split, train=exchanged(cell.split.train, noise.references, seed)))
     trainer = ready.trainer
     trainer.source.rewards = counted = StudyMix(trainer.rewards.objectives, noise.rewards, seed)
@@ -127,9 +126,7 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
     trainer.train()
     after = observer.evaluate()
     if study.keep_models and final:
-        model = study.output / "models" / cell.key.name
-        trainer.save_model(str(model))
-        (model / "training_args.bin").unlink(missing_ok=True)  # a pickle
+        save_policy(trainer, study.output / "models" / cell.key.name)
     outcomes = Outcomes(
         prompts=fingerprint(cell.split.test)[:16],
         after=letters([answer.reward for answer in after]),
@@ -260,7 +257,7 @@ def _mean_reward(answers: Sequence[RecordedAnswer]) -> float:
 def _failed(cell: Cell, error: Exception) -> CellRecord:
     """The record of a run that failed; the traceback of what is no user's mistake stays in the scratch folder."""
     line = " ".join(str(error).split())
-    if not isinstance(error, InputError):
+    if not isinstance(error, InputError | BrokenNumbersError):
         line = f"{type(error).__name__}: {line}"
         cell.recipe.output.mkdir(parents=True, exist_ok=True)
         replace_text(cell.recipe.output / "traceback.txt", traceback.format_exc())

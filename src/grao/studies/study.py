@@ -29,6 +29,7 @@ from grao.methods.base import Method, StepGroups
 from grao.methods.grao import GRAO
 from grao.records import study as records
 from grao.records.files import replace_text
+from grao.records.lock import locked
 from grao.reports.study import write_study_report
 from grao.sandbox.world import prepare as build_sandbox
 from grao.studies.cells import Material, best, candidates, study_cells
@@ -59,6 +60,12 @@ def run_study(study: Study, screen: StudyScreen, retry: bool = False) -> records
     if (folder / "manifest.json").exists():
         raise InputError(f"output: {folder} holds a run of `grao train`; choose another folder for the study")
     check_writable(folder)
+    with locked(folder):
+        return _run(study, arms, screen, retry)
+
+
+def _run(study: Study, arms: Sequence[Arm], screen: StudyScreen, retry: bool) -> records.StudyResult:
+    folder = study.output
     arms, material = _in_worlds(arms, screen), Material(study)
     _check_held_out(arms, material)
     (folder / "work").mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ report.html     all of it to look at
 """
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -24,18 +25,22 @@ from grao.config.load import dump_recipe, load_recipe
 from grao.config.recipe import Recipe
 from grao.config.schema import ADAPTER
 from grao.data.encoding import answer_words
-from grao.errors import InputError, RewardUnavailableError
+from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
 from grao.evaluation.metrics import answer_items, evaluation_from_items, make_items
 from grao.records import run as records
+from grao.records.checkpoints import publish, remove
 from grao.records.files import replace_text
+from grao.records.lock import locked
 from grao.records.run import Evaluation, RecordedAnswer, now
 from grao.reports.run import write_report
 from grao.rewards.judge.server import ledger_path
 from grao.rewards.judge.wording import CRITERIA
 from grao.rollouts.base import Sampling
-from grao.studies.prepare import Advance, Prepared, Screen, claim, judge_forecasts, prepare
+from grao.studies.prepare import Advance, Prepared, Screen, claimed, judge_forecasts, prepare
+from grao.studies.settings import changed
 from grao.training.arguments import begin_reporting, refusals
 from grao.training.callbacks import InterruptGuard, SaveLastStep
+from grao.training.trainer import GRAOTrainer
 from grao.types import Encoded
 
 _FILES = (
@@ -46,7 +51,7 @@ _FILES = (
 
 
 class StoppedError(KeyboardInterrupt):
-    """Ctrl-C, with everything saved. Its text says how to resume."""
+    """Ctrl-C, SIGTERM or SIGHUP, with everything saved. Its text says how to resume."""
 
 
 @dataclass(frozen=True)
@@ -64,40 +69,43 @@ def start_run(recipe: Recipe, screen: Screen) -> Finished:
     Raises:
         InputError: for a mistake in recipe, data, model or reward. Before training nothing is left behind.
         RewardUnavailableError: if the reward fails later; the checkpoint is saved.
-        StoppedError: after Ctrl-C; the checkpoint is saved.
+        BrokenNumbersError: if weights or gradients become NaN or infinite; the last checkpoint stays.
+        StoppedError: after Ctrl-C, SIGTERM or SIGHUP; the checkpoint is saved.
     """
     folder = recipe.output
-    claim(folder)
-    ready = prepare(recipe)
-    if ready.trainer.is_world_process_zero():
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_text(folder / "recipe.yaml", dump_recipe(_anchored(recipe)))
-        records.write_manifest(folder, ready.manifest)
-    _introduce(ready, screen)
-    return _carry_out(ready, screen, checkpoint=None)
+    with claimed(folder):
+        ready = prepare(recipe)
+        if ready.trainer.is_world_process_zero():
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_text(folder / "recipe.yaml", dump_recipe(_anchored(recipe)))
+            records.write_manifest(folder, ready.manifest)
+        _introduce(ready, screen)
+        return _carry_out(ready, screen, checkpoint=None)
 
 
 def resume_run(folder: Path, screen: Screen) -> Finished:
-    """Resumes a run from its last checkpoint, as if it had never stopped.
+    """Resumes a run from its last whole checkpoint, as if it had never stopped.
 
     Raises:
-        InputError: if there is no unfinished run in the folder, or its data have changed.
+        InputError: if there is no unfinished run in the folder, it is in use, or what the run rests on has changed.
+        BrokenNumbersError, RewardUnavailableError, StoppedError: as `start_run`.
     """
-    manifest = records.read_manifest(folder)
-    if manifest is None:
-        raise InputError(f"{folder} holds no run to resume: there is no manifest.json in it")
-    if manifest.status == "finished":
-        raise InputError(f"{folder} is finished; look at it with `grao report {folder}`")
-    ready = prepare(load_recipe(folder / "recipe.yaml", values=[("output", str(folder))]))
-    if ready.manifest.data.fingerprint != manifest.data.fingerprint:
-        path = ready.recipe.data.path
-        raise InputError(f"data.path: {path} has changed since {folder} began; restore it, or start a new run")
-    checkpoint = _last_checkpoint(folder)
-    if checkpoint is None and ready.trainer.is_world_process_zero():
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
-    _note(ready, status="running")
-    screen.say(f"going on from {checkpoint.name}" if checkpoint else "no checkpoint yet: starting at step 1")
-    return _carry_out(ready, screen, checkpoint)
+    with locked(folder):
+        manifest = records.read_manifest(folder)
+        if manifest is None:
+            raise InputError(f"{folder} holds no run to resume: there is no manifest.json in it")
+        if manifest.status == "finished":
+            raise InputError(f"{folder} is finished; look at it with `grao report {folder}`")
+        ready = prepare(load_recipe(folder / "recipe.yaml", values=[("output", str(folder))]))
+        _check_unchanged(ready, manifest)
+        checkpoint, passed = ready.trainer.last_checkpoint()
+        if checkpoint is None and ready.trainer.is_world_process_zero():
+            (folder / "metrics.jsonl").unlink(missing_ok=True)
+        _note(ready, status="running")
+        none = "no whole checkpoint is left" if passed else "no checkpoint yet"
+        for line in (*passed, f"going on from {checkpoint.name}" if checkpoint else f"{none}: starting at step 1"):
+            screen.say(line)
+        return _carry_out(ready, screen, checkpoint)
 
 
 def evaluate_run(run: Path, output: Path, screen: Screen) -> Evaluation:
@@ -110,15 +118,14 @@ def evaluate_run(run: Path, output: Path, screen: Screen) -> Evaluation:
     if manifest is None or not (run / "model").is_dir():
         raise InputError(f"{run} holds no finished run: it needs manifest.json and model/")
     elsewhere = output.resolve() != run.resolve()
-    if elsewhere:
-        claim(output)
-    recipe = load_recipe(run / "recipe.yaml", values=[("output", str(output))])
-    before = evaluate_policy(_prepare(recipe), screen, "before")
-    trained = replace(recipe.model, path=str(run / "model"), lora=None)
-    ready = _prepare(replace(recipe, model=trained))
-    answers = {"before": before, "after": evaluate_policy(ready, screen, "after")}
-    source = {"run": str(run)} if elsewhere else {}
-    return _recorded(ready, answers, manifest.model_copy(update={"evaluated": now(), **source}))
+    with claimed(output) if elsewhere else locked(run):
+        recipe = load_recipe(run / "recipe.yaml", values=[("output", str(output))])
+        before = evaluate_policy(_prepare(recipe), screen, "before")
+        trained = replace(recipe.model, path=str(run / "model"), lora=None)
+        ready = _prepare(replace(recipe, model=trained))
+        answers = {"before": before, "after": evaluate_policy(ready, screen, "after")}
+        source = {"run": str(run)} if elsewhere else {}
+        return _recorded(ready, answers, manifest.model_copy(update={"evaluated": now(), **source}))
 
 
 def evaluate_recipe(recipe: Recipe, screen: Screen) -> Evaluation:
@@ -127,15 +134,15 @@ def evaluate_recipe(recipe: Recipe, screen: Screen) -> Evaluation:
     Raises:
         InputError: if the output folder is taken, or no prompts are held out.
     """
-    claim(recipe.output)
-    ready = _prepare(recipe)
-    screen.say(_answers_stand(ready))
-    answers = {"model": evaluate_policy(ready, screen, "model")}
-    ended = {"status": "finished", "finished": now(), "steps": 0}
-    evaluation = _recorded(ready, answers, ready.manifest.model_copy(update=ended))
-    if ready.trainer.is_world_process_zero():
-        replace_text(recipe.output / "recipe.yaml", dump_recipe(recipe))
-    return evaluation
+    with claimed(recipe.output):
+        ready = _prepare(recipe)
+        screen.say(_answers_stand(ready))
+        answers = {"model": evaluate_policy(ready, screen, "model")}
+        ended = {"status": "finished", "finished": now(), "steps": 0}
+        evaluation = _recorded(ready, answers, ready.manifest.model_copy(update=ended))
+        if ready.trainer.is_world_process_zero():
+            replace_text(recipe.output / "recipe.yaml", dump_recipe(recipe))
+        return evaluation
 
 
 def evaluate_policy(ready: Prepared, screen: Screen, title: str) -> list[RecordedAnswer]:
@@ -182,8 +189,7 @@ def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None) -> Fini
         begin_reporting(trainer, ready.recipe.training.trainer)
         before = _answers_before(ready, screen) if evaluated else []
         _train(ready, screen, checkpoint)
-        trainer.save_model(str(folder / "model"))
-        (folder / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle, and manifest.json says more
+        save_policy(trainer, folder / "model")
         if evaluated:
             after = evaluate_policy(ready, screen, "after")
             evaluation = record_answers(ready, {"before": before, "after": after})
@@ -192,10 +198,38 @@ def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None) -> Fini
     return Finished(folder, evaluation, report)
 
 
+def save_policy(trainer: GRAOTrainer, folder: Path) -> None:
+    """The model as it is now, in a folder of its own: whole or not there."""
+    draft = folder.with_name(f".{folder.name}.part")
+    remove(draft)
+    trainer.save_model(str(draft))
+    if trainer.args.should_save:
+        (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle, and manifest.json says more
+        publish(draft, folder)
+    trainer.accelerator.wait_for_everyone()
+
+
 def _prepare(recipe: Recipe) -> Prepared:
-    """As `prepare`, for an evaluation alone: no memory for training."""
+    """As `prepare`, for an evaluation alone: no memory for training, and no word about its settings."""
     training, evaluation = replace(recipe.training, measure_kl=False), replace(recipe.evaluation, enabled=True)
-    return prepare(replace(recipe, training=training, evaluation=evaluation, watch=None))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "training.learning_rate")
+        return prepare(replace(recipe, training=training, evaluation=evaluation, watch=None))
+
+
+def _check_unchanged(ready: Prepared, began: records.Manifest) -> None:
+    """Makes sure that a run that is to be resumed rests on what it began with.
+
+    Raises:
+        InputError: naming the data, the setting or the file that is another one now.
+    """
+    folder, recipe = ready.recipe.output, ready.recipe
+    if ready.manifest.data.fingerprint != began.data.fingerprint:
+        raise InputError(
+            f"data.path: {recipe.data.path} has changed since {folder} began; restore it, or start a new run"
+        )
+    if began.decisive and (change := changed(began.decisive, ready.manifest.decisive)):
+        raise InputError(f"{folder}/recipe.yaml: {change} since the run began; restore it, or start a new run")
 
 
 def _recorded(ready: Prepared, answers: dict[str, list[RecordedAnswer]], manifest: records.Manifest) -> Evaluation:
@@ -229,37 +263,34 @@ def _train(ready: Prepared, screen: Screen, checkpoint: Path | None) -> None:
             if trainer.state.global_step == 0:
                 raise
             saved = "the last checkpoint counts"
-            if trainer.accelerator.num_processes == 1:  # several cannot save here: the others may not have failed
-                trainer.save_checkpoint()
+            # Several processes cannot save here: the others may not have failed.
+            if trainer.accelerator.num_processes == 1 and trainer.save_checkpoint():
                 saved = f"step {trainer.state.global_step} is saved"
             raise type(error)(f"{error}; {saved}") from error
     if interrupt.interrupted:
         raise StoppedError(f"stopped, step {trainer.state.global_step} of {ready.steps} is saved")
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint: the trainer's state is written last, and its closing brace ends it."""
-    states = (folder / "checkpoints").glob("checkpoint-*/trainer_state.json")
-    complete = [state.parent for state in states if state.read_bytes().endswith(b"\n}\n")]
-    return max(complete, key=lambda checkpoint: int(checkpoint.name.removeprefix("checkpoint-")), default=None)
-
-
 @contextmanager
 def _accounted(ready: Prepared) -> Iterator[None]:
     """If a run ends early, records that in its manifest and tells the user how to resume."""
     go_on = f"continue with: grao train --resume {ready.recipe.output}"
+    ended = "failed"
     try:
         yield
-    except (InputError, RewardUnavailableError) as error:
-        _note(ready, status="failed")
+        ended = ""
+    except (InputError, RewardUnavailableError, BrokenNumbersError) as error:
         raise type(error)(f"{error}, {go_on}") from error
     except KeyboardInterrupt as stop:
-        _note(ready, status="interrupted")
+        ended = "interrupted"
         raise StoppedError(f"{str(stop) or 'stopped'}; {go_on}") from None
-    except Exception:
-        with suppress(OSError):
-            _note(ready, status="failed")
+    except Exception as error:
+        error.add_note(go_on)
         raise
+    finally:
+        if ended:
+            with suppress(OSError):  # such as a full disk, of which the error tells already
+                _note(ready, status=ended)
 
 
 def _note(ready: Prepared, **values: Any) -> None:

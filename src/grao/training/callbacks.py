@@ -1,17 +1,25 @@
-"""What happens beside the steps: metrics on disk, and Ctrl-C that loses nothing."""
+"""What happens beside the steps: metrics on disk, and signals that lose nothing."""
 
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from grao.errors import InputError
+from grao.records.checkpoints import checkpoints
+from grao.records.files import sync
 from grao.records.run import MetricsLog
+from grao.signals import handled, stop
+
+_HASTE = 2.0
+"""Seconds within which a second Ctrl-C is an echo: a launcher passes on what the terminal has sent to all."""
 
 
 class MetricsCallback(TrainerCallback):
@@ -25,8 +33,8 @@ class MetricsCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Forgets what a resumed run will do again; refuses to write into another run."""
         self._begin, self._training = time.perf_counter(), True
-        if state.global_step == 0 and self._log.path.exists():
-            folder = self._log.path.parent
+        folder = self._log.path.parent
+        if state.global_step == 0 and (self._log.path.exists() or checkpoints(folder / "checkpoints")):
             raise InputError(f"{folder} already holds another run; resume it or choose another output folder")
         if state.is_world_process_zero:
             self._begin -= self._log.keep_until(state.global_step)
@@ -45,6 +53,11 @@ class MetricsCallback(TrainerCallback):
         """What is evaluated later is no part of the training."""
         self._training = False
 
+    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """What stands in the log until a checkpoint is as safe as that."""
+        if state.is_world_process_zero and self._log.path.exists():
+            sync(self._log.path)
+
 
 class SaveLastStep(TrainerCallback):
     """Saves a checkpoint after the last step, so that a run whose final evaluation fails can be resumed from there."""
@@ -55,7 +68,9 @@ class SaveLastStep(TrainerCallback):
 
 
 class InterruptGuard(TrainerCallback):
-    """Within its context, Ctrl-C finishes the step, saves a checkpoint and stops; a second one stops at once.
+    """Within its context, Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and stop.
+
+    A second Ctrl-C stops at once. Of several processes it is enough that one gets the signal.
 
     Args:
         notify: called once with a line for the user.
@@ -64,23 +79,33 @@ class InterruptGuard(TrainerCallback):
     def __init__(self, notify: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:  # noqa: T201
         self.interrupted = False
         self._notify = notify
-        self._previous: Any = None
+        self._handled = ExitStack()
+        self._since = 0.0
 
     def __enter__(self) -> Self:
-        self._previous = signal.signal(signal.SIGINT, self._on_signal)
+        self._handled.enter_context(handled(self._on_signal))
         return self
 
     def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+        self._handled.close()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Saves and stops if the signal came."""
+        """Saves and stops if the signal came, here or in another process."""
+        if args.world_size > 1:
+            seen = torch.tensor(float(self.interrupted), device=args.device)
+            torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
+            self.interrupted = bool(seen)
         if self.interrupted:
             control.should_save = control.should_training_stop = True
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:
-            signal.signal(signal.SIGINT, self._previous)
-            raise KeyboardInterrupt
-        self.interrupted = True
-        self._notify("stopping after this step, the checkpoint will be saved; press Ctrl-C again to stop at once")
+        now = time.monotonic()
+        if number == signal.SIGINT and self.interrupted and now - self._since > _HASTE:
+            self._handled.close()
+            stop(number, frame)
+        if not self.interrupted:
+            self.interrupted, self._since = True, now
+            with suppress(OSError, RuntimeError):  # a terminal that is gone, or in the middle of a line
+                self._notify(
+                    "stopping after this step, the checkpoint will be saved; press Ctrl-C again to stop at once"
+                )

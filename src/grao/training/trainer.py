@@ -6,6 +6,7 @@ Left out: models split over processes (FSDP, DeepSpeed stage 3), which sampling 
 """
 
 import json
+import math
 import time
 import warnings
 from collections import defaultdict
@@ -15,18 +16,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+from accelerate.utils import set_seed
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from grao.chat import set_arguments
 from grao.config.recipe import GRAOConfig, total_steps
 from grao.data.encoding import EncodedSet, encode_examples, end_token_id, settled_turn, token_texts
 from grao.data.load import examples_from_dataset
-from grao.engine.loading import extend_stops, likeliest_stop, load_model, load_tokenizer, stop_token_ids
-from grao.errors import InputError
+from grao.engine.loading import (
+    check_finite,
+    extend_stops,
+    likeliest_stop,
+    load_model,
+    load_tokenizer,
+    stop_token_ids,
+)
+from grao.errors import BrokenNumbersError, InputError
 from grao.groups import reward_groups, sample_groups
 from grao.methods.base import Method
 from grao.records.files import replace_text
@@ -41,6 +51,7 @@ from grao.training.arguments import (
     training_arguments,
 )
 from grao.training.callbacks import MetricsCallback
+from grao.training.checked import CheckedTrainer
 from grao.training.experience import ExperienceSource, Update
 from grao.training.learner import Learner, together, without_head
 from grao.training.metrics import step_metrics, with_logged
@@ -56,7 +67,7 @@ _PROBES = 16
 """References on which a model with several stop tokens is asked which one it uses."""
 
 
-class GRAOTrainer(Trainer):
+class GRAOTrainer(CheckedTrainer):
     """Aligns a model with GRAO.
 
     Args:
@@ -96,10 +107,13 @@ class GRAOTrainer(Trainer):
         if not isinstance(args, GRAOConfig):
             order = "GRAOTrainer takes model, args, train_dataset, reward_funcs (TRL another order); give them by name"
             raise InputError(f"args must be a GRAOConfig, got {type(args).__name__}: {order}")
+        self.folder = args.output_dir
         self.config, self.rewards, self.watch = args, as_mix(reward_funcs), watch
         self.method = method or args.method
         policy = load_model(model) if isinstance(model, str) else model
+        set_seed(args.seed)  # what an adapter begins with must follow from the seed
         policy = get_peft_model(policy, peft_config) if peft_config else policy
+        check_finite(policy, "model")
         self.tokenizer = processing_class or load_tokenizer(policy.config._name_or_path)
         if args.chat_template_kwargs:
             self.tokenizer = deepcopy(self.tokenizer)
@@ -159,16 +173,19 @@ class GRAOTrainer(Trainer):
         self._logged.clear()
         for mix in self._mixes():
             mix.surround(trainer_state=self.state, log_metric=self._log_metric)
+        self.step, self.between_steps = step, True
         method = self.source.method = self.method.at(self._method_state)
         self.sampler()
         update = self.source.update(inputs["step"])
+        watched = self.watch.numbers(update.experience) if self.watch and self.watch.due(step) else {}
         sampled = time.perf_counter()
         before = self.learner.before(model, update, method)
         seen = [self.learner.gradient(model, update, before, method)]
         for _ in range(method.needs.updates - 1):
             self._optimise(model)
             seen.append(self.learner.gradient(model, update, before, method))
-        watched = self.watch.numbers(update.experience) if self.watch and self.watch.due(step) else {}
+        if not all(map(math.isfinite, self._total(torch.stack([each.loss for each in seen])))):
+            raise BrokenNumbersError("the loss is not finite")
         more = {**self.learner.speedometer.operations(update), **watched}
         metrics = step_metrics(update, together(seen), method, self.accelerator, more)
         if self.watch and watched:
@@ -207,8 +224,9 @@ class GRAOTrainer(Trainer):
 
     def _optimise(self, model: nn.Module) -> None:
         """An optimiser step between two updates on the same samples; transformers makes the last one."""
-        if self.args.max_grad_norm > 0:
-            self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+        limit = self.args.max_grad_norm or math.inf
+        self._get_grad_norm(model, self.accelerator.clip_grad_norm_(model.parameters(), limit))
+        self.between_steps = False
         cast(Optimizer, self.optimizer).step()
 
     def time_update(self, update: Update) -> float:
@@ -269,10 +287,6 @@ class GRAOTrainer(Trainer):
             watched = self.watch.state() if self.watch else []
             state = {"method": self._method_state, "watch": watched, "steps": self._steps}
             replace_text(Path(output_dir, STATE), json.dumps(state))
-
-    def save_checkpoint(self) -> None:
-        """Weights, optimiser and state as they are after the last complete step."""
-        self._save_checkpoint(self.model_wrapped, trial=None)
 
     def _encode(self, examples: Sequence[Example], policy: nn.Module, with_rejected: bool = False) -> EncodedSet:
         data, tokens = self.config.data, self.config.data.max_prompt_tokens

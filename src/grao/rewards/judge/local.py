@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grao.chat import guarded, prompt_text, set_arguments, token_ids, turn_of
 from grao.config.rewards import LocalJudgeConfig
 from grao.core import merge_ties, rounding
-from grao.engine.loading import load_model, load_tokenizer
+from grao.engine.loading import check_finite, load_model, load_tokenizer
 from grao.engine.padded import completion_likelihood
 from grao.errors import InputError
 from grao.rewards.judge.base import KNOWN, JudgedPair, JudgeTally, Orders, Pair, Shown, combine, orders_of
@@ -44,7 +44,7 @@ class LocalJudge:
         batch_size: questions that are forwarded at once.
 
     Raises:
-        InputError: if the tokenizer cannot write the verdicts.
+        InputError: if the tokenizer cannot write the verdicts, or a weight of the model is not finite.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class LocalJudge:
         self.name = str(model.config._name_or_path).rstrip("/").rpartition("/")[2] or "judge"
         self.tally = JudgeTally()
         self._turn = turn_of(tokenizer)
+        check_finite(model, f"judge {self.name}")
         if not all(self._tokens(Shown(KNOWN, swapped=False))[1]):
             message = "its tokenizer cannot tell the three verdicts apart; choose another model"
             raise InputError(f"judge {self.name}: {message}")

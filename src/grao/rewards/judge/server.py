@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -202,4 +203,4 @@ class _Round:
 
 def ledger_path(ledger: Path | None, output: Path) -> Path:
     """The ledger of a judge; by default one for all runs in the same folder."""
-    return ledger or output.absolute().parent / "judge-ledger.sqlite"
+    return Path(os.path.expanduser(ledger)) if ledger else output.absolute().parent / "judge-ledger.sqlite"
