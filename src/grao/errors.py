@@ -12,3 +12,8 @@ class RewardUnavailableError(RuntimeError):
 class BrokenNumbersError(ArithmeticError):
     """Weights, a loss, a gradient or logits are not finite. Nothing of it is saved, the last checkpoint counts. Exit
     code 4."""
+
+
+def one_line(error: BaseException, length: int = 300) -> str:
+    """What another library says, on one line."""
+    return " ".join(str(error).split())[:length]

@@ -59,7 +59,9 @@ class ModelConfig:
     """Which model is aligned."""
 
     path: Annotated[Text, Field(examples=["Qwen/Qwen2.5-0.5B-Instruct"])]
-    """A model folder or hub id (safetensors only)."""
+    """A model or adapter folder, the folder of a run, or a hub id (safetensors only)."""
+    adapter: Literal["continue", "merge"] = "continue"
+    """An adapter in `path` goes on training, or is merged into its base and all weights, or a new one, are trained."""
     lora: LoraConfig | None = None
     """Train an adapter instead of all weights."""
     dtype: Dtype = "float32"

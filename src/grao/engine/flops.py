@@ -67,11 +67,12 @@ class Cost:
                 count = parameter.numel() * (used if ".experts." in name else 1.0)
                 weights += count
                 trained += count * parameter.requires_grad
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", 0)  # 0: there is no attention
+        width = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
         return Cost(
             token=2 * weights,
             prediction=2 * output.numel(),
-            pair=4 * config.num_hidden_layers * config.num_attention_heads * width,
+            pair=4 * config.num_hidden_layers * heads * width,
             backward=1 + trained / max(weights, 1.0),
         )
 

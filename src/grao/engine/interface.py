@@ -1,7 +1,8 @@
 """What one pass through the model shows, and what a way through the model promises."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -74,6 +75,17 @@ def transformers_model(model: nn.Module) -> PreTrainedModel:
     while not hasattr(model, "get_output_embeddings"):
         model = cast(nn.Module, model.module)
     return cast(PreTrainedModel, model)
+
+
+@contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Within it, the model is in training or in evaluation mode."""
+    before = model.training
+    model.train(training)
+    try:
+        yield
+    finally:
+        model.train(before)
 
 
 def sent(values: Sequence[Any] | Tensor, device: torch.device) -> Tensor:

@@ -21,8 +21,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from grao.engine.adapters import adapter_at, merged, model_folder, whole_weights
 from grao.engine.padded import completion_likelihood
-from grao.errors import InputError
+from grao.errors import InputError, one_line
 from grao.types import TokenIds
 
 _DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -33,29 +34,35 @@ _CHECKED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 def load_model(
     path: str, dtype: str = "float32", attention: str = "sdpa", trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """A causal language model.
+    """A causal language model. An adapter is merged into its base.
 
     Args:
-        path: model folder or hub id.
+        path: model folder, folder of a run, or hub id.
         dtype: `auto`, `float32` or `bfloat16`.
-        attention: attention implementation of transformers.
+        attention: attention implementation of transformers; a model without `sdpa` takes `eager`, with a warning.
         trust_remote_code: run Python code that comes with the checkpoint.
 
     Raises:
-        InputError: if there is no such model, it has no safetensors weights, or they are not complete and finite.
+        InputError: if there is no such model, it is no causal language model, or its weights are no safetensors, not
+            complete or not finite.
     """
+    if adapter := adapter_at(path):
+        return merged(adapter, lambda base: load_model(base, dtype, attention, trust_remote_code))
     tried = f"cannot load {path!r}" if Path(path).exists() else f"no folder {path!r} here, and not from the hub"
-    with _loading(path, tried):
+    with _loading(path, tried if attention == "sdpa" else f"{tried} with model.attention: {attention}") as folder:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
+            folder,
             dtype=_DTYPES[dtype],
-            attn_implementation=attention,
+            attn_implementation=None if attention == "sdpa" else attention,  # None: sdpa where the model has it
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
         )
-    model, report = loaded
-    return _sound(model, path, report["missing_keys"])
+    model: PreTrainedModel = _sound(loaded[0], path, loaded[1]["missing_keys"])
+    if attention != (used := model.config._attn_implementation):
+        name = type(model).__name__
+        warnings.warn(f"model.attention: {name} has no {attention}, so {used} is taken", stacklevel=2)
+    return model
 
 
 def load_reward_model(path: str, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
@@ -89,10 +96,19 @@ def new_reward_model(path: str, dtype: str = "float32", trust_remote_code: bool 
 
 
 def _classifier(path: str, dtype: str, trust_remote_code: bool, **config: int) -> tuple[PreTrainedModel, set[str]]:
-    """The model, and the weights that its checkpoint lacks."""
-    with _loading(path, f"cannot load {path!r} as a reward model"):
+    """The model, and the weights that its checkpoint lacks. An adapter is merged into its base."""
+    lacking: set[str] = set()
+    if adapter := adapter_at(path):
+
+        def load(base: str) -> PreTrainedModel:
+            model, missing = _classifier(base, dtype, trust_remote_code, num_labels=1)
+            lacking.update(missing)
+            return model
+
+        return merged(adapter, load, task=None), lacking - whole_weights(adapter)
+    with _loading(path, f"cannot load {path!r} as a reward model") as folder:
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            path,
+            folder,
             dtype=_DTYPES[dtype],
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
@@ -108,10 +124,16 @@ def load_encoder(path: str) -> PreTrainedModel:
     Raises:
         InputError: if there is no such model, or it has no safetensors weights.
     """
-    with _loading(path, f"cannot load {path!r} as an encoder"):
-        model, report = AutoModel.from_pretrained(path, use_safetensors=True, output_loading_info=True)
-    _sound(model, path, report["missing_keys"]).eval().requires_grad_(False)
-    return cast(PreTrainedModel, model)
+    if adapter := adapter_at(path):
+        language = adapter.config.task_type == "CAUSAL_LM"  # whose names of layers are those of the whole model
+        whole: Any = merged(adapter, load_model) if language else merged(adapter, load_encoder, task=None)
+        model: PreTrainedModel = whole.base_model
+    else:
+        with _loading(path, f"cannot load {path!r} as an encoder") as folder:
+            loaded: Any = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+        model = _sound(loaded[0], path, loaded[1]["missing_keys"])
+    model.eval().requires_grad_(False)
+    return model
 
 
 def broken_tensor(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
@@ -147,13 +169,16 @@ def _sound(model: PreTrainedModel, path: str, missing: Collection[str] = ()) -> 
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a model, with a padding token.
+    """The tokenizer beside a model, with a padding token. Where none is beside an adapter, its base's.
 
     Raises:
         InputError: if there is none.
     """
-    with _loading(path, f"no tokenizer in {path!r}"):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    adapter = adapter_at(path)
+    if adapter and not adapter.file("tokenizer_config.json"):
+        return load_tokenizer(adapter.base, trust_remote_code)
+    with _loading(path, f"no tokenizer in {path!r}") as folder:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -220,7 +245,7 @@ def add_adapter(
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise InputError(f"model.lora.target_modules: {_one_line(error)}") from error
+        raise InputError(f"model.lora.target_modules: {one_line(error)}") from error
 
 
 def parameter_count(model: torch.nn.Module, trainable: bool = False) -> int:
@@ -241,9 +266,9 @@ def usual_learning_rate(model: torch.nn.Module) -> float:
 
 
 @contextmanager
-def _loading(path: str, problem: str) -> Iterator[None]:
-    """Tells what is wrong with a model folder, or why loading from it fails, in one line that begins with `problem`."""
-    folder = Path(path)
+def _loading(path: str, problem: str) -> Iterator[str]:
+    """Gives the folder or hub id, and tells what is wrong with it in one line that begins with `problem`."""
+    folder = Path(model_folder(path))
     if folder.is_file():
         raise InputError(f"model.path: {path!r} is a file; give the folder that holds config.json")
     if folder.is_dir() and not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
@@ -251,10 +276,6 @@ def _loading(path: str, problem: str) -> Iterator[None]:
     if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise InputError(f"model.path: there is no folder {path!r}")
     try:
-        yield
+        yield model_folder(path)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise InputError(f"model.path: {problem}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        raise InputError(f"model.path: {problem}: {one_line(error)}") from error

@@ -1,4 +1,4 @@
-"""The plain way through the model: one row an answer, padded. Works for every causal language model."""
+"""The plain way through the model: one row an answer, padded."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from grao.types import Batch, TokenIds
 
 @dataclass(frozen=True)
 class PaddedEngine:
-    """One row an answer, padded to the longest; works for every causal language model."""
+    """One row an answer, padded to the longest; works for every causal language model that takes a padding mask."""
 
     pad_id: int = 0
 
@@ -53,6 +53,21 @@ class PaddedEngine:
                 shares[row, before - len(group.item.prompt_ids) : before] = 1 / max(copies[group.number], 1)
                 shares[row, before : before + len(answer.ids)] = 1
         return shares.flatten()
+
+
+class EvenEngine(PaddedEngine):
+    """As `PaddedEngine`, with prompts of one length together: for models that see the padding in front of a prompt."""
+
+    def plan(self, batch: Batch, token_budget: int, whole_groups: bool = False) -> Plan:
+        """See `Engine.plan`."""
+        rows_of: dict[int, list[int]] = {}
+        for row, length in enumerate(batch.prompt_lengths):
+            rows_of.setdefault(length, []).append(row)
+        plans = [
+            (rows, super(EvenEngine, self).plan(batch.select(rows), token_budget, whole_groups))
+            for rows in rows_of.values()
+        ]
+        return [[rows[index] for index in part] for rows, plan in plans for part in plan]
 
 
 def plan_padded(
@@ -134,7 +149,7 @@ def completion_likelihood(
         position_ids=(attention.cumsum(dim=1) - 1).clamp(min=0),
         use_cache=False,
         logits_to_keep=length + 1,
-    ).logits[:, :-1]
+    ).logits[:, -length - 1 : -1]  # some models give all of them, whatever they are asked for
     precise = torch.promote_types(logits.dtype, torch.float32)
     logps = F.log_softmax(logits.to(precise) / temperature, dim=-1)  # (S, T, V)
     mask = attention[:, prompt_length:].bool()
@@ -142,3 +157,12 @@ def completion_likelihood(
     with torch.no_grad():
         entropies = -(logps.exp() * logps).sum(dim=-1) * mask
     return Likelihood(mean=tokens.sum(dim=1) / mask.sum(dim=1), tokens=tokens, mask=mask, entropies=entropies)
+
+
+@torch.no_grad()
+def plain_logps(model: nn.Module, prompt: TokenIds, completion: TokenIds) -> Tensor:
+    """(T,), log-likelihood of a completion's tokens by a forward pass of one text, as the model does it by itself."""
+    ids = torch.tensor([[*prompt, *completion]], device=next(model.parameters()).device)
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    logps = logits.float().log_softmax(dim=-1)
+    return logps.gather(-1, ids[0, len(prompt) :, None]).squeeze(-1)

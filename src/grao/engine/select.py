@@ -1,17 +1,25 @@
 """Which way through the model is taken: `packed` where it gives the same numbers for the model, else `padded`."""
 
+from contextlib import suppress
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from grao.engine import attention
-from grao.engine.interface import Engine, transformers_model
+from grao.engine.interface import Engine, mode, transformers_model
+from grao.engine.limits import embedded_tokens
 from grao.engine.packed import PackedEngine
-from grao.engine.padded import PaddedEngine
+from grao.engine.padded import EvenEngine, PaddedEngine, plain_logps
+from grao.errors import InputError, one_line
 from grao.types import Answer, Batch, Encoded, Example, Group
 
 _TOLERANCE, _TOLERANCE_HALF = 1e-3, 5e-2
 """Nats per token by which the engines may differ, in single and in half precision."""
+_ALONE_HALF = 0.5
+"""The same in half precision for one text among several and alone, where nothing that is right may be refused."""
+_TOGETHER = 1000
+"""Tokens that are more than those of the sequences on which this is tried."""
 
 
 def engine_for(model: nn.Module, pad_id: int) -> Engine:
@@ -19,19 +27,30 @@ def engine_for(model: nn.Module, pad_id: int) -> Engine:
 
     The model's attention is switched on the way, on a GPU to FlexAttention if that works, else to the packed
     attention by segments; for sampling both are plain SDPA.
+
+    Raises:
+        InputError: if the model cannot be trained on text, or gives other numbers for several texts than for one.
     """
-    inner, padded = transformers_model(model), PaddedEngine(pad_id)
-    if not _eligible(inner):
-        return padded
-    before = inner.config._attn_implementation
-    for name in (attention.FLEX, attention.NAME) if inner.device.type == "cuda" else (attention.NAME,):
-        try:
-            inner.set_attn_implementation(name)
-            if _agree(model, padded, PackedEngine()):
-                return PackedEngine()
-        except (ValueError, TypeError, RuntimeError, AttributeError, IndexError):
-            pass  # an attention that takes no plan, or one that asks for what the packed one does not honour
-        inner.set_attn_implementation(before)
+    inner, batch = transformers_model(model), _random_batch(model)
+    problem = f"model: {type(inner).__name__} cannot be trained"
+    try:
+        engines = PaddedEngine(pad_id), EvenEngine(pad_id)
+        padded = next((engine for engine in engines if _as_alone(model, engine, batch)), None)
+        if padded is None:
+            raise InputError(f"{problem}: with several texts at once it gives other probabilities than with one")
+        before = inner.config._attn_implementation
+        names = (attention.FLEX, attention.NAME) if inner.device.type == "cuda" else (attention.NAME,)
+        for name in names if _eligible(inner) else ():
+            with suppress(ValueError, TypeError, RuntimeError, AttributeError, IndexError):
+                # an attention that takes no plan, or one that asks for what the packed one does not honour
+                inner.set_attn_implementation(name)
+                if _agree(model, padded, PackedEngine(), batch):
+                    return PackedEngine()
+            inner.set_attn_implementation(before)
+        with torch.no_grad(), mode(model, training=True):
+            padded.run(model, batch)  # some ask for more than text while training
+    except (ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+        raise error if isinstance(error, InputError) else InputError(f"{problem}: {one_line(error)}") from error
     return padded
 
 
@@ -47,29 +66,42 @@ def _eligible(model: PreTrainedModel) -> bool:
     )
 
 
-def _agree(model: nn.Module, plain: Engine, fast: Engine) -> bool:
-    """Whether two engines see the same on a few random sequences, gradient included, also while training."""
-    config = transformers_model(model).config.get_text_config()
-    draw = torch.Generator().manual_seed(0)
+def _random_batch(model: nn.Module) -> Batch:
+    """A few random sequences with prompts of two lengths."""
+    draw, rows = torch.Generator().manual_seed(0), embedded_tokens(transformers_model(model))
 
     def tokens(length: int) -> tuple[int, ...]:
-        return tuple(torch.randint(0, config.vocab_size, (length,), generator=draw).tolist())
+        return tuple(torch.randint(0, rows, (length,), generator=draw).tolist())
 
     prompts = [Encoded(Example("", "", None, {}, 0), "", tokens(length), "", ()) for length in (7, 3)]
     answers = [Answer(tokens(length), weight=weight) for length, weight in ((5, 1.0), (1, -0.5), (9, 0.25), (4, 2.0))]
-    batch = Batch((Group(prompts[0], tuple(answers[:3]), 0), Group(prompts[1], tuple(answers[3:]), 1)))
+    return Batch((Group(prompts[0], tuple(answers[:3]), 0), Group(prompts[1], tuple(answers[3:]), 1)))
+
+
+def _as_alone(model: nn.Module, engine: Engine, batch: Batch) -> bool:
+    """Whether each sequence has the likelihood that the model's own forward pass gives it alone."""
+    gaps = []
+    with torch.no_grad(), mode(model, training=False):
+        for rows in engine.plan(batch, _TOGETHER):
+            part = batch.select(rows)
+            texts = zip(part.owners, part.answers, engine.run(model, part).mean, strict=True)
+            gaps += [mean - plain_logps(model, g.item.prompt_ids, answer.ids).mean() for g, answer, mean in texts]
+    return bool(torch.stack(gaps).abs().max() < (_ALONE_HALF if _is_half(model) else _TOLERANCE))
+
+
+def _is_half(model: nn.Module) -> bool:
+    return next(model.parameters()).dtype.itemsize < 4
+
+
+def _agree(model: nn.Module, plain: Engine, fast: Engine, batch: Batch) -> bool:
+    """Whether two engines see the same on a few random sequences, gradient included, also while training."""
     weight = next((parameter for parameter in model.parameters() if parameter.requires_grad), None)
-    training = model.training
-    try:
-        model.eval()
+    with mode(model, training=False):
         seen = [engine.run(model, batch) for engine in (plain, fast)]
         slopes = [torch.autograd.grad(shown.loss, weight)[0] for shown in seen] if weight is not None else []
-        model.train()
+    with mode(model, training=True):
         fast.run(model, batch)  # raises where attention drops out
-    finally:
-        model.train(training)
-    half = torch.finfo(next(model.parameters()).dtype).bits < 32
-    tolerance = _TOLERANCE_HALF if half else _TOLERANCE
+    tolerance = _TOLERANCE_HALF if _is_half(model) else _TOLERANCE
     gap = max((seen[0].mean - seen[1].mean).abs().max(), (seen[0].loss - seen[1].loss).abs())
     steep = [(slope - slopes[0]).norm() - 2 * tolerance * slopes[0].norm() for slope in slopes]
     return bool(gap < tolerance) and all(bool(excess <= 0) for excess in steep)

@@ -6,7 +6,8 @@ than the mean, prefixes such as `query:`, and a projection behind the encoder.
 
 import math
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grao.chat import conversation_ids, set_arguments
 from grao.config.recipe import Recipe
 from grao.config.rewards import RewardConfig, RewardModelConfig
+from grao.engine.limits import check_tokens, padding_id, positions
 from grao.engine.loading import check_finite, load_reward_model, load_tokenizer
 from grao.engine.padded import plan_padded
 from grao.errors import InputError
@@ -58,15 +60,27 @@ class _ModelReward(ScoredReward):
         check_finite(model, f"reward {self.name}")
         self.model = model.eval().requires_grad_(False).to(local_device())
         self.tokenizer, self._token_budget = tokenizer, token_budget
-        self._pad_id = int(tokenizer.pad_token_id or 0)
-        self._positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._pad_id = padding_id(tokenizer, model)
+        self._longest = int(min(positions(model) or math.inf, tokenizer.model_max_length))
+
+    def _shortened(
+        self, sequences: Iterable[list[int]], kept: str, cut: Callable[[list[int]], list[int]]
+    ) -> list[list[int]]:
+        """Those that the model can read as they are, longer ones cut."""
+        whole = list(sequences)
+        check_tokens(self.model, self.tokenizer, f"reward {self.name}", [max(ids, default=0) for ids in whole])
+        if any(len(ids) > self._longest for ids in whole):
+            warnings.warn(
+                f"reward {self.name}: texts of more than {self._longest} tokens are cut, {kept}", stacklevel=3
+            )
+        return [ids if len(ids) <= self._longest else cut(ids) for ids in whole]
 
 
 class RewardModel(_ModelReward):
     """r(x) is the one output of a sequence classifier, whose tokenizer has a padding token.
 
     Prompt and answer are read as `grao reward train` shows them in training (`conversation_ids`). What is longer
-    than the model's positions is cut on the left, so that the answer stays.
+    than the model can read is cut on the left, so that the answer stays, but for a special token at the beginning.
     """
 
     @classmethod
@@ -119,9 +133,14 @@ class RewardModel(_ModelReward):
             InputError: if the chat template refuses a conversation.
         """
         # The model looks for the last token before the padding.
-        self.model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
-        sequences = [ids[-(self._positions or 0) :] for ids in conversation_ids(self.tokenizer, prompts, answers)]
+        self.model.config.get_text_config().pad_token_id = self._pad_id
+        ids = conversation_ids(self.tokenizer, prompts, answers)
+        sequences = self._shortened(ids, "the end with the answer is kept", self._cut_left)
         return forward_rows(self.model, sequences, self._pad_id, self._token_budget, _output)
+
+    def _cut_left(self, ids: list[int]) -> list[int]:
+        first = [token for token in ids[:1] if token in self.tokenizer.all_special_ids]  # a classifier may look there
+        return first + ids[len(ids) - self._longest + len(first) :]
 
 
 class EmbeddingSimilarity(_ModelReward):
@@ -144,10 +163,10 @@ class EmbeddingSimilarity(_ModelReward):
 
     def vectors(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors of N texts, (N, hidden) float64; of an empty text 0."""
-        longest = int(min(self._positions or math.inf, self.tokenizer.model_max_length))
         ids: list[list[int]] = self.tokenizer(list(texts), verbose=False)["input_ids"]
         # A text without tokens is encoded as padding and then taken out.
-        sequences = [tokens[:longest] or [self._pad_id] for tokens in ids]
+        shown = self._shortened(ids, "their beginning is kept", lambda tokens: tokens[: self._longest])
+        sequences = [tokens or [self._pad_id] for tokens in shown]
         vectors = normalize(forward_rows(self.model, sequences, self._pad_id, self._token_budget, _mean_vector), dim=-1)
         vectors[[index for index, tokens in enumerate(ids) if not tokens]] = 0.0
         return vectors

@@ -23,13 +23,15 @@ _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, 
 """Whether this build of PyTorch has oneDNN's product with reordered weights, which its own compiler uses."""
 
 
-def expanded(cache: Cache, repeats: int, room: int) -> None:
-    """Copies every row of a prompt's cache `repeats` times, with room for `room` tokens behind it.
+def expanded(cache: Cache, rows: Tensor, room: int) -> None:
+    """The cache of these rows, each as often as it is named, with room for `room` tokens behind it.
 
-    Layers that keep a window only stay as they are, repeated; their copies are bounded by the window.
+    Layers that keep a window or a state only stay what they are; their copies do not grow.
     """
     cache.layers = [
-        GrowingLayer(layer, repeats, min(room, _ROOM)) if type(layer) is DynamicLayer else _repeated(layer, repeats)
+        GrowingLayer(layer, rows, min(room, _ROOM))
+        if type(layer) is DynamicLayer and layer.is_initialized
+        else _taken(layer, rows)
         for layer in cache.layers
     ]
 
@@ -39,17 +41,17 @@ class GrowingLayer(DynamicLayer):
 
     Args:
         layer: what it begins with.
-        repeats: copies of each row.
+        rows: of the layer, each as often as it is named.
         room: tokens to reserve behind it.
     """
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, layer: Any, repeats: int = 1, room: int = _ROOM) -> None:
+    def __init__(self, layer: Any, rows: Tensor, room: int = _ROOM) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.lazy_initialization(layer.keys, layer.values)
-        self._hold(layer.keys.repeat_interleave(repeats, 0), layer.values.repeat_interleave(repeats, 0), room)
+        self._hold(layer.keys[rows], layer.values[rows], room)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Appends (rows, heads, T, D) keys and values; returns all of them."""
@@ -62,10 +64,10 @@ class GrowingLayer(DynamicLayer):
         self._show(end)
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keeps some rows; the room behind them stays."""
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keeps these rows; the room behind them stays."""
         room = self._key_buffer.shape[-2] - self.keys.shape[-2]
-        self._hold(self.keys[indices], self.values[indices], room)
+        self._hold(self.keys[beam_idx], self.values[beam_idx], room)
 
     def _hold(self, keys: Tensor, values: Tensor, room: int) -> None:
         length = keys.shape[-2]
@@ -116,6 +118,6 @@ def _with_room(states: Tensor, room: int) -> Tensor:
     return buffer
 
 
-def _repeated(layer: Any, repeats: int) -> Any:
-    layer.batch_repeat_interleave(repeats)
+def _taken(layer: Any, rows: Tensor) -> Any:
+    layer.reorder_cache(rows)  # the one selection of rows that every kind of layer has, for beam search
     return layer

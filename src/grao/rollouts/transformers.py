@@ -1,24 +1,52 @@
 """Sampling from a transformers model in this process.
 
 Each prompt is read once, its cache is copied for the G samples of the group, and rows that have ended leave the batch.
-Left out: speculative decoding.
+Before it is used, what this gives is compared with the model's own forward pass on a few tokens; a model whose cache
+knows no rows, or that sees padding, is read in a slower way. Left out: speculative decoding.
 """
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from grao.engine.interface import mode, transformers_model
+from grao.engine.limits import embedded_tokens
 from grao.engine.memory import Budget
-from grao.errors import BrokenNumbersError
+from grao.engine.padded import plain_logps
+from grao.errors import BrokenNumbersError, InputError, one_line
 from grao.rollouts.base import Sampling
-from grao.rollouts.decoding import expanded, prepacked
+from grao.rollouts.decoding import prepacked
+from grao.rollouts.reading import CachedText, Text, WholeText
 from grao.rollouts.sampling import draw_tokens, keyed_uniforms
 from grao.types import Answer, TokenIds
 
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """All but cuDNN's, which is prepared anew for every length, which here changes with every token."""
+
+
+_GAP, _GAP_HALF = 1e-3, 0.5
+"""Nats per token by which sampling may be off a plain forward pass, in single and in half precision."""
+
+
+class _Way(NamedTuple):
+    """A way of sampling."""
+
+    text: Callable[[nn.Module, Tensor, Tensor, int, int], Text]
+    together: bool
+    """Whether prompts of different length share a batch."""
+    remark: str
+    """Why it is slower than the first."""
+
+
+_WAYS = (
+    _Way(CachedText, True, ""),
+    _Way(CachedText, False, "sees the padding in front of a prompt, so each prompt is sampled alone"),
+    _Way(WholeText, False, "has no cache that can be copied for a group, so each token costs its whole text: slow"),
+)
 
 
 class TransformersGenerator:
@@ -30,6 +58,9 @@ class TransformersGenerator:
         pad_id: any valid token.
         batch_size: completions sampled at once; halved if memory runs out.
         alone: whether this is the only process; among several it may not halve by itself.
+
+    Raises:
+        InputError: if no way of sampling gives the model's own probabilities.
     """
 
     def __init__(
@@ -39,6 +70,7 @@ class TransformersGenerator:
         self.stop_ids = torch.tensor(sorted(set(stop_ids)))
         self.pad_id = pad_id
         self._at_once = Budget("rollout.batch_size", batch_size, alone)
+        self._way = self._fitting_way()
 
     def generate(
         self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling
@@ -47,24 +79,55 @@ class TransformersGenerator:
         waiting = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
 
         def next_batch(rows: int) -> tuple[list[int], list[Answer]]:
-            chosen = waiting[: max(1, rows // sampling.samples)]
+            chosen = waiting[: max(1, rows // sampling.samples)] if self._way.together else waiting[:1]
             uniforms = keyed_uniforms([keys[index] for index in chosen], sampling)
             return chosen, self._sample([prompts[index] for index in chosen], uniforms, sampling)
 
-        training = self.model.training
-        self.model.eval()
-        try:
-            with prepacked(self.model), sdpa_kernel(_KERNELS):
-                while waiting:
-                    chosen, answers = self._at_once.run(next_batch)
-                    waiting = waiting[len(chosen) :]
-                    for row, index in enumerate(chosen):
-                        yield index, answers[row * sampling.samples : (row + 1) * sampling.samples]
-        finally:
-            self.model.train(training)
+        with mode(self.model, training=False), prepacked(self.model), sdpa_kernel(_KERNELS):
+            while waiting:
+                chosen, answers = self._at_once.run(next_batch)
+                waiting = waiting[len(chosen) :]
+                for row, index in enumerate(chosen):
+                    yield index, answers[row * sampling.samples : (row + 1) * sampling.samples]
 
     def sync(self, policy: nn.Module) -> None:
         """Nothing to do: the policy itself samples."""
+
+    def _fitting_way(self) -> _Way:
+        """The first way in which sampled tokens have the probability that a plain forward pass gives them."""
+        name, why = type(transformers_model(self.model)).__name__, ""
+        for way in _WAYS:
+            self._way = way
+            try:
+                gap = self._gap()
+            except (InputError, BrokenNumbersError):
+                raise
+            except Exception as error:  # whatever a model's own code makes of a cache that is handled like others
+                why = one_line(error)
+                continue
+            if gap < (_GAP_HALF if next(self.model.parameters()).dtype.itemsize < 4 else _GAP):
+                if way.remark:
+                    warnings.warn(f"model: {name} {way.remark}", stacklevel=4)
+                return way
+            why = f"sampled tokens are {gap:.2g} nats off the probabilities of a plain forward pass"
+        raise InputError(f"model: cannot sample from {name} as a causal language model: {why}")
+
+    def _gap(self) -> float:
+        """Nats by which sampled tokens are off a plain forward pass, with prompts of two lengths and rows that end."""
+        last, stop_ids, gaps = embedded_tokens(transformers_model(self.model)) - 1, self.stop_ids, []
+        prompts = [[last // part for part in parts] for parts in ((2, 3, 5, 4, 7, 3), (3, 2))]
+        self.stop_ids = torch.arange(0, last, 2)
+        try:
+            for index, answers in self.generate(
+                prompts, (0, 1), Sampling(samples=4, temperature=1.0, max_new_tokens=4)
+            ):
+                for answer in answers:
+                    with mode(self.model, training=False):
+                        expected = plain_logps(self.model, prompts[index], answer.ids)
+                    gaps.append((expected.cpu() - torch.tensor(answer.logps)).abs().mean().item())
+        finally:
+            self.stop_ids = stop_ids
+        return max(gaps)
 
     @torch.no_grad()
     def _sample(self, prompts: Sequence[TokenIds], uniforms: Tensor, sampling: Sampling) -> list[Answer]:
@@ -72,13 +135,7 @@ class TransformersGenerator:
         device = next(self.model.parameters()).device
         stop_ids = self.stop_ids.to(device)
         ids, attention, uniforms = (values.to(device) for values in (*left_pad(prompts, self.pad_id), uniforms))
-        positions, options = (attention.cumsum(dim=1) - 1).clamp(min=0), {"use_cache": True, "logits_to_keep": 1}
-        output = self.model(input_ids=ids, attention_mask=attention, position_ids=positions, **options)
-        cache = output.past_key_values
-        expanded(cache, sampling.samples, room=sampling.max_new_tokens)
-        logits = output.logits[:, -1].repeat_interleave(sampling.samples, dim=0)  # (rows, V)
-        attention = attention.repeat_interleave(sampling.samples, dim=0)
-
+        text = self._way.text(self.model, ids, attention, sampling.samples, sampling.max_new_tokens)
         tokens = torch.full(uniforms.shape, self.pad_id, device=device)  # (P * G, T)
         logps = torch.zeros(uniforms.shape, device=device)
         lengths = torch.full((len(uniforms),), sampling.max_new_tokens, device=device)
@@ -87,8 +144,8 @@ class TransformersGenerator:
         ended = torch.zeros_like(alive, dtype=torch.bool)
 
         for step in range(sampling.max_new_tokens):
-            token = draw_tokens(logits, uniforms[alive, step], sampling.temperature, sampling.top_p)
-            scores, live = logits.float(), (~ended).nonzero().squeeze(1)
+            token = draw_tokens(text.logits, uniforms[alive, step], sampling.temperature, sampling.top_p)
+            scores, live = text.logits.float(), (~ended).nonzero().squeeze(1)
             rows = alive[live]
             tokens[rows, step] = token[live]
             logps[rows, step] = (scores.gather(-1, token[:, None]).squeeze(-1) - scores.logsumexp(-1))[live]
@@ -99,16 +156,9 @@ class TransformersGenerator:
                 break
             if int(ended.sum()) * 4 >= len(ended):  # copying the cache pays from a quarter on
                 rows = (~ended).nonzero().squeeze(1)
-                cache.batch_select_indices(rows)
-                token, attention, alive, ended = token[rows], attention[rows], alive[rows], ended[rows]
-            attention = torch.cat([attention, attention.new_ones(len(attention), 1)], dim=1)
-            logits = self.model(
-                input_ids=token[:, None],
-                attention_mask=attention,
-                position_ids=attention.sum(dim=1, keepdim=True) - 1,
-                past_key_values=cache,
-                **options,
-            ).logits[:, -1]
+                text.keep(rows)
+                token, alive, ended = token[rows], alive[rows], ended[rows]
+            text.append(token)
 
         if not bool(logps.isfinite().all()):  # one look at the end: a look at every token would cost more
             raise BrokenNumbersError("the model's logits are not finite, so nothing can be sampled from it")

@@ -19,6 +19,7 @@ from grao.config.recipe import DataConfig, Recipe
 from grao.config.schema import ADAPTER, field_facts, general
 from grao.config.study import SandboxConfig, Study
 from grao.data.load import Split, fingerprint, load_split, split_examples
+from grao.engine.adapters import adapter_at, model_folder
 from grao.evaluation.metrics import wins
 from grao.records.study import Candidate, CellRecord, Key, Role
 from grao.studies.settings import digest
@@ -73,8 +74,9 @@ class Material:
         if world:
             others = () if world.objectives == SandboxConfig().objectives else world.objectives
             return " ".join(map(str, ("sandbox", world.ability, world.architecture, world.seed, *others)))
-        weights = sorted(Path(path).glob("*.safetensors"))
-        return digest(weights) if weights else path
+        adapter, weights = adapter_at(path), sorted(Path(model_folder(path)).glob("*.safetensors"))
+        content = digest(weights) if weights else path
+        return f"{content} on {self.model(adapter.base, None)}" if adapter else content
 
 
 def study_cells(

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
 from grao.config.recipe import GRAOConfig, Recipe
 from grao.config.rewards import RewardConfig
 from grao.config.schema import ADAPTER
 from grao.data.load import Split, fingerprint, load_split
-from grao.engine.loading import add_adapter, load_model, load_tokenizer, parameter_count
+from grao.engine.loading import add_adapter, load_tokenizer, parameter_count
+from grao.engine.policy import load_policy
 from grao.errors import InputError
 from grao.evaluation.metrics import single_batch
 from grao.records.audit import JudgeForecast
@@ -71,6 +73,8 @@ class Prepared:
     trainer: GRAOTrainer
     steps: int
     manifest: Manifest
+    note: str = ""
+    """What becomes of the adapter that the recipe names as its model, if it does."""
 
 
 @contextmanager
@@ -117,12 +121,13 @@ def prepare(recipe: Recipe, split: Split | None = None) -> Prepared:
     split = split or load_split(recipe.data, recipe.seed)
     rewards, chosen, lora, plan = make_rewards(recipe), recipe.model, recipe.model.lora, recipe.watch
     watch = Watch(make_reward(plan.reward, recipe), plan.every, plan.prompts, plan.stop) if plan else None
-    model = load_model(chosen.path, chosen.dtype, chosen.attention, chosen.trust_remote_code)
+    options = {name: getattr(chosen, name) for name in ("dtype", "attention", "trust_remote_code")}
+    model, note = load_policy(chosen.path, chosen.adapter, vars(lora) if lora else None, **options)
     tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
     for mix in (rewards, *([watch.reward] if watch else [])):
         probe(mix, split.train, tokenizer)
     set_seed(recipe.seed)  # what an adapter begins with must follow from the seed
-    policy = add_adapter(model, **vars(lora)) if lora else model
+    policy = add_adapter(model, **vars(lora)) if lora and not isinstance(model, PeftModel) else model
     held_out = split.test if recipe.evaluation.enabled else []
     shared = {name: getattr(recipe, name) for name in ("seed", "data", "rollout", "method", "training")}
     end, arguments = chosen.end_token, chosen.chat_template_kwargs
@@ -153,7 +158,7 @@ def prepare(recipe: Recipe, split: Split | None = None) -> Prepared:
         versions=installed_versions(),
         git=git_revision(),
     )
-    return Prepared(recipe, trainer, trainer.args.max_steps, manifest)
+    return Prepared(recipe, trainer, trainer.args.max_steps, manifest, note)
 
 
 def probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:

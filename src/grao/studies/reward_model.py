@@ -28,6 +28,8 @@ from grao.config.load import dump_recipe
 from grao.config.recipe import RewardModelRecipe, RewardTrainingConfig
 from grao.config.schema import adapter
 from grao.data.load import fingerprint, load_split
+from grao.engine.adapters import adapter_at
+from grao.engine.limits import positions
 from grao.engine.loading import add_adapter, broken_tensor, load_tokenizer, new_reward_model
 from grao.errors import InputError
 from grao.evaluation.metrics import pair_scores
@@ -96,11 +98,12 @@ def _made(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRecord:
     model = new_reward_model(recipe.model.path, recipe.model.dtype, recipe.model.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.trust_remote_code)
     set_arguments(tokenizer, recipe.model.chat_template_kwargs, "model.chat_template_kwargs")
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = min(recipe.data.max_tokens, positions or recipe.data.max_tokens)
+    longest = min(recipe.data.max_tokens, positions(model) or recipe.data.max_tokens)
     train, test = (_pairs(examples, tokenizer, longest, recipe.data.path) for examples in (split.train, split.test))
     too_long = len(split.train) + len(split.test) - len(train) - len(test)
     left_out = {**split.skipped, **({f"longer than {longest} tokens": too_long} if too_long else {})}
+    if adapter_given := adapter_at(recipe.model.path):
+        screen.say(f"{recipe.model.path} is {adapter_given.words} of {adapter_given.base}: it is merged")
     screen.say(f"{len(train):,} pairs, {len(test):,} held out")
     for reason, count in left_out.items():
         screen.say(f"left out: {count:,} rows, {reason}")

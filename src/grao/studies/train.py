@@ -121,7 +121,7 @@ def evaluate_run(run: Path, output: Path, screen: Screen) -> Evaluation:
     with claimed(output) if elsewhere else locked(run):
         recipe = load_recipe(run / "recipe.yaml", values=[("output", str(output))])
         before = evaluate_policy(_prepare(recipe), screen, "before")
-        trained = replace(recipe.model, path=str(run / "model"), lora=None)
+        trained = replace(recipe.model, path=str(run / "model"), adapter="continue", lora=None)
         ready = _prepare(replace(recipe, model=trained))
         answers = {"before": before, "after": evaluate_policy(ready, screen, "after")}
         source = {"run": str(run)} if elsewhere else {}
@@ -325,7 +325,12 @@ def _introduce(ready: Prepared, screen: Screen) -> None:
     trained = f"{weights.trained:,} of {weights.all:,} weights are trained"
     screen.say(f"{data.prompts:,} prompts, {data.held_out:,} held out; {trained}")
     left_out = (f"left out: {count:,} rows, {reason}" for reason, count in data.left_out.items())
-    for line in (_answers_stand(ready), *left_out, *(forecast.words for forecast in judge_forecasts(ready))):
+    for line in (
+        _answers_stand(ready),
+        *([ready.note] if ready.note else []),
+        *left_out,
+        *(forecast.words for forecast in judge_forecasts(ready)),
+    ):
         screen.say(line)
 
 

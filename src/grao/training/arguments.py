@@ -14,11 +14,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.integrations import integration_utils
 
 from grao.config.recipe import OTHER_NAMES, UNFIT, GRAOConfig, TrainingConfig
 from grao.data.encoding import EncodedSet
+from grao.engine.limits import check_tokens, positions
 from grao.engine.loading import usual_learning_rate
 from grao.errors import InputError
 from grao.methods.base import Method
@@ -259,26 +260,32 @@ def check_needs(method: Method, examples: Sequence[Example], watched: bool) -> N
         raise InputError(f"watch: {method.name} samples nothing that a second reward could look at; leave watch out")
 
 
-def fitting(config: GRAOConfig, model: nn.Module, encoded: EncodedSet) -> EncodedSet:
+def fitting(
+    config: GRAOConfig, model: nn.Module, encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase
+) -> EncodedSet:
     """The examples whose prompt and reference fit into the model's positions; the others count as dropped.
 
     Raises:
-        InputError: if none does, or the longest prompt leaves no room for a sampled answer.
+        InputError: if none does, the longest prompt leaves no room for a sampled answer, or the model does not know a
+            token.
     """
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[operator, union-attr]
-    if not positions:
+    longest = positions(model)
+    for item in encoded.items:
+        ids = (*item.prompt_ids, *item.reference_ids, *item.rejected_ids)
+        check_tokens(model, tokenizer, f"row {item.example.row}", ids)
+    if not longest:
         return encoded
     items = [
         item
         for item in encoded.items
-        if len(item.prompt_ids) + max(len(item.reference_ids), len(item.rejected_ids)) <= positions
+        if len(item.prompt_ids) + max(len(item.reference_ids), len(item.rejected_ids)) <= longest
     ]
     if not items:
-        raise InputError(f"data: no prompt with its reference fits into the model's {positions} positions")
+        raise InputError(f"data: no prompt with its reference fits into the model's {longest} positions")
     prompt = max(len(item.prompt_ids) for item in items)
-    if prompt + config.rollout.max_new_tokens > positions:
+    if prompt + config.rollout.max_new_tokens > longest:
         raise InputError(
             f"rollout.max_new_tokens is {config.rollout.max_new_tokens} and the longest prompt has {prompt} tokens, "
-            f"but the model has {positions} positions; lower it or data.max_prompt_tokens"
+            f"but the model has {longest} positions; lower it or data.max_prompt_tokens"
         )
     return EncodedSet(items, encoded.dropped + len(encoded.items) - len(items), encoded.truncated)

@@ -4,9 +4,8 @@ Before the first gradient of an update the `Observer` asks the policy, the criti
 its tokens, as far as the method needs it.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -139,6 +138,8 @@ class Learner:
         config: token budget, router loss, whether the KL divergence is measured.
         accelerator: of the trainer.
         pad_id: of the tokenizer.
+        without: switches the adapter off, if that is the model before training; by default that is the policy with
+            what is trained as it is now.
     """
 
     def __init__(
@@ -148,13 +149,14 @@ class Learner:
         config: TrainingConfig,
         accelerator: Accelerator,
         pad_id: int,
+        without: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
-        self._accelerator, self._policy = accelerator, policy
+        self._accelerator, self._policy, self._without = accelerator, policy, without or self._as_at_the_start
         needs = method.needs
         asked = needs.frozen or config.measure_kl
-        self.engine = engine_for(policy, pad_id)  # sets the policy's attention, hence before the copy
-        copied = asked and not isinstance(policy, PeftModel)
-        self._frozen = copy.deepcopy(policy).requires_grad_(False).eval() if copied else None
+        self.engine = engine_for(policy, pad_id)
+        copied = asked and without is None
+        self._start = [(p, p.detach().clone()) for p in policy.parameters() if p.requires_grad] if copied else []
         self.speedometer = Speedometer(policy, accelerator, needs.updates, int(needs.old) + int(asked))
         self.critic = _value_head(policy) if needs.critic else None
         self._observer = Observer(self.engine, accelerator, self._starting_model if asked else None, self.critic)
@@ -182,10 +184,21 @@ class Learner:
 
     @contextmanager
     def _starting_model(self) -> Iterator[nn.Module]:
-        """The model before training: a frozen copy, or the model with its adapter off."""
-        adapter_off = cast(PeftModel, self._policy).disable_adapter() if self._frozen is None else nullcontext()
-        with self._accelerator.autocast(), adapter_off:
-            yield self._policy if self._frozen is None else self._frozen
+        """The model before training."""
+        with self._accelerator.autocast(), self._without():
+            yield self._policy
+
+    @contextmanager
+    def _as_at_the_start(self) -> Iterator[None]:
+        """Within it, the policy's trained weights are what they were before the first step."""
+        now = [weight.data for weight, _ in self._start]
+        for weight, start in self._start:
+            weight.data = start
+        try:
+            yield
+        finally:
+            for (weight, _), data in zip(self._start, now, strict=True):
+                weight.data = data
 
 
 def together(updates: list[Seen]) -> Seen:

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils import set_seed
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -28,14 +28,9 @@ from grao.chat import set_arguments
 from grao.config.recipe import GRAOConfig, total_steps
 from grao.data.encoding import EncodedSet, encode_examples, end_token_id, settled_turn, token_texts
 from grao.data.load import examples_from_dataset
-from grao.engine.loading import (
-    check_finite,
-    extend_stops,
-    likeliest_stop,
-    load_model,
-    load_tokenizer,
-    stop_token_ids,
-)
+from grao.engine.limits import padding_id
+from grao.engine.loading import check_finite, extend_stops, likeliest_stop, load_tokenizer, stop_token_ids
+from grao.engine.policy import given_policy
 from grao.errors import BrokenNumbersError, InputError
 from grao.groups import reward_groups, sample_groups
 from grao.methods.base import Method
@@ -71,7 +66,8 @@ class GRAOTrainer(CheckedTrainer):
     """Aligns a model with GRAO.
 
     Args:
-        model: a causal language model, or its folder or hub id.
+        model: a causal language model, a `PeftModel` with a trained adapter, or the folder or hub id of either; an
+            adapter goes on training, or with `peft_config` is merged first.
         args: settings; defaults are the paper's.
         train_dataset: rows with columns `prompt` and `reference` in whatever `examples_from_dataset` reads (a
             `datasets.Dataset`, a data frame, a list), or Examples; further columns go to the rewards.
@@ -110,15 +106,15 @@ class GRAOTrainer(CheckedTrainer):
         self.folder = args.output_dir
         self.config, self.rewards, self.watch = args, as_mix(reward_funcs), watch
         self.method = method or args.method
-        policy = load_model(model) if isinstance(model, str) else model
         set_seed(args.seed)  # what an adapter begins with must follow from the seed
-        policy = get_peft_model(policy, peft_config) if peft_config else policy
+        policy = given_policy(model, peft_config)
         check_finite(policy, "model")
-        self.tokenizer = processing_class or load_tokenizer(policy.config._name_or_path)
+        source = model if isinstance(model, str) else policy.config._name_or_path
+        self.tokenizer = processing_class or load_tokenizer(source)
         if args.chat_template_kwargs:
             self.tokenizer = deepcopy(self.tokenizer)
             set_arguments(self.tokenizer, args.chat_template_kwargs, "model.chat_template_kwargs")
-        self.pad_id = int(self.tokenizer.pad_token_id or 0)
+        self.pad_id = padding_id(self.tokenizer, policy)
 
         examples = _examples(train_dataset, args)
         self.turn = settled_turn(self.tokenizer, examples, self.method.needs.references)
@@ -142,7 +138,10 @@ class GRAOTrainer(CheckedTrainer):
             )
             check_library(self, steps)
         check_settings(args.training, self.accelerator, policy)
-        self.learner = Learner(policy, self.method, args.training, self.accelerator, self.pad_id)
+        # Adapters of other beginnings change the weights below them too.
+        plain = peft_config is not None and isinstance(getattr(peft_config, "init_lora_weights", True), bool)
+        without = cast(PeftModel, policy).disable_adapter if plain else None
+        self.learner = Learner(policy, self.method, args.training, self.accelerator, self.pad_id, without)
         self.engine = self.learner.engine
         self._method_state = self.method.start()
         self._steps: list[dict[str, float]] = []
@@ -293,7 +292,7 @@ class GRAOTrainer(CheckedTrainer):
         encoded = encode_examples(
             examples, self.tokenizer, self.end_id, tokens, data.long_prompts, with_rejected, self.turn
         )
-        return fitting(self.config, policy, encoded)
+        return fitting(self.config, policy, encoded, self.tokenizer)
 
     def _endings(self, policy: PreTrainedModel | PeftModel, examples: Sequence[Example]) -> tuple[tuple[int, ...], int]:
         """Tokens at which sampling stops, and the one that closes a reference."""

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grao.chat import guarded, prompt_text, set_arguments, token_ids, turn_of
 from grao.config.rewards import LocalJudgeConfig
 from grao.core import merge_ties, rounding
+from grao.engine.limits import check_tokens, padding_id, positions
 from grao.engine.loading import check_finite, load_model, load_tokenizer
 from grao.engine.padded import completion_likelihood
 from grao.errors import InputError
@@ -93,16 +94,18 @@ class LocalJudge:
     def probabilities(self, questions: Sequence[Shown]) -> Tensor:
         """(N, 3) float64: Text 1 is better, tie, Text 2 is better. NaN where the question is too long."""
         tokens = [self._tokens(question) for question in questions]
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        longest = positions(self.model)
+        known = [token for shared, ends in tokens for ids in (shared, *ends) for token in ids]
+        check_tokens(self.model, self.tokenizer, f"judge {self.name}", known)
         lengths = [len(shared) + max(map(len, ends)) for shared, ends in tokens]
         # Sorted, for rows of one length want no padding.
-        fitting = sorted((i for i, n in enumerate(lengths) if not positions or n <= positions), key=lengths.__getitem__)
+        fitting = sorted((i for i, n in enumerate(lengths) if not longest or n <= longest), key=lengths.__getitem__)
         result = torch.full((len(questions), len(PairVerdict)), torch.nan, dtype=torch.float64)
         for start in range(0, len(fitting), self.batch_size):
             chosen = fitting[start : start + self.batch_size]
             prompts = [tokens[i][0] for i in chosen for _ in PairVerdict]
             ends = [end for i in chosen for end in tokens[i][1]]
-            likelihood = completion_likelihood(self.model, prompts, ends, int(self.tokenizer.pad_token_id or 0))
+            likelihood = completion_likelihood(self.model, prompts, ends, padding_id(self.tokenizer, self.model))
             logs = likelihood.tokens.sum(dim=1).view(-1, len(PairVerdict)).double().cpu()
             result[chosen] = merge_ties(logs, rounding(logs)).softmax(dim=1)
         return result
