@@ -277,7 +277,8 @@ def test_hostile_text_stays_text(tmp_path: Path, text: str) -> None:
     manifest = {**MANIFEST, "status": text, "versions": {name: text}}
     metrics = [{"step": 1, f"reward_{name}/mean": 1.0, "reward_b/mean": 2.0}]
     page = page_of(run_folder(tmp_path / "r", manifest, metrics, items=[item(0, 1.0, text, prompt=text)]))
-    assert page.answers == [text, "old", text, "the reference"]
+    shown = text.replace("\u202e", "[U+202E]")
+    assert page.answers == [shown, "old", shown, "the reference"]
     assert name in page.text
     assert not {"script", "img"} & {tag for tag, _ in page.tags}
     assert not any(attribute.startswith("on") for _, attributes in page.tags for attribute in attributes)

@@ -16,4 +16,4 @@ class BrokenNumbersError(ArithmeticError):
 
 def one_line(error: BaseException, length: int = 300) -> str:
     """What another library says, on one line."""
-    return " ".join(str(error).split())[:length]
+    return " ".join(str(error).split())[:length] or type(error).__name__

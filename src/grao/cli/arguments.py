@@ -21,6 +21,7 @@ from grao.config.schema import format_fields, names
 from grao.config.strict_yaml import write_inline
 from grao.config.study import Study, ablation
 from grao.errors import InputError
+from grao.files import usable_path
 
 Ability = float | str
 """`weak`, `able`, or a share from 0 to 1."""
@@ -56,6 +57,8 @@ FILE is a study with a section over, one or two axes:
   over: {method.beta: [0, 0.25, 0.5]}
   over: {noise: {none: {}, half: {noise.rewards: 0.5}}}
 """
+_DIGITS = 19
+"""Of a number that no longer fits into 64 bits."""
 _Help = partial(RawDescriptionHelpFormatter, max_help_position=30, width=100)
 _CONFIG = "--config FILE [--SECTION.KEY VALUE ...]"
 _SEE_COMPARE = "--KEY VALUE changes one field of the study; grao compare --help lists them."
@@ -209,7 +212,7 @@ def _options(namespace: Namespace) -> dict[str, Any]:
 
 
 def _folder(option: str, path: Path) -> Path:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InputError(f"{option}: {path} is not a folder; give the folder of a run")
     return path
 
@@ -318,10 +321,13 @@ def _ability(text: str) -> Ability:
 
 
 def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text))
+    try:
+        return Path(usable_path(text))
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def _whole(minimum: int, text: str) -> int:
-    if not text.isdecimal() or int(text) < minimum:
+    if not (text.isdecimal() and len(text) < _DIGITS) or int(text) < minimum:
         raise ArgumentTypeError(f"must be a whole number, at least {minimum}, got {text!r}")
     return int(text)

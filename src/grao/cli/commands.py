@@ -14,6 +14,7 @@ from grao.config.arms import SANDBOX
 from grao.config.load import load_recipe
 from grao.config.recipe import Recipe, RewardModelRecipe
 from grao.errors import InputError
+from grao.files import read_text
 from grao.records.run import read_evaluation
 from grao.records.study import StudyResult, read_study
 from grao.reports.audit import audit_tables, verdict_words
@@ -25,6 +26,7 @@ from grao.studies.audit import audit_folder, audit_rewards
 from grao.studies.reward_model import train_reward_model
 from grao.studies.study import quick, run_study
 from grao.studies.train import Finished, evaluate_recipe, evaluate_run, resume_run, start_run
+from grao.visible import visible
 
 
 def quickstart(arguments: QuickstartArguments) -> None:
@@ -97,8 +99,8 @@ def report(folder: Path) -> None:
     """Writes the page of a run or a study anew from its records, and prints its tables."""
     console = Console()
     if study := read_study(folder):
-        recipe = (folder / "study.yaml").read_text(encoding="utf-8")
-        _show_study(study, write_study_report(folder, study, recipe), console)
+        page = write_study_report(folder, study, read_text(folder / "study.yaml") or "")
+        _show_study(study, page, console)
         return
     page = write_report(folder)
     if evaluation := read_evaluation(folder):
@@ -122,9 +124,9 @@ def _show_study(result: StudyResult, page: Path, console: Console) -> None:
     swept = result.sweep
     said = (sweep_headline(result, swept), *sweep_sentences(result, swept)) if swept else (verdict(result),)
     for line in (*said, *notes(result)):
-        console.print(line, highlight=False, markup=False)
+        console.print(visible(line), highlight=False, markup=False)
     _show_path(console, "report", page)
 
 
 def _show_path(console: Console, what: str, path: Path) -> None:
-    console.print(f"{what:8}{path}", highlight=False, soft_wrap=True)
+    console.print(visible(f"{what:8}{path}"), highlight=False, markup=False, soft_wrap=True)

@@ -5,6 +5,7 @@ writable; 3 the reward cannot be had; 4 numbers that are not finite; 130 stopped
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from importlib import import_module
 from grao.cli.arguments import parse_arguments
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
 from grao.signals import handled, stop
+from grao.visible import visible
 
 _CODES: dict[type[Exception], int] = {InputError: 2, RewardUnavailableError: 3, BrokenNumbersError: 4}
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS}
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         return 1
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno not in _DISK and error.filename is None:
             raise
         if error.filename is None:
             _drop_output()
@@ -52,6 +54,9 @@ def _run(argv: Sequence[str]) -> int:
     # needs a core, no spinning by a third when none does (docs/LOG.md).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    for stream in (sys.stdout, sys.stderr):  # text of a model or a file may hold what the terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         name, argument = parse_arguments(argv)
     except SystemExit as done:
@@ -67,7 +72,7 @@ def _run(argv: Sequence[str]) -> int:
 def _fail(error: Exception, message: str, code: int = 2) -> int:
     """Says it in one line, with what was noted on the way: how to go on."""
     words = "; ".join((message, *getattr(error, "__notes__", ())))
-    sys.stderr.write(f"error: {' '.join(words.splitlines())}\n")
+    sys.stderr.write(f"error: {visible(' '.join(words.splitlines()))}\n")
     return code
 
 

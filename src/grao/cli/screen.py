@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from grao.reports.tables import duration
 from grao.studies.prepare import Advance
+from grao.visible import visible
 
 _PLAIN_EVERY = 15.0
 """Seconds between two plain lines."""
@@ -37,7 +38,7 @@ def quiet_libraries() -> Iterator[None]:
     with warnings.catch_warnings(action="default"):
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {visible(str(message))}\n"
         logging.basicConfig(format="warning: %(message)s")
         yield
 
@@ -54,7 +55,7 @@ class TerminalScreen:
 
     def say(self, line: str) -> None:
         """One line of news."""
-        self.console.print(line, highlight=False, markup=False)
+        self.console.print(visible(line), highlight=False, markup=False)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Advance]:
@@ -77,7 +78,7 @@ class TerminalScreen:
     def cell(self, title: str, left: float | None) -> Iterator[Advance]:
         """One run of a study, with the seconds that are `left` to the end of the study behind it."""
         words = f"study: about {duration(left)} left" if left is not None and self.console.is_terminal else ""
-        with _bar(self.console, title) as advance:
+        with _bar(self.console, visible(title)) as advance:
             yield lambda done, total: advance(done, total, words)
 
 

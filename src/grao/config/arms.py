@@ -50,6 +50,8 @@ _ENDLESS = 10_000_000
 _NAME = re.compile(r"\w[\w.,+=-]*")
 _LABEL = re.compile(r"[\w.+-]+")
 """What can stand in the name of a run, and so of its file."""
+_LONGEST_NAME = 180
+"""Bytes; rate, seed and the ending of the file come behind it."""
 _RATES = TypeAdapter(tuple[PositiveFloat, ...])
 
 
@@ -193,8 +195,9 @@ def _label(value: Any) -> str:
 
 def _arm(study: Study, shared_method: str, spot: Spot) -> Arm:
     name, fields = spot.name(study.over), dict(spot.fields)
-    if not _NAME.fullmatch(name):
-        raise InputError(f"arms: {name!r} cannot be a name; use letters, digits and . , + = - _")
+    if not _NAME.fullmatch(name) or len(name.encode()) > _LONGEST_NAME:
+        shown = repr(name) if len(name) <= _LONGEST_NAME else f"{name[:40]!r}..."
+        raise InputError(f"arms: {shown} cannot be a name; use up to {_LONGEST_NAME} letters, digits and . , + = - _")
     try:
         rates = tuple(dict.fromkeys(_RATES.validate_python(fields.pop("learning_rates", study.learning_rates))))
     except ValidationError as error:

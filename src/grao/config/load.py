@@ -8,7 +8,6 @@ working directory and, if nothing is there, beside the recipe. What is in neithe
 may be a hub id. Paths in options are left alone.
 """
 
-import errno
 import json
 import os
 import re
@@ -26,6 +25,7 @@ from grao.config.recipe import OTHER_NAMES, Recipe
 from grao.config.schema import adapter, example, field_facts, general, names, sections, variants, whole
 from grao.config.strict_yaml import Location, read_yaml, write_inline, write_yaml
 from grao.errors import InputError
+from grao.files import read_text
 
 Root = TypeVar("Root")
 Overrides = Sequence[tuple[str, str]]
@@ -37,6 +37,8 @@ _FILES = {("model", "path"), ("data", "path"), ("data", "test_path"), ("recipe",
 _FILES |= {(*reward, *field.split(".")) for reward in _REWARDS for field in _REWARD_FILES}
 """Fields that are looked up beside the recipe."""
 
+_LARGEST = 1 << 20
+"""Bytes of the largest recipe."""
 _SHOWN = 60
 """Longest value that is repeated in a message, in characters."""
 
@@ -57,6 +59,7 @@ _EXPECTED = {
     "string_type": "text",
     "too_short": "a list of at least {min_length}",
     "tuple_type": "a list",
+    "union_tag_not_found": "a section (keys with values)",
 }
 """pydantic's error types -> what the field must be."""
 
@@ -171,14 +174,10 @@ def _describe(error: ValidationError, given: _Given) -> str:
 
 
 def _read(root: type, path: Path) -> _Given:
+    if (text := read_text(path, _LARGEST)) is None:
+        raise InputError(f"{path} does not exist; give a recipe file")
     try:
-        document = read_yaml(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text; a recipe is a YAML file") from error
-    except OSError as error:
-        absent, folder = "does not exist; give a recipe file", "is a folder; give the recipe file in it"
-        known = {errno.ENOENT: absent, errno.EISDIR: folder}
-        raise InputError(f"{path} {known.get(error.errno or 0, f'cannot be read: {error.strerror}')}") from error
+        document = read_yaml(text)
     except InputError as error:
         raise InputError(f"{path}, {error}") from error
     if document.value is None:

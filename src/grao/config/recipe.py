@@ -22,6 +22,7 @@ from grao.settings import (
     Dtype,
     NonNegativeFloat,
     NonNegativeInt,
+    PathText,
     PositiveFloat,
     PositiveInt,
     Seed,
@@ -44,7 +45,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 class LoraConfig:
     """A low-rank adapter instead of full fine-tuning (peft)."""
 
-    rank: PositiveInt = 16
+    rank: Annotated[PositiveInt, Field(le=16384)] = 16
     """Rank of the two factors."""
     alpha: PositiveInt = 32
     """Scale: the update is multiplied with alpha / rank."""
@@ -58,7 +59,7 @@ class LoraConfig:
 class ModelConfig:
     """Which model is aligned."""
 
-    path: Annotated[Text, Field(examples=["Qwen/Qwen2.5-0.5B-Instruct"])]
+    path: Annotated[PathText, Field(examples=["Qwen/Qwen2.5-0.5B-Instruct"])]
     """A model or adapter folder, the folder of a run, or a hub id (safetensors only)."""
     adapter: Literal["continue", "merge"] = "continue"
     """An adapter in `path` goes on training, or is merged into its base and all weights, or a new one, are trained."""
@@ -80,9 +81,9 @@ class ModelConfig:
 class SourceConfig:
     """A file or a data set of the hub."""
 
-    path: Annotated[Text, Field(examples=["prompts.jsonl"])]
+    path: Annotated[PathText, Field(examples=["prompts.jsonl"])]
     """A .jsonl, .json, .csv, .parquet or .arrow file, a folder of them, a pattern (`data/*.parquet`), or a hub id."""
-    test_path: str | None = None
+    test_path: PathText | None = None
     """A second one with the held-out prompts. By default they are split off from `path`."""
     subset: str | None = None
     """Subset of a hub data set."""
@@ -140,7 +141,7 @@ class DataConfig(PromptsConfig, RowsConfig):
 class RolloutConfig:
     """How completions are sampled."""
 
-    group_size: Annotated[int, Field(ge=2)] = 8
+    group_size: Annotated[PositiveInt, Field(ge=2)] = 8
     """Completions per prompt, G."""
     temperature: PositiveFloat = 0.7
     """Sampling temperature."""
@@ -286,7 +287,7 @@ def total_steps(training: TrainingConfig, prompts: int) -> int:
 class BackboneConfig:
     """The model that becomes a reward model."""
 
-    path: Annotated[Text, Field(examples=["Qwen/Qwen2.5-0.5B-Instruct"])]
+    path: Annotated[PathText, Field(examples=["Qwen/Qwen2.5-0.5B-Instruct"])]
     """A language model, or a reward model to be trained further: folder or hub id (safetensors only)."""
     lora: LoraConfig | None = None
     """Train an adapter, which is merged in the end, instead of all weights."""
@@ -302,9 +303,9 @@ class BackboneConfig:
 class PairsConfig(RowsConfig):
     """Where the pairs come from: prompts with a better and a worse answer."""
 
-    path: Annotated[Text, Field(examples=["pairs.jsonl"])]
+    path: Annotated[PathText, Field(examples=["pairs.jsonl"])]
     """A .jsonl, .json(.gz), .csv or .parquet file, or a hub id."""
-    test_path: str | None = None
+    test_path: PathText | None = None
     """A second file with the held-out pairs. By default they are split off from `path`."""
     reference: str = "chosen"
     """Column of the better answer."""

@@ -7,14 +7,25 @@ about the text. Each rule has its settings in a section of its own and scores an
 
 import re
 from dataclasses import field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from grao.settings import STRICT, Dtype, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, Text
+from grao.settings import (
+    STRICT,
+    Dtype,
+    FilePath,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Number,
+    PathText,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    Text,
+)
 
 Language = Literal["en", "de", "fr", "es", "it", "pt", "nl", "ru", "el", "ar", "he", "hi", "th", "ko", "zh", "ja"]
 _RESERVED = ("model", "messages", "temperature", "max_tokens", "n", "stream")
@@ -25,7 +36,7 @@ _RESERVED = ("model", "messages", "temperature", "max_tokens", "n", "stream")
 class LocalJudgeConfig:
     """A judge without a server: the probabilities that a model here gives to the three verdicts."""
 
-    path: Annotated[Text, Field(examples=["Qwen/Qwen2.5-7B-Instruct"])]
+    path: Annotated[PathText, Field(examples=["Qwen/Qwen2.5-7B-Instruct"])]
     """A model folder or hub id (safetensors only)."""
     dtype: Dtype = "auto"
     """Number format of its weights."""
@@ -49,7 +60,7 @@ class JudgeConfig:
     """Environment variable that holds the key; null for a server that wants none."""
     local: LocalJudgeConfig | None = None
     """A model here, in place of one on a server."""
-    criterion: Text = "helpful"
+    criterion: PathText = "helpful"
     """helpful, harmless, truthful, fair, domain, or a text file with a template of your own."""
     domain: str | None = None
     """The field that criterion `domain` speaks of."""
@@ -71,7 +82,7 @@ class JudgeConfig:
     """Further attempts at a question that fails."""
     patience: PositiveFloat = 300.0
     """Seconds without any answer, after which the run stops, to be resumed."""
-    ledger: Path | None = None
+    ledger: FilePath | None = None
     """File that keeps every answer; shared by runs. By default judge-ledger.sqlite beside the run folder."""
     replay: bool = False
     """Take all verdicts from the ledger and ask nobody."""
@@ -118,7 +129,7 @@ def _check_address(url: str) -> None:
 class RewardModelConfig:
     """A trained reward model: R(o, y) = r(o) - r(y)."""
 
-    path: Annotated[Text, Field(examples=["runs/reward/model"])]
+    path: Annotated[PathText, Field(examples=["runs/reward/model"])]
     """Its folder, such as `model/` of `grao reward train`, or a hub id (safetensors only)."""
     dtype: Dtype = "auto"
     """Number format of its weights; `auto` takes the checkpoint's."""
@@ -224,7 +235,7 @@ class JsonRule(RuleSettings):
 class EmbeddingRule(RuleSettings):
     """Similarity in meaning to the reference: the cosine of mean-pooled vectors of an encoder."""
 
-    model: Annotated[Text, Field(examples=["sentence-transformers/all-MiniLM-L6-v2"])]
+    model: Annotated[PathText, Field(examples=["sentence-transformers/all-MiniLM-L6-v2"])]
     """A model folder or hub id (safetensors only)."""
 
 
@@ -269,7 +280,7 @@ def _check_pattern(pattern: str) -> None:
 class RewardConfig:
     """One reward: a function, a judge, a reward model or a rule. Several are added with their weights."""
 
-    function: Annotated[Text | None, Field(examples=["rewards.py:score"])] = None
+    function: Annotated[PathText | None, Field(examples=["rewards.py:score"])] = None
     """`package.module:function` or `file.py:function`, called `f(prompts, completions, **columns)`."""
     judge: JudgeConfig | None = None
     """A language model that compares."""
@@ -277,7 +288,7 @@ class RewardConfig:
     """A trained reward model."""
     rule: RuleConfig | None = None
     """A rule about the text."""
-    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    weight: Number = 1.0
     """Factor in the sum."""
     normalise: bool = False
     """Divide by the deviation within the group first, so that no scale dominates the sum."""

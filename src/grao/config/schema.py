@@ -12,6 +12,7 @@ from pydantic_core.core_schema import DataclassSchema
 
 from grao.config.recipe import Recipe
 from grao.config.strict_yaml import Location, write_inline
+from grao.settings import LARGEST_COUNT, LARGEST_NUMBER
 
 _KEY, _KIND, _DEFAULT = 19, 22, 14
 """Widths of the first three columns of the help; the last takes the rest."""
@@ -96,10 +97,11 @@ def example(path: Location, root: type = Recipe) -> Any:
 
 
 def whole(number: Any) -> Any:
-    """A float without a fraction as a whole number; anything else as it is."""
-    return int(number) if isinstance(number, float) and number.is_integer() else number
+    """A float without a fraction as a whole number, unless it is huge; anything else as it is."""
+    return int(number) if isinstance(number, float) and number.is_integer() and abs(number) < 1e15 else number
 
 
+@cache
 def format_fields(root: type = Recipe, width: int = 100) -> str:
     """A table of all fields by section, for `--help`: key, what it takes, default, meaning.
 
@@ -190,5 +192,8 @@ def _kind(schema: dict[str, Any]) -> str:
         return f"list of {_kind(schema['items'])}"
     words = {"string": "text", "boolean": "true | false", "object": "mapping"}
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    bounds = ", ".join(f"{sign}{whole(schema[bound])}" for bound, sign in signs.items() if bound in schema)
+    usual = (None, LARGEST_COUNT, LARGEST_NUMBER, -LARGEST_NUMBER)  # nobody needs to be told
+    bounds = ", ".join(
+        f"{sign}{whole(schema[bound])}" for bound, sign in signs.items() if schema.get(bound) not in usual
+    )
     return f"{words.get(schema['type'], schema['type'])} {bounds}".strip()

@@ -19,8 +19,10 @@ Location = tuple[str, ...]
 _TAG = "tag:yaml.org,2002:"
 _DEPTH = 20
 """Deepest nesting that is read; a recipe needs four levels."""
-_DIGITS = 40
-"""Longest whole number that is read."""
+_DIGITS = 18
+"""Longest whole number that is read: any of so many digits fits into 64 bits."""
+_LONGEST = 1 << 18
+"""Characters of the longest text that is read: some thousand times a recipe, and still read within seconds."""
 
 _SCALARS = (
     ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
@@ -81,6 +83,8 @@ def read_yaml(text: str) -> Document:
     Raises:
         InputError: `line 3: ...`; the caller puts the file or option in front.
     """
+    if len(text) > _LONGEST:
+        raise InputError(f"line 1: is longer than {_LONGEST:,} characters, which no recipe is")
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:

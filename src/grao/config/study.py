@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from grao.settings import STRICT, PositiveFloat, PositiveInt, Seed, Share, WrittenPath
+from grao.settings import STRICT, FilePath, PositiveFloat, PositiveInt, Seed, Share, WrittenPath
 
 Objective = Literal["helpful", "harmless", "truthful", "fair"]
 Axis = dict[str, dict[str, Any]] | list[Any]
@@ -81,7 +81,7 @@ class Study:
     budget: BudgetConfig
     output: Annotated[WrittenPath, Field(examples=["runs/study"])]
     """The folder of the study. An existing study is resumed."""
-    recipe: Path | None = None
+    recipe: FilePath | None = None
     """File with the recipe of all arms."""
     sandbox: SandboxConfig | None = None
     noise: NoiseConfig = field(default_factory=NoiseConfig)
@@ -144,5 +144,4 @@ def ablation(study: Study) -> Study:
         for name, fields in _TERMS.items()
     }
     arms |= {name: {**_WHOLE, "method.normalise": kind} for name, kind in _REWARDS.items()}
-    output = study.output.with_name(f"{study.output.name}-ablation")
-    return replace(study, arms=arms, over={}, against="grao", output=output)
+    return replace(study, arms=arms, over={}, against="grao", output=Path(f"{study.output}-ablation"))

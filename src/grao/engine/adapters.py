@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from grao.engine.folder import check_model_folder
 from grao.errors import InputError, one_line
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -80,6 +81,11 @@ def adapter_at(path: str) -> Adapter | None:
             trained further.
     """
     path = model_folder(path)
+    if Path(path).is_dir():
+        try:
+            check_model_folder(Path(path))
+        except InputError as error:
+            raise InputError(f"model.path: {error}") from error
     try:
         if find_adapter_config_file(path) is None:
             return None

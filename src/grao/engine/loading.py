@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from grao.engine.adapters import adapter_at, merged, model_folder, whole_weights
+from grao.engine.folder import check_model_folder
 from grao.engine.padded import completion_likelihood
 from grao.errors import InputError, one_line
 from grao.types import TokenIds
@@ -130,7 +131,9 @@ def load_encoder(path: str) -> PreTrainedModel:
         model: PreTrainedModel = whole.base_model
     else:
         with _loading(path, f"cannot load {path!r} as an encoder") as folder:
-            loaded: Any = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+            loaded: Any = AutoModel.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, trust_remote_code=False
+            )
         model = _sound(loaded[0], path, loaded[1]["missing_keys"])
     model.eval().requires_grad_(False)
     return model
@@ -179,6 +182,7 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
         return load_tokenizer(adapter.base, trust_remote_code)
     with _loading(path, f"no tokenizer in {path!r}") as folder:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer.decode(tokenizer(["a"], add_special_tokens=False)["input_ids"][0])
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -276,6 +280,10 @@ def _loading(path: str, problem: str) -> Iterator[str]:
     if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise InputError(f"model.path: there is no folder {path!r}")
     try:
-        yield model_folder(path)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        if folder.is_dir():
+            check_model_folder(folder)
+        yield str(folder) if folder.is_dir() else path
+    except InputError as error:
+        raise InputError(f"model.path: {error}") from error
+    except Exception as error:  # whatever transformers stumbles over is in the folder
         raise InputError(f"model.path: {problem}: {one_line(error)}") from error

@@ -263,5 +263,5 @@ def group_numbers(advantages: Advantages) -> dict[str, Tensor]:
 
 def method_name(section: Any) -> str | None:
     """Which method a section of a recipe means; GRAO where it does not say."""
-    name = section.get("name", "grao") if isinstance(section, dict) else getattr(section, "name", None)
+    name = str(section.get("name", "grao")) if isinstance(section, dict) else getattr(section, "name", None)
     return name if isinstance(name, str) else None

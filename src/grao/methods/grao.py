@@ -23,7 +23,7 @@ class GRAO(Method):
     """The method."""
     beta: NonNegativeFloat = 0.5
     """Weight of imitation."""
-    lambda_: Annotated[float, Field(ge=0, allow_inf_nan=False, alias="lambda")] = 0.6
+    lambda_: Annotated[NonNegativeFloat, Field(alias="lambda")] = 0.6
     """Weight of the alignment regulariser."""
     exploration: NonNegativeFloat = 1.0
     """Weight of exploration; 1 in the paper."""

@@ -1,15 +1,25 @@
-"""Files of a run or study folder: written whole or not at all, and validated when they are read."""
+"""Files of a run or study folder: written whole or not at all, and checked when they are read.
+
+`Record` is the only way to read them, for any of them may be torn, edited by hand, or no file at all.
+"""
 
 import json
 import os
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from grao.errors import InputError
+from grao.files import read_bytes
 
 T = TypeVar("T")
+
+_DEEPEST, _LARGEST = 40, 1e300
+"""Deepest nesting and largest number of any record: pages can still be made of them."""
 
 
 class Record(Generic[T]):
@@ -19,10 +29,11 @@ class Record(Generic[T]):
         name: of the file, the same in every folder.
         kind: `T`, a pydantic dataclass or model. Of a model only the fields that were set are written.
         indent: of the JSON text.
+        remedy: what to do about a file that cannot be read.
     """
 
-    def __init__(self, name: str, kind: type[T], indent: int = 2) -> None:
-        self.name, self.indent = name, indent
+    def __init__(self, name: str, kind: type[T], indent: int = 2, remedy: str = "restore it") -> None:
+        self.name, self.indent, self.remedy = name, indent, remedy
         self.adapter: TypeAdapter[T] = TypeAdapter(kind)
 
     def write(self, folder: Path, value: T) -> None:
@@ -33,10 +44,10 @@ class Record(Generic[T]):
         """The value in the file, None if there is no file.
 
         Raises:
-            pydantic.ValidationError: if the file holds something else.
+            InputError: naming file and field, if it holds something else.
         """
-        path = folder / self.name
-        return self.adapter.validate_json(path.read_bytes()) if path.exists() else None
+        content = read_bytes(folder / self.name)
+        return None if content is None else self.parse(content, str(folder / self.name))
 
     def write_lines(self, folder: Path, values: Iterable[T], indent: int | None = None) -> None:
         """Writes one line a value, or several if they are indented."""
@@ -49,11 +60,53 @@ class Record(Generic[T]):
         """The values in order; none if there is no file.
 
         Raises:
-            pydantic.ValidationError: if a line holds something else.
+            InputError: naming file, line and field, if a line holds something else.
         """
+        return [self.parse(line, where) for line, where in self.lines(folder)]
+
+    def lines(self, folder: Path) -> list[tuple[bytes, str]]:
+        """Every line of the file that is not empty, and where it stands."""
         path = folder / self.name
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
-        return [self.adapter.validate_json(line) for line in lines if line]
+        lines = enumerate((read_bytes(path) or b"").split(b"\n"), 1)
+        return [(line, f"{path}, line {number}") for number, line in lines if line]
+
+    def parse(self, text: bytes, where: str) -> T:
+        """One value.
+
+        Args:
+            text: JSON.
+            where: what a message begins with.
+
+        Raises:
+            InputError: if it is something else.
+        """
+        try:
+            _check_size(from_json(text))
+            return self.adapter.validate_json(text)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(map(str, problem["loc"])) or "all of it"
+            said = f"unreadable {Path(self.name).stem} record, {field}: {problem['msg']}"
+            raise InputError(f"{where}: {said}; {self.remedy}") from error
+        except ValueError as error:
+            raise InputError(f"{where}: not valid JSON: {error}; {self.remedy}") from error
+
+
+def _check_size(tree: Any) -> None:
+    """Raises a ValueError for what is nested too deeply, or holds a number too large, to be made a page of."""
+    level = [tree]
+    for _ in range(_DEEPEST):
+        inside: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inside += value.values()
+            elif isinstance(value, list):
+                inside += value
+            elif isinstance(value, int | float) and abs(value) > _LARGEST:
+                raise ValueError(f"it holds the number {str(value)[:20]}")
+        level = inside
+    if level:
+        raise ValueError(f"it is nested more than {_DEEPEST} deep")
 
 
 def replace_text(path: Path, text: str) -> None:

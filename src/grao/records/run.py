@@ -11,6 +11,7 @@ import json
 import math
 import os
 import subprocess
+import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import field
@@ -23,6 +24,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
+from grao.errors import InputError
 from grao.records.files import Record, replace_text
 
 Settings = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
@@ -100,7 +102,7 @@ class Manifest(_Facts):
         return values.get(name) if isinstance(values, Mapping) else None
 
 
-_MANIFEST = Record("manifest.json", Manifest)
+_MANIFEST = Record("manifest.json", Manifest, remedy="delete the file to report without it")
 read_manifest, write_manifest = _MANIFEST.read, _MANIFEST.write
 
 
@@ -166,33 +168,51 @@ class MetricsLog:
 
     def keep_until(self, step: int) -> float:
         """Drops the lines after `step`, which a resumed run repeats; returns the seconds spent until then."""
-        if not self.path.exists():
-            return 0.0
-        lines = _lines(self.path)
-        kept = [line for line in lines if isinstance(line.get("step"), int) and line["step"] <= step]
-        replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        kept = [line for line in _steps(self.path.parent, mend=True) if line.get("step", math.inf) <= step]
+        if self.path.exists():
+            replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         return kept[-1].get("seconds", 0.0) if kept else 0.0
 
 
+_METRICS = Record("metrics.jsonl", dict[str, float | None], remedy="delete the line")
+
+
 def read_metrics(folder: Path) -> list[Step]:
-    """All training lines in order, without the values that are missing; what is no line of a log is left out."""
-    return [line for line in _lines(folder / "metrics.jsonl") if not _evaluated(line)]
+    """All training lines in order, without the values that are missing; a half-written last line is left out.
+
+    Raises:
+        InputError: naming file and line, if any other line cannot be read.
+    """
+    return [line for line in _steps(folder) if not _evaluated(line)]
 
 
 def read_evaluations(folder: Path) -> list[Step]:
-    """What `eval_strategy` measured on the held-out prompts while training: `eval/reward`, `eval/win` and the like."""
-    return [line for line in _lines(folder / "metrics.jsonl") if _evaluated(line)]
+    """What `eval_strategy` measured on the held-out prompts while training: `eval/reward`, `eval/win` and the like.
+
+    Raises:
+        InputError: as `read_metrics`.
+    """
+    return [line for line in _steps(folder) if _evaluated(line)]
 
 
 def _evaluated(line: Step) -> bool:
     return any(name.startswith("eval/") for name in line)
 
 
-def _lines(path: Path) -> list[Step]:
-    steps: list[Step] = []
-    for line in path.read_bytes().split(b"\n") if path.exists() else []:
-        with suppress(ValueError, AttributeError):  # half-written, or written by something else
-            steps.append({name: value for name, value in json.loads(line).items() if value is not None})
+def _steps(folder: Path, mend: bool = False) -> list[Step]:
+    """All lines without the values that are missing; with `mend`, those that cannot be read are left out and named."""
+    lines, steps = _METRICS.lines(folder), []
+    for text, where in lines:
+        try:
+            step = _METRICS.parse(text, where)
+        except InputError as error:
+            if (text, where) == lines[-1]:
+                break  # half-written
+            if not mend:
+                raise
+            warnings.warn(f"{error}: it is left out", stacklevel=3)
+            continue
+        steps.append({name: x for name, x in step.items() if x is not None and math.isfinite(x)})
     return steps
 
 
@@ -284,7 +304,8 @@ class Item(Prompted):
     """`after|before` -> R of the first against the second."""
 
 
-_EVALUATION, _ITEMS = Record("evaluation.json", Evaluation), Record("items.jsonl", Item)
+_AGAIN = "evaluate the run again"
+_EVALUATION, _ITEMS = (Record("evaluation.json", Evaluation, remedy=_AGAIN), Record("items.jsonl", Item, remedy=_AGAIN))
 read_evaluation, read_items = _EVALUATION.read, _ITEMS.read_lines
 
 

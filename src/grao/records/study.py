@@ -9,14 +9,16 @@ line a run, sorted by name (`pack_cells`). A folder may hold both; the record in
 """
 
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
+from grao.errors import InputError
+from grao.files import read_bytes
 from grao.records.files import Record
 from grao.records.run import Estimate
 
@@ -110,6 +112,9 @@ class CellRecord:
     """From before training, step 0, to the end."""
     error: str | None = None
     """Of a failed run, in one line."""
+
+    def __post_init__(self) -> None:
+        _check_phases([self.cost] if self.cost else [])
 
 
 @dataclass(frozen=True)
@@ -243,6 +248,11 @@ class Sweep:
     changes: list[Change]
     """Of a sweep with one axis and several seeds."""
 
+    def __post_init__(self) -> None:
+        if not self.places or any(len(place.point) != len(self.axes) for place in self.places):
+            raise ValueError("places must be there, each with one label an axis")
+        _check_names([contrast.other for contrast in self.contrasts], [place.name for place in self.places])
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -297,8 +307,23 @@ class StudyResult:
     weights: list[ArmWeights] = field(default_factory=list)
     """Of an ablation."""
 
+    def __post_init__(self) -> None:
+        _check_phases([arm.cost for arm in self.arms])
+        _check_names([self.arms[0].arm if self.arms else "", *(b.arm for b in self.curves)], [a.arm for a in self.arms])
 
-_STUDY = Record("study.json", StudyResult, indent=1)
+
+def _check_phases(costs: Sequence[Cost]) -> None:
+    for cost in costs:
+        if missing := {"training", "rollout", "reward", "update", "total"} - cost.seconds.keys():
+            raise ValueError(f"cost.seconds lacks {min(missing)}")
+
+
+def _check_names(used: Sequence[str], known: Sequence[str]) -> None:
+    if unknown := [name for name in used if name not in known]:
+        raise ValueError(f"{unknown[0]!r} is none of its arms")
+
+
+_STUDY = Record("study.json", StudyResult, indent=1, remedy="run the study again; finished runs are kept")
 read_study, write_study = _STUDY.read, _STUDY.write
 _CELLS = Record("cells.jsonl", CellRecord)
 
@@ -312,13 +337,15 @@ def read_cells(folder: Path) -> dict[Key, CellRecord]:
     """All records of a study, from `cells.jsonl` and `cells/`.
 
     A record that cannot be read is left out: its run is done again.
+
+    Raises:
+        InputError: if one of the files is none.
     """
-    packed = folder / _CELLS.name
-    texts = packed.read_bytes().splitlines() if packed.exists() else []
+    alone = [(read_bytes(path) or b"", str(path)) for path in sorted((folder / "cells").glob("*.json"))]
     records = {}
-    for text in (*texts, *(path.read_bytes() for path in sorted((folder / "cells").glob("*.json")))):
-        with suppress(ValidationError):
-            record = _CELLS.adapter.validate_json(text)
+    for line in (*_CELLS.lines(folder), *alone):
+        with suppress(InputError):
+            record = _CELLS.parse(*line)
             records[record.key] = record
     return records
 

@@ -21,6 +21,7 @@ from grao.reports import tables
 from grao.reports.figures import COLOURS, DASHED, Figure, picture, ticks
 from grao.reports.parts import Column, Example, ExampleGroup, origin, render_page
 from grao.reports.tables import Block, Row, Table, duration, estimate_row, number, percent, share
+from grao.visible import visible
 
 _BRIEF = 2
 """Blocks that the terminal shows of a reward that training does not follow; the page has all."""
@@ -93,8 +94,8 @@ def verdict_words(verdict: Verdict) -> Group:
     """The verdict, what to fix, and what could not be looked at."""
     findings = rich.table.Table.grid(padding=(0, 1))
     for rank, finding in enumerate(verdict.findings, start=1):
-        findings.add_row(f"{rank}.", Text(f"{finding.problem}\n{finding.remedy}"))
-    unchecked = (Text(f"Not checked. {sentence}") for sentence in verdict.unchecked)
+        findings.add_row(f"{rank}.", Text(visible(f"{finding.problem}\n{finding.remedy}")))
+    unchecked = (Text(visible(f"Not checked. {sentence}")) for sentence in verdict.unchecked)
     return Group(Text(headline(verdict), style="bold"), findings, *unchecked)
 
 

@@ -24,6 +24,7 @@ from pydantic.dataclasses import dataclass
 
 from grao.records.run import Estimate, Step
 from grao.reports.tables import number, percent
+from grao.visible import visible
 
 Array = npt.NDArray[np.float64]
 
@@ -57,6 +58,7 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.linewidth": 0.7,
     "lines.solid_capstyle": "round",
+    "text.parse_math": False,
 }
 
 
@@ -161,7 +163,7 @@ def _inline(svg: str, key: str, label: str) -> Markup:
     for name, colour in COLOURS.items():
         body = body.replace(colour, f"var(--{name}, {colour})")
     body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag.group()), body)  # places, not texts
-    return Markup(f'<svg {box.group() if box else ""} role="img" aria-label="{escape(label)}">{body}')
+    return Markup(visible(f'<svg {box.group() if box else ""} role="img" aria-label="{escape(label)}">{body}'))
 
 
 class Series(NamedTuple):

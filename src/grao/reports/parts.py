@@ -4,7 +4,6 @@ All text is escaped. No script, no outside file, no date of its own: equal value
 """
 
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,10 @@ from markupsafe import Markup
 from grao.config.arms import dotted
 from grao.records.run import Manifest
 from grao.reports.tables import bar, level, percent, typeset
+from grao.visible import visible
 
 LONGEST = 900
 """Characters of one text; longer ones lose their middle."""
-_CONTROLS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
-_UNPRINTABLE = re.compile("[\x80-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class Excerpt(NamedTuple):
@@ -132,7 +130,7 @@ def _text(value: Any) -> str:
 
 
 def _printable(value: Any) -> Any:
-    """Text without characters that HTML forbids: controls become their pictures, the rest a replacement mark."""
+    """Text without characters that HTML forbids, or that would turn the order of what is around them."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value.replace("\r\n", "\n").translate(_CONTROLS))
+    return visible(value.replace("\r\n", "\n"))

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from grao.errors import InputError
 from grao.records import run as records
 from grao.records.run import Estimate, Evaluation, Gain, Item, Manifest, RecordedAnswer
@@ -203,17 +201,8 @@ def _read(folder: Path) -> RunRecords:
     Raises:
         InputError: there are none, or one cannot be read.
     """
-    try:
-        manifest, metrics = records.read_manifest(folder), records.read_metrics(folder)
-        evaluation, items = records.read_evaluation(folder), records.read_items(folder)
-    except ValidationError as error:
-        problem, kind = error.errors()[0], error.title
-        if kind == "Manifest":
-            said = f"not valid JSON ({problem['msg']})" if problem["type"] == "json_invalid" else problem["msg"]
-            raise InputError(f"{folder / 'manifest.json'}: {said}; delete the file to report without it") from error
-        field = ".".join(map(str, problem["loc"])) or "whole line"
-        said = f"unreadable {kind.lower()} record, {field}: {problem['msg']}"
-        raise InputError(f"{folder}: {said}; evaluate the run again") from error
+    manifest, metrics = records.read_manifest(folder), records.read_metrics(folder)
+    evaluation, items = records.read_evaluation(folder), records.read_items(folder)
     if manifest is None and evaluation is None and not metrics:
         raise InputError(f"{folder}: no manifest.json, metrics.jsonl or evaluation.json here; give the folder of a run")
     measured_while_training = records.read_evaluations(folder)

@@ -18,6 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from grao.records.run import Estimate
+from grao.visible import visible
 
 NOT_MEASURED = "not measured"
 _LATEX_NAMES = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
@@ -161,15 +162,15 @@ class Table:
 
     def __rich__(self) -> RichTable:
         """For the terminal, as rich's console prints it. Titles of blocks are left out, a line divides them."""
-        title = Text(self.title, justify="left")
+        title = Text(visible(self.title), justify="left")
         table = RichTable(title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=self.dense)
         for heading in self.columns[: self.names]:
-            table.add_column(Text(heading), overflow="fold")
+            table.add_column(Text(visible(heading)), overflow="fold")
         for heading in self.columns[self.names :]:
-            table.add_column(Text(heading), justify="right", overflow="fold", no_wrap=not self.dense)
+            table.add_column(Text(visible(heading)), justify="right", overflow="fold", no_wrap=not self.dense)
         for block in self.blocks:
             for row in block.rows:
-                table.add_row(*map(Text, row.cells), end_section=row is block.rows[-1])
+                table.add_row(*(Text(visible(cell)) for cell in row.cells), end_section=row is block.rows[-1])
         return table
 
     def csv(self) -> str:

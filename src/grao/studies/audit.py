@@ -70,7 +70,7 @@ class Member(figures.Subject):
 
 def audit_folder(recipe: Recipe) -> Path:
     """Where the audit of a recipe goes."""
-    return recipe.audit.output or recipe.output.with_name(f"{recipe.output.name}-audit")
+    return recipe.audit.output or Path(f"{recipe.output}-audit")
 
 
 def audit_rewards(recipe: Recipe, screen: Screen) -> Audit:

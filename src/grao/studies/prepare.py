@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Protocol
 
 from peft import PeftModel
@@ -21,6 +22,7 @@ from grao.engine.loading import add_adapter, load_tokenizer, parameter_count
 from grao.engine.policy import load_policy
 from grao.errors import InputError
 from grao.evaluation.metrics import single_batch
+from grao.files import usable_path
 from grao.records.audit import JudgeForecast
 from grao.records.lock import locked, no_empty_folders
 from grao.records.run import DataFacts, Manifest, WeightCounts, git_revision, installed_versions, now
@@ -101,11 +103,18 @@ def check_writable(folder: Path) -> None:
     Raises:
         InputError: if not.
     """
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        usable_path(os.fspath(folder))
+    except ValueError as error:
+        raise InputError(f"output: {error}") from error
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not nearest.is_dir():
         raise InputError(f"output: {nearest} is a file; choose a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"output: {nearest} is not writable; choose another folder")
+    try:
+        with TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise InputError(f"output: {nearest} is not writable ({error.strerror}); choose another folder") from error
 
 
 def prepare(recipe: Recipe, split: Split | None = None) -> Prepared:

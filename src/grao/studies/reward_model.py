@@ -78,7 +78,8 @@ def train_reward_model(recipe: RewardModelRecipe, screen: Screen) -> RewardModel
         InputError: for a mistake in recipe, data or model, or if TRL is missing.
     """
     folder = recipe.output
-    check_writable(folder)
+    for place in (folder, folder.absolute().parent):
+        check_writable(place)
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"output: {folder} is not empty; choose another folder")
     place = folder.absolute()
@@ -173,9 +174,9 @@ def _measure(reward: RewardModel, pairs: Sequence[_Pair], confidence: float, scr
 
 
 def _write(recipe: RewardModelRecipe, reward: RewardModel, record: RewardModelRecord) -> None:
-    folder = recipe.output
+    folder = recipe.output.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as parent:
+    with TemporaryDirectory(dir=folder.parent, prefix=".reward-model-") as parent:
         draft = Path(parent, folder.name)
         reward.model.save_pretrained(draft / "model")
         reward.tokenizer.save_pretrained(draft / "model")

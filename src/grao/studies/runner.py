@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from grao.data.load import fingerprint
@@ -241,7 +240,7 @@ def _answers_before(ready: Prepared, cache: Path) -> list[RecordedAnswer]:
     sampling = (rollout.temperature, rollout.top_p, rollout.max_new_tokens)
     decisive = (recipe.model, recipe.rewards, recipe.evaluation, recipe.seed, sampling, fingerprint(examples))
     cached = Record(f"{hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]}.jsonl", RecordedAnswer)
-    with suppress(ValidationError):
+    with suppress(InputError):
         if answers := cached.read_lines(cache):
             return answers
     answers = answer_held_out(ready)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import chain, combinations_with_replacement
+from pathlib import Path
 
 import torch
 
@@ -102,7 +103,7 @@ def quick(study: Study) -> Study:
     over = {axis: dict(list(v.items())[:2]) if isinstance(v, dict) else v[:2] for axis, v in study.over.items()}
     steps = min(study.budget.steps or _QUICK_STEPS, _QUICK_STEPS)
     every = steps // 2 if study.evaluate_every and steps > 1 else None
-    output = study.output.with_name(f"{study.output.name}-quick")
+    output = Path(f"{study.output}-quick")
     small = replace(study, arms=arms, over=over, seeds=study.seeds[:1], budget=BudgetConfig(steps=steps))
     return replace(small, evaluate_every=every, output=output)
 

@@ -19,8 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from grao.config.load import dump_recipe, load_recipe
 from grao.config.recipe import Recipe
 from grao.config.schema import ADAPTER
@@ -243,7 +241,7 @@ def _recorded(ready: Prepared, answers: dict[str, list[RecordedAnswer]], manifes
 def _answers_before(ready: Prepared, screen: Screen) -> list[RecordedAnswer]:
     """From the records of a resumed run; given anew where these are missing or damaged."""
     before: list[RecordedAnswer] = []
-    with suppress(ValidationError, KeyError):
+    with suppress(InputError, KeyError):
         before = [item.answers["before"] for item in records.read_items(ready.recipe.output)]
     if len(before) != len(held_out(ready)):
         before = evaluate_policy(ready, screen, "before")

@@ -24,12 +24,15 @@ import yaml
 
 from grao.chat import turn_text
 from grao.errors import InputError
+from grao.files import read_text
 from grao.rewards.judge.thoughts import answer_after
 from grao.types import Prompt
 
 _WORDING = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 CRITERIA: Mapping[str, str] = _WORDING["criteria"]
 """Shipped criteria by name; `domain` has a field to fill in."""
+_LARGEST = 1 << 20
+"""Bytes of the largest template."""
 _SHOWN = 60
 """Longest criterion that is repeated in a message, in characters."""
 _FIELDS = ("context", "text_1", "text_2")
@@ -106,8 +109,8 @@ def load_template(criterion: str, domain: str | None = None) -> Template:
         shown = criterion if len(criterion) <= _SHOWN else f"{criterion[:_SHOWN]}..."
         raise InputError(f"{shown!r} is no criterion ({', '.join(CRITERIA)}) and there is no such file")
     try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        text = (read_text(path, _LARGEST) or "").strip()
+    except InputError as error:
         raise InputError(f"{criterion} cannot be read as UTF-8 text; give a template as a text file") from error
     for name in _FIELDS:
         if (count := text.count(f"{{{name}}}")) != 1:

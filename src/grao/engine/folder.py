@@ -1,0 +1,79 @@
+"""A model folder before transformers reads it: files that are whole, and sizes that its weights can have.
+
+transformers waits for what is no file, builds as many layers as config.json asks for, and fails on the rest in a
+hundred ways. So the files are looked at here, weights by their headers alone.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json
+from safetensors import SafetensorError, safe_open
+
+from grao.errors import InputError
+from grao.files import read_bytes
+
+_OBJECTS = (
+    *("config.json", "generation_config.json", "model.safetensors.index.json", "adapter_config.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
+"""Files that hold a JSON object, if they are there."""
+_LARGEST = 1 << 26
+"""Bytes of the largest of them."""
+_LAYERS = re.compile(r"(num_hidden|num|n|encoder|decoder)_layers?")
+_WIDTHS = re.compile(r"\w+_(size|dim|heads?|experts|embd|inner)|d_\w+")
+"""Names of sizes in config.json."""
+_MOST_LAYERS, _WIDEST = 1000, 1_000_000
+"""Sizes that are believed whatever the weights are: a default may stand for a part that the model does not have."""
+
+
+def check_model_folder(folder: Path) -> None:
+    """Looks at the files of a model: JSON objects, weights that are complete, and sizes that fit to them.
+
+    Raises:
+        InputError: naming the file and what is wrong with it.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".jinja", ".model") and path.exists() and not path.is_file():
+            raise InputError(f"{path} is no file; remove it, or fetch the model again")
+    texts = {name: _json_object(folder / name) for name in _OBJECTS}
+    tensors: dict[str, list[int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as weights:
+                tensors |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is damaged or incomplete ({error}); fetch it again") from error
+    if tensors:
+        widest = max((length for shape in tensors.values() for length in shape), default=0)
+        for name, value in _sizes(texts["config.json"]):
+            layers = _LAYERS.fullmatch(name)
+            most = max(len(tensors), _MOST_LAYERS) if layers else max(16 * widest, _WIDEST)
+            if value > most:
+                raise InputError(f"{folder / 'config.json'}: {name} is {value}, which its weights do not have; mend it")
+
+
+def _json_object(path: Path) -> Mapping[str, Any]:
+    try:
+        content = from_json(b"{}" if (text := read_bytes(path, _LARGEST)) is None else text)
+    except ValueError as error:
+        said = str(error) if isinstance(error, InputError) else f"{path} is not valid JSON: {error}"
+        raise InputError(f"{said}; fetch the model again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object; fetch the model again")
+    for name, value in content.items():
+        ids = value if isinstance(value, list) else [value]
+        if name.endswith("_token_id") and not all(each is None or isinstance(each, int) for each in ids):
+            raise InputError(f"{path}: {name} is {str(value)[:40]!r}, but the id of a token is a whole number; mend it")
+    return content
+
+
+def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Whole numbers of a model's configuration, and of those inside it, that say how large something is."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _sizes(value)
+        elif isinstance(value, int) and (_LAYERS.fullmatch(name) or _WIDTHS.fullmatch(name)):
+            yield name, value
