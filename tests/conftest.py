@@ -2,10 +2,12 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib.figure
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -14,9 +16,26 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback
 torch.set_num_threads(1)
 
 
+DRAWN = ("test_reports", "test_study_result", "test_sweep", "test_overoptimisation")
+"""Files of tests that look at pictures; in others drawing them would take most of the time."""
+
+
+def pytest_collection_finish() -> None:
+    """Takes the libraries out of garbage collection: accelerate collects at the end of every training, 0.7 s each."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _empty_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.module.__name__ not in DRAWN:
+        empty = '<svg viewBox="0 0 1 1"></svg>'
+        monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, file, **options: file.write(empty))
 
 
 @pytest.fixture(scope="session")

@@ -274,7 +274,7 @@ def embedded(folder: Path) -> None:
         (reweighted(without_one), {}, "does not fit .*1 weights are in one of them only"),
         (reweighted(deeper), {}, "does not fit .*weights are in one of them only, such as .*layers.7"),
         (pickled, {}, "no adapter_model.safetensors; adapter_model.bin is a pickle"),
-        (torn, {}, "cannot read .*adapter_model.safetensors"),
+        (torn, {}, "adapter_model.safetensors is damaged or incomplete"),
         (
             lambda folder: (folder / "adapter_model.safetensors").unlink(),
             {},

@@ -370,13 +370,14 @@ def test_quick_is_small_and_lies_elsewhere(place: Path) -> None:
 
 def test_quick_in_the_embedded_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     recipe = next(path for path in STUDIES if path.stem == "sandbox-weak")
-    built = partial(build_sandbox, cache=tmp_path / "cache", steps=150)  # of pretraining; 1,600 take two minutes
+    built = partial(build_sandbox, cache=tmp_path / "cache", steps=30)  # of pretraining; 1,600 take two minutes
     monkeypatch.setattr("grao.studies.study.build_sandbox", built)
     monkeypatch.chdir(tmp_path)
-    assert main(["compare", "--config", str(recipe), "--quick", "--output", "weak"]) == 0
+    short = ["--base.rollout.group_size", "2", "--base.rollout.max_new_tokens", "12"]
+    assert main(["compare", "--config", str(recipe), "--quick", "--output", "weak", *short]) == 0
     result = read_study(tmp_path / "weak-quick")
     assert [(arm.arm, arm.seeds) for arm in result.arms] == [("grao", [0]), ("grao-signed", [0])]
-    assert result.arms[0].cost.reward_calls == 6 * 16 * 8
+    assert result.arms[0].cost.reward_calls == 6 * 16 * 2
     assert "300 held-out prompts" in " ".join(capsys.readouterr().out.split())
 
 

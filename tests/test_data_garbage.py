@@ -21,6 +21,7 @@ import pytest
 
 from grao.config.recipe import DataConfig
 from grao.data.load import examples_from_dataset, load_examples, load_split
+from grao.data.sources import read_path
 from grao.errors import InputError
 
 ROWS: list[dict[str, Any]] = [
@@ -162,7 +163,7 @@ def test_any_value_in_any_column(fields: dict[str, Any]) -> None:
     ],
 )
 def test_paths_that_are_none(path: str, message: str) -> None:
-    assert message in _outcome(path)
+    assert message in _checked(lambda: read_path(path, "train"))
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

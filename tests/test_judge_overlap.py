@@ -139,8 +139,8 @@ def test_a_training_judges_while_it_samples_and_learns_the_same(server, judge: B
 
     def late(generator: TransformersGenerator, *arguments):
         """Samples the second prompt of the first step only after something has been asked about the first."""
-        sampled.append(1)
-        if len(sampled) == 2:
+        sampled.append(arguments[-1].max_new_tokens)
+        if sampled.count(8) == 2:  # fewer are sampled to try the model out
             waited.append(wait_for(lambda: bool(server.asked)))
         return sample(generator, *arguments)
 

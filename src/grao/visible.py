@@ -4,7 +4,7 @@ import re
 
 _PICTURES = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\N{SYMBOL FOR DELETE}"}
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
-_TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Marks that change the direction of what is written (Unicode's property Bidi_Control)."""
 
 
@@ -16,4 +16,4 @@ def visible(text: str) -> str:
     Example: an escape sequence that would turn a terminal red reads `␛[31m`, and a right-to-left override `[U+202E]`.
     """
     text = _CONTROLS.sub(lambda found: _PICTURES.get(ord(found[0]), "\N{REPLACEMENT CHARACTER}"), text)
-    return _TURNING.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
+    return TURNING.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)

@@ -60,7 +60,7 @@ class JudgeConfig:
     """Environment variable that holds the key; null for a server that wants none."""
     local: LocalJudgeConfig | None = None
     """A model here, in place of one on a server."""
-    criterion: PathText = "helpful"
+    criterion: Text = "helpful"
     """helpful, harmless, truthful, fair, domain, or a text file with a template of your own."""
     domain: str | None = None
     """The field that criterion `domain` speaks of."""

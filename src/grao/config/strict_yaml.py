@@ -12,6 +12,7 @@ from yaml.composer import ComposerError
 from yaml.reader import ReaderError
 
 from grao.errors import InputError
+from grao.visible import TURNING
 
 Location = tuple[str, ...]
 """Where a value stands: keys and list positions from the top, `("rewards", "0", "weight")`."""
@@ -67,7 +68,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = '"' if re.search(r"[\r\n\x85\u2028\u2029]", text) else None
+    style = '"' if re.search(r"[\r\n\x85\u2028\u2029]", text) or TURNING.search(text) else None
     return dumper.represent_scalar(_TAG + "str", text, style)
 
 
@@ -99,7 +100,8 @@ def read_yaml(text: str) -> Document:
 
 def write_yaml(value: Any) -> str:
     """A YAML text in block style that `read_yaml` reads back to the same value."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return TURNING.sub(lambda mark: f"\\u{ord(mark[0]):04x}", text)
 
 
 def write_inline(value: Any) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
+from grao.errors import InputError
 from grao.records.files import Record, sync
 
 DRAFT = ".draft"
@@ -89,7 +89,7 @@ def fault(checkpoint: Path) -> str | None:
                 return f"{name} has {size:,} bytes, and not {written.size:,} as {_SEAL.name} says"
             if _digest(path) != written.sha256:
                 return f"{name} does not fit {_SEAL.name}"
-    except (ValidationError, OSError):
+    except (InputError, OSError):
         return f"{_SEAL.name} or a file that it names cannot be read"
     lacking = [name for name in _NEEDED if name not in sealed]
     return f"{lacking[0] if sealed else _SEAL.name} is missing" if lacking else None

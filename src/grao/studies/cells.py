@@ -57,17 +57,21 @@ class Material:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.split = cache(self._split)
+        self._splits: dict[str, Split] = {}
         self.model = cache(self._model)
 
-    def _split(self, data: DataConfig, role: Role) -> Split:
+    def split(self, data: DataConfig, role: Role) -> Split:
         """Training and held-out examples.
 
         For a selection both come from the training side: its prompts are never those of the final evaluation.
         """
-        if role == "final":
-            return load_split(data, _SPLIT_SEED)
-        return split_examples(self.split(data, "final").train, self.study.selection.prompts, _SPLIT_SEED)
+        key = f"{role} {data}"
+        if key not in self._splits and role == "final":
+            self._splits[key] = load_split(data, _SPLIT_SEED)
+        elif key not in self._splits:
+            examples = self.split(data, "final").train
+            self._splits[key] = split_examples(examples, self.study.selection.prompts, _SPLIT_SEED)
+        return self._splits[key]
 
     def _model(self, path: str, world: SandboxConfig | None) -> str:
         """What the model is, wherever it lies: the sandbox's arguments, a digest of the weights, or the hub id."""

@@ -5,14 +5,13 @@ the watch and the log carry from step to step is saved in each checkpoint, in `g
 Left out: models split over processes (FSDP, DeepSpeed stage 3), which sampling does not support yet.
 """
 
-import json
 import math
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,8 +32,8 @@ from grao.engine.loading import check_finite, extend_stops, likeliest_stop, load
 from grao.engine.policy import given_policy
 from grao.errors import BrokenNumbersError, InputError
 from grao.groups import reward_groups, sample_groups
-from grao.methods.base import Method
-from grao.records.files import replace_text
+from grao.methods.base import Method, State
+from grao.records.files import Record
 from grao.rewards.mix import Mix, RewardLike, as_mix
 from grao.rollouts.base import Generator, Sampling, draw_key, make_generator
 from grao.training.arguments import (
@@ -50,12 +49,20 @@ from grao.training.checked import CheckedTrainer
 from grao.training.experience import ExperienceSource, Update
 from grao.training.learner import Learner, together, without_head
 from grao.training.metrics import step_metrics, with_logged
-from grao.training.watch import Watch
+from grao.training.watch import Look, Watch
 from grao.types import Example
 
 Rows = Iterable[Mapping[str, Any] | Example]
 
-STATE = "grao_state.json"
+
+@dataclass(frozen=True)
+class _Carried:
+    method: State
+    looks: list[Look]
+    steps: list[dict[str, float]]
+
+
+_CARRIED = Record("grao_state.json", _Carried)
 """In a checkpoint: what is carried from step to step beside weights and optimiser."""
 
 _PROBES = 16
@@ -283,9 +290,8 @@ class GRAOTrainer(CheckedTrainer):
         """The policy; into a checkpoint also what is carried from step to step."""
         super().save_model(output_dir, _internal_call)
         if _internal_call and output_dir and self.is_world_process_zero():
-            watched = self.watch.state() if self.watch else []
-            state = {"method": self._method_state, "watch": watched, "steps": self._steps}
-            replace_text(Path(output_dir, STATE), json.dumps(state))
+            looks = self.watch.looks if self.watch else []
+            _CARRIED.write(Path(output_dir), _Carried(self._method_state, looks, self._steps))
 
     def _encode(self, examples: Sequence[Example], policy: nn.Module, with_rejected: bool = False) -> EncodedSet:
         data, tokens = self.config.data, self.config.data.max_prompt_tokens
@@ -323,12 +329,10 @@ class GRAOTrainer(CheckedTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.learner.critic is not None:
             self.learner.critic.load(resume_from_checkpoint)
-        carried = Path(resume_from_checkpoint, STATE)
-        if carried.exists():
-            state = json.loads(carried.read_text(encoding="utf-8"))
-            self._method_state, self._steps = state["method"], state["steps"]
+        if carried := _CARRIED.read(Path(resume_from_checkpoint)):
+            self._method_state, self._steps = carried.method, carried.steps
             if self.watch:
-                self.watch.restore(state["watch"])
+                self.watch.looks = carried.looks
 
 
 def _examples(rows: Rows, config: GRAOConfig) -> list[Example]:

@@ -8,8 +8,8 @@ Left out: a threshold on the gap itself. Two rewards may differ by any constant 
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -139,14 +139,6 @@ class Watch(TrainerCallback):
             "watch/second_error": last.second_error,
             "watch/alarm": float(alarm(self.looks)),
         }
-
-    def state(self) -> list[dict[str, float]]:
-        """The looks so far, for a checkpoint."""
-        return [asdict(look) for look in self.looks]
-
-    def restore(self, state: Iterable[Mapping[str, Any]]) -> None:
-        """Restores the looks of a resumed run."""
-        self.looks = [Look(**look) for look in state]
 
 
 def words(looks: Sequence[Look]) -> str:
