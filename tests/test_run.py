@@ -337,13 +337,13 @@ def test_evaluating_a_run_in_place_holds_one_model_at_a_time(place: Path, screen
     first = start_run(recipe(**{"training.measure_kl": "true"}), screen).evaluation
     loaded = []
 
-    def load(*args):
+    def load(path, **options):
         assert not [model for model in loaded if model() is not None]
-        model = load_model(*args)
+        model = load_model(path, **options)
         loaded.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr("grao.studies.prepare.load_model", load)
+    monkeypatch.setattr("grao.engine.policy.load_model", load)
     assert evaluate_run(place / "run", place / "model" / ".." / "run", screen) == first
     assert len(loaded) == 2
     assert "evaluated" in json.loads((place / "run" / "manifest.json").read_text())

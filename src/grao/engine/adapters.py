@@ -24,6 +24,8 @@ from grao.errors import InputError, one_line
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MODEL_FILES = "config.json", _CONFIG
+_RUN_FILES = "manifest.json", "reward.json"
+"""By which the folder of a run, or of a trained reward model, is known."""
 
 LoadBase = Callable[[str], PreTrainedModel]
 """Folder or hub id -> model."""
@@ -61,7 +63,8 @@ def model_folder(path: str) -> str:
         return path
     if any((folder / name).exists() for name in _MODEL_FILES):
         return str(folder)
-    if any((folder / "model" / name).exists() for name in _MODEL_FILES):
+    trained = any((folder / name).exists() for name in _RUN_FILES)
+    if trained and any((folder / "model" / name).exists() for name in _MODEL_FILES):
         return str(folder / "model")
     inside = sorted(file.parent for file in folder.glob(f"*/{_CONFIG}"))
     if len(inside) > 1:
