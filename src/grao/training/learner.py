@@ -151,7 +151,7 @@ class Learner:
         pad_id: int,
         without: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
-        self._accelerator, self._policy, self._without = accelerator, policy, without or self._as_at_the_start
+        self._accelerator, self._policy, self._without = accelerator, policy, without
         needs = method.needs
         asked = needs.frozen or config.measure_kl
         self.engine = engine_for(policy, pad_id)
@@ -185,7 +185,7 @@ class Learner:
     @contextmanager
     def _starting_model(self) -> Iterator[nn.Module]:
         """The model before training."""
-        with self._accelerator.autocast(), self._without():
+        with self._accelerator.autocast(), (self._without or self._as_at_the_start)():
             yield self._policy
 
     @contextmanager
