@@ -32,11 +32,11 @@ format: .venv/developing
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml constraints-cpu.txt | .venv/bin/python
-	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable .
+	$(BIN)/pip install --quiet --no-compile $(CONSTRAINTS) --editable .
 	touch $@
 
 .venv/developing: pyproject.toml constraints-cpu.txt | .venv/bin/python
-	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable '.[test,check]'
+	$(BIN)/pip install --quiet --no-compile $(CONSTRAINTS) --editable '.[test,check]'
 	touch $@ .venv/installed
 
 clean:

@@ -84,7 +84,7 @@ def test_a_model_that_cannot_be_checkpointed_is_told(tmp_path: Path):
     [
         {"bf16": "no", "logging_steps": "1"},
         {"remove_unused_columns": False, "dataloader_num_workers": 0, "eval_on_start": True},
-        {"lr_scheduler_kwargs": {}, "optim": "adafactor", "fp16": True},
+        {"lr_scheduler_kwargs": {}, "optim": "adafactor"},
         {"neftune_noise_alpha": 5, "logging_strategy": "epoch"},
         {"save_total_limit": 1, "full_determinism": False, "eval_strategy": "epoch"},
     ],
