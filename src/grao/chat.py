@@ -102,11 +102,8 @@ def turn_of(tokenizer: PreTrainedTokenizerBase, question: Sequence[Message] = _Q
     end = next((token for token in added.findall(closing) if token not in opener), "")
     shared = os.path.commonprefix([coming, given])  # noqa: RUF071  (letter by letter)
     frame = ends.union(token for token in added.findall(shared + closing) if special[token])
-    turn, coming, given = (
-        Turn(closing=closing, end=end, frame=tuple(frame)),
-        coming[len(shared) :],
-        given[len(shared) :],
-    )
+    turn = Turn(closing=closing, end=end, frame=tuple(frame))
+    coming, given = coming[len(shared) :], given[len(shared) :]
     if not (coming + given).strip():
         return replace(turn, gap="" if coming else given)
     if [slash for _, slash, _, _ in _TAG.findall(coming)][-1:] == ["/"]:

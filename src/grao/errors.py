@@ -14,6 +14,6 @@ class BrokenNumbersError(ArithmeticError):
     code 4."""
 
 
-def one_line(error: BaseException, length: int = 300) -> str:
+def one_line(error: BaseException, length: int | None = 300) -> str:
     """What another library says, on one line."""
     return " ".join(str(error).split())[:length] or type(error).__name__

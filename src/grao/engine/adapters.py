@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from grao.engine.folder import check_model_folder
+from grao.engine.folder import check_model_folder, tensor_shapes
 from grao.errors import InputError, one_line
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -84,7 +84,7 @@ def adapter_at(path: str) -> Adapter | None:
             trained further.
     """
     path = model_folder(path)
-    if Path(path).is_dir():
+    if Path(path, _CONFIG).exists():  # a whole model is looked at when it is loaded
         try:
             check_model_folder(Path(path))
         except InputError as error:
@@ -198,8 +198,7 @@ def _shapes(adapter: Adapter) -> dict[str, list[int]]:
         why = "adapter_model.bin is a pickle, which is never read; save it as safetensors" if pickled else "restore it"
         raise InputError(f"model.path: the adapter {adapter.path!r} has no {_WEIGHTS}; {why}")
     try:
-        with safe_open(file, "pt") as weights:
-            return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+        return tensor_shapes(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"model.path: cannot read {file}: {one_line(error)}") from error
 

@@ -42,8 +42,7 @@ def check_model_folder(folder: Path) -> None:
     tensors: dict[str, list[int]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with safe_open(path, "pt") as weights:
-                tensors |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+            tensors |= tensor_shapes(path)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is damaged or incomplete ({error}); fetch it again") from error
     if tensors:
@@ -53,6 +52,16 @@ def check_model_folder(folder: Path) -> None:
             most = max(len(tensors), _MOST_LAYERS) if layers else max(16 * widest, _WIDEST)
             if value > most:
                 raise InputError(f"{folder / 'config.json'}: {name} is {value}, which its weights do not have; mend it")
+
+
+def tensor_shapes(path: Path | str) -> dict[str, list[int]]:
+    """Name -> shape of every tensor in a safetensors file, from its header.
+
+    Raises:
+        SafetensorError, OSError: if it cannot be read.
+    """
+    with safe_open(path, "pt") as weights:
+        return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
 
 
 def _json_object(path: Path) -> Mapping[str, Any]:

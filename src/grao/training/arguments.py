@@ -21,7 +21,7 @@ from grao.config.recipe import OTHER_NAMES, UNFIT, GRAOConfig, TrainingConfig
 from grao.data.encoding import EncodedSet
 from grao.engine.limits import check_tokens, positions
 from grao.engine.loading import usual_learning_rate
-from grao.errors import InputError
+from grao.errors import InputError, one_line
 from grao.methods.base import Method
 from grao.types import Example
 
@@ -165,7 +165,7 @@ def refusals(given: Mapping[str, Any]) -> Iterator[None]:
         nearest = next((name for name in reversed(frames) if name.startswith(("grao.", *_LIBRARY))), "grao.")
         if nearest.startswith("grao.") or frames[-1].startswith(_WRITERS):
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = one_line(error, None)
         spoken = [name for name, value in given.items() if _occurs(name, text) or _occurs(value, text)]
         option = (
             f".{(spoken or [*given])[0]}" if spoken or len(given) == 1 else f" ({', '.join(given)})" if given else ""

@@ -94,11 +94,8 @@ class CheckedTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         """A checkpoint that is whole or not there: see `grao.records.checkpoints`."""
-        folder, name, ours = (
-            Path(self._get_output_dir(trial)),
-            f"checkpoint-{self.state.global_step}",
-            self.args.should_save,
-        )
+        folder, ours = Path(self._get_output_dir(trial)), self.args.should_save
+        name = f"checkpoint-{self.state.global_step}"
         self._draft = folder / DRAFT
         try:
             if ours:

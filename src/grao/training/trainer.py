@@ -123,11 +123,11 @@ class GRAOTrainer(CheckedTrainer):
             set_arguments(self.tokenizer, args.chat_template_kwargs, "model.chat_template_kwargs")
         self.pad_id = padding_id(self.tokenizer, policy)
 
-        examples = _examples(train_dataset, args)
+        examples = examples_from_dataset(train_dataset, args.data)
         self.turn = settled_turn(self.tokenizer, examples, self.method.needs.references)
         self.stop_ids, self.end_id = self._endings(policy, examples)
         check_needs(self.method, examples, watch is not None)
-        held_out = _examples(eval_dataset, args) if eval_dataset is not None else []
+        held_out = examples_from_dataset(eval_dataset, args.data) if eval_dataset is not None else []
         for mix in self._mixes():
             mix.check_columns({name for example in (*examples, *held_out) for name in example.columns})
         self.train_items = self._encode(examples, policy, self.method.needs.rejected)
@@ -271,7 +271,9 @@ class GRAOTrainer(CheckedTrainer):
         """
         encoded = self.eval_items
         if eval_dataset is not None:
-            encoded = self._encode(_examples(eval_dataset, self.config), self.accelerator.unwrap_model(self.model))
+            encoded = self._encode(
+                examples_from_dataset(eval_dataset, self.config.data), self.accelerator.unwrap_model(self.model)
+            )
         if encoded is None:
             raise InputError("evaluate: there is no eval_dataset; give one to GRAOTrainer or to evaluate()")
         rollout = self.config.rollout
@@ -333,7 +335,3 @@ class GRAOTrainer(CheckedTrainer):
             self._method_state, self._steps = carried.method, carried.steps
             if self.watch:
                 self.watch.looks = carried.looks
-
-
-def _examples(rows: Rows, config: GRAOConfig) -> list[Example]:
-    return examples_from_dataset(rows, config.data)

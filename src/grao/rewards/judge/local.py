@@ -129,10 +129,8 @@ class LocalJudge:
         content = self.template.render(context_text(question.pair.prompt), *question.texts)
         chat, asked = bool(self.tokenizer.chat_template), f"{guarded(content, self._turn.frame)}\n"
         if chat:
-            messages, refusal = (
-                [{"role": "user", "content": content}],
-                f"judge {self.name}: its chat template refuses the question",
-            )
+            messages = [{"role": "user", "content": content}]
+            refusal = f"judge {self.name}: its chat template refuses the question"
             asked = prompt_text(self.tokenizer, messages, self._turn, refusal) + self._turn.gap
         asked += end_of_thoughts(asked.rpartition(content[-_TAIL:])[2])
         answered = token_ids(self.tokenizer, [(asked + verdict, not chat) for verdict in PairVerdict])
