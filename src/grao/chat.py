@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from grao.errors import InputError
+from grao.errors import InputError, one_line
 from grao.types import Message, Prompt
 
 OPEN_TURN = "\n\nAssistant:"
@@ -237,7 +237,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], r
     try:
         return str(tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, **options))
     except Exception as error:  # a template is a program, and fails in as many ways
-        raise InputError(f"{refusal}: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
+        raise InputError(f"{refusal}: {one_line(error, 200)}") from error
 
 
 def _any_of(tokens: Collection[str]) -> re.Pattern[str]:

@@ -115,12 +115,11 @@ class TransformersGenerator:
     def _gap(self) -> float:
         """Nats by which sampled tokens are off a plain forward pass, with prompts of two lengths and rows that end."""
         last, stop_ids, gaps = embedded_tokens(transformers_model(self.model)) - 1, self.stop_ids, []
+        samples = max(1, min(4, self._at_once.size // 2))  # so that both prompts share a batch
         prompts = [[last // part for part in parts] for parts in ((2, 3, 5, 4, 7, 3), (3, 2))]
         self.stop_ids = torch.arange(0, last, 2)
         try:
-            for index, answers in self.generate(
-                prompts, (0, 1), Sampling(samples=4, temperature=1.0, max_new_tokens=4)
-            ):
+            for index, answers in self.generate(prompts, (0, 1), Sampling(samples, temperature=1.0, max_new_tokens=4)):
                 for answer in answers:
                     with mode(self.model, training=False):
                         expected = plain_logps(self.model, prompts[index], answer.ids)

@@ -14,6 +14,7 @@ from typing import Any
 from grao.config.arms import dotted
 from grao.config.recipe import Recipe
 from grao.config.schema import ADAPTER, field_facts, general
+from grao.engine.adapters import model_folder
 
 _FREE = (
     *("output", "data.path", "data.test_path", "rollout.batch_size", "training.token_budget", "training.save_every"),
@@ -69,6 +70,7 @@ def _content(name: str, value: Any) -> Any:
         return f"{path.name}:{function} {digest([path])}" if path.suffix == ".py" and path.is_file() else value
     path = Path(value).expanduser()
     if name.endswith(_MODELS) and path.is_dir():
+        path = Path(model_folder(value))
         files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".jinja", ".safetensors"))
         return f"the folder {_sampled(files)}"
     return f"the file {digest([path])}" if name.endswith(".criterion") and path.is_file() else value

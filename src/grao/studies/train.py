@@ -199,7 +199,9 @@ def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None) -> Fini
 def save_policy(trainer: GRAOTrainer, folder: Path) -> None:
     """The model as it is now, in a folder of its own: whole or not there."""
     draft = folder.with_name(f".{folder.name}.part")
-    remove(draft)
+    if trainer.args.should_save:
+        remove(draft)
+    trainer.accelerator.wait_for_everyone()  # no process may still remove what another begins to write
     trainer.save_model(str(draft))
     if trainer.args.should_save:
         (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle, and manifest.json says more

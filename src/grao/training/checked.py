@@ -103,6 +103,11 @@ class CheckedTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # each process has written its random state
+            best = self.state.best_model_checkpoint == str(self._draft / name)
+            if best:  # known to every process, for each loads it in the end
+                self.state.best_model_checkpoint = str(folder / name)
+            if ours and best:
+                self.state.save_to_json(str(self._draft / name / "trainer_state.json"))
             if ours:
                 self._publish(self._draft / name, folder / name)
         finally:
@@ -116,9 +121,6 @@ class CheckedTrainer(Trainer):
 
     def _publish(self, draft: Path, checkpoint: Path) -> None:
         """Seals a draft and puts it in its place."""
-        if self.state.best_model_checkpoint == str(draft):
-            self.state.best_model_checkpoint = str(checkpoint)
-            self.state.save_to_json(str(draft / "trainer_state.json"))
         seal(draft)
         publish(draft, checkpoint)
         rotate(checkpoint, self.args.save_total_limit, [self.state.best_model_checkpoint])

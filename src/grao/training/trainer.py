@@ -269,6 +269,7 @@ class GRAOTrainer(CheckedTrainer):
 
         For intervals, and for before against after, see `grao evaluate`.
         """
+        self.between_steps = True  # transformers evaluates after its optimiser step
         encoded = self.eval_items
         if eval_dataset is not None:
             encoded = self._encode(
