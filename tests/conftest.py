@@ -1,19 +1,23 @@
+from __future__ import annotations
+
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
-import matplotlib.figure
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast, TrainerCallback
 
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.axes import Axes
+    from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 
 DRAWN = ("test_reports", "test_study_result", "test_sweep", "test_overoptimisation")
@@ -21,21 +25,54 @@ DRAWN = ("test_reports", "test_study_result", "test_sweep", "test_overoptimisati
 
 
 def pytest_collection_finish() -> None:
-    """Takes the libraries out of garbage collection: accelerate collects at the end of every training, 0.7 s each."""
+    """One thread a process, and the libraries out of garbage collection, which takes a second with them."""
+    import torch
+
+    torch.set_num_threads(1)
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def _empty_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    from grao.reports import audit, figures, study, sweep
+
+    def empty(paint: Callable[[Axes], None], key: str, label: str) -> Markup:
+        return figures._inline('<svg viewBox="0 0 1 1"></svg>', key, label)
+
     if request.module.__name__ not in DRAWN:
-        empty = '<svg viewBox="0 0 1 1"></svg>'
-        monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, file, **options: file.write(empty))
+        for module in (audit, figures, study, sweep):
+            monkeypatch.setattr(module, "picture", empty)
+
+
+@pytest.fixture(autouse=True)
+def _no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate collects garbage when a training ends, for memory that tests do not need."""
+    monkeypatch.setattr("accelerate.utils.memory.gc", SimpleNamespace(collect=int))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
+@pytest.fixture(autouse=True)
+def _own_modules() -> Iterator[None]:
+    """What a test imports from its working directory does not stand in for a file of that name in the next."""
+    path = list(sys.path)
+    yield
+    added = {folder for folder in sys.path if folder not in path}
+    sys.path[:] = path
+    for name, module in list(sys.modules.items()) if added else ():
+        if (file := getattr(module, "__file__", None)) and os.path.dirname(file) in added:
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +94,9 @@ CHATML = (
 @pytest.fixture
 def chat_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with a ChatML template, EOS `<|endoftext|>` and no BOS, as Qwen's."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -80,6 +120,8 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture
 def words() -> Callable[[str], PreTrainedTokenizerFast]:
     """Whole words `a` to `h` with ids 3 to 10, `<s>` 0, `</s>` 1, unknown 2; special tokens by a pattern."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
 
     def build(pattern: str) -> PreTrainedTokenizerFast:
         vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", "<unk>", *"abcdefgh"])}
@@ -108,6 +150,8 @@ class SilentScreen:
 
     @contextmanager
     def training(self, steps: int) -> Iterator[TrainerCallback]:
+        from transformers import TrainerCallback
+
         yield TrainerCallback()
 
 

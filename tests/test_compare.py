@@ -1,11 +1,7 @@
 """A study from its recipe to its table: what it leaves, what it repeats, and that it can be stopped anywhere."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from forked import Forked
 from grao.cli.main import main
 from grao.config.arms import method_names, spots, study_arms, with_method
 from grao.config.load import load_config
@@ -200,13 +197,11 @@ def test_packed_records_count_and_newer_ones_win(place: Path, done: list[str]) -
 
 
 def test_killed_and_begun_again(place: Path) -> None:
-    words = [sys.executable, "-m", "grao", "compare", "--config", "study.yaml"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen([*words, "--output", "killed"], env=environment, stdout=subprocess.DEVNULL)
+    running = Forked(lambda: main(["compare", "--config", "study.yaml", "--output", "killed"]))
     deadline = time.monotonic() + 90
     while not list((place / "killed").glob("cells/*.json")) and running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    running.send_signal(signal.SIGKILL)
+    running.kill()
     running.wait()
     assert 1 <= len(list((place / "killed" / "cells").glob("*.json"))) < 4
     run_study(study(("output", "killed")), Screen())

@@ -1,13 +1,13 @@
 """The ledger: what is filed under what, who paid, and many processes at once."""
 
 import sqlite3
-import subprocess
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from forked import Forked
 from grao.errors import InputError
 from grao.rewards.judge.ledger import JudgeAnswer, Ledger, Question
 from grao.rewards.judge.wording import PairVerdict, Template
@@ -114,24 +114,14 @@ def test_a_file_that_is_no_ledger_is_one_line(tmp_path: Path):
         assert "\n" not in str(caught.value)
 
 
-WRITER = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from test_judge_ledger import ANSWER, QUESTION, Ledger
-ledger = Ledger(Path(sys.argv[1]), "run")
-for i in range(150):
-    ledger.add(replace(QUESTION, sample=i if i % 3 else 1000 * int(sys.argv[2]) + i), ANSWER)
-"""
-
-
 def test_several_processes_write_at_once(ledger: Ledger):
-    here = str(Path(__file__).parent)
-    processes = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(ledger.path), str(number), here]) for number in (1, 2, 3)
-    ]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
+    def write(number: int) -> None:
+        own = Ledger(ledger.path, "run")
+        for i in range(150):
+            own.add(replace(QUESTION, sample=i if i % 3 else 1000 * number + i), ANSWER)
+
+    processes = [Forked(partial(write, number)) for number in (1, 2, 3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
     shared = [replace(QUESTION, sample=i) for i in range(150) if i % 3]
     own = [replace(QUESTION, sample=1000 * number + i) for number in (1, 2, 3) for i in range(0, 150, 3)]
     assert len(ledger.find(shared + own)) == 100 + 150
@@ -151,20 +141,12 @@ def test_what_is_reserved_counts_for_all_of_the_run_until_it_is_released(ledger:
     assert other.reserved("judge") == 0.25
 
 
-RESERVER = """
-import sys
-from pathlib import Path
-from grao.rewards.judge.ledger import Ledger
-ledger = Ledger(Path(sys.argv[1]), "run")
-print(sum(ledger.reserve("judge", 0.25, cap=25.0) is not None for _ in range(60)))
-"""
-
-
 def test_processes_that_reserve_at_once_never_pass_the_cap(ledger: Ledger):
-    processes = [
-        subprocess.Popen([sys.executable, "-c", RESERVER, str(ledger.path)], stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    granted = [int(process.communicate(timeout=60)[0]) for process in processes]
+    def reserve() -> int:
+        own = Ledger(ledger.path, "run")
+        return sum(own.reserve("judge", 0.25, cap=25.0) is not None for _ in range(60))
+
+    processes = [Forked(reserve) for _ in range(3)]
+    granted = [process.wait() for process in processes]
     assert sum(granted) == 100
     assert ledger.reserved("judge") == 25.0

@@ -6,7 +6,6 @@ import random
 import re
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
 import urllib.error
@@ -21,6 +20,7 @@ import yaml
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from forked import Forked
 from grao.cli.main import main
 from grao.config.rewards import JudgeConfig
 from grao.engine.loading import load_model, load_tokenizer
@@ -106,10 +106,14 @@ def serving(model: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = ["serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--log-level", "error"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "transformers.cli.transformers", *words],
-        env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+
+    def serve() -> None:
+        sys.argv[1:] = words
+        from transformers.cli.transformers import main
+
+        main()
+
+    server = Forked(serve)
     try:
         deadline = time.monotonic() + 90
         while not answers(f"http://127.0.0.1:{port}/health"):
@@ -160,10 +164,7 @@ def test_a_training_with_it_is_killed_and_goes_on_with_what_is_missing(
     monkeypatch.chdir(tmp_path)
     written = recipe(judge_folder, url)
     Path("recipe.yaml").write_text(written)
-    running = subprocess.Popen(
-        [sys.executable, "-m", "grao", "train", "--config", "recipe.yaml"],
-        env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    running = Forked(lambda: main(["train", "--config", "recipe.yaml"]))
     deadline = time.monotonic() + 90
     while len(answered(tmp_path)) < 20 and time.monotonic() < deadline:
         time.sleep(0.05)

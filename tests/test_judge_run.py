@@ -1,11 +1,7 @@
 """`grao train` with a judge: nothing is lost, nothing is asked twice, and the judge may fail."""
 
 import json
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +10,7 @@ from random import Random
 
 import pytest
 
+from forked import Forked
 from grao.cli.main import main
 from grao.config.load import dump_recipe, load_recipe
 from grao.errors import InputError
@@ -191,15 +188,11 @@ def test_a_killed_run_asks_only_for_what_is_missing(place: Path, server: JudgeSe
     server.script = lambda asked: vowels(asked) if asked.number < 45 else Told(delay=8, cut=True)
     recipe = dict(zip(*[iter(options(server))] * 2, strict=True))
     Path("recipe.yaml").write_text(dump_recipe(load_recipe(None, [(n[2:], v) for n, v in recipe.items()])))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    running = subprocess.Popen(
-        [sys.executable, "-m", "grao", "train", "--config", "recipe.yaml"],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    running = Forked(lambda: main(["train", "--config", "recipe.yaml"]))
     deadline = time.monotonic() + 60
     while (len(server.asked) < 50 or kept(place) < 45) and time.monotonic() < deadline:
         time.sleep(0.02)
-    running.send_signal(signal.SIGKILL)
+    running.kill()
     running.wait()
     assert kept(place) == sum(server.answered.values()) == 45
     (place / "elsewhere").mkdir()

@@ -16,6 +16,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from forked import Forked
 from grao.cli.main import main
 from grao.cli.screen import TerminalScreen
 from grao.config.load import dump_recipe, load_recipe
@@ -392,12 +393,10 @@ def test_unavailable_rewards_keep_their_kind(place: Path, screen, monkeypatch: p
         start_run(recipe(**{"rewards.0.function": "judge.py:judge"}), screen)
 
 
-def command(*words: str, **options) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "grao", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
-    )  # fmt: skip
+def said(*words: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command in a process of its own."""
+    process = Forked(lambda: main(words))
+    return process.wait(), process.out, process.err
 
 
 def written(place: Path, **changes) -> str:
@@ -406,25 +405,25 @@ def written(place: Path, **changes) -> str:
 
 
 def test_the_commands_end_to_end(place: Path):
-    done = command("train", "--config", written(place))
-    out, err = done.communicate(timeout=120)
-    assert done.returncode == 0, err
+    code, out, err = said("train", "--config", written(place))
+    assert code == 0, err
     assert "RAS" in out
     assert "report" in out
     assert "Traceback" not in err
-    again = command("train", "--config", "recipe.yaml")
-    _, err = again.communicate(timeout=120)
-    assert again.returncode == 2
+    code, _, err = said("train", "--config", "recipe.yaml")
+    assert code == 2
     assert err.count("\n") == 1
     assert "already holds a run" in err
-    page = command("report", "run")
-    out, err = page.communicate(timeout=120)
-    assert page.returncode == 0, err
+    code, _, err = said("report", "run")
+    assert code == 0, err
 
 
 def test_ctrl_c_at_the_terminal(place: Path):
     name = written(place, **{"training.steps": "200", "rewards.0.function": "rewards.py:slow"})
-    running = command("train", "--config", name)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "grao", "train", "--config", name],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     deadline = time.monotonic() + 90
     while not (place / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -438,8 +437,7 @@ def test_ctrl_c_at_the_terminal(place: Path):
 
 def test_an_output_that_cannot_be_written(place: Path):
     (place / "run").write_text("a file")
-    failed = command("train", "--config", written(place))
-    _, err = failed.communicate(timeout=90)
-    assert failed.returncode == 2, err
+    code, _, err = said("train", "--config", written(place))
+    assert code == 2, err
     assert "Traceback" not in err
     assert err.strip().count("\n") == 0

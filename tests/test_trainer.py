@@ -1,8 +1,4 @@
 import json
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -11,6 +7,7 @@ from accelerate import Accelerator
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from forked import together
 from grao import GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.core import group_advantages, sequence_weights, weighted_likelihood_loss
 from grao.engine.packed import PackedEngine
@@ -281,27 +278,15 @@ def test_rows_without_what_is_needed_are_named(tmp_path: Path):
         make(tmp_path, rows=[{"prompt": "x", "reference": "y"}, {"prompt": "x", "reference": ""}])
 
 
-SCRIPT = """
-    import os, sys, torch
-    sys.path.insert(0, {tests!r})
-    from pathlib import Path
-    from test_trainer import make, weights_of
-    trainer = make(Path(sys.argv[1]), prompts_per_step=5, token_budget=40)
-    trainer.train()
-    if trainer.is_world_process_zero():
-        torch.save(weights_of(trainer.model), sys.argv[1] + "/weights.pt")
-    torch.distributed.barrier()  # a process that leaves early takes the others' connections with it
-    os._exit(0)  # how the libraries' threads end is not the subject
-"""
-
-
 def test_two_processes_are_one(tmp_path: Path):
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parent))))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    done = subprocess.run([*command, str(tmp_path / "2")], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    def train() -> None:
+        trainer = make(tmp_path / "2", prompts_per_step=5, token_budget=40)
+        trainer.train()
+        if trainer.is_world_process_zero():
+            torch.save(weights_of(trainer.model), tmp_path / "2" / "weights.pt")
+        torch.distributed.barrier()  # a process that leaves early takes the others' connections with it
+
+    together(2, train)
     trainer = make(tmp_path / "1", prompts_per_step=5, token_budget=40)
     trainer.train()
     one, two = weights_of(trainer.model), torch.load(tmp_path / "2" / "weights.pt")

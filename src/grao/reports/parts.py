@@ -6,6 +6,7 @@ All text is escaped. No script, no outside file, no date of its own: equal value
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +67,11 @@ class ExampleGroup(NamedTuple):
 
 def render_page(template: str, **values: Any) -> str:
     """A template of this package as HTML."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("grao", "reports"),
         autoescape=True,
@@ -75,7 +81,7 @@ def render_page(template: str, **values: Any) -> str:
         finalize=_printable,
     )
     environment.filters.update(typeset=typeset, level=level, percent=percent, shorten=shorten, bar=bar)
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def shorten(text: str) -> Excerpt:

@@ -6,6 +6,7 @@ source that scores single texts derives from `ScoredReward` and implements `scor
 
 import asyncio
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -238,7 +239,7 @@ def start_awaitable(awaitable: Awaitable[_Result]) -> Future[_Result]:
         except SystemExit as error:  # it would end the loop
             raise RuntimeError(f"sys.exit({error.code})") from error
 
-    return asyncio.run_coroutine_threadsafe(wait(), _event_loop())
+    return asyncio.run_coroutine_threadsafe(wait(), _event_loop(os.getpid()))
 
 
 def result_of(future: Future[_Result]) -> _Result:
@@ -251,8 +252,11 @@ def result_of(future: Future[_Result]) -> _Result:
 
 
 @cache
-def _event_loop() -> asyncio.AbstractEventLoop:
-    """The one loop of all calls: the semaphores and clients that a reward keeps are bound to the loop they began in."""
+def _event_loop(process: int) -> asyncio.AbstractEventLoop:
+    """The one loop of all calls: the semaphores and clients that a reward keeps are bound to the loop they began in.
+
+    A process that begins as a copy of another has none of its threads, and so takes a loop of its own.
+    """
     loop = asyncio.new_event_loop()
     Thread(target=loop.run_forever, name="grao-rewards", daemon=True).start()
     return loop
