@@ -4,6 +4,9 @@ BIN := .venv/bin
 # Without an NVIDIA GPU the tested versions are installed: their torch has a CPU build, newer ones pull CUDA.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo -c constraints-cpu.txt)
 
+# What is imported is compiled once, then, and not by each process anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart compare test check format clean
 
 quickstart: .venv/installed

@@ -24,7 +24,7 @@ from grao.groups import reward_groups, sample_groups
 from grao.records.run import Evaluation, Gain, Item, PairScores, RecordedAnswer, Scores
 from grao.records.study import Letters
 from grao.rewards.base import RewardBatch
-from grao.rewards.mix import Mix
+from grao.rewards.mix import Mix, MixedRewards, check_heard
 from grao.rollouts.base import Generator, Sampling, draw_key
 from grao.types import Encoded, Example
 
@@ -58,15 +58,18 @@ def answer_items(
         progress: called with prompts done and in all.
     """
     answers: list[RecordedAnswer] = []
+    asked: list[MixedRewards] = []
     for start in range(0, len(items), _CHUNK):
         chunk = items[start : start + _CHUNK]
         keys = [draw_key(seed, "evaluate", item.example.id) for item in chunk]
         groups = sample_groups(chunk, keys, generator, sampling, tokenizer)
-        rewarded = missing_as_none(reward_groups(groups, rewards).total.squeeze(1).tolist())
+        asked.append(reward_groups(groups, rewards))
+        rewarded = missing_as_none(asked[-1].total.squeeze(1).tolist())
         for group, reward in zip(groups, rewarded, strict=True):
             (sample,) = group.samples
             answers.append(RecordedAnswer(sample.text, len(sample.ids), sample.truncated, reward, list(sample.ids)))
         progress(len(answers), len(items))
+    check_heard(asked)
     return answers
 
 
@@ -76,7 +79,9 @@ def compare_answers(
     """R of one model's answers against another's to the same prompts, None where it is missing."""
     said, before = ([(answer.text, answer.token_ids) for answer in answers] for answers in (model, baseline))
     examples = [item.example for item in items]
-    return missing_as_none(rewards(single_batch(examples, said, before)).total.squeeze(1).tolist())
+    mixed = rewards(single_batch(examples, said, before))
+    check_heard([mixed])
+    return missing_as_none(mixed.total.squeeze(1).tolist())
 
 
 def make_items(encoded: Sequence[Encoded], answers: dict[str, list[RecordedAnswer]], rewards: Mix) -> list[Item]:

@@ -104,17 +104,9 @@ class Mix:
                 reward.check_columns(names)
 
     def __call__(self, batch: RewardBatch) -> MixedRewards:
-        """R(o, y) of every completion.
-
-        Raises:
-            InputError: if every sum is missing: what no reward says anything about teaches nothing.
-        """
+        """R(o, y) of every completion."""
         parts = {reward.name: ask(reward, batch) for reward in self.rewards}
         total = self.combine(list(parts.values()))
-        if total.numel() > 1 and total.isnan().all():  # one missing answer is no reason to stop
-            silent = " and ".join(f"reward {name}" for name, part in parts.items() if part.isnan().any())
-            scope = f"for every one of {total.numel()} answers, or for their references"
-            raise InputError(f"{silent} returned None or NaN {scope}")
         tallies = {reward.name: reward.tally() for reward in self.rewards if isinstance(reward, Counted)}
         scores = {each.name: each.last for each in self.rewards if isinstance(each, ScoredReward) and each.last}
         constraints = frozenset(weighted.reward.name for weighted in self.objectives if weighted.constraint)
@@ -149,6 +141,19 @@ class Mix:
         total[~applies] = torch.nan
         total = settled(total, moved, "the sum of the rewards")
         return constrained(total, constraints) if constraints else total
+
+
+def check_heard(asked: Sequence[MixedRewards]) -> None:
+    """What no reward says anything about teaches nothing; a single missing answer is no reason to stop.
+
+    Raises:
+        InputError: if every sum is missing of all that was asked.
+    """
+    count = sum(mixed.total.numel() for mixed in asked)
+    if count > 1 and all(bool(mixed.total.isnan().all()) for mixed in asked):
+        parts = [part for mixed in asked for part in mixed.parts.items()]
+        silent = " and ".join(dict.fromkeys(f"reward {name}" for name, part in parts if part.isnan().any()))
+        raise InputError(f"{silent} returned None or NaN for every one of {count} answers, or for their references")
 
 
 RewardLike = Reward | Callable[..., Any] | str | PathLike[str] | nn.Module | tuple[nn.Module, PreTrainedTokenizerBase]

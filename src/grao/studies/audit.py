@@ -35,7 +35,7 @@ from grao.reports.audit import write_audit_page
 from grao.rewards.base import Reward, RewardBatch, ask
 from grao.rewards.judge.base import JudgedPair, JudgeTally, Pair
 from grao.rewards.judge.reward import JudgeReward
-from grao.rewards.mix import Mix, MixedRewards, make_reward
+from grao.rewards.mix import Mix, MixedRewards, check_heard, make_reward
 from grao.rollouts.base import draw_key
 from grao.studies.audit_verdict import verdict
 from grao.studies.prepare import Prepared, Screen, check_writable, judge_forecast, judge_forecasts, prepare, probe
@@ -228,6 +228,7 @@ def _sample_policy(ready: Prepared, panel: Panel, screen: Screen) -> tuple[list[
             advance(len(groups), len(draws))
     cached, asked = (after - earlier for after, earlier in zip(panel.questions(), before, strict=True))
 
+    check_heard(mixed)
     total = torch.cat([chunk.total for chunk in mixed])
     parts = {name: torch.cat([chunk.parts[name] for chunk in mixed]) for name in mixed[0].parts}
     weighted = source.method.weigh(source.step_groups(0, groups, total))

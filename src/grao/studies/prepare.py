@@ -30,7 +30,7 @@ from grao.rewards.base import Reward
 from grao.rewards.judge.base import Pair
 from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.judge.server import ServerJudge
-from grao.rewards.mix import Mix, make_reward, make_rewards
+from grao.rewards.mix import Mix, check_heard, make_reward, make_rewards
 from grao.studies.settings import decisive
 from grao.training.trainer import GRAOTrainer
 from grao.training.watch import Watch
@@ -178,7 +178,7 @@ def probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokeni
     references = [example.reference for example in examples[:_PROBES]]
     ids = tokenizer(references, add_special_tokens=False)["input_ids"]
     answers = list(zip(references, ids, strict=True))
-    rewards(single_batch(examples[:_PROBES], answers, answers))
+    check_heard([rewards(single_batch(examples[:_PROBES], answers, answers))])
 
 
 def judge_forecasts(ready: Prepared) -> list[JudgeForecast]:

@@ -34,7 +34,7 @@ from grao.errors import BrokenNumbersError, InputError
 from grao.groups import reward_groups, sample_groups
 from grao.methods.base import Method, State
 from grao.records.files import Record
-from grao.rewards.mix import Mix, RewardLike, as_mix
+from grao.rewards.mix import Mix, RewardLike, as_mix, check_heard
 from grao.rollouts.base import Generator, Sampling, draw_key, make_generator
 from grao.training.arguments import (
     check_library,
@@ -183,6 +183,8 @@ class GRAOTrainer(CheckedTrainer):
         method = self.source.method = self.method.at(self._method_state)
         self.sampler()
         update = self.source.update(inputs["step"])
+        if method.needs.samples and not self._total(self._heard(update))[0]:
+            check_heard([update.experience.rewards])
         watched = self.watch.numbers(update.experience) if self.watch and self.watch.due(step) else {}
         sampled = time.perf_counter()
         before = self.learner.before(model, update, method)
@@ -223,6 +225,10 @@ class GRAOTrainer(CheckedTrainer):
     def _log_metric(self, name: str, value: float) -> None:
         """For reward functions: a number of this step, for its line in `metrics.jsonl`."""
         self._logged[str(name)].append(float(value))
+
+    def _heard(self, update: Update) -> Tensor:
+        """(1,), how many answers of this process have a reward."""
+        return (~update.experience.rewards.total.isnan()).sum().reshape(1).to(self.accelerator.device)
 
     def _total(self, values: Tensor) -> list[float]:
         """The sums over all processes."""
