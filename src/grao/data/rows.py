@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from grao.errors import InputError
+from grao.errors import InputError, one_line
 
 _LISTED = 20
 """Columns that a message lists."""
@@ -115,4 +115,4 @@ def shown(text: Any) -> str:
 
 def reason(error: BaseException) -> str:
     """What a library says, for a message."""
-    return shown(" ".join(str(error).split()))
+    return shown(one_line(error, None))

@@ -27,7 +27,7 @@ from transformers import TrainerState
 
 from grao.config.recipe import Recipe
 from grao.config.rewards import RewardConfig
-from grao.errors import InputError, RewardUnavailableError
+from grao.errors import InputError, RewardUnavailableError, one_line
 from grao.rewards.base import Columns, Relative, ScoredReward, difference, relative_of, result_of, start_awaitable
 from grao.types import Prompt
 
@@ -107,7 +107,7 @@ class FunctionReward(ScoredReward):
         except (Exception, SystemExit) as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]  # the innermost
             where = f"{Path(frame.filename).name}, line {frame.lineno}"
-            why = f"raised {type(error).__name__}: {_one_line(error)}{_misread(error, prompts)}"
+            why = f"raised {type(error).__name__}: {one_line(error, 500)}{_misread(error, prompts)}"
             raise InputError(f"reward {self.name}: {where} {why}") from error
         return self._checked(values, len(answers))
 
@@ -164,11 +164,6 @@ def _misread(error: BaseException, prompts: Sequence[Prompt]) -> str:
     return "; completions are texts, as the prompts are, not messages" if "string ind" in str(error) else ""
 
 
-def _one_line(error: BaseException) -> str:
-    """What it says, in one line."""
-    return " ".join(str(error).split())[:500]
-
-
 def load_function(reference: str) -> RewardFunction:
     """The function behind `package.module:function` or `file.py:function`.
 
@@ -188,7 +183,7 @@ def load_function(reference: str) -> RewardFunction:
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        why = f"{type(error).__name__}: {_one_line(error)}"
+        why = f"{type(error).__name__}: {one_line(error, 500)}"
         raise InputError(f"rewards: cannot import {source!r}: {why}") from error
     function = getattr(module, name, None)
     if inspect.isclass(function):

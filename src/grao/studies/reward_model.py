@@ -34,7 +34,7 @@ from grao.engine.loading import add_adapter, broken_tensor, load_tokenizer, new_
 from grao.errors import InputError
 from grao.evaluation.metrics import pair_scores
 from grao.records.checkpoints import sync_all
-from grao.records.files import replace_text
+from grao.records.files import replace_text, sync
 from grao.records.lock import locked
 from grao.records.run import PairScores, RewardModelRecord, git_revision, installed_versions, now, write_reward_model
 from grao.rewards.model import RewardModel
@@ -184,6 +184,7 @@ def _write(recipe: RewardModelRecipe, reward: RewardModel, record: RewardModelRe
         write_reward_model(draft, record)
         sync_all(draft)
         draft.rename(folder)
+        sync(folder.parent)
 
 
 def _train(

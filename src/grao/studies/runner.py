@@ -21,7 +21,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from grao.data.load import fingerprint
-from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
+from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError, one_line
 from grao.evaluation.metrics import compare_answers, letters, win_share
 from grao.records.files import Record, replace_text
 from grao.records.run import RecordedAnswer, git_revision, installed_versions, now, read_metrics
@@ -255,7 +255,7 @@ def _mean_reward(answers: Sequence[RecordedAnswer]) -> float:
 
 def _failed(cell: Cell, error: Exception) -> CellRecord:
     """The record of a run that failed; the traceback of what is no user's mistake stays in the scratch folder."""
-    line = " ".join(str(error).split())
+    line = one_line(error, None)
     if not isinstance(error, InputError | BrokenNumbersError):
         line = f"{type(error).__name__}: {line}"
         cell.recipe.output.mkdir(parents=True, exist_ok=True)
