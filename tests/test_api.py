@@ -25,7 +25,7 @@ PUBLIC = {
         "Before", "Method", "Needs", "StepGroups", "TokenLoss", "TokenView", "Weighted", "group_numbers",
         "kl_estimate", "known", "method", "method_name", "scored_share",
     ],
-    "grao.rollouts.base": ["Generator", "Sampling", "draw_key", "make_generator"],
+    "grao.rollouts.base": ["Generator", "OwnPrecision", "Sampling", "draw_key", "make_generator"],
     "grao.rewards.base": [
         "Counted", "Early", "Reward", "RewardBatch", "Scored", "ScoredReward", "ask", "difference",
         "moved_by_rounding", "relative_of", "result_of", "settled", "sign_relative", "start_awaitable",

@@ -1,9 +1,11 @@
-"""What differs on a GPU: FlexAttention under the packed row, sampling there, half precision. Skipped without one."""
+"""What differs on a GPU: FlexAttention under the packed row, sampling there, half precision, vLLM. Skipped without."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     MistralConfig,
     MistralForCausalLM,
@@ -15,11 +17,12 @@ from transformers import (
 )
 
 from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
+from grao.config.vllm import VLLMConfig
 from grao.engine.attention import FLEX
 from grao.engine.packed import PackedEngine
-from grao.engine.padded import PaddedEngine
+from grao.engine.padded import PaddedEngine, plain_logps
 from grao.engine.select import engine_for
-from grao.rollouts.base import Sampling
+from grao.rollouts.base import Sampling, make_generator
 from grao.rollouts.transformers import TransformersGenerator
 from grao.types import Batch
 from tiny import LETTERS, batch_of, gradients, in_order, letter_tokenizer, relative_gap
@@ -138,3 +141,31 @@ def test_a_reward_is_learned(tmp_path: Path, bf16: bool):
     assert next(trainer.model.parameters()).is_cuda
     assert isinstance(trainer.engine, PackedEngine)
     assert seen[-1] > 3 * seen[0]
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
+@pytest.mark.filterwarnings("ignore")
+def test_vllm_samples_from_the_policy_as_it_is():
+    """Log-probabilities within bfloat16's rounding before and after an update, with an adapter; the same samples for
+    the same requests; memory given back in sleep."""
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    policy = get_peft_model(model_of("plain"), lora).eval()
+    settings = VLLMConfig(memory_share=0.2, context=256)
+    engine = make_generator("vllm", policy, [1], 0, 16, True, settings=settings)
+    asleep, _ = torch.cuda.mem_get_info()
+    prompts, sampling = [[5, 6, 7, 8], [9, 10, 11]], Sampling(samples=4, temperature=0.7, max_new_tokens=24)
+    for _ in range(2):
+        engine.sync(policy)
+        found = in_order(engine.generate(prompts, [11, 12], sampling))
+        for prompt, group in zip(prompts, found, strict=True):
+            for answer in group:
+                assert answer.truncated == (answer.ids[-1] != 1)
+                expected = plain_logps(policy, prompt, answer.ids).cpu()
+                assert (expected - torch.tensor(answer.logps)).abs().mean() < 0.1
+        again = in_order(engine.generate(prompts, [11, 12], sampling))
+        assert [[one.ids for one in group] for group in again] == [[one.ids for one in group] for group in found]
+        with torch.no_grad():
+            for weight in policy.parameters():
+                weight.add_(0.05 * torch.randn_like(weight) * weight.requires_grad)
+    assert torch.cuda.mem_get_info()[0] > asleep - 2**28

@@ -29,7 +29,17 @@ METHODS = {
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
 
 
-def make(folder: Path, method, rows=PAIRS, peft_config=None, watch=None, **training) -> GRAOTrainer:
+def quiet(prompts, completions, **_):
+    """Nothing to learn from the prompts that the second of two processes has in the first step."""
+    values = zip(prompts, vowels(completions), strict=True)
+    return [0.0 if prompt in ("say one", "say three") else value for prompt, value in values]
+
+
+SHARED = [*((name, method, vowels) for name, method in METHODS.items()), ("silent", GRPO(kl=0.0), quiet)]
+"""Name, method and reward of what is run on two processes."""
+
+
+def make(folder: Path, method, rows=PAIRS, peft_config=None, watch=None, reward=vowels, **training) -> GRAOTrainer:
     settings = {"steps": 4, "prompts_per_step": 3, "learning_rate": 3e-3, "trainer": {"use_cpu": True}} | training
     config = GRAOConfig(
         output_dir=folder,
@@ -39,7 +49,7 @@ def make(folder: Path, method, rows=PAIRS, peft_config=None, watch=None, **train
         method=method,
     )
     return GRAOTrainer(
-        tiny_model(), config, rows, vowels, processing_class=letter_tokenizer(), peft_config=peft_config, watch=watch
+        tiny_model(), config, rows, reward, processing_class=letter_tokenizer(), peft_config=peft_config, watch=watch
     )
 
 
@@ -126,16 +136,16 @@ def test_nothing_can_be_watched_where_nothing_is_sampled(tmp_path: Path):
 
 def test_two_processes_are_one(tmp_path: Path):
     def train_all() -> None:
-        for name, method in METHODS.items():
-            trainer = make(tmp_path / "2" / name, method, prompts_per_step=5, token_budget=40, steps=2)
+        for name, method, reward in SHARED:
+            trainer = make(tmp_path / "2" / name, method, reward=reward, prompts_per_step=5, token_budget=40, steps=2)
             trainer.train()
             if trainer.is_world_process_zero():
                 torch.save(weights_of(trainer.model), tmp_path / "2" / f"{name}.pt")
         torch.distributed.barrier()  # a process that leaves early takes the others' connections with it
 
     together(2, train_all)
-    for name, method in METHODS.items():
-        trainer = make(tmp_path / "1" / name, method, prompts_per_step=5, token_budget=40, steps=2)
+    for name, method, reward in SHARED:
+        trainer = make(tmp_path / "1" / name, method, reward=reward, prompts_per_step=5, token_budget=40, steps=2)
         trainer.train()
         one, two = weights_of(trainer.model), torch.load(tmp_path / "2" / f"{name}.pt")
         assert relative_gap(one, two) < 1e-4, name

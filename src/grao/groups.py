@@ -23,11 +23,14 @@ def sample_groups(
     """B groups; the samples of a group depend on its key only. `finished` hears of each as soon as it is sampled."""
     groups: dict[int, Group] = {}
     for number, samples in generator.generate([item.prompt_ids for item in items], keys, sampling):
-        item = items[number]
-        decoded = [replace(sample, text=_text(tokenizer, item, sample)) for sample in samples]
-        groups[number] = Group.of(item, decoded)
+        groups[number] = decoded_group(items[number], samples, tokenizer)
         finished(groups[number])
     return [groups[number] for number in range(len(items))]
+
+
+def decoded_group(item: Encoded, samples: Sequence[Answer], tokenizer: PreTrainedTokenizerBase) -> Group:
+    """The group of a prompt, its samples with their texts."""
+    return Group.of(item, [replace(sample, text=_text(tokenizer, item, sample)) for sample in samples])
 
 
 def reward_batch(groups: Sequence[Group]) -> RewardBatch:

@@ -7,7 +7,7 @@ The same classes are filled from strict YAML (`grao.config.load`) and built by h
 import math
 from dataclasses import field
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
 from grao.config.rewards import RewardConfig
+from grao.config.vllm import ENGINES, VLLMConfig
 from grao.methods import MethodSection
 from grao.methods.grao import GRAO
 from grao.settings import (
@@ -152,7 +153,26 @@ class RolloutConfig:
     batch_size: PositiveInt = 64
     """Completions that are sampled at once (memory)."""
     engine: Text = "transformers"
-    """What samples: `transformers`, or `package.module:Class` of your own."""
+    """What samples: `transformers`, `vllm`, `vllm-server`, or `package.module:Class` of your own."""
+    vllm: VLLMConfig | None = None
+    ahead: Annotated[NonNegativeInt, Field(le=1)] = 0
+    """1: sample the next step's completions while a judge reads this one's; they are one step off-policy."""
+
+    @property
+    def engine_settings(self) -> dict[str, Any]:
+        """What only this engine is told."""
+        return {"settings": self.vllm or VLLMConfig()} if self.engine in ENGINES else {}
+
+    @model_validator(mode="after")
+    def _fits_engine(self) -> Self:
+        """Says what the section of one engine has to do with another."""
+        if self.vllm and self.engine not in ENGINES:
+            raise ValueError(f"vllm is for engine: {' or '.join(ENGINES)}, not for {self.engine}; leave it out")
+        if self.engine == "vllm-server" and not (self.vllm and self.vllm.server):
+            raise ValueError("engine: vllm-server needs the server's address in vllm.server")
+        if self.engine in ENGINES and not 0.01 <= self.temperature <= 2:
+            raise ValueError(f"vLLM samples at temperatures from 0.01 to 2, got {self.temperature:g}")
+        return self
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -193,6 +213,10 @@ class TrainingConfig:
     """Mixtures of experts: weight of the routers' load-balancing loss, over the tokens of a step."""
     drop_truncated: bool = False
     """Leave completions that hit the token limit out of the update."""
+    importance_cap: Annotated[PositiveFloat, Field(ge=1)] | None = None
+    """Multiply gradients of samples with min(trainer's probability / sampler's, this); by default not."""
+    importance_of: Literal["tokens", "sequences"] = "tokens"
+    """What has one such factor: each token, or each sample as a whole."""
     measure_kl: bool = False
     """Log the KL divergence to the starting model on the samples (one more forward pass)."""
     save_every: PositiveInt | None = None

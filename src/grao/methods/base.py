@@ -188,7 +188,7 @@ class Method:
         raise TypeError(f"{type(self).__name__} has no weigh(groups)")
 
     def loss(self, tokens: TokenView) -> TokenLoss:
-        """The loss of each answer. This default, -J, makes a weighted likelihood; the engine never calls it."""
+        """The loss of each answer. This default, -J, makes a weighted likelihood; only importance weights call it."""
         return TokenLoss(-tokens.mean(tokens.logps))
 
     def credit(self, before: Before, signals: Tensor, lengths: Sequence[int]) -> Before:

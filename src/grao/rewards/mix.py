@@ -16,6 +16,7 @@ from grao.core import rounding, spread
 from grao.errors import InputError
 from grao.rewards.base import Counted, Early, Reward, RewardBatch, Scored, ScoredReward, ask, moved_by_rounding, settled
 from grao.rewards.functions import FunctionReward, load_function
+from grao.rewards.judge.base import EarlyJudge
 from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.model import RewardModel
 from grao.rewards.rules import RuleReward
@@ -84,6 +85,14 @@ class Mix:
         if len(set(names)) < len(names):
             twice = max(names, key=names.count)
             raise InputError(f"rewards: two are called {twice!r}; give different names: FunctionReward(f, name='...')")
+
+    @property
+    def early(self) -> bool:
+        """Whether one of them works on a batch, after `begin`, while this process does something else."""
+        return any(
+            isinstance(reward.judge, EarlyJudge) if isinstance(reward, JudgeReward) else isinstance(reward, Early)
+            for reward in self.rewards
+        )
 
     def begin(self, batch: RewardBatch) -> None:
         """Lets those that can begin with a part of the next batch (`Early`)."""

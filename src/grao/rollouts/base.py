@@ -11,14 +11,19 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 from grao.errors import InputError
 from grao.types import Answer, TokenIds
 
-ENGINES = {"transformers": "grao.rollouts.transformers:TransformersGenerator"}
+ENGINES = {
+    "transformers": "grao.rollouts.transformers:TransformersGenerator",
+    "vllm": "grao.rollouts.vllm:VLLMGenerator",
+    "vllm-server": "grao.rollouts.vllm_server:VLLMServerGenerator",
+}
 """Name in a recipe -> module and class."""
 
 
@@ -62,8 +67,16 @@ class Generator(Protocol):
         """
 
 
+@runtime_checkable
+class OwnPrecision(Protocol):
+    """An engine that computes with other weights than the policy's own."""
+
+    dtype: torch.dtype
+    """What it computes in."""
+
+
 def make_generator(
-    engine: str, policy: nn.Module, stop_ids: Sequence[int], pad_id: int, batch_size: int, alone: bool
+    engine: str, policy: nn.Module, stop_ids: Sequence[int], pad_id: int, batch_size: int, alone: bool, **own: Any
 ) -> Generator:
     """The sampling engine of a run.
 
@@ -74,6 +87,7 @@ def make_generator(
         pad_id: any valid token.
         batch_size: completions sampled at once.
         alone: whether this is the only process.
+        own: what only this engine is told, its section of the recipe.
 
     Raises:
         InputError: if there is no such engine.
@@ -86,7 +100,7 @@ def make_generator(
         build: Callable[..., Generator] = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"rollout.engine: cannot import {engine!r}: {error}") from error
-    return build(policy, stop_ids, pad_id, batch_size, alone)
+    return build(policy, stop_ids, pad_id, batch_size, alone, **own)
 
 
 def draw_key(*parts: int | str) -> int:

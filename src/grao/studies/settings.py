@@ -18,7 +18,7 @@ from grao.engine.adapters import model_folder
 
 _FREE = (
     *("output", "data.path", "data.test_path", "rollout.batch_size", "training.token_budget", "training.save_every"),
-    *("audit", "evaluation.confidence"),
+    *("audit", "evaluation.confidence", "rollout.vllm.server", "rollout.vllm.folder"),
 )
 """Fields that may change before a resume, or that other checks hold: data are compared by their content."""
 _FREE_ENDS = (

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +14,8 @@ from grao.engine.interface import Engine, Loss, Pass, Plan, Tokens, sent, sequen
 from grao.engine.routers import BalancedPass, Routers, routed_pass
 from grao.methods.base import Before, Method, TokenView, kl_estimate
 from grao.training.experience import Update
-from grao.types import Answer, Batch, Encoded, Example, Group
+from grao.training.gap import IMPORTANCE, Importance, SamplerGap, sampler_logps
+from grao.types import Answer, Batch, Encoded, Example, Group, Role
 
 _EVERY_BACKWARD_SYNCHRONISES = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 _NOTHING = Encoded(Example("", "", None, {}, 0), "", (0,), "", ())
@@ -34,6 +35,8 @@ class UpdateLoss:
     """Of a mixture of experts whose load is to be balanced over the step."""
     router_loss: float = 0.0
     """Weight of their loss."""
+    importance: Importance | None = None
+    """On the gradients of samples."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Seen:
     """(S,), nats per token."""
     kl: Tensor | None
     """(S,), estimate of KL(policy | starting model) per token, on each answer."""
-    sampler_gap: Tensor
-    """(S,), mean |log pi - log pi of the sampler| per token; NaN of what was not sampled."""
+    sampler: SamplerGap
+    """How far the sampling engine was from the trainer, on each answer."""
     tokens: int
     """Answer tokens that were learned from."""
     balance: Tensor | None = None
@@ -91,7 +94,8 @@ def accumulate_gradient(
     run = _pass(model, update, plan, parts, accelerator, engine, minimised)
 
     loss, balance = torch.zeros(2, device=device)
-    loglik, entropy, kl, gap = (torch.zeros(size, device=device) for _ in range(4))
+    loglik, entropy, kl = (torch.zeros(size, device=device) for _ in range(3))
+    gap = torch.zeros(3, size, device=device)
     numbers: dict[str, Tensor] = defaultdict(lambda: torch.full((size,), torch.nan, device=device))
     for turn, (rows, part) in enumerate(zip(plan, parts, strict=True)):
         known = before.select(lengths, rows) if rows else Before()
@@ -105,25 +109,27 @@ def accumulate_gradient(
         if indices is not None:
             loglik[indices], entropy[indices] = seen.mean.to(loglik), seen.entropy.to(entropy)
             of_answers = sent(part.lengths, device)
-            sampled = [logp for answer in part.answers for logp in answer.logps or [torch.nan] * len(answer.ids)]
-            gaps = (seen.tokens - sent(torch.tensor(sampled, dtype=seen.tokens.dtype), device)).abs()
-            gap[indices] = sequence_means(gaps, of_answers).to(gap)
+            sampler = sent(sampler_logps(part, seen.tokens.dtype), device)
+            gap[:, indices] = SamplerGap.of(seen.tokens, sampler, of_answers).to(gap)
             if known.frozen is not None:
                 kl[indices] = sequence_means(kl_estimate(seen.tokens, known.frozen), of_answers).to(kl)
     measured_kl = None if before.frozen is None else kl
     router_loss = None if minimised.routers is None else balance
-    return Seen(loss, loglik, entropy, measured_kl, gap, sum(lengths), router_loss, dict(numbers))
+    return Seen(loss, loglik, entropy, measured_kl, SamplerGap(*gap), sum(lengths), router_loss, dict(numbers))
 
 
 def _loss(
     batch: Batch, indices: Tensor | None, before: Before, minimised: UpdateLoss, numbers: dict[str, Tensor]
 ) -> Loss | None:
     """What one micro-batch makes of its tokens; leaves what there is to log in `numbers` at `indices`."""
-    method, critic = minimised.method, minimised.critic
-    if method is None or method.weighted_likelihood:
+    method, critic, importance = minimised.method, minimised.critic, minimised.importance
+    if method is None or (method.weighted_likelihood and importance is None):
         return None
     if indices is None:  # a differentiable zero that every weight takes part in
         return lambda tokens: 0.0 * (tokens.logps.sum() + (critic(tokens.hidden).sum() if critic else 0.0))
+
+    if importance:
+        importance.check(batch)
 
     def loss(tokens: Tokens) -> Tensor:
         device, precise = tokens.logps.device, tokens.logps.dtype
@@ -137,6 +143,11 @@ def _loss(
             groups=sent(batch.numbers, device),
             lengths=sent(batch.lengths, device),
         )
+        if importance:
+            weights = importance.weights(view, sent(sampler_logps(batch, precise), device))
+            view = replace(view, logps=importance.scaled(view.logps, weights))
+            for name, values in zip(IMPORTANCE, (weights, (weights == importance.cap).to(weights)), strict=True):
+                numbers[name][indices] = view.mean(values).to(numbers[name]).where(view.roles == Role.SAMPLE, torch.nan)
         losses = method.loss(view)
         for name, values in losses.numbers.items():
             numbers[name][indices] = values.detach().to(numbers[name])

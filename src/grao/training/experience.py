@@ -1,11 +1,12 @@
 """Where rollouts, rewards and method meet: step number in, weighted groups out.
 
-A step's prompts and samples follow from (seed, step) alone, so nothing has to be replayed after a resume and
-processes can work without talking to each other.
+A step's prompts and samples follow from (seed, step) and the weights, so nothing has to be replayed after a resume and
+processes can work without talking to each other. Samples that are drawn one step ahead come from weights that the step
+before then changes; `sampled` holds them, and so does a checkpoint.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -14,11 +15,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from grao.groups import reward_batch, reward_groups, sample_groups
+from grao.groups import decoded_group, reward_batch, reward_groups, sample_groups
 from grao.methods.base import Method, StepGroups, Weighted
 from grao.rewards.mix import Mix, MixedRewards
 from grao.rollouts.base import Generator, Sampling, draw_key
-from grao.types import Batch, Encoded, Group, PerAnswer, Role
+from grao.types import Answer, Batch, Encoded, Group, PerAnswer, Role
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class ExperienceSource:
         seed: of order and sampling.
         drop_truncated: give truncated samples weight 0. They stay in their group's mean and deviation.
         process, processes: which share of the prompts this process takes.
+        ahead: 1 samples each step's successor while a judge reads its own samples.
+        steps: of the training, after which nothing is sampled.
     """
 
     items: Sequence[Encoded]
@@ -86,23 +89,61 @@ class ExperienceSource:
     drop_truncated: bool = False
     process: int = 0
     processes: int = 1
+    ahead: int = 0
+    steps: int = 0
+    sampled: dict[int, list[Group]] = field(default_factory=dict)
+    """Step -> its groups on this process, with `ahead`: the step that is under way, and the next."""
 
     def update(self, step: int) -> Update:
         """Rollout, reward, weights of optimiser step `step` (from 0)."""
         seconds: dict[str, float] = {}
-        draws = self.draws(step)[self.process :: self.processes]
-        items = [self.items[index] for _, index in draws]
-        keys = [draw_key(self.seed, step, epoch, index) for epoch, index in draws]
         if self.method.needs.samples:
             with _clock(seconds, "rollout"):
-                groups = sample_groups(items, keys, self.generator, self.sampling, self.tokenizer, self._begin)
+                known = self.sampled.get(step) if step else None  # at step 0 it would be of another training
+                groups = known or self._sample(step, self._begin)
+                coming = self._sample_ahead(step, groups)
             with _clock(seconds, "reward"):
                 rewards = reward_groups(groups, self.rewards)
+            if coming:
+                self.rewards.begin(reward_batch(coming))  # only now: it belongs to the next judgement
         else:
-            groups = [Group.of(item, ()) for item in items]
-            rewards = MixedRewards(torch.zeros(len(items), 0, dtype=torch.float64), {})
+            groups = [Group.of(item, ()) for item in self._items(step)]
+            rewards = MixedRewards(torch.zeros(len(groups), 0, dtype=torch.float64), {})
         weighted = self.method.weigh(self.step_groups(step, groups, rewards.total))
         return self.assemble(Experience(groups, rewards, weighted, seconds))
+
+    def restore(self, step: int, samples: Sequence[Sequence[Answer]]) -> None:
+        """Takes up what was sampled ahead of `step` before an interruption: samples of all its prompts, or nothing."""
+        share = zip(self._items(step), samples[self.process :: self.processes], strict=True) if samples else ()
+        groups = [decoded_group(item, answers, self.tokenizer) for item, answers in share]
+        self.sampled = {step: groups} if groups else {}
+        if groups:
+            self.rewards.begin(reward_batch(groups))
+
+    def share(self, step: int) -> list[tuple[int, Sequence[Answer]]]:
+        """What is there ahead of `step` on this process: the place of each prompt in the step, and its samples."""
+        places = range(self.process, self.prompts_per_step, self.processes)
+        groups = self.sampled.get(step, ())
+        return [(place, group.samples) for place, group in zip(places, groups, strict=False)]
+
+    def _items(self, step: int) -> list[Encoded]:
+        """The prompts of this process."""
+        return [self.items[index] for _, index in self.draws(step)[self.process :: self.processes]]
+
+    def _sample(self, step: int, finished: Callable[[Group], None]) -> list[Group]:
+        draws = self.draws(step)[self.process :: self.processes]
+        keys = [draw_key(self.seed, step, epoch, index) for epoch, index in draws]
+        return sample_groups(self._items(step), keys, self.generator, self.sampling, self.tokenizer, finished)
+
+    def _sample_ahead(self, step: int, groups: list[Group]) -> list[Group]:
+        """The groups of the next step, if they are to be sampled now; those of this one are kept until then."""
+        if not self.ahead:
+            return []
+        self.sampled = {step: groups}
+        if step + 1 >= self.steps:
+            return []
+        self.sampled[step + 1] = self._sample(step + 1, lambda group: None)
+        return self.sampled[step + 1]
 
     def _begin(self, group: Group) -> None:
         """A judge on a server reads this group while the next ones are sampled."""

@@ -25,6 +25,7 @@ from grao.engine.select import engine_for
 from grao.methods.base import Before, Method
 from grao.training.accumulate import Seen, UpdateLoss, accumulate_gradient
 from grao.training.experience import Update
+from grao.training.gap import RATIOS, Importance
 from grao.training.metrics import Speedometer
 from grao.types import Batch, Role
 
@@ -135,7 +136,7 @@ class Learner:
     Args:
         policy: the model that is trained; it gets a value head if the method asks for a critic.
         method: what is learned.
-        config: token budget, router loss, whether the KL divergence is measured.
+        config: token budget, router loss, importance weights, whether the KL divergence is measured.
         accelerator: of the trainer.
         pad_id: of the tokenizer.
         without: switches the adapter off, if that is the model before training; by default that is the policy with
@@ -161,7 +162,9 @@ class Learner:
         self.critic = _value_head(policy) if needs.critic else None
         self._observer = Observer(self.engine, accelerator, self._starting_model if asked else None, self.critic)
         routers = Routers.of(transformers_model(policy)) if config.router_loss else None
-        self._minimised = UpdateLoss(method, self.critic, routers, config.router_loss)
+        cap = config.importance_cap
+        importance = Importance(cap, RATIOS[config.importance_of]) if cap else None
+        self._minimised = UpdateLoss(method, self.critic, routers, config.router_loss, importance)
         self._budget = Budget("training.token_budget", config.token_budget, accelerator.num_processes == 1)
 
     def before(self, model: nn.Module, update: Update, method: Method) -> Before:

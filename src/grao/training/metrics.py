@@ -1,6 +1,6 @@
 """The numbers of one step: means over all prompts of all processes, named as in `metrics.jsonl`, and its speed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -36,13 +36,13 @@ def step_metrics(
         "reference/tokens": torch.tensor([float(len(group.item.reference_ids)) for group in experience.groups]),
         **{name: number for name, number in more.items() if isinstance(number, Tensor)},
         **method.report(experience.weighted, update.per_answer(seen.loglik)),
-        **{name: number.cpu() for name, number in seen.numbers.items()},
+        **{name: seen.numbers.get(name, torch.zeros(0)).cpu() for name in _names(seen.numbers, accelerator)},
     }
     main = Role.SAMPLE if experience.sampled else Role.REFERENCE
     shown = torch.tensor([answer.role is main for answer in update.batch.answers], dtype=torch.bool)
     values["entropy"] = seen.entropy.cpu()[shown]
     if experience.sampled:
-        values["sampler/gap"] = seen.sampler_gap.cpu()
+        values |= {"sampler/gap": seen.sampler.absolute.cpu(), "sampler/kl": seen.sampler.kl.cpu()}
     if seen.kl is not None:
         values["kl"] = seen.kl.cpu()[shown]
     totals = {
@@ -51,7 +51,8 @@ def step_metrics(
         **{name: number for name, number in more.items() if not isinstance(number, Tensor)},
         **({} if seen.balance is None else {"router_loss": seen.balance.item()}),
     }
-    return _shares(_averages(values, totals, accelerator))
+    largest = {"sampler/ratio": _largest(seen.sampler.ratio, accelerator)} if experience.sampled else {}
+    return _shares(_averages(values, totals, accelerator)) | largest
 
 
 def with_logged(
@@ -62,11 +63,16 @@ def with_logged(
     Raises:
         InputError: if a function took a name of ours.
     """
-    names = sorted(set(gather_object(list(logged)))) if accelerator.num_processes > 1 else list(logged)
+    names = _names(logged, accelerator)
     if taken := sorted({*metrics, *_TRAINERS}.intersection(names)):
         raise InputError(f"log_metric: metrics.jsonl has a {taken[0]!r} of its own; log yours under another name")
     values = {name: torch.tensor(logged.get(name, []), dtype=torch.float64) for name in names}
     return metrics | (_averages(values, {}, accelerator) if values else {})
+
+
+def _names(mine: Iterable[str], accelerator: Accelerator) -> list[str]:
+    """The names that any process has, in the same order on all: one whose groups teach nothing has none."""
+    return sorted(set(gather_object(list(mine)))) if accelerator.num_processes > 1 else list(mine)
 
 
 def judge_numbers(tallies: Tallies, remark: str = "") -> dict[str, Tensor | float]:
@@ -123,6 +129,12 @@ def _averages(values: Mapping[str, Tensor], totals: Mapping[str, float], acceler
         for index, name in enumerate(values)
     }
     return {**means, **dict(zip(totals, reduced[2 * size :], strict=True))}
+
+
+def _largest(values: Tensor, accelerator: Accelerator) -> float:
+    """The largest of values above 0 that are not NaN, over all processes; NaN where there is none."""
+    most = torch.cat([values.new_zeros(1), values.nan_to_num(0.0)]).max()
+    return accelerator.gather(most).max().item() or torch.nan
 
 
 def _shares(metrics: dict[str, float]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
 
 from grao.chat import set_arguments
 from grao.config.recipe import GRAOConfig, total_steps
@@ -36,6 +36,7 @@ from grao.methods.base import Method, State
 from grao.records.files import Record
 from grao.rewards.mix import Mix, RewardLike, as_mix, check_heard
 from grao.rollouts.base import Generator, Sampling, draw_key, make_generator
+from grao.training.ahead import check_ahead, read_ahead, write_ahead
 from grao.training.arguments import (
     check_library,
     check_needs,
@@ -47,6 +48,7 @@ from grao.training.arguments import (
 from grao.training.callbacks import MetricsCallback
 from grao.training.checked import CheckedTrainer
 from grao.training.experience import ExperienceSource, Update
+from grao.training.gap import GapWarning, tolerated_gap
 from grao.training.learner import Learner, together, without_head
 from grao.training.metrics import step_metrics, with_logged
 from grao.training.watch import Look, Watch
@@ -127,6 +129,7 @@ class GRAOTrainer(CheckedTrainer):
         self.turn = settled_turn(self.tokenizer, examples, self.method.needs.references)
         self.stop_ids, self.end_id = self._endings(policy, examples)
         check_needs(self.method, examples, watch is not None)
+        check_ahead(args.rollout.ahead, self.method, self.rewards)
         held_out = examples_from_dataset(eval_dataset, args.data) if eval_dataset is not None else []
         for mix in self._mixes():
             mix.check_columns({name for example in (*examples, *held_out) for name in example.columns})
@@ -155,8 +158,10 @@ class GRAOTrainer(CheckedTrainer):
         self._logged: dict[str, list[float]] = defaultdict(list)
         rollout, alone = args.rollout, self.accelerator.num_processes == 1
         self.generator = generator or make_generator(
-            rollout.engine, policy, self.stop_ids, self.pad_id, rollout.batch_size, alone
+            rollout.engine, policy, self.stop_ids, self.pad_id, rollout.batch_size, alone, **rollout.engine_settings
         )
+        explained = rollout.ahead or arguments.neftune_noise_alpha or not self.is_world_process_zero()
+        self._gap = GapWarning(math.inf if explained else tolerated_gap(policy, self.accelerator, self.generator))
         self.source = ExperienceSource(
             items=self.train_items.items,
             generator=self.generator,
@@ -169,6 +174,8 @@ class GRAOTrainer(CheckedTrainer):
             drop_truncated=args.training.drop_truncated,
             process=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
+            ahead=rollout.ahead,
+            steps=steps,
         )
 
     def training_step(
@@ -196,6 +203,7 @@ class GRAOTrainer(CheckedTrainer):
             raise BrokenNumbersError("the loss is not finite")
         more = {**self.learner.speedometer.operations(update), **watched}
         metrics = step_metrics(update, together(seen), method, self.accelerator, more)
+        self._gap.look(step, metrics.get("sampler/gap", math.nan))
         if self.watch and watched:
             metrics |= self.watch.look(step, metrics)
         self._method_state, adapted = self.method.adapt(self._method_state, before, update.batch.lengths, self._total)
@@ -298,7 +306,11 @@ class GRAOTrainer(CheckedTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The policy; into a checkpoint also what is carried from step to step."""
         super().save_model(output_dir, _internal_call)
-        if _internal_call and output_dir and self.is_world_process_zero():
+        if not (_internal_call and output_dir):
+            return
+        if self.source.ahead:
+            write_ahead(Path(output_dir), self.source.share(self.state.global_step), self.is_world_process_zero())
+        if self.is_world_process_zero():
             looks = self.watch.looks if self.watch else []
             _CARRIED.write(Path(output_dir), _Carried(self._method_state, looks, self._steps))
 
@@ -338,6 +350,10 @@ class GRAOTrainer(CheckedTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.learner.critic is not None:
             self.learner.critic.load(resume_from_checkpoint)
+        if self.source.ahead:
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, "trainer_state.json")))
+            samples = read_ahead(Path(resume_from_checkpoint), self.source.prompts_per_step)
+            self.source.restore(state.global_step, samples)
         if carried := _CARRIED.read(Path(resume_from_checkpoint)):
             self._method_state, self._steps = carried.method, carried.steps
             if self.watch:
