@@ -1,5 +1,6 @@
 """What differs on a GPU: FlexAttention under the packed row, sampling there, half precision, vLLM. Skipped without."""
 
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
@@ -23,6 +26,9 @@ from grao.engine.packed import PackedEngine
 from grao.engine.padded import PaddedEngine, plain_logps
 from grao.engine.select import engine_for
 from grao.rollouts.base import Sampling, make_generator
+from grao.rollouts.captured import CapturedGenerator
+from grao.rollouts.copies import CopyGenerator
+from grao.rollouts.sampling import _invert_in_blocks, draw_tokens
 from grao.rollouts.transformers import TransformersGenerator
 from grao.types import Batch
 from tiny import LETTERS, batch_of, gradients, in_order, letter_tokenizer, relative_gap
@@ -49,6 +55,12 @@ def model_of(kind: str) -> PreTrainedModel:
     torch.manual_seed(0)
     if kind == "window":
         model: PreTrainedModel = MistralForCausalLM(MistralConfig(**SHAPE, head_dim=64, sliding_window=16))
+    elif kind in ("latent", "dense latent"):
+        latent = {"kv_lora_rank": 64, "q_lora_rank": None, "qk_rope_head_dim": 16, "qk_nope_head_dim": 32}
+        experts = {"moe_intermediate_size": 64, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1}
+        dense = 2 if kind == "dense latent" else 1
+        shape = SHAPE | {"num_key_value_heads": 2, "v_head_dim": 32, "topk_group": 1, "first_k_dense_replace": dense}
+        model = DeepseekV3ForCausalLM(DeepseekV3Config(**shape, **latent, **experts))
     elif kind == "moe":
         experts = {"moe_intermediate_size": 64, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 64}
         model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHAPE, **experts))
@@ -117,6 +129,76 @@ def test_sampling_without_chance_is_what_transformers_generates():
     assert [[list(sample.ids) for sample in group] for group in found] == [[line, line] for line in expected]
 
 
+PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16, 17], [18]]
+
+
+def drawn(generator, **sampling) -> list[list[tuple[int, ...]]]:
+    """The token ids of each group."""
+    groups = in_order(generator.generate(PROMPTS, [1, 2, 3, 4], Sampling(**{"max_new_tokens": 60} | sampling)))
+    return [[answer.ids for answer in group] for group in groups]
+
+
+@pytest.mark.parametrize("kind", ["plain", "window", "dense latent"])
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}])
+def test_captured_steps_draw_what_the_plain_loop_draws(kind: str, sampling: dict):
+    model = model_of(kind).eval()
+    generator = CapturedGenerator(model, [1], batch_size=16)
+    assert not generator.remark
+    for _ in range(2):  # captured, then replayed
+        assert drawn(generator, samples=8, **sampling) == drawn(
+            TransformersGenerator(model, [1]), samples=8, **sampling
+        )
+    graphs = dict(generator._graphs._steps)
+    assert len(graphs) > 1
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.1)
+    assert drawn(generator, samples=8, **sampling) == drawn(TransformersGenerator(model, [1]), samples=8, **sampling)
+    assert graphs.items() <= generator._graphs._steps.items()
+
+
+@pytest.mark.parametrize("kind", ["plain", "window", "moe", "latent"])
+def test_captured_steps_in_bfloat16(kind: str):
+    model = model_of(kind).eval().to(torch.bfloat16)
+    generator = CapturedGenerator(model, [1], batch_size=16)
+    assert not generator.remark  # it was compared with the plain forward pass
+    assert (generator._absorbed is not None) == (kind == "latent")
+    first = drawn(generator, samples=8, temperature=1.0)
+    assert first == drawn(generator, samples=8, temperature=1.0)
+    generator.release()
+    assert first == drawn(generator, samples=8, temperature=1.0)
+
+
+def test_captured_steps_with_an_adapter_that_changes():
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    model = get_peft_model(model_of("plain"), lora).eval()
+    generator = CapturedGenerator(model, [1], batch_size=16)
+    for disabled in (False, True, False):
+        with model.disable_adapter() if disabled else nullcontext():
+            plain = TransformersGenerator(model, [1])
+            assert drawn(generator, samples=4, temperature=0.0) == drawn(plain, samples=4, temperature=0.0)
+
+
+def test_a_step_that_waits_for_the_device_is_not_captured():
+    model = model_of("plain").eval()
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + 0 * logits.max().item())
+    with pytest.warns(UserWarning, match="is sampled by the plain loop, not in slots"):
+        generator = CapturedGenerator(model, [1])
+    assert drawn(generator, samples=2) == drawn(TransformersGenerator(model, [1]), samples=2)
+
+
+def test_blocks_draw_the_same_on_both_devices():
+    torch.manual_seed(0)
+    logits, uniforms = 4 * torch.randn(64, 50_257), torch.rand(64, dtype=torch.float64)
+    weights = torch.softmax(logits, dim=-1)
+    together = _invert_in_blocks(weights.cuda(), uniforms.cuda()).cpu()
+    assert torch.equal(together, _invert_in_blocks(weights, uniforms))
+    drawn_together = draw_tokens(logits.cuda(), uniforms.cuda(), 0.7, 0.9).tolist()
+    rows = [draw_tokens(logits[[row]].cuda(), uniforms[[row]].cuda(), 0.7, 0.9).item() for row in range(64)]
+    assert drawn_together == rows
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_reward_is_learned(tmp_path: Path, bf16: bool):
     model_of("plain").cpu().save_pretrained(tmp_path / "model")
@@ -140,6 +222,10 @@ def test_a_reward_is_learned(tmp_path: Path, bf16: bool):
     trainer.train()
     assert next(trainer.model.parameters()).is_cuda
     assert isinstance(trainer.engine, PackedEngine)
+    sampler = trainer.generator.engine if bf16 else trainer.generator
+    assert isinstance(trainer.generator, CopyGenerator) == bf16
+    assert isinstance(sampler, CapturedGenerator)
+    assert not sampler.remark
     assert seen[-1] > 3 * seen[0]
 
 

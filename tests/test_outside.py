@@ -80,7 +80,7 @@ def test_its_settings_are_checked():
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        ("vlm", "no engine 'vlm', only transformers"),
+        ("vlm", "no engine 'vlm', only auto, transformers"),
         ("nowhere:Engine", "cannot import"),
         ("letters:Sampler", "Sampler"),
     ],

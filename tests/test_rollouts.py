@@ -8,7 +8,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from grao import InputError
 from grao.engine.padded import completion_likelihood
 from grao.rollouts.base import Sampling, draw_key
-from grao.rollouts.sampling import draw_tokens, keyed_uniforms
+from grao.rollouts.sampling import _UNITS, _invert, _invert_in_blocks, draw_tokens, keyed_uniforms
 from grao.rollouts.transformers import TransformersGenerator
 from tiny import END, in_order, tiny_model
 
@@ -107,6 +107,57 @@ def test_impossible_tokens_are_never_drawn():
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).repeat(2, 1)
     edge = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
     assert draw_tokens(logits, edge, 1.0, 1.0).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("size", [1, 5, 128, 129, 300])
+def test_blocks_are_inverted_exactly(size: int):
+    """With N units of probability and one uniform number for each, a token of n units is drawn exactly n times."""
+    torch.manual_seed(size)
+    units = torch.randint(0, 4, (size,)).float()
+    units[size // 2] = 7  # at least one
+    total = int(units.sum())
+    uniforms = (torch.arange(total, dtype=torch.float64) + 0.5) / total
+    tokens = _invert_in_blocks((units / _UNITS).expand(total, -1), uniforms)
+    assert torch.equal(torch.bincount(tokens, minlength=size), units.long())
+    assert torch.equal(tokens, tokens.sort().values)
+    edges = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    possible = units.nonzero().squeeze(1)
+    assert _invert_in_blocks(units.expand(2, -1), edges).tolist() == [possible[0], possible[-1]]
+
+
+def test_blocks_draw_what_one_sum_draws_whatever_shares_the_batch():
+    torch.manual_seed(0)
+    weights = torch.softmax(4 * torch.randn(400, 1000), dim=-1)
+    weights[:, ::3] = 0
+    uniforms = torch.rand(400, dtype=torch.float64)
+    together = _invert_in_blocks(weights, uniforms)
+    assert torch.equal(together, _invert(weights, uniforms))
+    alone = [_invert_in_blocks(weights[row : row + 1], uniforms[row : row + 1]).item() for row in range(400)]
+    assert together.tolist() == alone
+    assert (weights.gather(1, together[:, None]) > 0).all()
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_by_blocks_tokens_have_their_probabilities(top_p: float, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("grao.rollouts.sampling._invert", _invert_in_blocks)  # as on a GPU
+    logits, count = 2 * torch.randn(200), 20_000
+    probabilities = torch.softmax(logits.double(), dim=-1)
+    ranked, order = probabilities.sort(descending=True)
+    probabilities[order[ranked.cumsum(0) - ranked >= top_p]] = 0
+    expected = count * probabilities / probabilities.sum()
+    tokens = draw_tokens(logits.expand(count, -1), torch.rand(count, dtype=torch.float64), 1.0, top_p)
+    seen = torch.bincount(tokens, minlength=200)
+    assert not seen[probabilities == 0].any()
+    likely = expected >= 5
+    pairs = [torch.cat([values[likely], values[~likely].sum()[None]]) for values in (seen.double(), expected)]
+    assert chisquare(pairs[0][pairs[1] > 1e-9], pairs[1][pairs[1] > 1e-9]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+def test_by_blocks_a_token_is_always_one_of_the_vocabulary(number: float):
+    weights = torch.softmax(torch.tensor([[0.0, 1.0, number], [number] * 3]), dim=-1)
+    tokens = _invert_in_blocks(weights, torch.tensor([0.99, 0.99], dtype=torch.float64))
+    assert ((tokens >= 0) & (tokens < 3)).all()
 
 
 def test_uniforms_are_uniform_and_keyed():

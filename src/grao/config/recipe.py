@@ -152,8 +152,10 @@ class RolloutConfig:
     """Longest completion in tokens; longer ones are cut and marked truncated."""
     batch_size: PositiveInt = 64
     """Completions that are sampled at once (memory)."""
-    engine: Text = "transformers"
-    """What samples: `transformers`, `vllm`, `vllm-server`, or `package.module:Class` of your own."""
+    engine: Text = "auto"
+    """What samples: `auto` (`captured` on GPUs, else `transformers`), `vllm`, `vllm-server`, `package.module:Class`."""
+    merge_adapter: bool = False
+    """Sample from a copy of the model with the adapter merged: faster, for the memory of its adapted weights."""
     vllm: VLLMConfig | None = None
     ahead: Annotated[NonNegativeInt, Field(le=1)] = 0
     """1: sample the next step's completions while a judge reads this one's; they are one step off-policy."""
@@ -168,6 +170,8 @@ class RolloutConfig:
         """Says what the section of one engine has to do with another."""
         if self.vllm and self.engine not in ENGINES:
             raise ValueError(f"vllm is for engine: {' or '.join(ENGINES)}, not for {self.engine}; leave it out")
+        if self.merge_adapter and self.engine in ENGINES:
+            raise ValueError("vLLM gets the adapter merged anyway; leave merge_adapter out")
         if self.engine == "vllm-server" and not (self.vllm and self.vllm.server):
             raise ValueError("engine: vllm-server needs the server's address in vllm.server")
         if self.engine in ENGINES and not 0.01 <= self.temperature <= 2:

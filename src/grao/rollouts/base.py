@@ -21,6 +21,7 @@ from grao.types import Answer, TokenIds
 
 ENGINES = {
     "transformers": "grao.rollouts.transformers:TransformersGenerator",
+    "captured": "grao.rollouts.captured:CapturedGenerator",
     "vllm": "grao.rollouts.vllm:VLLMGenerator",
     "vllm-server": "grao.rollouts.vllm_server:VLLMServerGenerator",
 }
@@ -81,8 +82,9 @@ def make_generator(
     """The sampling engine of a run.
 
     Args:
-        engine: a name in `ENGINES`, or `package.module:Class`; the class is called with the arguments that follow.
-        policy: the model as it is trained.
+        engine: a name in `ENGINES`, `auto` for `captured` on a CUDA device and `transformers` elsewhere, or
+            `package.module:Class`; the class is called with the arguments that follow.
+        policy: the model that samples: the policy as it is trained, or a copy (`grao.rollouts.copies`).
         stop_ids: every token that ends a completion.
         pad_id: any valid token.
         batch_size: completions sampled at once.
@@ -92,9 +94,11 @@ def make_generator(
     Raises:
         InputError: if there is no such engine.
     """
+    if engine == "auto":
+        engine = "captured" if next(policy.parameters()).device.type == "cuda" else "transformers"
     module, colon, name = ENGINES.get(engine, engine).partition(":")
     if not colon:
-        known = ", ".join(ENGINES)
+        known = ", ".join(("auto", *ENGINES))
         raise InputError(f"rollout.engine: there is no engine {engine!r}, only {known}, or package.module:Class")
     try:
         build: Callable[..., Generator] = getattr(import_module(module), name)

@@ -7,7 +7,7 @@ knows no rows, or that sees padding, is read in a slower way. Left out: speculat
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,11 @@ from grao.errors import BrokenNumbersError, InputError, one_line
 from grao.rollouts.base import Sampling
 from grao.rollouts.decoding import prepacked
 from grao.rollouts.reading import CachedText, Text, WholeText
-from grao.rollouts.sampling import draw_tokens, keyed_uniforms
+from grao.rollouts.sampling import draw_tokens, keyed_uniforms, token_logps
 from grao.types import Answer, TokenIds
 
-_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""All but cuDNN's, which is prepared anew for every length, which here changes with every token."""
-
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Attention for lengths that change: all but cuDNN's, which is prepared anew for every length."""
 
 _GAP, _GAP_HALF = 1e-3, 0.5
 """Nats per token by which sampling may be off a plain forward pass, in single and in half precision."""
@@ -72,6 +71,11 @@ class TransformersGenerator:
         self._at_once = Budget("rollout.batch_size", batch_size, alone)
         self._way = self._fitting_way()
 
+    @property
+    def remark(self) -> str:
+        """Why the model is read in a slower way than others; empty if it is not."""
+        return self._way.remark
+
     def generate(
         self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling
     ) -> Iterator[tuple[int, list[Answer]]]:
@@ -83,7 +87,7 @@ class TransformersGenerator:
             uniforms = keyed_uniforms([keys[index] for index in chosen], sampling)
             return chosen, self._sample([prompts[index] for index in chosen], uniforms, sampling)
 
-        with mode(self.model, training=False), prepacked(self.model), sdpa_kernel(_KERNELS):
+        with mode(self.model, training=False), prepacked(self.model), sdpa_kernel(KERNELS):
             while waiting:
                 chosen, answers = self._at_once.run(next_batch)
                 waiting = waiting[len(chosen) :]
@@ -99,34 +103,18 @@ class TransformersGenerator:
         for way in _WAYS:
             self._way = way
             try:
-                gap = self._gap()
+                gap = gap_to_forward(self, max(1, min(4, self._at_once.size // 2)))  # both prompts share a batch
             except (InputError, BrokenNumbersError):
                 raise
             except Exception as error:  # whatever a model's own code makes of a cache that is handled like others
                 why = one_line(error)
                 continue
-            if gap < (_GAP_HALF if next(self.model.parameters()).dtype.itemsize < 4 else _GAP):
+            if gap < tolerated_gap(self.model):
                 if way.remark:
                     warnings.warn(f"model: {name} {way.remark}", stacklevel=4)
                 return way
             why = f"sampled tokens are {gap:.2g} nats off the probabilities of a plain forward pass"
         raise InputError(f"model: cannot sample from {name} as a causal language model: {why}")
-
-    def _gap(self) -> float:
-        """Nats by which sampled tokens are off a plain forward pass, with prompts of two lengths and rows that end."""
-        last, stop_ids, gaps = embedded_tokens(transformers_model(self.model)) - 1, self.stop_ids, []
-        samples = max(1, min(4, self._at_once.size // 2))  # so that both prompts share a batch
-        prompts = [[last // part for part in parts] for parts in ((2, 3, 5, 4, 7, 3), (3, 2))]
-        self.stop_ids = torch.arange(0, last, 2)
-        try:
-            for index, answers in self.generate(prompts, (0, 1), Sampling(samples, temperature=1.0, max_new_tokens=4)):
-                for answer in answers:
-                    with mode(self.model, training=False):
-                        expected = plain_logps(self.model, prompts[index], answer.ids)
-                    gaps.append((expected.cpu() - torch.tensor(answer.logps)).abs().mean().item())
-        finally:
-            self.stop_ids = stop_ids
-        return max(gaps)
 
     @torch.no_grad()
     def _sample(self, prompts: Sequence[TokenIds], uniforms: Tensor, sampling: Sampling) -> list[Answer]:
@@ -144,10 +132,10 @@ class TransformersGenerator:
 
         for step in range(sampling.max_new_tokens):
             token = draw_tokens(text.logits, uniforms[alive, step], sampling.temperature, sampling.top_p)
-            scores, live = text.logits.float(), (~ended).nonzero().squeeze(1)
+            live = (~ended).nonzero().squeeze(1)
             rows = alive[live]
             tokens[rows, step] = token[live]
-            logps[rows, step] = (scores.gather(-1, token[:, None]).squeeze(-1) - scores.logsumexp(-1))[live]
+            logps[rows, step] = token_logps(text.logits, token)[live]
             newly = torch.isin(token, stop_ids) & ~ended
             lengths[alive[newly]], truncated[alive[newly]] = step + 1, False
             ended |= newly
@@ -166,6 +154,40 @@ class TransformersGenerator:
             Answer(tuple(ids[:length]), truncated=cut, logps=tuple(logps_[:length]))
             for ids, logps_, length, cut in rows_of_answers
         ]
+
+
+class Checked(Protocol):
+    """A generator that can be compared with the model's own forward pass."""
+
+    model: nn.Module
+    stop_ids: Tensor
+
+    def generate(
+        self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling
+    ) -> Iterator[tuple[int, list[Answer]]]:
+        """See `Generator.generate`."""
+
+
+def gap_to_forward(generator: Checked, samples: int) -> float:
+    """Nats by which sampled tokens are off a plain forward pass, with prompts of two lengths and rows that end."""
+    model, stop_ids, gaps = generator.model, generator.stop_ids, []
+    last = embedded_tokens(transformers_model(model)) - 1
+    prompts = [[last // part for part in parts] for parts in ((2, 3, 5, 4, 7, 3), (3, 2))]
+    generator.stop_ids = torch.arange(0, last, 2)
+    try:
+        for index, answers in generator.generate(prompts, (0, 1), Sampling(samples, temperature=1.0, max_new_tokens=4)):
+            for answer in answers:
+                with mode(model, training=False):
+                    expected = plain_logps(model, prompts[index], answer.ids)
+                gaps.append((expected.cpu() - torch.tensor(answer.logps)).abs().mean().item())
+    finally:
+        generator.stop_ids = stop_ids
+    return max(gaps)
+
+
+def tolerated_gap(model: nn.Module) -> float:
+    """The nats per token that `gap_to_forward` may be."""
+    return _GAP_HALF if next(model.parameters()).dtype.itemsize < 4 else _GAP
 
 
 def left_pad(prompts: Sequence[TokenIds], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,7 @@ from grao.methods.base import Method, State
 from grao.records.files import Record
 from grao.rewards.mix import Mix, RewardLike, as_mix, check_heard
 from grao.rollouts.base import Generator, Sampling, draw_key, make_generator
+from grao.rollouts.copies import sampler_of, wants_copy
 from grao.training.ahead import check_ahead, read_ahead, write_ahead
 from grao.training.arguments import (
     check_library,
@@ -157,8 +158,14 @@ class GRAOTrainer(CheckedTrainer):
         self._steps: list[dict[str, float]] = []
         self._logged: dict[str, list[float]] = defaultdict(list)
         rollout, alone = args.rollout, self.accelerator.num_processes == 1
-        self.generator = generator or make_generator(
-            rollout.engine, policy, self.stop_ids, self.pad_id, rollout.batch_size, alone, **rollout.engine_settings
+        half = self.accelerator.mixed_precision == "bf16" and not rollout.engine_settings
+        self.generator = generator or sampler_of(
+            policy,
+            lambda model: make_generator(
+                rollout.engine, model, self.stop_ids, self.pad_id, rollout.batch_size, alone, **rollout.engine_settings
+            ),
+            torch.bfloat16 if half and wants_copy(policy) else None,
+            rollout.merge_adapter,
         )
         explained = rollout.ahead or arguments.neftune_noise_alpha or not self.is_world_process_zero()
         self._gap = GapWarning(math.inf if explained else tolerated_gap(policy, self.accelerator, self.generator))
