@@ -1,6 +1,7 @@
 """The two sides of `gpu_step`: the completions that both are handed, their trainers, and how they take turns."""
 
 import json
+import math
 import random
 import statistics
 import time
@@ -30,6 +31,8 @@ class Work:
     warm: int = 3
     """Steps at the start that do not count: kernels are compiled in them."""
     cpu: bool = False
+    update_only: bool = False
+    """Hand both sides completions that were drawn before, and time what is left of a step."""
 
     @property
     def token_budget(self) -> int:
@@ -87,9 +90,11 @@ def draw(folder: Path, work: Work) -> None:
     heads = max(1, work.hidden // 64)
     model = random_model(
         work.hidden, work.layers, work.vocabulary, intermediate_size=work.intermediate, num_attention_heads=heads,
-        num_key_value_heads=2 if heads % 2 == 0 else 1, tie_word_embeddings=True,
+        num_key_value_heads=2 if heads % 2 == 0 else 1, tie_word_embeddings=work.update_only,
         max_position_embeddings=max(2048, work.prompt + work.completion),
     )  # fmt: skip
+    if not work.update_only:
+        end_by_chance(model, 4 / work.completion if work.varied else 0.0)
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     device = torch.device("cpu" if work.cpu else "cuda")
@@ -101,6 +106,10 @@ def draw(folder: Path, work: Work) -> None:
         [[chance.randrange(3, 1000) for _ in range(length)] for _ in range(count)]
         for length in (work.prompt, work.completion - 1)
     )
+    name = "CPU" if work.cpu else torch.cuda.get_device_name()
+    if not work.update_only:  # each side samples by itself
+        (folder / "drawn.json").write_text(json.dumps(asdict(Drawn(prompts, references, [], 0.0, name))))
+        return
     generator = TransformersGenerator(model, stop_ids=[work.vocabulary], batch_size=work.prompts * work.samples)
     sampling = Sampling(work.samples, 1.0, 1.0, work.completion)
     sampled, seconds = [], []
@@ -111,7 +120,6 @@ def draw(folder: Path, work: Work) -> None:
         sampled += [groups[index] for index in range(work.prompts)]
         seconds.append(time.perf_counter() - begin)
     completions = [[ended(sample.ids, work, chance) for sample in group] for group in sampled]
-    name = "CPU" if work.cpu else torch.cuda.get_device_name()
     drawn = Drawn(prompts, references, completions, statistics.median(seconds), name)
     (folder / "drawn.json").write_text(json.dumps(asdict(drawn)))
 
@@ -122,6 +130,22 @@ def ended(ids: Sequence[int], work: Work, chance: random.Random) -> list[int]:
     if work.varied:
         length = min(length, 4 + int(chance.expovariate(4 / length)))
     return [3 if token == END else token for token in ids[: length - 1]] + [END]
+
+
+def end_by_chance(model, chance: float) -> None:
+    """Makes a random model end with about this probability at every token, so that lengths vary with a long tail.
+
+    Every token's embedding gets one large number in common, by which the output layer knows the end token's logit.
+    """
+    import torch
+
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 1.0
+        states = model.model(torch.randint(3, 1000, (1, 64))).last_hidden_state[0]
+        others = model.lm_head(states).logsumexp(-1).mean()
+        wanted = others + math.log(chance / (1 - chance)) if chance else torch.tensor(-1e4)
+        model.lm_head.weight[END] = 0.0
+        model.lm_head.weight[END, 0] = wanted / states[:, 0].mean()
 
 
 def unequal_rewards(count: int, group: int) -> list[float]:
@@ -137,7 +161,7 @@ def grao_side(folder: Path, work: Work, drawn: Drawn):
         str(folder),
         GRAOConfig(
             output_dir=folder / "grao",
-            rollout=RolloutConfig(group_size=work.samples, max_new_tokens=work.completion),
+            rollout=RolloutConfig(group_size=work.samples, temperature=1.0, max_new_tokens=work.completion),
             training=TrainingConfig(
                 steps=work.steps,
                 prompts_per_step=work.prompts,
@@ -153,7 +177,8 @@ def grao_side(folder: Path, work: Work, drawn: Drawn):
         lambda prompts, completions: unequal_rewards(len(completions), work.samples + 1),
         processing_class=tokenizer(),
     )
-    trainer.generator = trainer.source.generator = drawn
+    if work.update_only:
+        trainer.generator = trainer.source.generator = drawn
     trainer.source.draws = lambda step: [(0, work.prompts * step + row) for row in range(work.prompts)]
     return trainer, f"{type(trainer.engine).__name__}, {trainer.model.config._attn_implementation}"
 
@@ -188,6 +213,8 @@ def trl_side(folder: Path, work: Work, drawn: Drawn, kind: str, attention: str):
             lr_scheduler_type="constant",
             activation_checkpointing=kind == "trl-checkpointing",
             use_liger_kernel=kind == "trl-liger",
+            temperature=1.0,
+            **({"use_vllm": True, "vllm_mode": "colocate"} if kind == "trl-vllm" else {}),
             bf16=True,
             use_cpu=work.cpu,
             shuffle_dataset=False,
@@ -199,7 +226,7 @@ def trl_side(folder: Path, work: Work, drawn: Drawn, kind: str, attention: str):
         ),
         train_dataset=Dataset.from_list([{"prompt": text(prompt)} for prompt in drawn.prompts]),
         processing_class=tokenizer(),
-        rollout_func=handed,
+        rollout_func=handed if work.update_only else None,
     )
     return trainer, f"GRPOTrainer, {trainer.model.config._attn_implementation}"
 

@@ -22,9 +22,11 @@ from transformers import (
 from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
 from grao.config.vllm import VLLMConfig
 from grao.engine.attention import FLEX
+from grao.engine.footprint import activation_bytes, shapes_only
+from grao.engine.memory import free_bytes, gradients_dropped, measured
 from grao.engine.packed import PackedEngine
 from grao.engine.padded import PaddedEngine, plain_logps
-from grao.engine.select import engine_for
+from grao.engine.select import engine_for, random_batch
 from grao.rollouts.base import Sampling, make_generator
 from grao.rollouts.captured import CapturedGenerator
 from grao.rollouts.copies import CopyGenerator
@@ -199,6 +201,24 @@ def test_blocks_draw_the_same_on_both_devices():
     assert drawn_together == rows
 
 
+def test_what_a_pass_takes_is_near_the_plan():
+    model = model_of("plain")
+    engine = engine_for(model, pad_id=0)
+    with torch.device("meta"):
+        shape = Qwen2ForCausalLM(Qwen2Config(**SHAPE))
+    with shapes_only(shape):
+        planned = activation_bytes(shape)
+
+    def work(tokens: int) -> None:
+        quarter = tokens // 4
+        engine.run(model, random_batch(model, (quarter,), ((quarter, 1.0, 0),) * 3)).loss.backward()
+
+    with gradients_dropped(model):
+        seen = measured(work, torch.device("cuda"))
+    assert 0.5 < planned.token / seen.token < 2
+    assert free_bytes(torch.device("cuda")) <= torch.cuda.mem_get_info()[1]
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_reward_is_learned(tmp_path: Path, bf16: bool):
     model_of("plain").cpu().save_pretrained(tmp_path / "model")
@@ -226,6 +246,8 @@ def test_a_reward_is_learned(tmp_path: Path, bf16: bool):
     assert isinstance(trainer.generator, CopyGenerator) == bf16
     assert isinstance(sampler, CapturedGenerator)
     assert not sampler.remark
+    assert 256 <= trainer.learner.budget.size <= 16384
+    assert 8 <= trainer.rows <= 256
     assert seen[-1] > 3 * seen[0]
 
 

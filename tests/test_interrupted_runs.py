@@ -482,7 +482,7 @@ def test_every_file_that_a_recipe_names_counts_by_its_content(place: Path, monke
 
 def test_what_changes_no_result_may_change(stopped: Path, screen):
     edit("run/recipe.yaml", "save_every: 1", "save_every: 2")
-    edit("run/recipe.yaml", "token_budget: 16384", "token_budget: 999")
+    edit("run/recipe.yaml", "token_budget: auto", "token_budget: 999")
     edit("run/recipe.yaml", "use_cpu: true", "use_cpu: true\n    save_total_limit: 1")
     assert resume_run(Path("run"), screen).report.exists()
 

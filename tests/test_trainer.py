@@ -315,8 +315,13 @@ def test_when_memory_runs_out_the_token_budget_is_halved(tmp_path: Path, monkeyp
     with pytest.warns(UserWarning, match=r"out of memory: training\.token_budget is 60 from here on"):
         short.train()
     assert relative_gap(weights_of(short.model), weights_of(expected.model)) < 1e-5
-    hopeless = make(tmp_path / "hopeless", token_budget=1000)
-    with pytest.warns(UserWarning, match="is 500"), pytest.raises(InputError, match=r"training\.token_budget 500"):
+    hopeless = make(tmp_path / "hopeless", token_budget=2)
+
+    def never(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(PackedEngine, "run", never)
+    with pytest.warns(UserWarning, match="is 1 "), pytest.raises(InputError, match=r"training\.token_budget 1;"):
         hopeless.train()
 
 
@@ -348,7 +353,7 @@ def test_what_does_not_fit_into_the_model_is_refused(tmp_path: Path):
 
 
 def test_steps_that_half_precision_would_round_away_are_warned_of(tmp_path: Path):
-    with pytest.warns(UserWarning, match="lost in the rounding of bfloat16"):
+    with pytest.warns(UserWarning, match="lost in the rounding of"):
         make(tmp_path, tiny_model().to(torch.bfloat16), learning_rate=1e-5)
 
 

@@ -57,6 +57,8 @@ FILE is a study with a section over, one or two axes:
   over: {method.beta: [0, 0.25, 0.5]}
   over: {noise: {none: {}, half: {noise.rewards: 0.5}}}
 """
+_LARGEST_CARD = 10_000
+"""GiB."""
 _DIGITS = 19
 """Of a number that no longer fits into 64 bits."""
 _Help = partial(RawDescriptionHelpFormatter, max_help_position=30, width=100)
@@ -77,6 +79,14 @@ class QuickstartArguments(NamedTuple):
     """Optimiser steps; None leaves the choice to the command."""
     overrides: Overrides
     """For the recipe that the command writes; keys and values are checked."""
+
+
+class DryRunArguments(NamedTuple):
+    """`grao train --dry-run`."""
+
+    recipe: Recipe
+    card: int | None
+    """Bytes of the card to plan for; None is the device at hand."""
 
 
 class EvaluateArguments(NamedTuple):
@@ -122,9 +132,12 @@ def _quickstart(namespace: Namespace, overrides: Overrides) -> QuickstartArgumen
 
 
 def _train(namespace: Namespace, overrides: Overrides) -> Any:
+    if namespace.card is not None and not namespace.dry_run:
+        raise InputError("--card: is for --dry-run, which plans for it; leave it out")
     if namespace.resume is None:
-        return _recipe(namespace, overrides, "--config FILE or --resume RUN")
-    if namespace.config or overrides or namespace.print_config:
+        recipe = _recipe(namespace, overrides, "--config FILE or --resume RUN")
+        return DryRunArguments(recipe, namespace.card) if namespace.dry_run else recipe
+    if namespace.config or overrides or namespace.print_config or namespace.dry_run:
         raise InputError("--resume takes no other options: the run keeps the recipe it was started with")
     return _folder("--resume", namespace.resume)
 
@@ -265,6 +278,8 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
     add("--config", type=_path, metavar="FILE", help="the recipe, a YAML file")
     add("--resume", type=_path, metavar="RUN", help="continue the run in this folder")
     add("--print_config", action="store_true", help="print the complete recipe and stop")
+    add("--dry-run", action="store_true", help="read the data, plan memory and cost, and stop; needs no weights")
+    add("--card", type=_bytes, metavar="SIZE", help="plan for a GPU of this memory, such as 24GiB")
 
     what = "Sample answers to the held-out prompts and score them against the references."
     add = command("evaluate", _evaluate, Recipe, f"(--run RUN | {_CONFIG}) [--output FOLDER]", what, _SEE_TRAIN)
@@ -325,6 +340,13 @@ def _path(text: str) -> Path:
         return Path(usable_path(text))
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from error
+
+
+def _bytes(text: str) -> int:
+    number, unit = text.removesuffix("B").removesuffix("Gi"), 1 << 30
+    if not number.replace(".", "", 1).isdecimal() or not 1 <= float(number) < _LARGEST_CARD:
+        raise ArgumentTypeError(f"must be a number of GiB, such as 24GiB, got {text!r}")
+    return round(float(number) * unit)
 
 
 def _whole(minimum: int, text: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from grao.cli.arguments import EvaluateArguments, QuickstartArguments, StudyArguments
+from grao.cli.arguments import DryRunArguments, EvaluateArguments, QuickstartArguments, StudyArguments
 from grao.cli.screen import terminal
 from grao.config.arms import SANDBOX
 from grao.config.load import load_recipe
@@ -23,6 +23,7 @@ from grao.reports.study import notes, study_tables, verdict, write_study_report
 from grao.reports.sweep import sweep_headline, sweep_sentences
 from grao.sandbox.world import prepare
 from grao.studies.audit import audit_folder, audit_rewards
+from grao.studies.plan import dry_run
 from grao.studies.reward_model import train_reward_model
 from grao.studies.study import quick, run_study
 from grao.studies.train import Finished, evaluate_recipe, evaluate_run, resume_run, start_run
@@ -44,9 +45,11 @@ def quickstart(arguments: QuickstartArguments) -> None:
     _show_run(finished, screen.console)
 
 
-def train(run: Recipe | Path) -> None:
-    """Trains as a recipe says, or resumes the run in a folder; evaluates and reports."""
+def train(run: Recipe | Path | DryRunArguments) -> None:
+    """Trains as a recipe says, or resumes the run in a folder; evaluates and reports. A dry run says what it takes."""
     with terminal() as screen:
+        if isinstance(run, DryRunArguments):
+            return dry_run(run.recipe, run.card, screen)
         finished = start_run(run, screen) if isinstance(run, Recipe) else resume_run(run, screen)
     _show_run(finished, screen.console)
 

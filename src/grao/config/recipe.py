@@ -38,6 +38,9 @@ UNFIT: dict[str, str] = _OTHERS["unfit"]
 """Field of transformers.TrainingArguments that has no place here -> why."""
 Confidence = Annotated[float, Field(gt=0.5, lt=1)]
 """Level of an interval."""
+AUTO: Literal["auto"] = "auto"
+Size = PositiveInt | Literal["auto"]
+"""A bound on memory, or what suits the device."""
 Schedule = Literal["constant", "linear", "cosine"]
 """Learning-rate schedule."""
 
@@ -68,6 +71,8 @@ class ModelConfig:
     """Train an adapter instead of all weights."""
     dtype: Dtype = "float32"
     """Number format of the trained weights; `auto` takes the checkpoint's."""
+    quantization: Literal["4bit"] | None = None
+    """Hold the weights below an adapter in 4 bits (QLoRA); needs grao[quantized]."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation of transformers."""
     end_token: str | None = None
@@ -150,8 +155,8 @@ class RolloutConfig:
     """Nucleus: sample from the smallest set of tokens with this probability."""
     max_new_tokens: PositiveInt = 2048
     """Longest completion in tokens; longer ones are cut and marked truncated."""
-    batch_size: PositiveInt = 64
-    """Completions that are sampled at once (memory)."""
+    batch_size: Size = AUTO
+    """Completions that are sampled at once (memory); `auto`: what fits on a GPU, 64 on a CPU."""
     engine: Text = "auto"
     """What samples: `auto` (`captured` on GPUs, else `transformers`), `vllm`, `vllm-server`, `package.module:Class`."""
     merge_adapter: bool = False
@@ -211,8 +216,8 @@ class TrainingConfig:
     """Steps of linear warm-up."""
     max_grad_norm: NonNegativeFloat = 1.0
     """Gradient clipping; 0 turns it off."""
-    token_budget: PositiveInt = 16384
-    """Tokens of one micro-batch (memory); changes no result."""
+    token_budget: Size = AUTO
+    """Tokens of one micro-batch (memory), which change no result; `auto`: up to 16384, on a GPU what fits."""
     router_loss: NonNegativeFloat = 0.0
     """Mixtures of experts: weight of the routers' load-balancing loss, over the tokens of a step."""
     drop_truncated: bool = False

@@ -137,7 +137,9 @@ def window_of(module: nn.Module, kwargs: Mapping[str, Any]) -> int | None:
 
 def _mask(prompt: int, part: Part, window: int | None, like: Tensor) -> Tensor:
     device = like.device
-    answer = torch.repeat_interleave(torch.tensor(part, device=device))  # which answer each own token belongs to
+    answer = torch.repeat_interleave(
+        sent(part, device), output_size=sum(part)
+    )  # which answer each own token belongs to
     own = torch.cat([torch.arange(length, device=device) for length in part]) + prompt
     position = torch.cat([torch.arange(prompt, device=device), own])
     sees = position[None] <= own[:, None]
@@ -173,7 +175,7 @@ def block_mask(plan: RowPlan, window: int | None, device: torch.device) -> Block
     """Which blocks of a row of T tokens see which: the same for all heads and layers, made once a row and window."""
 
     def make() -> BlockMask:
-        group, answer, position = _places(plan, device)
+        group, answer, position = plan.once(("places",), lambda: _places(plan, device))
 
         def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             own = (answer[key] == 0) | (answer[key] == answer[query])

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from grao.engine.interface import transformers_model
+from grao.engine.quantized import elements
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Cost:
         weights = trained = 0.0
         for name, parameter in inner.named_parameters():
             if parameter.dim() > 1 and id(parameter) not in tables:
-                count = parameter.numel() * (used if ".experts." in name else 1.0)
+                count = elements(parameter) * (used if ".experts." in name else 1.0)
                 weights += count
                 trained += count * parameter.requires_grad
         heads = getattr(config, "num_attention_heads", 0)  # 0: there is no attention

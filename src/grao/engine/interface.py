@@ -77,6 +77,13 @@ def transformers_model(model: nn.Module) -> PreTrainedModel:
     return cast(PreTrainedModel, model)
 
 
+def checkpoint_activations(model: nn.Module, options: Any = None) -> None:
+    """Switches activation checkpointing on, under the name that this version of transformers has for it."""
+    inner: Any = model
+    switch = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
+    switch(options)
+
+
 @contextmanager
 def mode(model: nn.Module, training: bool) -> Iterator[None]:
     """Within it, the model is in training or in evaluation mode."""

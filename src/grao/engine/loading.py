@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -24,16 +25,23 @@ from transformers import (
 from grao.engine.adapters import adapter_at, merged, model_folder, whole_weights
 from grao.engine.folder import check_model_folder
 from grao.engine.padded import completion_likelihood
+from grao.engine.quantized import elements, four_bits, scales
 from grao.errors import InputError, one_line
 from grao.types import TokenIds
 
 _DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16}
 _CHECKED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Number formats whose finiteness can be looked at."""
+_LOOKED_AT = 1 << 16
+"""Weights of a tensor by which rounding is judged."""
 
 
 def load_model(
-    path: str, dtype: str = "float32", attention: str = "sdpa", trust_remote_code: bool = False
+    path: str,
+    dtype: str = "float32",
+    attention: str = "sdpa",
+    trust_remote_code: bool = False,
+    quantization: str | None = None,
 ) -> PreTrainedModel:
     """A causal language model. An adapter is merged into its base.
 
@@ -42,13 +50,19 @@ def load_model(
         dtype: `auto`, `float32` or `bfloat16`.
         attention: attention implementation of transformers; a model without `sdpa` takes `eager`, with a warning.
         trust_remote_code: run Python code that comes with the checkpoint.
+        quantization: `4bit` holds its linear layers so (QLoRA).
 
     Raises:
         InputError: if there is no such model, it is no causal language model, or its weights are no safetensors, not
-            complete or not finite.
+            complete or not finite; if an adapter would be merged into 4 bits, or what those need is not installed.
     """
     if adapter := adapter_at(path):
+        if quantization:
+            remedy = "train it further (model.adapter: continue), or merge it without model.quantization"
+            raise InputError(f"model.quantization: merging {path!r} into weights of 4 bits would round it; {remedy}")
         return merged(adapter, lambda base: load_model(base, dtype, attention, trust_remote_code))
+    products = torch.float32 if dtype == "float32" else torch.bfloat16
+    more = {"quantization_config": four_bits(products)} if quantization else {}
     tried = f"cannot load {path!r}" if Path(path).exists() else f"no folder {path!r} here, and not from the hub"
     with _loading(path, tried if attention == "sdpa" else f"{tried} with model.attention: {attention}") as folder:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -58,12 +72,28 @@ def load_model(
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            **more,
         )
     model: PreTrainedModel = _sound(loaded[0], path, loaded[1]["missing_keys"])
     if attention != (used := model.config._attn_implementation):
         name = type(model).__name__
         warnings.warn(f"model.attention: {name} has no {attention}, so {used} is taken", stacklevel=2)
     return model
+
+
+def model_shape(path: str, dtype: str = "float32", trust_remote_code: bool = False) -> PreTrainedModel:
+    """A causal language model on the meta device, from config.json alone; of an adapter the base.
+
+    Args and raises: as `load_model`.
+    """
+    if adapter := adapter_at(path):
+        return model_shape(adapter.base, dtype, trust_remote_code)
+    with _loading(path, f"cannot make a model of {path!r}") as folder:
+        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        chosen = (config.dtype or torch.float32) if dtype == "auto" else _DTYPES[dtype]
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=chosen, trust_remote_code=trust_remote_code)
+    return cast(PreTrainedModel, model)
 
 
 def load_reward_model(path: str, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
@@ -154,7 +184,7 @@ def check_finite(model: torch.nn.Module, which: str) -> None:
     Raises:
         InputError: naming the first such weight.
     """
-    if name := broken_tensor(model.named_parameters()):
+    if name := broken_tensor((*model.named_parameters(), *scales(model))):
         raise InputError(f"{which}: the weight {name} holds NaN or infinity; take an intact copy of the model")
 
 
@@ -254,7 +284,7 @@ def add_adapter(
 
 def parameter_count(model: torch.nn.Module, trainable: bool = False) -> int:
     """Number of parameters, or of those that are trained."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
+    return sum(elements(p) for p in model.parameters() if p.requires_grad or not trainable)
 
 
 def usual_learning_rate(model: torch.nn.Module) -> float:
@@ -267,6 +297,19 @@ def usual_learning_rate(model: torch.nn.Module) -> float:
         return 1e-4
     sizes_and_rates: Sequence[tuple[float, float]] = ((5e6, 1e-3), (1e8, 1e-4), (1e9, 1e-5), (4e9, 3e-6))
     return next((rate for size, rate in sizes_and_rates if everything < size), 1e-6)
+
+
+def rounded_away(model: torch.nn.Module, step: float) -> float:
+    """Share of the trained weights in half precision that stay as they are when a step of this size is added: it is
+    below half a unit in their last place. 0 if none is trained in half precision. Of large tensors some are looked at.
+    """
+    lost = whole = 0.0
+    for weight in model.parameters():
+        if weight.requires_grad and weight.dtype in (torch.bfloat16, torch.float16):
+            some = weight.detach().flatten()[:_LOOKED_AT]
+            lost += float(((some + step == some) & (some - step == some)).float().mean()) * weight.numel()
+            whole += weight.numel()
+    return lost / max(whole, 1.0)
 
 
 @contextmanager

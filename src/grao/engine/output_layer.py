@@ -133,9 +133,22 @@ def _precision(hidden: Tensor) -> dict[str, Any]:
     return {"device_type": kind, "dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
 
 
+def tile_bytes(weight: Tensor, tokens: int, half: bool, cpu: bool) -> int:
+    """The most that the layer takes for a number of tokens: a chunk of logits, log-probabilities and probabilities, and
+    the gradient of its weight where that is trained, in single precision and as a product."""
+    logits = min(tokens, _rows_at_once(weight, cpu)) * len(weight)
+    width = 2 if half else weight.itemsize
+    gradient = weight.numel() * (4 + width) if weight.requires_grad else 0
+    return logits * (width + 8) + gradient
+
+
+def _rows_at_once(weight: Tensor, cpu: bool) -> int:
+    return max(_ROWS, (_LOGITS_CPU if cpu else _LOGITS) // len(weight))
+
+
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
     """Rows that go through the layer together."""
-    step = max(_ROWS, (_LOGITS_CPU if hidden.device.type == "cpu" else _LOGITS) // len(weight))
+    step = _rows_at_once(weight, hidden.device.type == "cpu")
     for start in range(0, len(hidden), step):
         yield slice(start, start + step)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grao.core import weighted_likelihood_loss
-from grao.engine.interface import Loss, Pass, Plan, Tokens, check_budget, transformers_model
+from grao.engine.interface import Loss, Pass, Plan, Tokens, check_budget, sent, transformers_model
 from grao.types import Batch, TokenIds
 
 
@@ -31,13 +31,16 @@ class PaddedEngine:
         prompts = [group.item.prompt_ids for group in batch.owners]
         with layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])) if loss else nullcontext():
             seen = completion_likelihood(model, prompts, [answer.ids for answer in batch.answers], self.pad_id)
-        logps = seen.tokens[seen.mask]
+        longest = seen.tokens.shape[1]
+        places = [row * longest + place for row, length in enumerate(batch.lengths) for place in range(length)]
+        own = sent(places, seen.tokens.device)  # a mask would make the host wait for how many there are
+        logps = seen.tokens.flatten()[own]
         if loss is None:
-            weights = torch.tensor(batch.weights, dtype=torch.float64).to(seen.mean)
+            weights = sent(torch.tensor(batch.weights, dtype=torch.float64).to(seen.mean.dtype), seen.mean.device)
             value = weighted_likelihood_loss(weights, seen.mean, prompts=1)
         else:
             hidden = states[0][:, -seen.mask.shape[1] - 1 : -1]
-            value = loss(Tokens(logps, seen.entropies[seen.mask], hidden[seen.mask]))
+            value = loss(Tokens(logps, seen.entropies.flatten()[own], hidden.flatten(0, 1)[own]))
         return Pass(value, seen.mean.detach(), seen.entropy, logps.detach())
 
     def copies(self, batch: Batch, plan: Plan) -> Counter[int]:
@@ -141,7 +144,7 @@ def completion_likelihood(
         start, end = prompt_length - len(prompt), prompt_length + len(completion)
         rows[row, start:end] = torch.tensor([*prompt, *completion])
         attention[row, start:end] = 1
-    rows, attention = rows.to(device), attention.to(device)
+    rows, attention = sent(rows, device), sent(attention, device)
 
     logits = model(
         input_ids=rows,

@@ -2,14 +2,15 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from copy import copy
+from typing import Any, Literal, NamedTuple, cast
 
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
 from grao.engine.adapters import Adapter, absolute, adapter_at, attached, check_kind
-from grao.engine.loading import load_model
+from grao.engine.loading import add_adapter, load_model, model_shape
 from grao.errors import InputError, one_line
 
 Choice = Literal["continue", "merge"]
@@ -44,12 +45,26 @@ def load_policy(path: str, choice: Choice, lora: Mapping[str, Any] | None, **opt
     if adapter is None:
         if choice == "merge":
             raise InputError(f"model.adapter: there is none to merge, {path!r} is a whole model; leave it out")
+        if options.get("quantization") and not lora:
+            raise InputError("model.quantization: weights of 4 bits are not trained themselves; give model.lora")
         return Policy(load_model(path, **options), "")
     shown = f"{path} is {adapter.words} of {adapter.base}"
     if choice == "merge":
         return Policy(load_model(path, **options), f"{shown}: it is merged into it before the training")
     _check_same(adapter, lora or {})
     return Policy(attached(adapter, lambda base: load_model(base, **options)), f"{shown}: it goes on training")
+
+
+def policy_shape(
+    path: str, choice: Choice, lora: Mapping[str, Any] | None, dtype: str, trust_remote_code: bool
+) -> PreTrainedModel | PeftModel:
+    """As `load_policy`, on the meta device and from the files of settings alone; the arguments are the same."""
+    model, adapter = model_shape(path, dtype, trust_remote_code), adapter_at(path)
+    if adapter and choice == "continue":
+        config = copy(adapter.config)
+        config.inference_mode = False
+        return cast(PeftModel, get_peft_model(model, config))
+    return add_adapter(model, **lora) if lora else model
 
 
 def _check_same(adapter: Adapter, lora: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Which way through the model is taken: `packed` where it gives the same numbers for the model, else `padded`."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
@@ -31,7 +32,7 @@ def engine_for(model: nn.Module, pad_id: int) -> Engine:
     Raises:
         InputError: if the model cannot be trained on text, or gives other numbers for several texts than for one.
     """
-    inner, batch = transformers_model(model), _random_batch(model)
+    inner, batch = transformers_model(model), random_batch(model)
     problem = f"model: {type(inner).__name__} cannot be trained"
     try:
         engines = PaddedEngine(pad_id), EvenEngine(pad_id)
@@ -66,16 +67,28 @@ def _eligible(model: PreTrainedModel) -> bool:
     )
 
 
-def _random_batch(model: nn.Module) -> Batch:
-    """A few random sequences with prompts of two lengths."""
+def random_batch(
+    model: nn.Module,
+    prompts: Sequence[int] = (7, 3),
+    answers: Sequence[tuple[int, float, int]] = ((5, 1.0, 0), (1, -0.5, 0), (9, 0.25, 0), (4, 2.0, 1)),
+) -> Batch:
+    """A few random sequences, by default with prompts of two lengths.
+
+    Args:
+        model: whose tokens they consist of.
+        prompts: their lengths.
+        answers: length, weight and number of the prompt of each.
+    """
     draw, rows = torch.Generator().manual_seed(0), embedded_tokens(transformers_model(model))
 
     def tokens(length: int) -> tuple[int, ...]:
         return tuple(torch.randint(0, rows, (length,), generator=draw).tolist())
 
-    prompts = [Encoded(Example("", "", None, {}, 0), "", tokens(length), "", ()) for length in (7, 3)]
-    answers = [Answer(tokens(length), weight=weight) for length, weight in ((5, 1.0), (1, -0.5), (9, 0.25), (4, 2.0))]
-    return Batch((Group(prompts[0], tuple(answers[:3]), 0), Group(prompts[1], tuple(answers[3:]), 1)))
+    asked = [Encoded(Example("", "", None, {}, 0), "", tokens(length), "", ()) for length in prompts]
+    said = [(Answer(tokens(length), weight=weight), owner) for length, weight, owner in answers]
+    return Batch(
+        tuple(Group(item, tuple(answer for answer, owner in said if owner == n), n) for n, item in enumerate(asked))
+    )
 
 
 def _as_alone(model: nn.Module, engine: Engine, batch: Batch) -> bool:

@@ -33,20 +33,18 @@ class DPO(Method):
         """-log sigmoid(beta * (log-ratio of the reference - log-ratio of the rejected answer)), eq. 7."""
         ratios = tokens.total(tokens.logps - tokens.frozen)  # (S,)
         chosen, rejected = (tokens.roles == role for role in (Role.REFERENCE, Role.REJECTED))
-        row_of_group = {group: row for row, group in enumerate(tokens.groups[rejected].tolist())}
-        order = [row_of_group[group] for group in tokens.groups[chosen].tolist()]
-        margin = self.beta * (ratios[chosen] - ratios[rejected][order])  # (pairs,)
-        rows = chosen.nonzero().squeeze(-1)
+        pairs = chosen[:, None] & rejected & (tokens.groups[:, None] == tokens.groups)  # (S, S)
+        margin = self.beta * (ratios - torch.where(pairs, ratios, 0.0).sum(dim=1))  # of each pair, at its reference
 
         def on_reference(values: Tensor) -> Tensor:
-            return torch.full_like(ratios, torch.nan).index_copy(0, rows, values.detach())
+            return torch.where(chosen, values.detach(), torch.nan)
 
         return TokenLoss(
-            torch.zeros_like(ratios).index_copy(0, rows, -torch.nn.functional.logsigmoid(margin)),
+            torch.where(chosen, -torch.nn.functional.logsigmoid(margin), 0.0),
             {
                 "dpo/margin": on_reference(margin),
                 "dpo/accuracy": on_reference((margin > 0).to(margin)),
-                "dpo/reference": on_reference(self.beta * ratios[chosen]),
+                "dpo/reference": on_reference(self.beta * ratios),
             },
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, Self
 
 from grao.lazy import core, torch
@@ -116,16 +117,16 @@ def gae(
     Returns:
         (N,).
     """
-    parts = []
-    sizes = list(lengths)
-    for reward, penalty, value in zip(rewards, penalties.split(sizes), values.split(sizes), strict=True):
-        paid = -penalty
-        paid[-1] += reward
-        delta = (paid + discount * torch.cat([value[1:], value.new_zeros(1)]) - value).tolist()
-        for t in range(len(delta) - 2, -1, -1):
+    ends = [end - 1 for end in accumulate(lengths)]
+    last = torch.tensor(ends, dtype=torch.long).to(values.device, non_blocking=True)
+    paid = (-penalties).index_add(0, last, rewards)
+    behind = torch.cat([values[1:], values.new_zeros(1)]) if ends else values
+    delta = (paid + discount * behind.index_fill(0, last, 0.0) - values).tolist()  # to the host and back once for all
+    closing = set(ends)
+    for t in range(len(delta) - 2, -1, -1):
+        if t not in closing:
             delta[t] += discount * trace * delta[t + 1]
-        parts.append(torch.tensor(delta, dtype=values.dtype, device=values.device))
-    return torch.cat(parts) if parts else values.new_zeros(0)
+    return torch.tensor(delta, dtype=values.dtype).to(values.device, non_blocking=True)
 
 
 def steered(kl: float, seen: float, target: float) -> float:

@@ -89,7 +89,7 @@ class TransformersGenerator:
 
         with mode(self.model, training=False), prepacked(self.model), sdpa_kernel(KERNELS):
             while waiting:
-                chosen, answers = self._at_once.run(next_batch)
+                chosen, answers = self._at_once.run(next_batch, smallest=sampling.samples)
                 waiting = waiting[len(chosen) :]
                 for row, index in enumerate(chosen):
                     yield index, answers[row * sampling.samples : (row + 1) * sampling.samples]

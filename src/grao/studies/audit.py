@@ -210,7 +210,7 @@ def _sample_policy(ready: Prepared, panel: Panel, screen: Screen) -> tuple[list[
     source = ready.trainer.source
     order = ((step, epoch, prompt) for step in count() for epoch, prompt in source.draws(step))
     draws = list(islice(order, min(ready.recipe.audit.prompts, len(source.items))))
-    size = max(1, ready.recipe.rollout.batch_size // source.sampling.samples)
+    size = max(1, ready.trainer.rows // source.sampling.samples)
     groups: list[Group] = []
     mixed: list[MixedRewards] = []
     rollout = reward = 0.0

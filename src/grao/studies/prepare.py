@@ -130,7 +130,7 @@ def prepare(recipe: Recipe, split: Split | None = None) -> Prepared:
     split = split or load_split(recipe.data, recipe.seed)
     rewards, chosen, lora, plan = make_rewards(recipe), recipe.model, recipe.model.lora, recipe.watch
     watch = Watch(make_reward(plan.reward, recipe), plan.every, plan.prompts, plan.stop) if plan else None
-    options = {name: getattr(chosen, name) for name in ("dtype", "attention", "trust_remote_code")}
+    options = {name: getattr(chosen, name) for name in ("dtype", "quantization", "attention", "trust_remote_code")}
     model, note = load_policy(chosen.path, chosen.adapter, vars(lora) if lora else None, **options)
     tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
     for mix in (rewards, *([watch.reward] if watch else [])):
@@ -187,37 +187,52 @@ def judge_forecasts(ready: Prepared) -> list[JudgeForecast]:
     The evaluation judges three pairs a prompt: before and after training against the reference, and after against
     before. A watch looks at the first step, and at every n-th from there.
     """
-    recipe, trainer, steps, items = ready.recipe, ready.trainer, ready.steps, ready.trainer.train_items.items
-    size, samples, watch = recipe.training.prompts_per_step, recipe.rollout.group_size, trainer.watch
-    pairs = steps * size * samples + 3 * ready.manifest.data.held_out
-    own = zip(trainer.rewards.rewards, recipe.rewards, strict=True)
-    forecasts = [judge_forecast(reward, config, items, pairs) for reward, config in own]
-    if watch and recipe.watch:
-        looks, groups = (steps - 1) // watch.every + 1, min(watch.prompts * trainer.accelerator.num_processes, size)
-        pairs = looks * groups * samples
-        forecasts.append(judge_forecast(watch.reward.rewards[0], recipe.watch.reward, items, pairs, " (watch)"))
-    return [forecast for forecast in forecasts if forecast]
+    recipe, trainer, watch = ready.recipe, ready.trainer, ready.trainer.watch
+    own = [*trainer.rewards.rewards, *([watch.reward.rewards[0]] if watch else [])]
+    items, processes = trainer.train_items.items, trainer.accelerator.num_processes
+    return forecasts(recipe, own, items, ready.steps, ready.manifest.data.held_out, processes)
+
+
+def forecasts(
+    recipe: Recipe,
+    rewards: Sequence[Reward | None],
+    items: Sequence[Encoded],
+    steps: int,
+    held_out: int,
+    processes: int = 1,
+) -> list[JudgeForecast]:
+    """`judge_forecasts` of a recipe's rewards, in its order and with that of its watch behind them."""
+    size, samples, watch = recipe.training.prompts_per_step, recipe.rollout.group_size, recipe.watch
+    pairs = steps * size * samples + 3 * held_out
+    expected = [
+        judge_forecast(reward, config, items, pairs) for reward, config in zip(rewards, recipe.rewards, strict=False)
+    ]
+    if watch:
+        looks, groups = (steps - 1) // watch.every + 1, min(watch.prompts * processes, size)
+        expected.append(judge_forecast(rewards[-1], watch.reward, items, looks * groups * samples, " (watch)"))
+    return [forecast for forecast in expected if forecast]
 
 
 def judge_forecast(
-    reward: Reward, config: RewardConfig, train: Sequence[Encoded], comparisons: int, remark: str = ""
+    reward: Reward | None, config: RewardConfig, train: Sequence[Encoded], comparisons: int, remark: str = ""
 ) -> JudgeForecast | None:
     """What a number of comparisons will ask of one judge at most, None of what is no judge on a server or a replay.
 
     Answers are taken to be as long as the references.
 
     Args:
-        reward: of any kind.
+        reward: of any kind, or None.
         config: its section.
         train: prompts and references to judge the length of the questions by, at least one.
         comparisons: pairs to be judged.
         remark: behind the judge's name.
     """
-    judge = reward.judge if isinstance(reward, JudgeReward) else None
-    if not isinstance(judge, ServerJudge) or config.judge is None or config.judge.replay:
+    if not isinstance(reward, JudgeReward) or not isinstance(judge := reward.judge, ServerJudge):
+        return None
+    if config.judge is None or config.judge.replay:
         return None
     pairs = [Pair(item.example.prompt, item.reference_text, item.reference_text) for item in train[:_SAMPLED]]
     expected = judge.estimate(pairs, comparisons)
     tokens = expected.input_tokens + expected.output_tokens
     cap, model = config.judge.max_cost, judge.endpoint.model
-    return JudgeForecast(reward.name + remark, expected.questions, tokens, expected.cost, cap, model)
+    return JudgeForecast(f"{reward.name}{remark}", expected.questions, tokens, expected.cost, cap, model)

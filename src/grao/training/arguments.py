@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -20,13 +19,13 @@ from transformers.integrations import integration_utils
 from grao.config.recipe import OTHER_NAMES, UNFIT, GRAOConfig, TrainingConfig
 from grao.data.encoding import EncodedSet
 from grao.engine.limits import check_tokens, positions
-from grao.engine.loading import usual_learning_rate
+from grao.engine.loading import rounded_away, usual_learning_rate
 from grao.errors import InputError, one_line
 from grao.methods.base import Method
 from grao.types import Example
 
-_HALF_PRECISION_RATE = 5e-5
-"""Below it Adam's steps are mostly smaller than what bfloat16 can tell apart."""
+_MOSTLY = 0.5
+"""Share of weights that do not move from which it is said."""
 
 _LIBRARY = ("transformers.train", "transformers.integrations.integration_utils", "trl.")
 """Modules whose refusals are about `training.trainer`."""
@@ -231,10 +230,11 @@ def check_settings(training: TrainingConfig, accelerator: Accelerator, model: nn
             f"this one will hardly move, {usual:g} is usual at its size",
             stacklevel=3,
         )
-    if rate < _HALF_PRECISION_RATE and any(p.requires_grad and p.dtype == torch.bfloat16 for p in model.parameters()):
+    lost = 0.0 if "stochastic_round" in str(training.trainer.get("optim_args")) else rounded_away(model, rate)
+    if lost > _MOSTLY:
         warnings.warn(
-            f"training.learning_rate {rate:g} is lost in the rounding of bfloat16 weights; "
-            "set model.dtype: float32 and training.trainer.bf16: true",
+            f"training.learning_rate {rate:g}: a step of that size is lost in the rounding of {lost:.0%} of the "
+            "weights that are trained in half precision; set model.dtype: float32 and training.trainer.bf16: true",
             stacklevel=3,
         )
 

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grao.config.recipe import TrainingConfig
-from grao.engine.interface import Engine, Tokens, transformers_model
-from grao.engine.memory import Budget
+from grao.engine.footprint import optimizer_bytes, trained_bytes
+from grao.engine.interface import Engine, Tokens, checkpoint_activations, mode, transformers_model
+from grao.engine.memory import PROBES, TOKENS, UPDATE_SHARE, Budget, free_bytes, gradients_dropped, measured
 from grao.engine.routers import Routers
-from grao.engine.select import engine_for
+from grao.engine.select import engine_for, random_batch
 from grao.methods.base import Before, Method
 from grao.training.accumulate import Seen, UpdateLoss, accumulate_gradient
 from grao.training.experience import Update
@@ -165,14 +166,15 @@ class Learner:
         cap = config.importance_cap
         importance = Importance(cap, RATIOS[config.importance_of]) if cap else None
         self._minimised = UpdateLoss(method, self.critic, routers, config.router_loss, importance)
-        self._budget = Budget("training.token_budget", config.token_budget, accelerator.num_processes == 1)
+        size = config.token_budget if isinstance(config.token_budget, int) else self._affordable(config)
+        self.budget = Budget("training.token_budget", size, accelerator.num_processes == 1)
 
     def before(self, model: nn.Module, update: Update, method: Method) -> Before:
         """What has to be known of an update before its first gradient; `method` in its state at this step."""
         if not self.speedometer.forwards:
             return Before()
         model.eval()  # as when the samples were drawn
-        return self._budget.run(lambda tokens: self._observer.before(model, update, method, tokens))
+        return self.budget.run(lambda tokens: self._observer.before(model, update, method, tokens))
 
     def gradient(self, model: nn.Module, update: Update, before: Before, method: Method) -> Seen:
         """Leaves the gradient of one optimiser step in the model's weights; `method` in its state at this step."""
@@ -183,7 +185,27 @@ class Learner:
             model.zero_grad()  # what an attempt that ran out of memory left
             return accumulate_gradient(model, update, self._accelerator, self.engine, token_budget, minimised, before)
 
-        return self._budget.run(accumulate)
+        return self.budget.run(accumulate)
+
+    def _affordable(self, config: TrainingConfig) -> int:
+        """Tokens of a micro-batch for which there is room beside gradients and optimiser: a GPU is tried with few."""
+        device, policy = self._accelerator.device, self._policy
+        free = free_bytes(device)
+        if free is None:
+            return TOKENS
+        if config.trainer.get("gradient_checkpointing"):
+            checkpoint_activations(policy, config.trainer.get("gradient_checkpointing_kwargs"))
+
+        def work(tokens: int) -> None:
+            quarter = tokens // 4
+            batch = random_batch(policy, (quarter,), ((quarter, 1.0, 0),) * 3)
+            with self._accelerator.autocast(), mode(policy, training=True):
+                self.engine.run(policy, batch).loss.backward()
+
+        with gradients_dropped(policy):  # a budget that is as small as it gets: what it says of it is one line
+            needed = Budget("training.token_budget", PROBES[-1], alone=False).run(lambda _: measured(work, device))
+        kept = trained_bytes(policy) + optimizer_bytes(policy, str(config.trainer.get("optim", "")))
+        return needed.within(UPDATE_SHARE * (free - kept), TOKENS)
 
     @contextmanager
     def _starting_model(self) -> Iterator[nn.Module]:

@@ -27,8 +27,11 @@ from grao.chat import set_arguments
 from grao.config.recipe import GRAOConfig, total_steps
 from grao.data.encoding import EncodedSet, encode_examples, end_token_id, settled_turn, token_texts
 from grao.data.load import examples_from_dataset
+from grao.engine.footprint import cache_bytes, drawing_bytes, optimizer_bytes
+from grao.engine.interface import checkpoint_activations
 from grao.engine.limits import padding_id
 from grao.engine.loading import check_finite, extend_stops, likeliest_stop, load_tokenizer, stop_token_ids
+from grao.engine.memory import ROWS, affordable_rows, free_bytes
 from grao.engine.policy import given_policy
 from grao.errors import BrokenNumbersError, InputError
 from grao.groups import reward_groups, sample_groups
@@ -63,11 +66,14 @@ class _Carried:
     method: State
     looks: list[Look]
     steps: list[dict[str, float]]
+    token_budget: int | None = None
+    """What memory that ran out left of it."""
 
 
 _CARRIED = Record("grao_state.json", _Carried)
 """In a checkpoint: what is carried from step to step beside weights and optimiser."""
 
+_NONE = EncodedSet([], 0, 0)
 _PROBES = 16
 """References on which a model with several stop tokens is asked which one it uses."""
 
@@ -158,11 +164,12 @@ class GRAOTrainer(CheckedTrainer):
         self._steps: list[dict[str, float]] = []
         self._logged: dict[str, list[float]] = defaultdict(list)
         rollout, alone = args.rollout, self.accelerator.num_processes == 1
+        self.rows = rollout.batch_size if isinstance(rollout.batch_size, int) else self._affordable_rows(policy)
         half = self.accelerator.mixed_precision == "bf16" and not rollout.engine_settings
         self.generator = generator or sampler_of(
             policy,
             lambda model: make_generator(
-                rollout.engine, model, self.stop_ids, self.pad_id, rollout.batch_size, alone, **rollout.engine_settings
+                rollout.engine, model, self.stop_ids, self.pad_id, self.rows, alone, **rollout.engine_settings
             ),
             torch.bfloat16 if half and wants_copy(policy) else None,
             rollout.merge_adapter,
@@ -260,7 +267,7 @@ class GRAOTrainer(CheckedTrainer):
         """Seconds for the gradient of an update, which is thrown away: no weight moves, nothing is logged."""
         policy = cast(PreTrainedModel | PeftModel, self.model)
         if self.args.gradient_checkpointing:
-            policy.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+            checkpoint_activations(policy, self.args.gradient_checkpointing_kwargs)
         model = self.accelerator.prepare_model(policy)
         begin = time.perf_counter()
         before = self.learner.before(model, update, self.method)
@@ -319,7 +326,18 @@ class GRAOTrainer(CheckedTrainer):
             write_ahead(Path(output_dir), self.source.share(self.state.global_step), self.is_world_process_zero())
         if self.is_world_process_zero():
             looks = self.watch.looks if self.watch else []
-            _CARRIED.write(Path(output_dir), _Carried(self._method_state, looks, self._steps))
+            carried = _Carried(self._method_state, looks, self._steps, self.learner.budget.least)
+            _CARRIED.write(Path(output_dir), carried)
+
+    def _affordable_rows(self, policy: nn.Module) -> int:
+        """Completions at once for whose caches there is room beside what training keeps."""
+        free, config = free_bytes(self.accelerator.device), self.config
+        if free is None:
+            return ROWS
+        prompt = max(len(item.prompt_ids) for item in (*self.train_items.items, *(self.eval_items or _NONE).items))
+        row = cache_bytes(policy, prompt + config.rollout.max_new_tokens) + drawing_bytes(policy)
+        kept = optimizer_bytes(policy, str(config.training.trainer.get("optim", "")))
+        return affordable_rows(free - kept, row, config.rollout.group_size)
 
     def _encode(self, examples: Sequence[Example], policy: nn.Module, with_rejected: bool = False) -> EncodedSet:
         data, tokens = self.config.data, self.config.data.max_prompt_tokens
@@ -363,5 +381,6 @@ class GRAOTrainer(CheckedTrainer):
             self.source.restore(state.global_step, samples)
         if carried := _CARRIED.read(Path(resume_from_checkpoint)):
             self._method_state, self._steps = carried.method, carried.steps
+            self.learner.budget.at_most(carried.token_budget)
             if self.watch:
                 self.watch.looks = carried.looks

@@ -1,0 +1,112 @@
+"""Seconds a phase and peak memory of `GRAOTrainer` on the shapes of large models, with random weights, on one GPU.
+
+    python benchmarks/gpu_scale.py --model qwen7b --card 24        LoRA on Qwen2.5-7B's shape within 24 GiB
+    python benchmarks/gpu_scale.py --model moonlight               LoRA on Moonlight-16B-A3B's
+    python benchmarks/gpu_scale.py --model qwen7b --full           all weights, in bfloat16
+    python benchmarks/gpu_scale.py --dry-run                       a tiny model on a CPU; its figures mean nothing
+
+8 prompts of 250 tokens, 8 samples of up to 128. `--card` holds PyTorch to so many GiB of a larger card and switches
+activation checkpointing on; the token budget is left to `auto`. Weights are made on the card, nothing is downloaded.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from common import END, PAD, text, tokenizer
+from peft import LoraConfig
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
+
+TOKENS = {"eos_token_id": END, "pad_token_id": PAD, "bos_token_id": None}
+MLA = {"q_lora_rank": None, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+SHAPES = {
+    "qwen7b": (Qwen2ForCausalLM, lambda: Qwen2Config(
+        vocab_size=152064, hidden_size=3584, num_hidden_layers=28, intermediate_size=18944, num_attention_heads=28,
+        num_key_value_heads=4, max_position_embeddings=32768, **TOKENS)),
+    "moonlight": (DeepseekV3ForCausalLM, lambda: DeepseekV3Config(
+        vocab_size=163840, hidden_size=2048, intermediate_size=11264, moe_intermediate_size=1408, num_hidden_layers=27,
+        num_attention_heads=16, num_key_value_heads=16, n_shared_experts=2, n_routed_experts=64, kv_lora_rank=512,
+        qk_rope_head_dim=64, v_head_dim=128, qk_nope_head_dim=128, num_experts_per_tok=6, norm_topk_prob=True,
+        routed_scaling_factor=2.446, max_position_embeddings=8192, **MLA, **TOKENS)),
+    "tiny": (Qwen2ForCausalLM, lambda: Qwen2Config(
+        vocab_size=1000, hidden_size=64, num_hidden_layers=2, intermediate_size=128, num_attention_heads=4,
+        num_key_value_heads=2, **TOKENS)),
+}  # fmt: skip
+
+
+def made(name: str, device: str) -> PreTrainedModel:
+    """The model in bfloat16, where it is used."""
+    kind, config = SHAPES[name]
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(device):
+        model = kind(config())
+    torch.set_default_dtype(torch.float32)
+    return model
+
+
+def words(draw: random.Random, count: int) -> str:
+    """A text of so many tokens."""
+    return text([draw.randrange(3, 1000) for _ in range(count)])
+
+
+def trainer_of(model: PreTrainedModel, options: argparse.Namespace, folder: Path) -> GRAOTrainer:
+    """One that trains an adapter, or all weights."""
+    draw = random.Random(0)
+    prompts, prompt, answer = (2, 20, 8) if options.dry_run else (8, 250, 128)
+    rows = [
+        {"prompt": words(draw, prompt), "reference": words(draw, answer - 1)} for _ in range(prompts * options.steps)
+    ]
+    extra = {"bf16": True, "use_cpu": options.dry_run, "disable_tqdm": True}
+    extra |= {"gradient_checkpointing": True} if options.card else {}
+    config = GRAOConfig(
+        output_dir=folder / "run",
+        rollout=RolloutConfig(group_size=8, temperature=1.0, max_new_tokens=answer),
+        training=TrainingConfig(
+            steps=options.steps, prompts_per_step=prompts, learning_rate=1e-5 if options.full else 1e-4, trainer=extra
+        ),
+    )
+    adapter = None if options.full else LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
+    score = lambda prompts, completions: [2.0 ** (n % 9) for n in range(len(completions))]  # noqa: E731
+    return GRAOTrainer(model, config, rows, score, processing_class=tokenizer(), peft_config=adapter)
+
+
+def main() -> None:
+    """Prints a line a phase and the peak, and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=list(SHAPES), default="qwen7b")
+    parser.add_argument("--full", action="store_true", help="train all weights in place of an adapter")
+    parser.add_argument("--card", type=float, metavar="GIB", help="use no more than this of the card")
+    parser.add_argument("--steps", type=int, default=4, help="the first is not counted")
+    parser.add_argument("--dry-run", action="store_true", help="tiny, on a CPU")
+    parser.add_argument("--output", type=Path, default=Path("gpu_scale.json"))
+    options = parser.parse_args()
+    if not options.dry_run and not torch.cuda.is_available():
+        raise SystemExit("no GPU here; --dry-run goes the same way on a CPU")
+    if options.card and not options.dry_run:
+        torch.cuda.set_per_process_memory_fraction(options.card * 2**30 / torch.cuda.mem_get_info()[1])
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        device = "cpu" if options.dry_run else "cuda"
+        trainer = trainer_of(made("tiny" if options.dry_run else options.model, device), options, Path(scratch))
+        budget, rows = trainer.learner.budget.size, trainer.rows
+        print(f"ready after {time.perf_counter() - begin:.0f} s: {budget:,} tokens a micro-batch, {rows} rows at once")
+        trainer.train()
+        lines = (Path(scratch) / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [step for step in map(json.loads, lines) if "seconds/step" in step][1:]
+    seconds = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0] if name.startswith("seconds/")}
+    peak = 0.0 if options.dry_run else torch.cuda.max_memory_allocated() / 2**30
+    for name, spent in seconds.items():
+        print(f"{name:18} {spent:7.2f}")
+    print(f"peak {peak:.1f} GiB; the budget ended at {trainer.learner.budget.size:,}")
+    facts = {"options": vars(options), "seconds": seconds, "peak": peak, "budget": trainer.learner.budget.size}
+    options.output.write_text(json.dumps(facts, default=str, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""`grao train --dry-run`: what a run will take, from its recipe, its data and the model's config.json.
+
+The data go through the template, the model stands on the meta device, and its own passes are counted in shapes
+(`grao.engine.footprint`). Nothing is written, no judge is asked, no weight is read.
+"""
+
+import os
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from grao.chat import set_arguments
+from grao.config.recipe import GRAOConfig, Recipe, total_steps
+from grao.data.encoding import EncodedSet, encode_examples, end_token_id, settled_turn
+from grao.data.load import load_split
+from grao.engine import footprint
+from grao.engine.flops import Cost, Work, matmul_peak
+from grao.engine.interface import checkpoint_activations, transformers_model
+from grao.engine.loading import load_tokenizer, parameter_count, stop_token_ids
+from grao.engine.memory import ROWS, TOKENS, UPDATE_SHARE, PerToken, affordable_rows
+from grao.engine.output_layer import tile_bytes
+from grao.engine.policy import policy_shape
+from grao.errors import InputError, one_line
+from grao.reports.tables import duration
+from grao.rewards.base import Reward
+from grao.rewards.judge.reward import JudgeReward
+from grao.studies.prepare import Screen, forecasts
+from grao.training.arguments import check_needs, check_trainer_fields, fitting
+from grao.types import Example, TokenIds
+
+_GIB = 1 << 30
+_DRIVER = _GIB
+"""Bytes of a card for its driver, compiled kernels and gaps between blocks."""
+_WORTHWHILE = 1024
+"""Tokens of a micro-batch below which other remedies come first."""
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Field of `training.trainer` -> mixed precision."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The memory of a run, in bytes."""
+
+    card: int
+    """What there is."""
+    kept: dict[str, int]
+    """From the first step on, whatever the run does."""
+    rollout: dict[str, int]
+    """Beside it while completions are sampled."""
+    update: dict[str, int]
+    """Beside it while gradients are made."""
+    rows: int
+    """Completions that are sampled at once."""
+    tokens: int
+    """Of the largest micro-batch."""
+    longest: int
+    """Tokens of the longest sequence, which a micro-batch must hold."""
+    activations: PerToken
+
+    def peak(self, phase: dict[str, int]) -> int:
+        """Of one phase."""
+        return sum(self.kept.values()) + sum(phase.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether both phases do."""
+        return max(self.peak(self.rollout), self.peak(self.update)) <= self.card
+
+    def lines(self) -> list[str]:
+        """What is printed."""
+        phases = {"rollout": self.rollout, "update": self.update}
+        rows = [*self.kept.items()]
+        rows += [(f"{phase}: {name}", size) for phase, parts in phases.items() for name, size in parts.items()]
+        rows = [(f"  {name}", size) for name, size in rows if size]
+        rows += [(f"peak of the {phase}", self.peak(parts)) for phase, parts in phases.items()]
+        return [
+            f"{'memory, GiB':<48}",
+            *(f"{name:<48}{size / _GIB:8.2f}" for name, size in [*rows, ("there is", self.card)]),
+        ]
+
+    def remedy(self, recipe: Recipe) -> str:
+        """What to set where it does not fit, the least change first."""
+        if self.peak(self.rollout) > max(self.card, self.peak(self.update)) and self.rows > recipe.rollout.group_size:
+            room = self.card - sum(self.kept.values())
+            rows = int(self.rows * room / max(sum(self.rollout.values()), 1))
+            if rows >= recipe.rollout.group_size:
+                return f"set rollout.batch_size: {rows}"
+        others = self.peak(self.update) - self.activations.at(self.tokens)
+        tokens = self.activations.within(self.card - others, TOKENS)
+        if tokens >= max(self.longest, _WORTHWHILE):
+            return f"set training.token_budget: {tokens}"
+        if not recipe.training.trainer.get("gradient_checkpointing"):
+            return "set training.trainer.gradient_checkpointing: true"
+        if recipe.model.lora is None:
+            return "train an adapter (model.lora)"
+        if recipe.model.dtype == "float32" and not recipe.model.quantization:
+            return "set model.dtype: bfloat16"
+        if not recipe.model.quantization:
+            return "set model.quantization: 4bit"
+        return "take shorter answers (rollout.max_new_tokens), a smaller model or a larger card"
+
+
+def dry_run(recipe: Recipe, card: int | None, screen: Screen) -> None:
+    """Prints what a run will take.
+
+    Args:
+        recipe: of the run.
+        card: bytes of the GPU to plan for; None takes the device at hand.
+        screen: where it is shown.
+
+    Raises:
+        InputError: for a mistake in recipe, data or model, or if the run does not fit.
+    """
+    check_trainer_fields(recipe.training.trainer, TrainingArguments, {})
+    chosen, split = recipe.model, load_split(recipe.data, recipe.seed)
+    tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
+    lora = vars(chosen.lora) if chosen.lora else None
+    model = policy_shape(chosen.path, chosen.adapter, lora, chosen.dtype, chosen.trust_remote_code)
+    check_needs(recipe.method, split.train, recipe.watch is not None)
+    train = _encoded(recipe, split.train, tokenizer, model)
+    steps = total_steps(recipe.training, len(train.items))
+    held_out = len(split.test) if recipe.evaluation.enabled else 0
+
+    trained, whole = (parameter_count(model, trainable) for trainable in (True, False))
+    screen.say(f"{len(train.items):,} prompts, {held_out:,} held out; {trained:,} of {whole:,} weights are trained")
+    for reason, count in {**split.skipped, **({"prompt too long": train.dropped} if train.dropped else {})}.items():
+        screen.say(f"left out: {count:,} rows, {reason}")
+    screen.say(_lengths(train))
+    for forecast in forecasts(recipe, _judges(recipe), train.items, steps, held_out):
+        screen.say(forecast.words)
+    screen.say(_work(recipe, model, train, steps, card is None))
+
+    plan = make_plan(recipe, model, train, card)
+    for line in plan.lines():
+        screen.say(line)
+    if not plan.fits:
+        short = max(plan.peak(plan.rollout), plan.peak(plan.update)) - plan.card
+        raise InputError(f"the run does not fit, {short / _GIB:.1f} GiB are missing; {plan.remedy(recipe)}")
+    screen.say(f"it fits: micro-batches of up to {plan.tokens:,} tokens, {plan.rows:,} completions at once")
+
+
+def make_plan(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet, card: int | None) -> Plan:
+    """The memory plan of a run.
+
+    Args:
+        recipe: of the run.
+        model: on the meta device; it is of no use behind.
+        train: the prompts.
+        card: as `dry_run`.
+
+    Raises:
+        InputError: if the model cannot be run on shapes alone.
+    """
+    training, rollout, needs, extra = recipe.training, recipe.rollout, recipe.method.needs, recipe.training.trainer
+    gpu = card is not None or torch.cuda.is_available()
+    room = (_device_bytes() if card is None else card) - (_DRIVER if gpu else 0)
+    half = next((dtype for name, dtype in _HALF.items() if extra.get(name)), None)
+    prompt = max(len(item.prompt_ids) for item in train.items)
+    reference = max(len(item.reference_ids) for item in train.items)
+    new = rollout.max_new_tokens
+    if extra.get("gradient_checkpointing"):
+        checkpoint_activations(model, extra.get("gradient_checkpointing_kwargs"))
+
+    quantized, optimizer = recipe.model.quantization is not None, str(extra.get("optim", ""))
+    copied = (needs.frozen or training.measure_kl) and recipe.model.lora is None
+    single = all(weight.dtype == torch.float32 for weight in model.parameters())
+    half_copy = gpu and single and half == torch.bfloat16 and not rollout.engine_settings and not quantized
+    gradients = footprint.trained_bytes(model)
+    kept = {
+        "weights that stay": footprint.frozen_bytes(model, quantized),
+        "weights that are trained": gradients,
+        "a copy of them as they were": gradients if copied else 0,
+        "a copy in half precision, which samples": 2 * parameter_count(model) if half_copy else 0,
+        "state of the optimiser": footprint.optimizer_bytes(model, optimizer),
+    }
+    left = room - sum(kept.values())
+    weight = transformers_model(model).get_output_embeddings().weight
+    drawing = footprint.drawing_bytes(model)
+    try:
+        with footprint.shapes_only(model):
+            activations = footprint.activation_bytes(model, half)
+            reading = footprint.reading_bytes(model)
+            row = footprint.cache_bytes(model, prompt + new)
+    except Exception as error:  # whatever a model's code makes of tensors without numbers
+        name = type(transformers_model(model)).__name__
+        raise InputError(f"--dry-run: {name} cannot be run on shapes alone: {one_line(error)}") from error
+
+    def tile(tokens: int) -> int:
+        return tile_bytes(weight, tokens, half is not None, cpu=not gpu)
+
+    needed = replace(activations, fixed=activations.fixed + tile(TOKENS))
+    auto = needed.within(UPDATE_SHARE * (left - gradients), TOKENS) if gpu else TOKENS
+    budget = training.token_budget if isinstance(training.token_budget, int) else auto
+    longest = prompt + max(new if needs.samples else 0, reference)
+    step = training.prompts_per_step * (prompt + reference + needs.samples * rollout.group_size * new)
+    tokens = max(longest, min(budget, step))
+    auto = affordable_rows(left, row + drawing, rollout.group_size) if gpu else ROWS
+    rows = max(rollout.group_size, rollout.batch_size if isinstance(rollout.batch_size, int) else auto)
+    rows = min(rows, max(training.prompts_per_step * rollout.group_size, recipe.data.held_out))
+    return Plan(
+        card=room,
+        kept=kept,
+        rollout={
+            f"cache of {rows} rows of {prompt + new:,} tokens": rows * row,
+            "reading prompts, drawing tokens": max(
+                reading.at(prompt * max(1, rows // rollout.group_size)), rows * drawing
+            ),
+        },
+        update={
+            "gradients": gradients,
+            f"activations of {tokens:,} tokens": activations.at(tokens),
+            "a tile of the output layer": tile(tokens),
+        },
+        rows=rows,
+        tokens=tokens,
+        longest=longest,
+        activations=activations,
+    )
+
+
+def _encoded(
+    recipe: Recipe, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | PeftModel
+) -> EncodedSet:
+    """The training prompts as the run will have them; where a model knows several end tokens, the first counts."""
+    chosen, data, method = recipe.model, recipe.data, recipe.method
+    if chosen.chat_template_kwargs:
+        tokenizer = deepcopy(tokenizer)
+        set_arguments(tokenizer, chosen.chat_template_kwargs, "model.chat_template_kwargs")
+    turn = settled_turn(tokenizer, examples, method.needs.references)
+    end = end_token_id(tokenizer, stop_token_ids(model, tokenizer), chosen.end_token, turn)
+    longest, rejected = data.max_prompt_tokens, method.needs.rejected
+    encoded = encode_examples(examples, tokenizer, end, longest, data.long_prompts, rejected, turn)
+    config = GRAOConfig(output_dir=recipe.output, rollout=recipe.rollout)
+    return fitting(config, model, encoded, tokenizer)
+
+
+def _columns(train: EncodedSet) -> tuple[list[TokenIds], list[TokenIds]]:
+    """Prompts and references."""
+    return [item.prompt_ids for item in train.items], [item.reference_ids for item in train.items]
+
+
+def _lengths(train: EncodedSet) -> str:
+    prompts, references = (sorted(map(len, ids)) for ids in _columns(train))
+    words = [
+        f"{name} {lengths[len(lengths) // 2]:,}, at most {lengths[-1]:,}"
+        for name, lengths in (("prompts", prompts), ("references", references))
+    ]
+    cut = f"; {train.truncated:,} prompts are cut" if train.truncated else ""
+    return f"median tokens: {'; '.join(words)}{cut}"
+
+
+def _work(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet, steps: int, here: bool) -> str:
+    """The operations of the run, and the least time that they take on the device at hand."""
+    prompt, answer = (sum(map(len, ids)) // len(train.items) for ids in _columns(train))
+    needs, size = recipe.method.needs, recipe.training.prompts_per_step
+    sampled = [answer] * recipe.rollout.group_size if needs.samples else []
+    cost, work = Cost.of(model), Work.of([(prompt, [*sampled, answer])] * size)
+    forwards = int(needs.old) + int(needs.frozen or recipe.training.measure_kl)
+    operations = needs.updates * cost.update(work) + forwards * cost.forward(work)
+    operations = steps * (operations + cost.forward(Work.of([(prompt, sampled)] * size)))
+    said = f"{steps:,} steps are {operations / 1e15:,.2f} PFLOP if answers are as long as references"
+    if not here:
+        return said
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    half = next((dtype for name, dtype in _HALF.items() if recipe.training.trainer.get(name)), None)
+    peak = matmul_peak(device, half or next(model.parameters()).dtype)
+    return f"{said}: at least {duration(operations / peak)} here; sampling waits for memory and takes longer"
+
+
+def _judges(recipe: Recipe) -> list[Reward | None]:
+    """The judges on servers in the order of the rewards, none of which can ask; None for any other reward."""
+    sections = [*recipe.rewards, *([recipe.watch.reward] if recipe.watch else [])]
+    return [
+        JudgeReward.from_section(replace(section.judge, replay=True), section, recipe)
+        if section.judge and not section.judge.local
+        else None
+        for section in sections
+    ]
+
+
+def _device_bytes() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[1]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
