@@ -368,12 +368,12 @@ def test_quick_in_the_embedded_world(tmp_path: Path, monkeypatch: pytest.MonkeyP
     built = partial(build_sandbox, cache=tmp_path / "cache", steps=30)  # of pretraining; 1,600 take two minutes
     monkeypatch.setattr("grao.studies.study.build_sandbox", built)
     monkeypatch.chdir(tmp_path)
-    short = ["--base.rollout.group_size", "2", "--base.rollout.max_new_tokens", "12"]
+    short = ["--base.rollout.group_size", "2", "--base.rollout.max_new_tokens", "12", "--sandbox.held_out", "40"]
     assert main(["compare", "--config", str(recipe), "--quick", "--output", "weak", *short]) == 0
     result = read_study(tmp_path / "weak-quick")
     assert [(arm.arm, arm.seeds) for arm in result.arms] == [("grao", [0]), ("grao-signed", [0])]
     assert result.arms[0].cost.reward_calls == 6 * 16 * 2
-    assert "300 held-out prompts" in " ".join(capsys.readouterr().out.split())
+    assert "40 held-out prompts" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_command(place: Path, capsys) -> None:

@@ -24,7 +24,7 @@ from grao.config.strict_yaml import read_yaml, write_inline, write_yaml
 from grao.errors import InputError
 from grao.methods.grao import GRAO
 
-fuzz = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+fuzz = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 VALID = """\
 model:
