@@ -24,7 +24,7 @@ from transformers import (
 
 from grao.engine.adapters import adapter_at, merged, model_folder, whole_weights
 from grao.engine.folder import check_model_folder
-from grao.engine.padded import completion_likelihood
+from grao.engine.padded import plain_logps
 from grao.engine.quantized import elements, four_bits, scales
 from grao.errors import InputError, one_line
 from grao.types import TokenIds
@@ -236,9 +236,13 @@ def stop_token_ids(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedToke
 
 
 def extend_stops(model: PreTrainedModel | PeftModel, stop_ids: Sequence[int], end: str) -> None:
-    """Lets `generate` stop at all of these tokens, with the model as it is saved too, and says that `end` is new."""
-    problem = f"answers end with {end!r}, which generation_config.json does not list"
-    warnings.warn(f"{problem}: sampling stops there too, and the trained model will list it", stacklevel=4)
+    """Lets `generate` stop at all of these tokens, with a model as it is saved too, and says that `end` is new."""
+    problem, adapted = (
+        f"answers end with {end!r}, which generation_config.json does not list",
+        isinstance(model, PeftModel),
+    )
+    later = "give it to generate too, for an adapter lists none" if adapted else "the trained model will list it"
+    warnings.warn(f"{problem}: sampling stops there too; {later}", stacklevel=4)
     base = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
     if base.generation_config:
         base.generation_config.eos_token_id = list(stop_ids)
@@ -255,8 +259,11 @@ def likeliest_stop(
     """
     if len(stop_ids) == 1:
         return stop_ids[0]
-    scores = [completion_likelihood(model, prompts, [[*answer, stop] for answer in answers]) for stop in stop_ids]
-    last = [score.tokens[torch.arange(len(answers)), score.mask.sum(dim=1) - 1].mean() for score in scores]
+    texts = list(zip(prompts, answers, strict=True))  # each alone, for some models see padding
+    last = [
+        torch.stack([plain_logps(model, prompt, [*answer, stop])[-1] for prompt, answer in texts]).mean()
+        for stop in stop_ids
+    ]
     return stop_ids[int(torch.stack(last).argmax())]
 
 
