@@ -274,6 +274,21 @@ def test_what_is_read_whole(tmp_path: Path) -> None:
     assert read_text(file) == "a"
 
 
+def test_a_pipe_in_place_of_the_page_is_replaced(place: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--config", "recipe.yaml", "--model.path", str(model)]) == 0
+    Path("out/report.html").unlink()
+    pipe("out/report.html")
+    assert main(["report", "out"]) == 0
+    assert Path("out/report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_reward_file_of_gigabytes_is_not_read(place: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open("rewards.py", "ab") as file:
+        file.truncate(3 << 30)
+    said = refused(capsys, "train", "--config", "recipe.yaml", "--model.path", str(model))
+    assert "'rewards.py' has 3,221,225,472 bytes" in said
+
+
 def test_the_short_form_of_the_benchmark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

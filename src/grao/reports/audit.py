@@ -16,6 +16,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from grao.records.audit import Agreement, Audit, Forecast, GroupItem, Orders, PairItem, Policy, RewardFigures, Verdict
+from grao.records.files import replace_text
 from grao.records.run import Estimate
 from grao.reports import tables
 from grao.reports.figures import COLOURS, DASHED, Figure, picture, ticks
@@ -51,7 +52,7 @@ _CALIBRATION = (
 def write_audit_page(folder: Path, audit: Audit) -> Path:
     """Writes `audit.html` into a folder that is there, and returns its path."""
     path = folder / "audit.html"
-    path.write_text(render_audit(audit, folder.resolve().name), encoding="utf-8")
+    replace_text(path, render_audit(audit, folder.resolve().name))
     return path
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from grao.errors import InputError
 from grao.records import run as records
+from grao.records.files import replace_text
 from grao.records.run import Estimate, Evaluation, Gain, Item, Manifest, RecordedAnswer
 from grao.reports import tables
 from grao.reports.figures import MOST_POINTS, run_figures, window
@@ -63,7 +64,7 @@ def write_report(folder: Path) -> Path:
         InputError: the folder holds no records, or one that cannot be read.
     """
     path = folder / "report.html"
-    path.write_text(render(_read(folder)), encoding="utf-8")
+    replace_text(path, render(_read(folder)))
     return path
 
 

@@ -204,6 +204,8 @@ def _from_file(source: str) -> Any:
     path = Path(source).expanduser().absolute()
     if not path.is_file():
         raise InputError(f"rewards: there is no file {source!r}")
+    if path.stat().st_size > _LONGEST_FILE:
+        raise InputError(f"rewards: {source!r} has {path.stat().st_size:,} bytes, which is no Python file")
     package = f"grao_rewards_{hashlib.sha256(str(path.parent).encode()).hexdigest()[:8]}"
     sys.modules.setdefault(package, ModuleType(package)).__path__ = [str(path.parent)]  # for relative imports
     name = f"{package}.{path.stem.replace('.', '_')}"  # must not hide a module of the file's name
@@ -217,6 +219,8 @@ def _from_file(source: str) -> Any:
     return module
 
 
+_LONGEST_FILE = 10_000_000
+"""Bytes of a reward file at most."""
 _FOLDERS: list[str] = []
 """Of all reward files so far."""
 
