@@ -104,7 +104,7 @@ def test_a_judge_that_is_down_is_told_once_whatever_was_begun(server: JudgeServe
     begin = time.monotonic()
     with pytest.raises(RewardUnavailableError, match=r"no answer for 0\.5 s"):
         asking.compare(PAIRS)
-    assert time.monotonic() - begin < 2.0
+    assert time.monotonic() - begin < 6
     server.script = longer
     assert [one.value for one in asking.compare(PAIRS)] == [one.value for one in judge("another").compare(PAIRS)]
 
