@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
 from grao.config.rewards import RewardConfig
-from grao.config.vllm import ENGINES, VLLMConfig
+from grao.config.vllm import COLDEST, ENGINES, HOTTEST, VLLMConfig
 from grao.methods import MethodSection
 from grao.methods.grao import GRAO
 from grao.settings import (
@@ -179,8 +179,9 @@ class RolloutConfig:
             raise ValueError("vLLM gets the adapter merged anyway; leave merge_adapter out")
         if self.engine == "vllm-server" and not (self.vllm and self.vllm.server):
             raise ValueError("engine: vllm-server needs the server's address in vllm.server")
-        if self.engine in ENGINES and not 0.01 <= self.temperature <= 2:
-            raise ValueError(f"vLLM samples at temperatures from 0.01 to 2, got {self.temperature:g}")
+        if self.engine in ENGINES and not COLDEST <= self.temperature <= HOTTEST:
+            span = f"from {COLDEST:g} to {HOTTEST:g}"
+            raise ValueError(f"vLLM samples at temperatures {span}, got {self.temperature:g}")
         return self
 
 

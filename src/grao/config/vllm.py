@@ -7,6 +7,8 @@ from pydantic.dataclasses import dataclass
 
 from grao.settings import STRICT, FilePath, PositiveFloat, PositiveInt, Text
 
+COLDEST, HOTTEST = 0.01, 2.0
+"""Temperatures between which vLLM takes what it is given."""
 ENGINES = ("vllm", "vllm-server")
 """The engines that this section belongs to."""
 

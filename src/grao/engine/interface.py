@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -75,6 +76,11 @@ def transformers_model(model: nn.Module) -> PreTrainedModel:
     while not hasattr(model, "get_output_embeddings"):
         model = cast(nn.Module, model.module)
     return cast(PreTrainedModel, model)
+
+
+def base_model(policy: nn.Module) -> PreTrainedModel:
+    """The transformers model itself; with LoRA its layers are still those of the adapter."""
+    return cast(PreTrainedModel, policy.get_base_model() if isinstance(policy, PeftModel) else policy)
 
 
 def checkpoint_activations(model: nn.Module, options: Any = None) -> None:

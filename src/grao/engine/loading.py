@@ -24,6 +24,7 @@ from transformers import (
 
 from grao.engine.adapters import adapter_at, merged, model_folder, whole_weights
 from grao.engine.folder import check_model_folder
+from grao.engine.interface import base_model
 from grao.engine.padded import plain_logps
 from grao.engine.quantized import elements, four_bits, scales
 from grao.errors import InputError, one_line
@@ -243,7 +244,7 @@ def extend_stops(model: PreTrainedModel | PeftModel, stop_ids: Sequence[int], en
     )
     later = "give it to generate too, for an adapter lists none" if adapted else "the trained model will list it"
     warnings.warn(f"{problem}: sampling stops there too; {later}", stacklevel=4)
-    base = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+    base = base_model(model)
     if base.generation_config:
         base.generation_config.eos_token_id = list(stop_ids)
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from grao.engine.adapters import Adapter, absolute, adapter_at, attached, check_kind
+from grao.engine.interface import base_model
 from grao.engine.loading import add_adapter, load_model, model_shape
 from grao.errors import InputError, one_line
 
@@ -96,7 +97,7 @@ def given_policy(model: Any, peft_config: PeftConfig | None) -> PreTrainedModel 
         model, note = load_policy(model, choice, None)
         if note:
             warnings.warn(note, stacklevel=3)
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = base_model(model)
     if not isinstance(inner, PreTrainedModel) or not inner.can_generate() or inner.config.is_encoder_decoder:
         raise InputError(f"model: {type(inner).__name__} is no decoder-only language model of transformers")
     if peft_config and getattr(model, "peft_config", None):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from grao.engine.interface import mode, transformers_model
-from grao.engine.memory import Budget
+from grao.engine.memory import Budget, free_bytes
 from grao.errors import InputError, one_line
 from grao.rollouts.base import Sampling
 from grao.rollouts.decoding import prepacked
@@ -117,7 +117,8 @@ class CapturedGenerator:
             return kept
         self.release()
         like, device = prefill(self.model, [[self.pad_id] * 2], self.pad_id), _device(self.model)
-        fit = int(_SHARE * _free(device)) // (room * token_bytes(like)) if device.type == "cuda" else wanted
+        free = free_bytes(device)
+        fit = wanted if free is None else int(_SHARE * free) // (room * token_bytes(like))
         rows = max(1, min(wanted, fit))
         self._slots = Slots(self.model, like, rows, room, longest, self.stop_ids.to(device), self.pad_id)
         self._wanted = wanted
@@ -139,7 +140,8 @@ class CapturedGenerator:
     def _roomy(self) -> bool:
         """Whether the memory of the slots can be spared until the next rollout."""
         device = _device(self.model)
-        return device.type != "cuda" or _free(device) > _SHARE * torch.cuda.mem_get_info(device)[1]
+        free = free_bytes(device)
+        return free is None or free > _SHARE * torch.cuda.mem_get_info(device)[1]
 
     def _misfit(self) -> str:
         """Why the model cannot be sampled in slots; empty if it can."""
@@ -298,9 +300,3 @@ def _narrow_window(model: nn.Module) -> Iterator[None]:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _free(device: torch.device) -> int:
-    """Bytes of a GPU that can still be taken, those that PyTorch holds for later included."""
-    free: int = torch.cuda.mem_get_info(device)[0]
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from grao.config.vllm import VLLMConfig
+from grao.config.vllm import COLDEST, HOTTEST, VLLMConfig
+from grao.engine.interface import base_model
 from grao.errors import InputError, one_line
 from grao.rollouts.base import Sampling, draw_key
-from grao.rollouts.weights import plain_model, policy_weights
+from grao.rollouts.weights import policy_weights
 from grao.types import Answer, TokenIds
 
 OLDEST, NEWEST = (0, 24), (0, 30)
@@ -89,7 +90,7 @@ class VLLMGenerator:
         self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling
     ) -> Iterator[tuple[int, list[Answer]]]:
         """See `Generator.generate`. A group is given as soon as its last sample has ended."""
-        requests = [self._requests.of(key, sample, sampling) for key in keys for sample in range(sampling.samples)]
+        requests = self._requests.all(keys, sampling)
         params = [self._params(**each, detokenize=False, output_kind=self._final) for each in requests]
         texts = [{"prompt_token_ids": list(prompt)} for prompt in prompts for _ in range(sampling.samples)]
         if not self._awake:
@@ -103,16 +104,13 @@ class VLLMGenerator:
                 raise InputError(f"rollout.engine: vllm refuses a request: {one_line(error)}") from error
             open_requests = {name.partition("-")[0]: name for name in ids}  # within the engine a suffix makes it unique
             rows = {name: row for row, name in enumerate(open_requests)}
-            groups: dict[int, dict[int, Answer]] = defaultdict(dict)
+            groups = Groups(sampling.samples)
             while engine.has_unfinished_requests():
                 for output in engine.step():
                     if not output.finished:
                         continue
                     open_requests.pop(output.request_id)
-                    prompt, sample = divmod(rows[output.request_id], sampling.samples)
-                    groups[prompt][sample] = self._answer(output.outputs[0], sampling)
-                    if len(groups[prompt]) == sampling.samples:
-                        yield prompt, [answer for _, answer in sorted(groups.pop(prompt).items())]
+                    yield from groups.add(rows[output.request_id], self._answer(output.outputs[0], sampling))
         finally:
             if open_requests:
                 engine.abort_request(list(open_requests.values()), internal=True)
@@ -154,14 +152,19 @@ class Requests:
     def __init__(self, stop_ids: Sequence[int]) -> None:
         self._stop_ids = sorted(set(stop_ids))
 
-    def of(self, key: int, sample: int, sampling: Sampling) -> dict[str, Any]:
-        """Fields of `SamplingParams`, and of a request to a server: nothing is left to a default of either.
+    def all(self, keys: Sequence[int], sampling: Sampling) -> list[dict[str, Any]]:
+        """B * G requests, sample g of prompt b at b * G + g.
 
         Raises:
             InputError: for a temperature that vLLM would change or refuse.
         """
-        if sampling.temperature and not 0.01 <= sampling.temperature <= 2:
-            raise InputError(f"temperature {sampling.temperature:g}: vLLM samples from 0.01 to 2, and at 0 greedily")
+        if sampling.temperature and not COLDEST <= sampling.temperature <= HOTTEST:
+            span = f"from {COLDEST:g} to {HOTTEST:g}"
+            raise InputError(f"temperature {sampling.temperature:g}: vLLM samples {span}, and at 0 greedily")
+        return [self._of(key, sample, sampling) for key in keys for sample in range(sampling.samples)]
+
+    def _of(self, key: int, sample: int, sampling: Sampling) -> dict[str, Any]:
+        """Fields of `SamplingParams`, and of a request to a server: nothing is left to a default of either."""
         return {
             "seed": draw_key(key, sample) >> 1,  # a signed number of 64 bits there
             "temperature": sampling.temperature,
@@ -186,6 +189,25 @@ class Requests:
             problem = f"vLLM broke off a completion after {len(ids)} of {sampling.max_new_tokens} tokens ({reason})"
             raise InputError(f"rollout.engine: {problem}; its context must hold the longest prompt and completion")
         return Answer(tuple(ids), truncated=not ended, logps=tuple(logps))
+
+
+class Groups:
+    """Samples on their way into whole groups.
+
+    Args:
+        samples: of each group, G.
+    """
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+        self._answers: dict[int, dict[int, Answer]] = defaultdict(dict)
+
+    def add(self, row: int, answer: Answer) -> Iterator[tuple[int, list[Answer]]]:
+        """Takes the answer to request `row`; yields (prompt, its G answers) if it is the last of its group."""
+        prompt, sample = divmod(row, self._samples)
+        self._answers[prompt][sample] = answer
+        if len(self._answers[prompt]) == self._samples:
+            yield prompt, [answer for _, answer in sorted(self._answers.pop(prompt).items())]
 
 
 def check_version(found: str, where: str) -> None:
@@ -214,7 +236,7 @@ def _library() -> Any:
 
 def _save_config(policy: nn.Module, folder: str) -> None:
     """What vLLM reads of a model when it makes up the weights."""
-    model = plain_model(policy)
+    model = base_model(policy)
     config = deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)

@@ -6,7 +6,6 @@ Left out: a transfer from GPU to GPU (NCCL), and servers that see no folder of t
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor, distributed, nn
 from grao.config.vllm import VLLMConfig
 from grao.errors import InputError, one_line
 from grao.rollouts.base import Sampling
-from grao.rollouts.vllm import Requests, check_version
+from grao.rollouts.vllm import Groups, Requests, check_version
 from grao.rollouts.weights import policy_weights
 from grao.types import Answer, TokenIds
 
@@ -71,21 +70,16 @@ class VLLMServerGenerator:
         self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling
     ) -> Iterator[tuple[int, list[Answer]]]:
         """See `Generator.generate`. A group is given as soon as its last sample has ended."""
-        requests = [self._requests.of(key, sample, sampling) for key in keys for sample in range(sampling.samples)]
-        groups: dict[int, dict[int, Answer]] = defaultdict(dict)
+        requests = self._requests.all(keys, sampling)
+        groups = Groups(sampling.samples)
         pool = ThreadPoolExecutor(self._at_once)
         try:
             futures = {
-                pool.submit(self._complete, prompts[row // sampling.samples], request, sampling): divmod(
-                    row, sampling.samples
-                )
+                pool.submit(self._complete, prompts[row // sampling.samples], request, sampling): row
                 for row, request in enumerate(requests)
             }
             for future in as_completed(futures):
-                prompt, sample = futures[future]
-                groups[prompt][sample] = future.result()
-                if len(groups[prompt]) == sampling.samples:
-                    yield prompt, [answer for _, answer in sorted(groups.pop(prompt).items())]
+                yield from groups.add(futures[future], future.result())
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -11,22 +11,15 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from grao.engine.interface import base_model
 from grao.errors import InputError
 
 _CRITIC = "value_head."
-
-
-def plain_model(policy: nn.Module) -> PreTrainedModel:
-    """The transformers model itself; with LoRA its layers are still those of the adapter."""
-    model: Any = policy.get_base_model() if isinstance(policy, PeftModel) else policy
-    return model  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -39,7 +32,7 @@ def policy_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
     Raises:
         InputError: if its weights are quantised.
     """
-    model = plain_model(policy)
+    model = base_model(policy)
     if getattr(model, "is_quantized", False):
         raise InputError("rollout.engine: vLLM does not take the weights of a quantised model; use transformers")
     adapted, seen = _adapted(model), set[Any]()
