@@ -103,7 +103,7 @@ def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
     original, lengths = sampling.draw_tokens, []
 
     def forced_draw(logits, uniforms, temperature, top_p):
-        logits[:, END] = -torch.inf
+        logits[:, END] = -1e4  # never drawn, and finite: infinite ones end a run
         return torch.where(uniforms >= 1, END, original(logits, uniforms.clamp(max=0.999), temperature, top_p))
 
     def forced_uniforms(keys, settings):
@@ -111,7 +111,6 @@ def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
         uniforms[torch.arange(len(uniforms)), torch.tensor(lengths) - 1] = 2.0
         return uniforms
 
-    sampling.draw_tokens, sampling.keyed_uniforms = forced_draw, forced_uniforms
     prompts = [prompt for step in range(steps) for prompt in work.prompts(step)]
     rows = [{"prompt": text(prompt), "reference": text(prompt[:32])} for prompt in prompts]
     trainer = GRAOTrainer(
@@ -133,6 +132,8 @@ def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
         lambda prompts, completions: with_references(rewards_of(PROMPTS * SAMPLES, work.silent)),
         processing_class=tokenizer(),
     )
+    # Only now: at the start the trainer compares its own draws with a plain forward pass.
+    sampling.draw_tokens, sampling.keyed_uniforms = forced_draw, forced_uniforms
     trainer.source.draws = lambda step: [(0, PROMPTS * step + row) for row in range(PROMPTS)]  # in TRL's order
     trainer.create_optimizer()
 
