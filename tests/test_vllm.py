@@ -20,7 +20,7 @@ from grao.config.vllm import VLLMConfig
 from grao.engine.padded import plain_logps
 from grao.records.run import read_metrics
 from grao.rollouts.base import Sampling, draw_key, make_generator
-from grao.rollouts.vllm_server import write_weights
+from grao.rollouts.vllm_server import VLLMServerGenerator, write_weights
 from grao.rollouts.weights import policy_weights
 from tiny import END, in_order, letter_tokenizer, tiny_model
 
@@ -263,6 +263,15 @@ def test_a_server_that_is_down_or_refuses_is_told_in_one_line(server: FakeServer
     with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9 does not answer") as caught:
         make(server="http://127.0.0.1:9")
     assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:port does not answer \(nonnumeric port"):
+        make(server="http://127.0.0.1:port")
+
+
+@pytest.mark.parametrize("said", [None, [], {}, {"version": 3}, "vLLM"])
+def test_another_server_is_told_in_one_line(said: object, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(VLLMServerGenerator, "_ask", lambda engine, path, body=None: said)
+    with pytest.raises(InputError, match=r"what http://127\.0\.0\.1:9 answers is not what vLLM does; start it with"):
+        VLLMServerGenerator(tiny_model(), [1], 0, 4, True, VLLMConfig(server="http://127.0.0.1:9"))
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -108,10 +108,13 @@ def free_bytes(device: torch.device) -> int | None:
     """What this process may still take of a card; None where that cannot be told, as on a CPU."""
     if device.type != "cuda":
         return None
-    free, total = torch.cuda.mem_get_info(device)
-    reserved = torch.cuda.memory_reserved(device)
-    own = round(total * torch.cuda.get_per_process_memory_fraction(device)) - reserved
-    return min(free, own) + reserved - torch.cuda.memory_allocated(device)
+    free, reserved = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_reserved(device)
+    return min(free, whole_bytes(device) - reserved) + reserved - torch.cuda.memory_allocated(device)
+
+
+def whole_bytes(device: torch.device) -> int:
+    """What this process may take of a card in all."""
+    return round(torch.cuda.mem_get_info(device)[1] * torch.cuda.get_per_process_memory_fraction(device))
 
 
 def measured(work: Callable[[int], object], device: torch.device) -> PerToken:

@@ -152,17 +152,23 @@ class Mix:
         return constrained(total, constraints) if constraints else total
 
 
-def check_heard(asked: Sequence[MixedRewards]) -> None:
+def check_heard(asked: Sequence[MixedRewards], count: int | None = None) -> None:
     """What no reward says anything about teaches nothing; a single missing answer is no reason to stop.
+
+    Args:
+        asked: what was said of all answers.
+        count: of the answers of all processes, where others were asked of the rest and heard nothing either.
 
     Raises:
         InputError: if every sum is missing of all that was asked.
     """
-    count = sum(mixed.total.numel() for mixed in asked)
+    count = sum(mixed.total.numel() for mixed in asked) if count is None else count
     if count > 1 and all(bool(mixed.total.isnan().all()) for mixed in asked):
         parts = [part for mixed in asked for part in mixed.parts.items()]
         silent = " and ".join(dict.fromkeys(f"reward {name}" for name, part in parts if part.isnan().any()))
-        raise InputError(f"{silent} returned None or NaN for every one of {count} answers, or for their references")
+        raise InputError(
+            f"{silent or 'the rewards'} returned None or NaN for every one of {count} answers, or for their references"
+        )
 
 
 RewardLike = Reward | Callable[..., Any] | str | PathLike[str] | nn.Module | tuple[nn.Module, PreTrainedTokenizerBase]

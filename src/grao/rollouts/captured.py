@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from grao.engine.interface import mode, transformers_model
-from grao.engine.memory import Budget, free_bytes
+from grao.engine.memory import Budget, free_bytes, whole_bytes
 from grao.errors import InputError, one_line
 from grao.rollouts.base import Sampling
 from grao.rollouts.decoding import prepacked
@@ -141,7 +141,7 @@ class CapturedGenerator:
         """Whether the memory of the slots can be spared until the next rollout."""
         device = _device(self.model)
         free = free_bytes(device)
-        return free is None or free > _SHARE * torch.cuda.mem_get_info(device)[1]
+        return free is None or free > _SHARE * whole_bytes(device)
 
     def _misfit(self) -> str:
         """Why the model cannot be sampled in slots; empty if it can."""
@@ -151,7 +151,7 @@ class CapturedGenerator:
             with mode(self.model, training=False):
                 like: Any = prefill(self.model, [[self.pad_id] * 2], self.pad_id)
             absorbed = Absorbed.of(self.model, like.layers[0].keys.dtype)
-            tolerated = min(tolerated_gap(self.model), _NOISE * gap_to_forward(self._plain, 4) + _MORE)
+            tolerated = min(tolerated_gap(self.model), _NOISE * self._plain.gap + _MORE)
         except Exception as error:
             return one_line(error)
         for self._absorbed in (absorbed, None) if absorbed else (None,):

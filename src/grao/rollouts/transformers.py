@@ -5,6 +5,7 @@ Before it is used, what this gives is compared with the model's own forward pass
 knows no rows, or that sees padding, is read in a slower way. Left out: speculative decoding.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -69,6 +70,8 @@ class TransformersGenerator:
         self.stop_ids = torch.tensor(sorted(set(stop_ids)))
         self.pad_id = pad_id
         self._at_once = Budget("rollout.batch_size", batch_size, alone)
+        self.gap = math.inf
+        """Nats by which sampled tokens were off a plain forward pass at the start."""
         self._way = self._fitting_way()
 
     @property
@@ -103,17 +106,17 @@ class TransformersGenerator:
         for way in _WAYS:
             self._way = way
             try:
-                gap = gap_to_forward(self, max(1, min(4, self._at_once.size // 2)))  # both prompts share a batch
+                self.gap = gap_to_forward(self, max(1, min(4, self._at_once.size // 2)))  # both prompts share a batch
             except (InputError, BrokenNumbersError):
                 raise
             except Exception as error:  # whatever a model's own code makes of a cache that is handled like others
                 why = one_line(error)
                 continue
-            if gap < tolerated_gap(self.model):
+            if self.gap < tolerated_gap(self.model):
                 if way.remark:
                     warnings.warn(f"model: {name} {way.remark}", stacklevel=4)
                 return way
-            why = f"sampled tokens are {gap:.2g} nats off the probabilities of a plain forward pass"
+            why = f"sampled tokens are {self.gap:.2g} nats off the probabilities of a plain forward pass"
         raise InputError(f"model: cannot sample from {name} as a causal language model: {why}")
 
     @torch.no_grad()

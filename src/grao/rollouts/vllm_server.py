@@ -8,6 +8,7 @@ Left out: a transfer from GPU to GPU (NCCL), and servers that see no folder of t
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -58,12 +59,17 @@ class VLLMServerGenerator:
         self._url, self._timeout = str(settings.server).rstrip("/"), settings.timeout
         self._requests, self._at_once = Requests(stop_ids), batch_size
         self._folder = settings.folder or (_MEMORY if _MEMORY.is_dir() else None)
-        check_version(self._ask("/version")["version"], f"runs at {self._url}")
-        self._model = self._ask("/v1/models")["data"][0]["id"]
-        config = self._ask("/server_info?config_format=json")["vllm_config"]["model_config"]
-        if (logprobs := config["logprobs_mode"]) != "raw_logprobs":
+        try:
+            check_version(self._ask("/version")["version"], f"runs at {self._url}")
+            self._model = self._ask("/v1/models")["data"][0]["id"]
+            config = self._ask("/server_info?config_format=json")["vllm_config"]["model_config"]
+            logprobs, dtype = config["logprobs_mode"], str(config["dtype"])
+        except (LookupError, TypeError) as error:
+            problem = f"what {self._url} answers is not what vLLM does"
+            raise InputError(f"rollout.vllm.server: {problem}; start it with {_START}") from error
+        if logprobs != "raw_logprobs":
             raise InputError(f"rollout.vllm.server: it runs with --logprobs-mode {logprobs}; leave that out")
-        self.dtype: torch.dtype = getattr(torch, str(config["dtype"]).removeprefix("torch."))
+        self.dtype: torch.dtype = getattr(torch, dtype.removeprefix("torch."))
         """Of its logits: what rounding explains of a gap to the trainer."""
 
     def generate(
@@ -124,7 +130,7 @@ class VLLMServerGenerator:
             said = one_line(ValueError(error.read().decode(errors="replace")))
             hint = f"; start it with {_START}" if error.code == 404 else ""
             raise InputError(f"rollout.vllm.server: {self._url}{path} says {error.code}: {said}{hint}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             problem = f"{self._url} does not answer ({one_line(error)})"
             raise InputError(f"rollout.vllm.server: {problem}; start it with {_START}") from error
 

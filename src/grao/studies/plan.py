@@ -158,7 +158,7 @@ def make_plan(recipe: Recipe, model: PreTrainedModel | PeftModel, train: Encoded
     training, rollout, needs, extra = recipe.training, recipe.rollout, recipe.method.needs, recipe.training.trainer
     gpu = card is not None or torch.cuda.is_available()
     room = (_device_bytes() if card is None else card) - (_DRIVER if gpu else 0)
-    half = next((dtype for name, dtype in _HALF.items() if extra.get(name)), None)
+    half = _half(recipe)
     prompt = max(len(item.prompt_ids) for item in train.items)
     reference = max(len(item.reference_ids) for item in train.items)
     new = rollout.max_new_tokens
@@ -266,9 +266,14 @@ def _work(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet,
     if not here:
         return said
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    half = next((dtype for name, dtype in _HALF.items() if recipe.training.trainer.get(name)), None)
+    half = _half(recipe)
     peak = matmul_peak(device, half or next(model.parameters()).dtype)
     return f"{said}: at least {duration(operations / peak)} here; sampling waits for memory and takes longer"
+
+
+def _half(recipe: Recipe) -> torch.dtype | None:
+    """Of mixed precision; None without."""
+    return next((dtype for name, dtype in _HALF.items() if recipe.training.trainer.get(name)), None)
 
 
 def _judges(recipe: Recipe) -> list[Reward | None]:

@@ -23,6 +23,7 @@ from grao.config.load import dump_recipe, load_recipe
 from grao.config.recipe import Recipe
 from grao.config.schema import ADAPTER
 from grao.data.encoding import answer_words
+from grao.engine.memory import ROWS, TOKENS
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
 from grao.evaluation.metrics import answer_items, evaluation_from_items, make_items
 from grao.records import run as records
@@ -212,9 +213,12 @@ def save_policy(trainer: GRAOTrainer, folder: Path) -> None:
 def _prepare(recipe: Recipe) -> Prepared:
     """As `prepare`, for an evaluation alone: no memory for training, and no word about its settings."""
     training, evaluation = replace(recipe.training, measure_kl=False), replace(recipe.evaluation, enabled=True)
+    # What `auto` measures and leaves free is for gradients and optimiser.
+    training = training if isinstance(training.token_budget, int) else replace(training, token_budget=TOKENS)
+    rollout = recipe.rollout if isinstance(recipe.rollout.batch_size, int) else replace(recipe.rollout, batch_size=ROWS)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "training.learning_rate")
-        return prepare(replace(recipe, training=training, evaluation=evaluation, watch=None))
+        return prepare(replace(recipe, rollout=rollout, training=training, evaluation=evaluation, watch=None))
 
 
 def _check_unchanged(ready: Prepared, began: records.Manifest) -> None:

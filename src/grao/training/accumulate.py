@@ -109,7 +109,7 @@ def accumulate_gradient(
         if indices is not None:
             loglik[indices], entropy[indices] = seen.mean.to(loglik), seen.entropy.to(entropy)
             of_answers = sent(part.lengths, device)
-            sampler = sent(sampler_logps(part, seen.tokens.dtype), device)
+            sampler = sent(sampler_logps(part.answers, seen.tokens.dtype), device)
             gap[:, indices] = SamplerGap.of(seen.tokens, sampler, of_answers).to(gap)
             if known.frozen is not None:
                 kl[indices] = sequence_means(kl_estimate(seen.tokens, known.frozen), of_answers).to(kl)
@@ -144,7 +144,7 @@ def _loss(
             lengths=sent(batch.lengths, device),
         )
         if importance:
-            weights = importance.weights(view, sent(sampler_logps(batch, precise), device))
+            weights = importance.weights(view, sent(sampler_logps(batch.answers, precise), device))
             view = replace(view, logps=importance.scaled(view.logps, weights))
             for name, values in zip(IMPORTANCE, (weights, (weights == importance.cap).to(weights)), strict=True):
                 numbers[name][indices] = view.mean(values).to(numbers[name]).where(view.roles == Role.SAMPLE, torch.nan)

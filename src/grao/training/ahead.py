@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from grao.errors import InputError
 from grao.methods.base import Method
 from grao.rewards.mix import Mix
+from grao.training.gap import sampler_logps
 from grao.types import Answer
 
 _NAME = "ahead.safetensors"
@@ -41,10 +42,9 @@ def write_ahead(folder: Path, share: Share, main: bool) -> None:
     answers = [answer for _, samples in sorted(gathered, key=lambda entry: entry[0]) for answer in samples]
     if not main or not answers:
         return
-    logps = [logp for answer in answers for logp in answer.logps or [torch.nan] * len(answer.ids)]
     tensors = {
         "ids": torch.tensor([token for answer in answers for token in answer.ids]),
-        "logps": torch.tensor(logps, dtype=torch.float64),
+        "logps": sampler_logps(answers, torch.float64),
         "lengths": torch.tensor([len(answer.ids) for answer in answers]),
         "truncated": torch.tensor([answer.truncated for answer in answers]),
     }

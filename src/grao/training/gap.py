@@ -7,7 +7,7 @@ the gradients of samples (Ionides 2008; Yao et al. 2025 for language models).
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from grao.engine.interface import sequence_means
 from grao.errors import InputError
 from grao.methods.base import TokenView, kl_estimate
 from grao.rollouts.base import Generator, OwnPrecision
-from grao.types import Batch, Role
+from grao.types import Answer, Batch, Role
 
 _SINGLE, _HALF = 1e-3, 0.1
 """Nats per token of a mean gap that rounding explains, in single and in half precision."""
@@ -47,9 +47,9 @@ class SamplerGap:
         return torch.stack([sequence_means(apart, lengths), sequence_means(kl, lengths), largest.exp()])
 
 
-def sampler_logps(batch: Batch, dtype: torch.dtype) -> Tensor:
+def sampler_logps(answers: Sequence[Answer], dtype: torch.dtype) -> Tensor:
     """(N,), log-probability of each token under the model that sampled it; NaN of what was not sampled."""
-    values = [logp for answer in batch.answers for logp in answer.logps or [torch.nan] * len(answer.ids)]
+    values = [logp for answer in answers for logp in answer.logps or [torch.nan] * len(answer.ids)]
     return torch.tensor(values, dtype=dtype)
 
 

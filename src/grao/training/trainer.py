@@ -204,8 +204,10 @@ class GRAOTrainer(CheckedTrainer):
         method = self.source.method = self.method.at(self._method_state)
         self.sampler()
         update = self.source.update(inputs["step"])
-        if method.needs.samples and not self._total(self._heard(update))[0]:
-            check_heard([update.experience.rewards])
+        if method.needs.samples:
+            heard, asked = self._total(self._heard(update))
+            if not heard:  # so that no process waits for one that stops
+                check_heard([update.experience.rewards], int(asked))
         watched = self.watch.numbers(update.experience) if self.watch and self.watch.due(step) else {}
         sampled = time.perf_counter()
         before = self.learner.before(model, update, method)
@@ -249,8 +251,9 @@ class GRAOTrainer(CheckedTrainer):
         self._logged[str(name)].append(float(value))
 
     def _heard(self, update: Update) -> Tensor:
-        """(1,), how many answers of this process have a reward."""
-        return (~update.experience.rewards.total.isnan()).sum().reshape(1).to(self.accelerator.device)
+        """(2,), how many answers of this process have a reward, and how many there are."""
+        known = ~update.experience.rewards.total.isnan()
+        return torch.tensor([int(known.sum()), known.numel()], device=self.accelerator.device)
 
     def _total(self, values: Tensor) -> list[float]:
         """The sums over all processes."""
