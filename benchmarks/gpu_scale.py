@@ -1,8 +1,8 @@
 """Seconds a phase and peak memory of `GRAOTrainer` on the shapes of large models, with random weights, on one GPU.
 
-    python benchmarks/gpu_scale.py --model qwen7b --card 24        LoRA on Qwen2.5-7B's shape within 24 GiB
+    python benchmarks/gpu_scale.py --model 7b --card 24        LoRA on Qwen2.5-7B's shape within 24 GiB
     python benchmarks/gpu_scale.py --model moonlight               LoRA on Moonlight-16B-A3B's
-    python benchmarks/gpu_scale.py --model qwen7b --full           all weights, in bfloat16
+    python benchmarks/gpu_scale.py --model 7b --full           all weights, in bfloat16
     python benchmarks/gpu_scale.py --dry-run                       a tiny model on a CPU; its figures mean nothing
 
 8 prompts of 250 tokens, 8 samples of up to 128. `--card` holds PyTorch to so many GiB of a larger card and switches
@@ -18,36 +18,11 @@ from pathlib import Path
 
 import torch
 from common import END, PAD, text, tokenizer
+from gpu_models import SHAPES, config_of, model_of
 from peft import LoraConfig
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedModel
 
 from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
-
-TOKENS = {"eos_token_id": END, "pad_token_id": PAD, "bos_token_id": None}
-MLA = {"q_lora_rank": None, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
-SHAPES = {
-    "qwen7b": (Qwen2ForCausalLM, lambda: Qwen2Config(
-        vocab_size=152064, hidden_size=3584, num_hidden_layers=28, intermediate_size=18944, num_attention_heads=28,
-        num_key_value_heads=4, max_position_embeddings=32768, **TOKENS)),
-    "moonlight": (DeepseekV3ForCausalLM, lambda: DeepseekV3Config(
-        vocab_size=163840, hidden_size=2048, intermediate_size=11264, moe_intermediate_size=1408, num_hidden_layers=27,
-        num_attention_heads=16, num_key_value_heads=16, n_shared_experts=2, n_routed_experts=64, kv_lora_rank=512,
-        qk_rope_head_dim=64, v_head_dim=128, qk_nope_head_dim=128, num_experts_per_tok=6, norm_topk_prob=True,
-        routed_scaling_factor=2.446, max_position_embeddings=8192, **MLA, **TOKENS)),
-    "tiny": (Qwen2ForCausalLM, lambda: Qwen2Config(
-        vocab_size=1000, hidden_size=64, num_hidden_layers=2, intermediate_size=128, num_attention_heads=4,
-        num_key_value_heads=2, **TOKENS)),
-}  # fmt: skip
-
-
-def made(name: str, device: str) -> PreTrainedModel:
-    """The model in bfloat16, where it is used."""
-    kind, config = SHAPES[name]
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device(device):
-        model = kind(config())
-    torch.set_default_dtype(torch.float32)
-    return model
 
 
 def words(draw: random.Random, count: int) -> str:
@@ -79,7 +54,7 @@ def trainer_of(model: PreTrainedModel, options: argparse.Namespace, folder: Path
 def main() -> None:
     """Prints a line a phase and the peak, and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", choices=list(SHAPES), default="qwen7b")
+    parser.add_argument("--model", choices=list(SHAPES), default="7b")
     parser.add_argument("--full", action="store_true", help="train all weights in place of an adapter")
     parser.add_argument("--card", type=float, metavar="GIB", help="use no more than this of the card")
     parser.add_argument("--steps", type=int, default=4, help="the first is not counted")
@@ -93,7 +68,9 @@ def main() -> None:
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         device = "cpu" if options.dry_run else "cuda"
-        trainer = trainer_of(made("tiny" if options.dry_run else options.model, device), options, Path(scratch))
+        config = config_of("tiny" if options.dry_run else options.model, PAD, END)
+        model = model_of(config, device, torch.bfloat16)
+        trainer = trainer_of(model, options, Path(scratch))
         budget, rows = trainer.learner.budget.size, trainer.rows
         print(f"ready after {time.perf_counter() - begin:.0f} s: {budget:,} tokens a micro-batch, {rows} rows at once")
         trainer.train()

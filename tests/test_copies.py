@@ -12,7 +12,7 @@ from grao.errors import InputError
 from grao.records.run import read_metrics
 from grao.rollouts.base import Sampling
 from grao.rollouts.captured import CapturedGenerator
-from grao.rollouts.copies import CopyGenerator, sampler_of, wants_copy
+from grao.rollouts.copies import CopyGenerator, copy_bytes, copy_dtype, sampler_of
 from grao.rollouts.transformers import TransformersGenerator
 from test_trainer import ROWS, vowels, weights_of
 from tiny import END, in_order, letter_tokenizer, tiny_model
@@ -113,7 +113,22 @@ def test_a_copy_in_half_precision(kind: str):
         torch.equal(copied, weight.bfloat16())
         for weight, copied in zip(policy.parameters(), generator.model.parameters(), strict=True)
     )
-    assert not wants_copy(policy)  # on a CPU it does without
+    assert copy_bytes(policy, torch.bfloat16, merged=False) == sum(w.nbytes for w in generator.model.parameters())
+
+
+def test_which_copies_are_made_and_what_they_take():
+    single, half = tiny_model(), tiny_model().bfloat16()
+    assert copy_dtype(single, torch.bfloat16, on_gpu=True) == torch.bfloat16
+    assert copy_dtype(single, torch.bfloat16, on_gpu=False) is None
+    assert copy_dtype(single, torch.float16, on_gpu=True) is None
+    assert copy_dtype(single, None, on_gpu=True) is None
+    assert copy_dtype(half, torch.bfloat16, on_gpu=True) is None
+    policy = adapted()
+    generator = sampler_of(policy, lambda model: CapturedGenerator(model, [END]), None, merged=True)
+    owned = {id(weight) for weight in policy.parameters()}
+    copied = sum(weight.nbytes for weight in generator.model.parameters() if id(weight) not in owned)
+    assert 0 < copied == copy_bytes(policy, None, merged=True) < sum(weight.nbytes for weight in policy.parameters())
+    assert copy_bytes(policy, None, merged=False) == 0
 
 
 def test_what_cannot_be_merged():

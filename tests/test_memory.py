@@ -1,6 +1,7 @@
 """The memory that a run takes: counted in shapes, planned for a card, halved where it runs out."""
 
 import json
+import re
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -178,9 +179,35 @@ def test_a_dry_run_plans_without_weights_and_leaves_nothing(tmp_path: Path, caps
     judge = ("rewards.0", "{judge: {model: j, base_url: 'http://127.0.0.1:9', price_input: 1, price_output: 1}}")
     assert main(["train", "--dry-run", *recipe_in(tmp_path, judge)]) == 0
     assert "million tokens" in capsys.readouterr().out
+    assert main(["train", "--dry-run", "--card", "24GiB", *words, "--rollout.engine", "vllm"]) == 0
+    assert "rollout: vLLM" in (said := capsys.readouterr().out)
+    assert "9.60" in said  # its share of the card is 0.4 unless set
     for wrong, message in ((["--card", "24GiB"], "is for --dry-run"), (["--dry-run", "--card", "x"], "number of GiB")):
         assert main(["train", *wrong, *words]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rollout.merge_adapter", "true"], "rollout.merge_adapter: the model has no adapter"),
+        (["--rollout.ahead", "1", "--rewards.0", "{rule: {exact: {}}}"], "rollout.ahead: no reward waits"),
+        (["--model.quantization", "4bit"], "model.quantization: weights of 4 bits are not trained"),
+        (["--model.adapter", "merge"], "model.adapter: there is none to merge"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["train", "--dry-run", *recipe_in(tmp_path), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_vllms_share_is_what_the_weights_leave(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = [*recipe_in(tmp_path), "--rollout.engine", "vllm", "--rollout.vllm.memory_share", "0.9"]
+    assert main(["train", "--dry-run", "--card", "5GiB", *words]) == 2
+    (share,) = re.findall(r"set rollout\.vllm\.memory_share: (0\.\d+)", capsys.readouterr().err)
+    assert main(["train", "--dry-run", "--card", "5GiB", *words[:-1], share]) == 0
 
 
 def test_what_does_not_fit_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

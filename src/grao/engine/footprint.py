@@ -120,7 +120,8 @@ def reading_bytes(model: nn.Module) -> PerToken:
 @torch.no_grad()
 def cache_bytes(model: nn.Module, tokens: int) -> int:
     """What the cache of one row of so many tokens takes, read off the model's own after a few: layers, key heads,
-    widths and number format as they are, sliding windows full, states without length.
+    widths and number format as they are, states without length. Layers with a sliding window count like the others,
+    since captured sampling keeps all of their tokens.
 
     Args:
         model: with weights, or within `shapes_only`.
@@ -134,8 +135,7 @@ def cache_bytes(model: nn.Module, tokens: int) -> int:
     for layer in getattr(cache, "layers", None) or [cache]:
         held = {name: value for name, value in getattr(layer, "__dict__", {}).items() if isinstance(value, Tensor)}
         growing = [held.pop(name) for name in ("keys", "values") if name in held]
-        length = min(tokens, getattr(layer, "sliding_window", None) or tokens)
-        total += sum(value.nbytes / _FEW * length for value in growing) + sum(value.nbytes for value in held.values())
+        total += sum(value.nbytes / _FEW * tokens for value in growing) + sum(value.nbytes for value in held.values())
     return round(total)
 
 

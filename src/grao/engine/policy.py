@@ -42,30 +42,42 @@ def load_policy(path: str, choice: Choice, lora: Mapping[str, Any] | None, **opt
         InputError: if there is no such model, the adapter does not fit its base or the section, or there is no adapter
             to merge.
     """
-    adapter = adapter_at(path)
+    adapter = _fitting(path, choice, lora, options.get("quantization"))
     if adapter is None:
-        if choice == "merge":
-            raise InputError(f"model.adapter: there is none to merge, {path!r} is a whole model; leave it out")
-        if options.get("quantization") and not lora:
-            raise InputError("model.quantization: weights of 4 bits are not trained themselves; give model.lora")
         return Policy(load_model(path, **options), "")
     shown = f"{path} is {adapter.words} of {adapter.base}"
     if choice == "merge":
         return Policy(load_model(path, **options), f"{shown}: it is merged into it before the training")
-    _check_same(adapter, lora or {})
     return Policy(attached(adapter, lambda base: load_model(base, **options)), f"{shown}: it goes on training")
 
 
 def policy_shape(
-    path: str, choice: Choice, lora: Mapping[str, Any] | None, dtype: str, trust_remote_code: bool
+    path: str,
+    choice: Choice,
+    lora: Mapping[str, Any] | None,
+    dtype: str,
+    trust_remote_code: bool,
+    quantization: str | None = None,
 ) -> PreTrainedModel | PeftModel:
-    """As `load_policy`, on the meta device and from the files of settings alone; the arguments are the same."""
-    model, adapter = model_shape(path, dtype, trust_remote_code), adapter_at(path)
+    """As `load_policy`, on the meta device and from the files of settings alone; arguments and errors as there."""
+    adapter, model = _fitting(path, choice, lora, quantization), model_shape(path, dtype, trust_remote_code)
     if adapter and choice == "continue":
         config = copy(adapter.config)
         config.inference_mode = False
         return cast(PeftModel, get_peft_model(model, config))
     return add_adapter(model, **lora) if lora else model
+
+
+def _fitting(path: str, choice: Choice, lora: Mapping[str, Any] | None, quantization: str | None) -> Adapter | None:
+    """The adapter that a path names, if it does; what is asked of it fits."""
+    adapter = adapter_at(path)
+    if adapter is None and choice == "merge":
+        raise InputError(f"model.adapter: there is none to merge, {path!r} is a whole model; leave it out")
+    if adapter is None and quantization and not lora:
+        raise InputError("model.quantization: weights of 4 bits are not trained themselves; give model.lora")
+    if adapter and choice == "continue":
+        _check_same(adapter, lora or {})
+    return adapter
 
 
 def _check_same(adapter: Adapter, lora: Mapping[str, Any]) -> None:

@@ -24,9 +24,26 @@ _BASE = ".base_layer."
 """In the name of a weight that has an adapter beside it."""
 
 
-def wants_copy(policy: nn.Module) -> bool:
-    """Whether training in mixed precision calls for a copy: all weights are in single precision, on a GPU."""
-    return all(weight.is_cuda and weight.dtype == torch.float32 for weight in policy.parameters())
+def copy_dtype(policy: nn.Module, half: torch.dtype | None, on_gpu: bool) -> torch.dtype | None:
+    """What a copy is rounded to: bfloat16 in mixed precision on a GPU, if all weights are in single precision.
+
+    Args:
+        policy: the model as it is trained.
+        half: number format of mixed precision; None without.
+        on_gpu: whether it samples on one.
+    """
+    single = all(weight.dtype == torch.float32 for weight in policy.parameters())
+    return half if on_gpu and single and half == torch.bfloat16 else None
+
+
+def copy_bytes(policy: nn.Module, dtype: torch.dtype | None, merged: bool) -> int:
+    """What the copy of `sampler_of` takes beside the policy, which may be on the meta device; arguments and errors as
+    there."""
+    if not (dtype or merged):
+        return 0
+    apart = _adapters(policy, merged)
+    kept = [(weight, _kept(name, weight, dtype, apart)) for name, weight in policy.named_parameters()]
+    return sum(weight.numel() * number.itemsize for weight, number in kept if number)
 
 
 def sampler_of(
@@ -43,10 +60,6 @@ def sampler_of(
     Raises:
         InputError: if there is no adapter to merge, or its base is quantised.
     """
-    if merged and not isinstance(policy, PeftModel):
-        raise InputError("rollout.merge_adapter: the model has no adapter; set model.lora, or leave it out")
-    if merged and getattr(transformers_model(policy), "is_quantized", False):
-        raise InputError("rollout.merge_adapter: quantised weights cannot take an adapter in; leave it out")
     return CopyGenerator(policy, build, dtype, merged) if merged or dtype else build(policy)
 
 
@@ -57,7 +70,7 @@ class CopyGenerator:
         self, policy: nn.Module, build: Callable[[nn.Module], Generator], dtype: torch.dtype | None, merged: bool
     ) -> None:
         self._merged = merged
-        apart: str | None = cast(Any, policy).base_model.prefix if merged else None  # in the names of adapters' weights
+        apart = _adapters(policy, merged)
         stand_ins = {id(weight): _stand_in(name, weight, dtype, apart) for name, weight in policy.named_parameters()}
         self.model: Any = deepcopy(policy, stand_ins)
         self.refresh(policy)
@@ -91,13 +104,32 @@ class CopyGenerator:
                 raise InputError(f"rollout.merge_adapter: {one_line(error)}") from error
 
 
-def _stand_in(name: str, weight: nn.Parameter, dtype: torch.dtype | None, apart: str | None) -> nn.Parameter:
-    """What the copy has in place of a weight. Frozen ones that would be the same are shared."""
+def _adapters(policy: nn.Module, merged: bool) -> str | None:
+    """What is in the names of adapters' weights, if they are to be merged.
+
+    Raises:
+        InputError: if they cannot be.
+    """
+    if not merged:
+        return None
+    if not isinstance(policy, PeftModel):
+        raise InputError("rollout.merge_adapter: the model has no adapter; set model.lora, or leave it out")
+    if getattr(transformers_model(policy), "is_quantized", False):
+        raise InputError("rollout.merge_adapter: quantised weights cannot take an adapter in; leave it out")
+    return cast(str, cast(Any, policy).base_model.prefix)
+
+
+def _kept(name: str, weight: nn.Parameter, dtype: torch.dtype | None, apart: str | None) -> torch.dtype | None:
+    """The number format of what the copy has in place of a weight; None where it shares the weight itself."""
     rounded = weight.dtype == torch.float32 and not (apart and f".{apart}" in name)  # what is merged is rounded after
     kept = dtype if dtype and rounded else weight.dtype
-    if kept == weight.dtype and not weight.requires_grad and _BASE not in name:
-        return weight
-    return nn.Parameter(weight.detach().to(kept, copy=True), requires_grad=False)
+    return None if kept == weight.dtype and not weight.requires_grad and _BASE not in name else kept
+
+
+def _stand_in(name: str, weight: nn.Parameter, dtype: torch.dtype | None, apart: str | None) -> nn.Parameter:
+    """What the copy has in place of a weight. Frozen ones that would be the same are shared."""
+    kept = _kept(name, weight, dtype, apart)
+    return weight if kept is None else nn.Parameter(weight.detach().to(kept, copy=True), requires_grad=False)
 
 
 def _numbers(model: nn.Module) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ The data go through the template, the model stands on the meta device, and its o
 (`grao.engine.footprint`). Nothing is written, no judge is asked, no weight is read.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from copy import deepcopy
@@ -15,20 +16,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 
 from grao.chat import set_arguments
 from grao.config.recipe import GRAOConfig, Recipe, total_steps
+from grao.config.rewards import RewardConfig
+from grao.config.vllm import VLLMConfig
 from grao.data.encoding import EncodedSet, encode_examples, end_token_id, settled_turn
 from grao.data.load import load_split
 from grao.engine import footprint
 from grao.engine.flops import Cost, Work, matmul_peak
 from grao.engine.interface import checkpoint_activations, transformers_model
 from grao.engine.loading import load_tokenizer, parameter_count, stop_token_ids
-from grao.engine.memory import ROWS, TOKENS, UPDATE_SHARE, PerToken, affordable_rows
+from grao.engine.memory import MOST_ROWS, ROWS, TOKENS, UPDATE_SHARE, PerToken, affordable_rows
 from grao.engine.output_layer import tile_bytes
 from grao.engine.policy import policy_shape
 from grao.errors import InputError, one_line
 from grao.reports.tables import duration
 from grao.rewards.base import Reward
 from grao.rewards.judge.reward import JudgeReward
+from grao.rollouts.captured import bucket
+from grao.rollouts.copies import copy_bytes, copy_dtype
 from grao.studies.prepare import Screen, forecasts
+from grao.training.ahead import check_ahead
 from grao.training.arguments import check_needs, check_trainer_fields, fitting
 from grao.types import Example, TokenIds
 
@@ -37,6 +43,8 @@ _DRIVER = _GIB
 """Bytes of a card for its driver, compiled kernels and gaps between blocks."""
 _WORTHWHILE = 1024
 """Tokens of a micro-batch below which other remedies come first."""
+_VLLM, _LEAST_SHARE = "vLLM", 0.05
+"""What its memory is called, and the share of a card below which it is of no use."""
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Field of `training.trainer` -> mixed precision."""
 
@@ -84,6 +92,9 @@ class Plan:
 
     def remedy(self, recipe: Recipe) -> str:
         """What to set where it does not fit, the least change first."""
+        share = (self.card - sum(self.kept.values())) / (self.card + _DRIVER)
+        if _VLLM in self.rollout and self.peak(self.rollout) > self.card and share > _LEAST_SHARE:
+            return f"set rollout.vllm.memory_share: {math.floor(100 * share) / 100}"
         if self.peak(self.rollout) > max(self.card, self.peak(self.update)) and self.rows > recipe.rollout.group_size:
             room = self.card - sum(self.kept.values())
             rows = int(self.rows * room / max(sum(self.rollout.values()), 1))
@@ -119,8 +130,9 @@ def dry_run(recipe: Recipe, card: int | None, screen: Screen) -> None:
     chosen, split = recipe.model, load_split(recipe.data, recipe.seed)
     tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
     lora = vars(chosen.lora) if chosen.lora else None
-    model = policy_shape(chosen.path, chosen.adapter, lora, chosen.dtype, chosen.trust_remote_code)
+    model = policy_shape(chosen.path, chosen.adapter, lora, chosen.dtype, chosen.trust_remote_code, chosen.quantization)
     check_needs(recipe.method, split.train, recipe.watch is not None)
+    check_ahead(recipe.rollout.ahead, recipe.method, any(map(_early, recipe.rewards)))
     train = _encoded(recipe, split.train, tokenizer, model)
     steps = total_steps(recipe.training, len(train.items))
     held_out = len(split.test) if recipe.evaluation.enabled else 0
@@ -167,14 +179,13 @@ def make_plan(recipe: Recipe, model: PreTrainedModel | PeftModel, train: Encoded
 
     quantized, optimizer = recipe.model.quantization is not None, str(extra.get("optim", ""))
     copied = (needs.frozen or training.measure_kl) and recipe.model.lora is None
-    single = all(weight.dtype == torch.float32 for weight in model.parameters())
-    half_copy = gpu and single and half == torch.bfloat16 and not rollout.engine_settings and not quantized
+    rounded = copy_dtype(model, None if rollout.engine_settings or quantized else half, gpu)
     gradients = footprint.trained_bytes(model)
     kept = {
         "weights that stay": footprint.frozen_bytes(model, quantized),
         "weights that are trained": gradients,
         "a copy of them as they were": gradients if copied else 0,
-        "a copy in half precision, which samples": 2 * parameter_count(model) if half_copy else 0,
+        "a copy of the model, which samples": copy_bytes(model, rounded, rollout.merge_adapter),
         "state of the optimiser": footprint.optimizer_bytes(model, optimizer),
     }
     left = room - sum(kept.values())
@@ -184,7 +195,7 @@ def make_plan(recipe: Recipe, model: PreTrainedModel | PeftModel, train: Encoded
         with footprint.shapes_only(model):
             activations = footprint.activation_bytes(model, half)
             reading = footprint.reading_bytes(model)
-            row = footprint.cache_bytes(model, prompt + new)
+            row = footprint.cache_bytes(model, bucket(prompt + new) if gpu else prompt + new)
     except Exception as error:  # whatever a model's code makes of tensors without numbers
         name = type(transformers_model(model)).__name__
         raise InputError(f"--dry-run: {name} cannot be run on shapes alone: {one_line(error)}") from error
@@ -199,17 +210,19 @@ def make_plan(recipe: Recipe, model: PreTrainedModel | PeftModel, train: Encoded
     step = training.prompts_per_step * (prompt + reference + needs.samples * rollout.group_size * new)
     tokens = max(longest, min(budget, step))
     auto = affordable_rows(left, row + drawing, rollout.group_size) if gpu else ROWS
+    auto = MOST_ROWS if rollout.engine_settings else auto  # vLLM sizes its cache itself
     rows = max(rollout.group_size, rollout.batch_size if isinstance(rollout.batch_size, int) else auto)
     rows = min(rows, max(training.prompts_per_step * rollout.group_size, recipe.data.held_out))
+    own = {
+        f"cache of {rows} rows of {prompt + new:,} tokens": rows * row,
+        "reading prompts, drawing tokens": max(reading.at(prompt * max(1, rows // rollout.group_size)), rows * drawing),
+    }
+    share = (rollout.vllm or VLLMConfig()).memory_share
+    by_vllm = {"vllm": {_VLLM: round(share * (room + _DRIVER))}, "vllm-server": {}}
     return Plan(
         card=room,
         kept=kept,
-        rollout={
-            f"cache of {rows} rows of {prompt + new:,} tokens": rows * row,
-            "reading prompts, drawing tokens": max(
-                reading.at(prompt * max(1, rows // rollout.group_size)), rows * drawing
-            ),
-        },
+        rollout=by_vllm.get(rollout.engine, own),
         update={
             "gradients": gradients,
             f"activations of {tokens:,} tokens": activations.at(tokens),
@@ -274,6 +287,11 @@ def _work(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet,
 def _half(recipe: Recipe) -> torch.dtype | None:
     """Of mixed precision; None without."""
     return next((dtype for name, dtype in _HALF.items() if recipe.training.trainer.get(name)), None)
+
+
+def _early(section: RewardConfig) -> bool:
+    """Whether a reward may work while this process samples: a judge on a server does, a function can."""
+    return bool(section.function or (section.judge and not section.judge.local))
 
 
 def _judges(recipe: Recipe) -> list[Reward | None]:

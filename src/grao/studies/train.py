@@ -328,10 +328,14 @@ def _introduce(ready: Prepared, screen: Screen) -> None:
     data, weights = ready.manifest.data, ready.manifest.weights
     trained = f"{weights.trained:,} of {weights.all:,} weights are trained"
     screen.say(f"{data.prompts:,} prompts, {data.held_out:,} held out; {trained}")
+    trainer, sizes = ready.trainer, ""
+    if trainer.accelerator.device.type == "cuda":
+        tokens, rows = trainer.learner.budget.size, trainer.rows
+        sizes = f"micro-batches of up to {tokens:,} tokens, {rows:,} completions at once"
     left_out = (f"left out: {count:,} rows, {reason}" for reason, count in data.left_out.items())
     for line in (
         _answers_stand(ready),
-        *([ready.note] if ready.note else []),
+        *filter(None, (ready.note, sizes)),
         *left_out,
         *(forecast.words for forecast in judge_forecasts(ready)),
     ):

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from grao.errors import InputError
 from grao.methods.base import Method
-from grao.rewards.mix import Mix
 from grao.training.gap import sampler_logps
 from grao.types import Answer
 
@@ -22,11 +21,11 @@ Share = Sequence[tuple[int, Sequence[Answer]]]
 """Place of a prompt in its step, over all processes, and its samples."""
 
 
-def check_ahead(ahead: int, method: Method, rewards: Mix) -> None:
-    """Raises: InputError if samples ahead of their step would gain nothing."""
+def check_ahead(ahead: int, method: Method, early: bool) -> None:
+    """Raises: InputError if samples ahead of their step gain nothing; `early` as in `Mix`."""
     if ahead and not method.needs.samples:
         raise InputError(f"rollout.ahead: {method.name} samples nothing in training; leave it out")
-    if ahead and not rewards.early:
+    if ahead and not early:
         raise InputError("rollout.ahead: no reward waits for a server meanwhile, so nothing is gained; leave it out")
 
 

@@ -142,6 +142,7 @@ class Learner:
         pad_id: of the tokenizer.
         without: switches the adapter off, if that is the model before training; by default that is the policy with
             what is trained as it is now.
+        copied: bytes of the copy that samples, for which `auto` leaves room.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class Learner:
         accelerator: Accelerator,
         pad_id: int,
         without: Callable[[], AbstractContextManager[None]] | None = None,
+        copied: int = 0,
     ) -> None:
         self._accelerator, self._policy, self._without = accelerator, policy, without
         needs = method.needs
@@ -166,7 +168,7 @@ class Learner:
         cap = config.importance_cap
         importance = Importance(cap, RATIOS[config.importance_of]) if cap else None
         self._minimised = UpdateLoss(method, self.critic, routers, config.router_loss, importance)
-        size = config.token_budget if isinstance(config.token_budget, int) else self._affordable(config)
+        size = config.token_budget if isinstance(config.token_budget, int) else self._affordable(config, copied)
         self.budget = Budget("training.token_budget", size, accelerator.num_processes == 1)
 
     def before(self, model: nn.Module, update: Update, method: Method) -> Before:
@@ -187,7 +189,7 @@ class Learner:
 
         return self.budget.run(accumulate)
 
-    def _affordable(self, config: TrainingConfig) -> int:
+    def _affordable(self, config: TrainingConfig, copied: int) -> int:
         """Tokens of a micro-batch for which there is room beside gradients and optimiser: a GPU is tried with few."""
         device, policy = self._accelerator.device, self._policy
         free = free_bytes(device)
@@ -204,7 +206,7 @@ class Learner:
 
         with gradients_dropped(policy):  # a budget that is as small as it gets: what it says of it is one line
             needed = Budget("training.token_budget", PROBES[-1], alone=False).run(lambda _: measured(work, device))
-        kept = trained_bytes(policy) + optimizer_bytes(policy, str(config.trainer.get("optim", "")))
+        kept = copied + trained_bytes(policy) + optimizer_bytes(policy, str(config.trainer.get("optim", "")))
         return needed.within(UPDATE_SHARE * (free - kept), TOKENS)
 
     @contextmanager

@@ -31,7 +31,7 @@ from grao.engine.footprint import cache_bytes, drawing_bytes, optimizer_bytes
 from grao.engine.interface import checkpoint_activations
 from grao.engine.limits import padding_id
 from grao.engine.loading import check_finite, extend_stops, likeliest_stop, load_tokenizer, stop_token_ids
-from grao.engine.memory import ROWS, affordable_rows, free_bytes
+from grao.engine.memory import MOST_ROWS, ROWS, affordable_rows, free_bytes
 from grao.engine.policy import given_policy
 from grao.errors import BrokenNumbersError, InputError
 from grao.groups import reward_groups, sample_groups
@@ -39,7 +39,7 @@ from grao.methods.base import Method, State
 from grao.records.files import Record
 from grao.rewards.mix import Mix, RewardLike, as_mix, check_heard
 from grao.rollouts.base import Generator, Sampling, draw_key, make_generator
-from grao.rollouts.copies import sampler_of, wants_copy
+from grao.rollouts.copies import copy_bytes, copy_dtype, sampler_of
 from grao.training.ahead import check_ahead, read_ahead, write_ahead
 from grao.training.arguments import (
     check_library,
@@ -136,7 +136,7 @@ class GRAOTrainer(CheckedTrainer):
         self.turn = settled_turn(self.tokenizer, examples, self.method.needs.references)
         self.stop_ids, self.end_id = self._endings(policy, examples)
         check_needs(self.method, examples, watch is not None)
-        check_ahead(args.rollout.ahead, self.method, self.rewards)
+        check_ahead(args.rollout.ahead, self.method, self.rewards.early)
         held_out = examples_from_dataset(eval_dataset, args.data) if eval_dataset is not None else []
         for mix in self._mixes():
             mix.check_columns({name for example in (*examples, *held_out) for name in example.columns})
@@ -158,20 +158,22 @@ class GRAOTrainer(CheckedTrainer):
         # Adapters of other beginnings change the weights below them too.
         plain = peft_config is not None and isinstance(getattr(peft_config, "init_lora_weights", True), bool)
         without = cast(PeftModel, policy).disable_adapter if plain else None
-        self.learner = Learner(policy, self.method, args.training, self.accelerator, self.pad_id, without)
+        rollout, alone = args.rollout, self.accelerator.num_processes == 1
+        half = torch.bfloat16 if self.accelerator.mixed_precision == "bf16" and not rollout.engine_settings else None
+        rounded = copy_dtype(policy, half, self.accelerator.device.type == "cuda")
+        copied = copy_bytes(policy, rounded, rollout.merge_adapter)
+        self.learner = Learner(policy, self.method, args.training, self.accelerator, self.pad_id, without, copied)
         self.engine = self.learner.engine
         self._method_state = self.method.start()
         self._steps: list[dict[str, float]] = []
         self._logged: dict[str, list[float]] = defaultdict(list)
-        rollout, alone = args.rollout, self.accelerator.num_processes == 1
-        self.rows = rollout.batch_size if isinstance(rollout.batch_size, int) else self._affordable_rows(policy)
-        half = self.accelerator.mixed_precision == "bf16" and not rollout.engine_settings
+        self.rows = rollout.batch_size if isinstance(rollout.batch_size, int) else self._affordable_rows(policy, copied)
         self.generator = generator or sampler_of(
             policy,
             lambda model: make_generator(
                 rollout.engine, model, self.stop_ids, self.pad_id, self.rows, alone, **rollout.engine_settings
             ),
-            torch.bfloat16 if half and wants_copy(policy) else None,
+            rounded,
             rollout.merge_adapter,
         )
         explained = rollout.ahead or arguments.neftune_noise_alpha or not self.is_world_process_zero()
@@ -332,14 +334,14 @@ class GRAOTrainer(CheckedTrainer):
             carried = _Carried(self._method_state, looks, self._steps, self.learner.budget.least)
             _CARRIED.write(Path(output_dir), carried)
 
-    def _affordable_rows(self, policy: nn.Module) -> int:
-        """Completions at once for whose caches there is room beside what training keeps."""
+    def _affordable_rows(self, policy: nn.Module, copied: int) -> int:
+        """Completions at once for whose caches there is room beside what training keeps and `copied` bytes."""
         free, config = free_bytes(self.accelerator.device), self.config
-        if free is None:
-            return ROWS
+        if free is None or config.rollout.engine_settings:
+            return ROWS if free is None else MOST_ROWS  # vLLM sizes its cache itself
         prompt = max(len(item.prompt_ids) for item in (*self.train_items.items, *(self.eval_items or _NONE).items))
         row = cache_bytes(policy, prompt + config.rollout.max_new_tokens) + drawing_bytes(policy)
-        kept = optimizer_bytes(policy, str(config.training.trainer.get("optim", "")))
+        kept = copied + optimizer_bytes(policy, str(config.training.trainer.get("optim", "")))
         return affordable_rows(free - kept, row, config.rollout.group_size)
 
     def _encode(self, examples: Sequence[Example], policy: nn.Module, with_rejected: bool = False) -> EncodedSet:
