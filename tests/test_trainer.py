@@ -50,7 +50,8 @@ def weights_of(model) -> dict[str, torch.Tensor]:
 
 def test_training_raises_the_reward(tmp_path: Path):
     trainer = make(tmp_path, steps=30, prompts_per_step=6)
-    trainer.train()
+    with pytest.warns(UserWarning, match="entropy has fallen|repeat themselves"):  # vowels and nothing else
+        trainer.train()
     rewards = [step["reward/mean"] for step in read_metrics(tmp_path)]
     assert len(rewards) == 30
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1

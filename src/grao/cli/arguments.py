@@ -22,6 +22,7 @@ from grao.config.strict_yaml import write_inline
 from grao.config.study import Study, ablation
 from grao.errors import InputError
 from grao.files import usable_path
+from grao.settings import Dtype
 
 Ability = float | str
 """`weak`, `able`, or a share from 0 to 1."""
@@ -98,6 +99,24 @@ class EvaluateArguments(NamedTuple):
     """Where the results go."""
 
 
+class ExportArguments(NamedTuple):
+    """`grao export`."""
+
+    run: Path
+    checkpoint: int | None
+    """Step of the checkpoint to take in place of the result."""
+    merge: bool
+    """Put the adapter into the weights of its base."""
+    dtype: str | None
+    """Number format of merged weights; None is the base's own."""
+    to: Path | None
+    """Where it goes; None is `export` in the run's folder."""
+    push: str | None
+    """Repository of the hub."""
+    public: bool
+    """Whether all may read that."""
+
+
 class StudyArguments(NamedTuple):
     """`grao compare`, `grao ablate` and `grao sweep`."""
 
@@ -121,7 +140,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, Any]:
     """
     namespace, words = _command_parser().parse_known_args(argv)
     overrides = tuple(_overrides(words))
-    if namespace.read is not _report:
+    if namespace.read not in (_report, _export):
         _check_names(namespace, overrides)
     return namespace.command, namespace.read(namespace, overrides)
 
@@ -175,6 +194,17 @@ def _report(namespace: Namespace, overrides: Overrides) -> Path:
     for name, _ in overrides:
         raise InputError(f"--{name} is unknown: grao report takes a run folder and nothing else")
     return _folder("RUN", namespace.run)
+
+
+def _export(namespace: Namespace, overrides: Overrides) -> ExportArguments:
+    for name, _ in overrides:
+        raise InputError(f"--{name} is unknown: grao export takes no fields of the recipe; see grao export --help")
+    if namespace.public and namespace.push is None:
+        raise InputError("--public: is for --push; leave it out")
+    if namespace.dtype and not namespace.merge:
+        raise InputError("--dtype: is for --merge, other weights are exported as they are; leave it out")
+    _folder("RUN", namespace.run)
+    return ExportArguments(**_options(namespace))
 
 
 def _recipe(namespace: Namespace, overrides: Overrides, needed: str = "--config FILE") -> Any:
@@ -312,6 +342,16 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
 
     add = command("report", _report, None, "RUN", "Write the page of a run: curves, tables, answers.")
     add("run", type=_path, metavar="RUN", help="the folder of a run")
+
+    what = "Make of a run's model a folder that other tools load, with a model card."
+    add = command("export", _export, None, "RUN [--merge] [--to FOLDER] [--push NAME/REPO] [options]", what)
+    add("run", type=_path, metavar="RUN", help="the folder of a run")
+    add("--merge", action="store_true", help="put the adapter into the weights of its (unquantised) base")
+    add("--dtype", choices=get_args(Dtype), help="number format of merged weights; default the base's own")
+    add("--checkpoint", type=partial(_whole, 1), metavar="N", help="take the checkpoint of step N, not the result")
+    add("--to", type=_path, metavar="FOLDER", help="where it goes; default RUN/export")
+    add("--push", metavar="NAME/REPO", help="upload it to the hub, private; the key is taken from HF_TOKEN")
+    add("--public", action="store_true", help="let all see what is pushed")
 
 
 def _subparsers(parser: ArgumentParser) -> Any:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from grao.cli.arguments import DryRunArguments, EvaluateArguments, QuickstartArguments, StudyArguments
+from grao.cli.arguments import (
+    DryRunArguments,
+    EvaluateArguments,
+    ExportArguments,
+    QuickstartArguments,
+    StudyArguments,
+)
 from grao.cli.screen import terminal
 from grao.config.arms import SANDBOX
 from grao.config.load import load_recipe
@@ -23,6 +29,7 @@ from grao.reports.study import notes, study_tables, verdict, write_study_report
 from grao.reports.sweep import sweep_headline, sweep_sentences
 from grao.sandbox.world import prepare
 from grao.studies.audit import audit_folder, audit_rewards
+from grao.studies.export import export_run
 from grao.studies.plan import dry_run
 from grao.studies.reward_model import train_reward_model
 from grao.studies.study import quick, run_study
@@ -98,6 +105,16 @@ def reward_audit(recipe: Recipe) -> None:
     screen.console.print(verdict_words(audit.verdict))
 
 
+def export(arguments: ExportArguments) -> None:
+    """Makes a folder of a run's model that other tools load, and says where it lies."""
+    with terminal() as screen:
+        folder, address = export_run(screen=screen, **arguments._asdict())
+    _show_path(screen.console, "model", folder)
+    _show_path(screen.console, "card", folder / "README.md")
+    if address:
+        _show_path(screen.console, "hub", address)
+
+
 def report(folder: Path) -> None:
     """Writes the page of a run or a study anew from its records, and prints its tables."""
     console = Console()
@@ -131,5 +148,5 @@ def _show_study(result: StudyResult, page: Path, console: Console) -> None:
     _show_path(console, "report", page)
 
 
-def _show_path(console: Console, what: str, path: Path) -> None:
+def _show_path(console: Console, what: str, path: Path | str) -> None:
     console.print(visible(f"{what:8}{path}"), highlight=False, markup=False, soft_wrap=True)

@@ -65,6 +65,9 @@ class Engine(Protocol):
         """(T,), how much each token of a micro-batch's forward counts among the unique ones of the step: a prompt that
         is forwarded n times 1/n each time, padding and answers with weight 0 nothing."""
 
+    def answer_places(self, batch: Batch) -> list[int]:
+        """N, where each answer token lies among the tokens of a micro-batch's forward."""
+
 
 def sequence_means(values: Tensor, lengths: Tensor) -> Tensor:
     """(N,) values of S answers one behind the other, and their lengths (S,) -> (S,) means."""

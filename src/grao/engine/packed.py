@@ -71,6 +71,16 @@ class PackedEngine:
                 shares += [float(answer.weight != 0)] * len(answer.ids)
         return torch.tensor(shares)
 
+    def answer_places(self, batch: Batch) -> list[int]:
+        """See `Engine.answer_places`."""
+        places: list[int] = []
+        end = 0
+        for group in batch.groups:
+            begin = end + len(group.item.prompt_ids)
+            end = begin + sum(len(answer.ids) for answer in group.answers)
+            places += range(begin, end)
+        return places
+
 
 def plan_packed(
     prompts: Sequence[int], answers: Sequence[int], groups: Sequence[int], token_budget: int, whole_groups: bool = False

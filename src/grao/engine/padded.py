@@ -57,6 +57,14 @@ class PaddedEngine:
                 shares[row, before : before + len(answer.ids)] = 1
         return shares.flatten()
 
+    def answer_places(self, batch: Batch) -> list[int]:
+        """See `Engine.answer_places`."""
+        before, behind = max(batch.prompt_lengths), max(batch.lengths)
+        begins = (row * (before + behind) + before for row in range(len(batch.answers)))
+        return [
+            place for begin, length in zip(begins, batch.lengths, strict=True) for place in range(begin, begin + length)
+        ]
+
 
 class EvenEngine(PaddedEngine):
     """As `PaddedEngine`, with prompts of one length together: for models that see the padding in front of a prompt."""

@@ -78,12 +78,10 @@ class Routers:
             InputError: if transformers defines no load-balancing loss for the model.
         """
         config: Any = model.config.get_text_config()
-        owner: Any = next((part for part in model.modules() if "router_logits" in _recorded(part)), None)
-        if owner is None or not hasattr(sys.modules[type(owner).__module__], "load_balancing_loss_func"):
+        modules, index = recorded_routers(model)
+        home = next((sys.modules[type(part).__module__] for part in modules), None)
+        if not hasattr(home, "load_balancing_loss_func"):
             raise InputError(f"training.router_loss: {config.model_type} has no load-balancing loss; leave it at 0")
-        recorder = _recorded(owner)["router_logits"]
-        kind, index = getattr(recorder, "target_class", recorder), getattr(recorder, "index", 0)
-        modules = tuple(part for part in owner.modules() if isinstance(part, kind))
         return Routers(modules, index, config.num_experts_per_tok)
 
     @contextmanager
@@ -100,7 +98,19 @@ class Routers:
             yield logits
 
 
-def _recorded(module: nn.Module) -> dict[str, Any]:
+def recorded_routers(model: nn.Module) -> tuple[tuple[nn.Module, ...], int]:
+    """The routers whose logits transformers records, and the place of the logits in their output; perhaps none.
+
+    Left out: models that record routers of several kinds.
+    """
+    owner = next((part for part in model.modules() if "router_logits" in _recorded(part)), None)
+    recorder = _recorded(owner)["router_logits"] if owner else None
+    kind: Any = getattr(recorder, "target_class", recorder)
+    found = owner.modules() if owner and isinstance(kind, type) else ()
+    return tuple(part for part in found if isinstance(part, kind)), getattr(recorder, "index", 0)
+
+
+def _recorded(module: nn.Module | None) -> dict[str, Any]:
     return getattr(module, "_can_record_outputs", None) or {}
 
 

@@ -73,6 +73,10 @@ class Manifest(_Facts):
     """That the run was to take."""
     data: DataFacts = DataFacts()
     weights: WeightCounts = WeightCounts()
+    stops: list[int] = []
+    """Tokens that end an answer."""
+    hardware: str | None = None
+    """`2 x NVIDIA H100 80GB HBM3`, or `CPU`."""
     decisive: Settings = {}
     """Dotted field -> value, or a digest of the file that it names: what must not change before a resume."""
     versions: dict[str, str] = {}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from grao.errors import InputError
 from grao.records import run as records
+from grao.records.collapse import collapses
 from grao.records.files import replace_text
 from grao.records.run import Estimate, Evaluation, Gain, Item, Manifest, RecordedAnswer
 from grao.reports import tables
@@ -227,6 +228,8 @@ def _notices(run: RunRecords) -> Iterator[str]:
             f"The reward was probably being hacked from step {hacked[0].get('step', 0):,.0f} on: the second reward "
             "fell while the one that is trained on did not."
         )
+    for collapse in collapses(run.metrics):
+        yield f"The policy may have collapsed, {collapse}."
     if evaluation is None:
         return
     if not run.items:

@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Protocol
 
+import torch
+from accelerate import Accelerator
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
@@ -163,11 +165,20 @@ def prepare(recipe: Recipe, split: Split | None = None) -> Prepared:
             fingerprint=fingerprint([*split.train, *split.test]),
         ),
         weights=WeightCounts(all=parameter_count(policy), trained=parameter_count(policy, trainable=True)),
+        stops=list(trainer.stop_ids),
+        hardware=_hardware(trainer.accelerator),
         decisive=decisive(recipe),
         versions=installed_versions(),
         git=git_revision(),
     )
     return Prepared(recipe, trainer, trainer.args.max_steps, manifest, note)
+
+
+def _hardware(accelerator: Accelerator) -> str:
+    """How many of which device."""
+    cuda = accelerator.device.type == "cuda"
+    name = torch.cuda.get_device_name(accelerator.device) if cuda else accelerator.device.type.upper()
+    return name if accelerator.num_processes == 1 else f"{accelerator.num_processes} x {name}"
 
 
 def probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:

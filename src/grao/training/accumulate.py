@@ -59,6 +59,8 @@ class Seen:
     """Scalar, this process's share in the routers' load-balancing loss, before its weight; None without one."""
     numbers: Mapping[str, Tensor] = field(default_factory=dict)
     """(S,) each, what the method's loss reports, NaN where an answer has none."""
+    experts: Mapping[str, float] = field(default_factory=dict)
+    """Of a mixture of experts, over all processes: see `grao.engine.experts`."""
 
 
 def accumulate_gradient(

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from grao.errors import InputError
 from grao.records.checkpoints import checkpoints
+from grao.records.collapse import CollapseWatch
 from grao.records.files import sync
 from grao.records.run import MetricsLog
 from grao.signals import handled, stop
@@ -23,10 +25,11 @@ _HASTE = 2.0
 
 
 class MetricsCallback(TrainerCallback):
-    """Appends every logged step to `metrics.jsonl`."""
+    """Appends every logged step to `metrics.jsonl`, and warns of a policy that collapses."""
 
     def __init__(self, folder: Path) -> None:
         self._log = MetricsLog(folder)
+        self._collapse = CollapseWatch()
         self._begin = 0.0
         self._training = False
 
@@ -38,6 +41,10 @@ class MetricsCallback(TrainerCallback):
             raise InputError(f"{folder} already holds another run; resume it or choose another output folder")
         if state.is_world_process_zero:
             self._begin -= self._log.keep_until(state.global_step)
+            self._collapse = CollapseWatch()
+            for line in state.log_history:  # what was told before an interruption
+                if "loss" in line:
+                    self._collapse.look(line)
 
     def on_log(
         self, args: Any, state: TrainerState, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
@@ -47,7 +54,10 @@ class MetricsCallback(TrainerCallback):
             measured = {f"eval/{name[5:]}": value for name, value in logs.items() if name.startswith("eval_")}
             if measured or "loss" in logs:
                 seconds = time.perf_counter() - self._begin
-                self._log.append({"step": state.global_step, "seconds": seconds, **(measured or logs)})
+                line = {"step": state.global_step, "seconds": seconds, **(measured or logs)}
+                self._log.append(line)
+                for words in [] if measured else self._collapse.look(line):
+                    warnings.warn(words, stacklevel=2)
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """What is evaluated later is no part of the training."""

@@ -5,8 +5,9 @@ its tokens, as far as the method needs it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grao.config.recipe import TrainingConfig
+from grao.engine.experts import Experts, RoutedEngine
 from grao.engine.footprint import optimizer_bytes, trained_bytes
 from grao.engine.interface import Engine, Tokens, checkpoint_activations, mode, transformers_model
 from grao.engine.memory import PROBES, TOKENS, UPDATE_SHARE, Budget, free_bytes, gradients_dropped, measured
@@ -159,11 +161,16 @@ class Learner:
         needs = method.needs
         asked = needs.frozen or config.measure_kl
         self.engine = engine_for(policy, pad_id)
+        experts, total = Experts.of(policy), partial(accelerator.reduce, reduction="sum")
+        readable = experts and experts.seen_by(self.engine, policy)
+        self._routed = RoutedEngine(self.engine, experts, total) if experts and readable else None
         copied = asked and without is None
         self._start = [(p, p.detach().clone()) for p in policy.parameters() if p.requires_grad] if copied else []
         self.speedometer = Speedometer(policy, accelerator, needs.updates, int(needs.old) + int(asked))
         self.critic = _value_head(policy) if needs.critic else None
-        self._observer = Observer(self.engine, accelerator, self._starting_model if asked else None, self.critic)
+        self._observer = Observer(
+            self._routed or self.engine, accelerator, self._starting_model if asked else None, self.critic
+        )
         routers = Routers.of(transformers_model(policy)) if config.router_loss else None
         cap = config.importance_cap
         importance = Importance(cap, RATIOS[config.importance_of]) if cap else None
@@ -181,13 +188,16 @@ class Learner:
     def gradient(self, model: nn.Module, update: Update, before: Before, method: Method) -> Seen:
         """Leaves the gradient of one optimiser step in the model's weights; `method` in its state at this step."""
         model.train()
-        minimised = replace(self._minimised, method=method)
+        minimised, engine = replace(self._minimised, method=method), self._routed or self.engine
 
         def accumulate(token_budget: int) -> Seen:
             model.zero_grad()  # what an attempt that ran out of memory left
-            return accumulate_gradient(model, update, self._accelerator, self.engine, token_budget, minimised, before)
+            if self._routed:
+                self._routed.begin()
+            return accumulate_gradient(model, update, self._accelerator, engine, token_budget, minimised, before)
 
-        return self.budget.run(accumulate)
+        seen = self.budget.run(accumulate)
+        return replace(seen, experts=self._routed.numbers()) if self._routed else seen
 
     def _affordable(self, config: TrainingConfig, copied: int) -> int:
         """Tokens of a micro-batch for which there is room beside gradients and optimiser: a GPU is tried with few."""
@@ -212,7 +222,8 @@ class Learner:
     @contextmanager
     def _starting_model(self) -> Iterator[nn.Module]:
         """The model before training."""
-        with self._accelerator.autocast(), (self._without or self._as_at_the_start)():
+        looked = self._routed.starting() if self._routed else nullcontext()
+        with looked, self._accelerator.autocast(), (self._without or self._as_at_the_start)():
             yield self._policy
 
     @contextmanager

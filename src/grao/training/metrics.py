@@ -52,7 +52,7 @@ def step_metrics(
         **({} if seen.balance is None else {"router_loss": seen.balance.item()}),
     }
     largest = {"sampler/ratio": _largest(seen.sampler.ratio, accelerator)} if experience.sampled else {}
-    return _shares(_averages(values, totals, accelerator)) | largest
+    return _shares(_averages(values, totals, accelerator)) | largest | dict(seen.experts)
 
 
 def with_logged(
@@ -90,6 +90,8 @@ def _reward_numbers(experience: Experience) -> dict[str, Tensor]:
         "verdict/win": (scored > 0).double(),
         "verdict/tie": (scored == 0).double(),
         "verdict/loss": (scored < 0).double(),
+        "update_size/samples": experience.weighted.weights.samples.abs().sum(dim=1),
+        "update_size/reference": experience.weighted.weights.reference.abs(),
         **_part_numbers(experience),
     }
 
@@ -112,7 +114,14 @@ def _completion_numbers(experience: Experience) -> dict[str, Tensor]:
     return {
         "completion/tokens": torch.tensor([len(sample.ids) for sample in samples], dtype=torch.float64),
         "completion/truncated": torch.tensor([sample.truncated for sample in samples], dtype=torch.float64),
+        "completion/repeats": torch.tensor([_repeats(sample.ids) for sample in samples], dtype=torch.float64),
     }
+
+
+def _repeats(ids: Sequence[int]) -> bool:
+    """Whether most runs of four tokens stood in the answer before. Example: `a b c a b c a b c a b c` does."""
+    runs = list(zip(ids, ids[1:], ids[2:], ids[3:], strict=False))
+    return len(set(runs)) < len(runs) / 2
 
 
 def _averages(values: Mapping[str, Tensor], totals: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:

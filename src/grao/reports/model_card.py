@@ -1,0 +1,153 @@
+"""The model card of an export: README.md with front matter for the hub, filled from the records of its run.
+
+Every text is escaped for Markdown, and no path of this machine is in it: of a folder or a file only the name.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+from grao.config.recipe import Recipe
+from grao.config.rewards import RewardConfig
+from grao.records.files import replace_text
+from grao.records.run import Evaluation, Manifest, Scores, Step
+from grao.reports.run import certainty, headline_table, net_gain, run_verdict
+from grao.reports.tables import duration, number, percent
+from grao.visible import visible
+
+_SIGNS = re.compile(r"([\\`*_{}\[\]#|~$])")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card tells of."""
+
+    name: str
+    """The export's: a repository, or the run's folder."""
+    kind: Literal["whole", "adapter", "merged"]
+    base: str
+    """Folder or hub id of the model that training began with, or of that below the adapter."""
+    dtype: str
+    """Of the weights."""
+    step: int | None
+    """Optimiser steps that the model has seen."""
+    chat: bool
+    """Whether there is a chat template."""
+    recipe: Recipe
+    manifest: Manifest
+    settings: Mapping[str, Any]
+    """Dotted field -> value of what differs from the defaults."""
+    evaluation: Evaluation | None
+    """Of this very model; None if it was not evaluated."""
+    metrics: Sequence[Step]
+    license: Mapping[str, str]
+    """What the base's own card says of it."""
+
+    @property
+    def seconds(self) -> str | None:
+        """How long the steps took."""
+        spent = [step.get("seconds", 0.0) for step in self.metrics if step.get("step", 0) <= (self.step or 0)]
+        return duration(spent[-1]) if spent else None
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Writes README.md into a folder."""
+    evaluation, front = card.evaluation, yaml.safe_dump(_front(card), sort_keys=False, allow_unicode=True)
+    results = [run_verdict(evaluation, card.step), certainty(evaluation), net_gain(evaluation)] if evaluation else []
+    values = {"front": Markup(front), "path": Markup(repr(card.name)), "sentences": [*filter(None, results)]}
+    measures = headline_table(evaluation) if evaluation else None
+    replace_text(folder / "README.md", _template().render(card=card, measures=measures, **values))
+
+
+def hub_id(path: str) -> str | None:
+    """The path if it can be the name of a repository on the hub; folders are known by absolute paths."""
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return None
+    return path
+
+
+def shown(path: str) -> str:
+    """A hub id as it is; of a folder or a file its name, of the model of a run the run's too."""
+    if hub_id(path):
+        return path
+    file = Path(path)
+    return f"{file.parent.name}/{file.name}" if file.name == "model" and file.parent.name else file.name
+
+
+def markdown(value: Any) -> Any:
+    """Text as Markdown shows it letter by letter, on one line; anything else as it is."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return Markup(_SIGNS.sub(r"\\\1", str(escape(" ".join(visible(value).split())))))
+
+
+def _front(card: Card) -> dict[str, Any]:
+    """The front matter. Only hub ids are named: the hub refuses others."""
+    base, data, alone = hub_id(card.base), hub_id(card.recipe.data.path), card.kind == "adapter"
+    below = {"base_model": base, "base_model_relation": "adapter" if alone else "finetune"} if base else {}
+    return {
+        **below,
+        **card.license,
+        "library_name": "peft" if alone else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": [*dict.fromkeys(("grao", card.recipe.method.name, "alignment")), *(["lora"] * (card.kind != "whole"))],
+        **({"datasets": [data]} if data else {}),
+    }
+
+
+def _verdicts(scores: Scores) -> tuple[str, str, str, str]:
+    """Shares of wins, ties and losses, and prompts with a verdict."""
+    wins, beaten, n = scores.ras.value, scores.ras_win_or_tie.value, scores.ras.n
+    return percent(wins, n), percent(beaten - wins, n), percent(1 - beaten, n), f"{n:,}"
+
+
+def _reward(section: RewardConfig) -> tuple[str, str, str]:
+    """Name, what it is, and its weight."""
+    kind, name = next((name, name) for name in ("function", "judge", "model", "rule") if getattr(section, name))
+    what = kind
+    if section.function:
+        file, _, name = section.function.rpartition(":")
+        what = f"function {Path(file).name}:{name}"
+    elif judge := section.judge:
+        name, model = Path(judge.criterion).name, shown(judge.local.path) if judge.local else judge.model
+        what = (
+            f"judge {model}, which compares two answers ({name}, {judge.orders} order{'s' * (judge.orders == 'both')})"
+        )
+    elif section.model:
+        what = f"reward model {shown(section.model.path)}"
+    elif section.rule:
+        name = section.rule.name
+        what = f"rule {name}"
+    return section.name or name, what, number(section.weight)
+
+
+def _plain(value: Any) -> str:
+    """A setting; of a path the name alone."""
+    text = str(value)
+    return Path(text).name if text.startswith(("/", "~")) else text
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("grao", "reports"),
+        autoescape=True,  # with `markdown` in place of HTML alone
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=markdown,
+    )
+    environment.filters.update(shown=shown, plain=_plain, reward=_reward, verdicts=_verdicts)
+    return environment.get_template("model_card.md.j2")
