@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from grao.config.recipe import DataConfig, GRAOConfig, RolloutConfig, TrainingConfig
+from grao.config.library import GRAOConfig
+from grao.config.recipe import DataConfig, RolloutConfig, TrainingConfig
 from grao.core.advantages import Scope, group_advantages
 from grao.data.load import load_examples
 from grao.groups import reward_groups, sample_groups

@@ -133,7 +133,7 @@ def test_quickstart_and_report() -> None:
         ("quickstart --step 3", "--step is unknown; did you mean --steps?"),
         ("report", "the following arguments are required: RUN; see grao report --help"),
         ("report none", "RUN: none is not a folder"),
-        ("report . --seed 3", "--seed is unknown: grao report takes a run folder and nothing else"),
+        ("report . --seed 3", "--seed is unknown; see grao report --help"),
     ],
 )
 def test_mistakes_on_the_command_line(argv: str, message: str) -> None:

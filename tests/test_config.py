@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grao.config.library import GRAOConfig
 from grao.config.load import dump_recipe, load_recipe
 from grao.config.recipe import (
     DataConfig,
-    GRAOConfig,
     LoraConfig,
     ModelConfig,
     PromptsConfig,
@@ -482,7 +482,19 @@ def test_the_trainer_takes_a_data_section_or_only_what_it_says_of_rows() -> None
 def test_sections_that_share_fields_keep_their_order_and_their_words() -> None:
     data = [item for section in sections() if section.path == ("data",) for item in section.fields]
     assert [item.path[-1] for item in data] == [
-        *("path", "test_path", "subset", "folder", "split", "format", "prompt", "reference", "rejected", "columns"),
+        *(
+            "path",
+            "test_path",
+            "subset",
+            "folder",
+            "split",
+            "format",
+            "prompt",
+            "reference",
+            "rejected",
+            "chat",
+            "columns",
+        ),
         *("held_out", "limit", "max_prompt_tokens", "long_prompts"),
     ]
     pairs = {path[-1]: facts for path, facts in field_facts(RewardModelRecipe).items() if path[0] == "data"}

@@ -412,7 +412,7 @@ def test_the_command(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture)
     for words, message in (
         (["--dtype", "bfloat16"], "--dtype: is for --merge"),
         (["--public"], "--public: is for --push; leave it out"),
-        (["--training.steps", "3"], "--training.steps is unknown: grao export takes no fields of the recipe"),
+        (["--training.steps", "3"], "--training.steps is unknown; see grao export --help"),
     ):
         assert main(["export", str(tmp_path / "run"), *words]) == 2
         assert message in capsys.readouterr().err

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from datasets import Dataset
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from grao.config.recipe import Recipe
 from grao.engine.packed import PackedEngine
 from grao.engine.padded import PaddedEngine
 from grao.engine.select import engine_for
+from grao.errors import InputError
 from grao.methods import METHODS
 from grao.methods.base import Method
 from grao.methods.dpo import DPO
@@ -385,7 +386,7 @@ def test_a_method_is_found_by_its_name_with_the_settings_of_its_section():
 
 
 def test_the_settings_of_a_method_are_checked():
-    with pytest.raises(ValidationError, match="greater than 0"):
+    with pytest.raises(InputError, match=r"^GRPO: clip must be greater than 0, got 0\.0$"):
         GRPO(clip=0.0)
 
 

@@ -367,9 +367,12 @@ def test_the_terminal_is_given_back_when_training_fails(place: Path):
 def test_plain_output_is_short(place: Path):
     shown = io.StringIO()
     start_run(recipe(), TerminalScreen(Console(file=shown)))
-    words = [line.split(":")[0].split()[:2] for line in shown.getvalue().splitlines()]
+    words = [line.split(":")[0].split()[:2] for line in shown.getvalue().splitlines() if line[0] != " "]
     prepared = [["12", "prompts,"], ["answers", "begin"]]
-    assert words == [*prepared, ["before"], ["training", "1/4"], ["training", "4/4"], ["training"], ["after"]]
+    assert [word for word in words if word[0] in "12 answers before training after"] == [
+        *prepared, ["before"], ["training"], ["after"]
+    ]  # fmt: skip
+    assert "training: 4 steps" in shown.getvalue()
 
 
 def test_changed_data_are_noticed(place: Path, screen):

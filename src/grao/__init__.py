@@ -3,7 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from grao.config.recipe import DataConfig, GRAOConfig, LoraConfig, RolloutConfig, TrainingConfig
+from grao.config.library import GRAOConfig
+from grao.config.recipe import DataConfig, LoraConfig, RolloutConfig, TrainingConfig
 from grao.errors import InputError, RewardUnavailableError
 from grao.methods.dpo import DPO
 from grao.methods.grao import GRAO

@@ -1,11 +1,18 @@
 """What all settings have in common: how strictly they are read, and the kinds of values they take."""
 
+from dataclasses import field
+from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
 
+from grao.errors import InputError
 from grao.files import usable_path
+
+Section = TypeVar("Section")
 
 STRICT = ConfigDict(
     extra="forbid",
@@ -15,6 +22,45 @@ STRICT = ConfigDict(
     ser_json_inf_nan="constants",
 )
 """Configuration of every settings dataclass: unknown keys are errors, the text below a field describes it."""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field, Field))
+def settings(cls: type[Section]) -> type[Section]:
+    """Makes a section of settings of a class: a frozen dataclass whose values are checked.
+
+    A mistake in the arguments is an `InputError` in one line.
+    """
+    checked: Any = checked_dataclass(cls, config=STRICT, frozen=True)
+    begin = checked.__init__
+
+    @wraps(begin)
+    def init(self: Any, *args: Any, **values: Any) -> None:
+        try:
+            begin(self, *args, **values)
+        except ValidationError as error:
+            raise InputError(_mistake(error, checked)) from None
+
+    checked.__init__ = init
+    return checked  # type: ignore[no-any-return]
+
+
+def _mistake(error: ValidationError, section: Any) -> str:
+    """The first mistake in the arguments of a section; names that are unknown come first."""
+    items = error.errors(include_url=False)
+    first = min(items, key=lambda item: item["type"] != "unexpected_keyword_argument")
+    *above, last = map(str, first["loc"] or ("",))
+    name, at = section.__name__, ".".join((*above, last))
+    if first["type"] == "unexpected_keyword_argument":
+        fields = list(section.__dataclass_fields__)
+        near = get_close_matches(last, fields, n=1)
+        return f"{name} has no {at}" + (f"; did you mean {near[0]}?" if near else f", only {', '.join(fields)}")
+    if first["type"] == "missing":
+        return f"{name}: {at} is missing"
+    said = first["msg"].removeprefix("Value error, ")
+    if said == first["msg"]:
+        return f"{name}: {at} {said.replace('Input should be', 'must be')}, got {str(first['input'])[:60]}"
+    return f"{name}: {at}{': ' * bool(at)}{said}"
+
 
 LARGEST_COUNT, LARGEST_NUMBER = 2**31, 1e30
 """What a whole number stays below, and a number does not pass: torch counts and multiplies with no larger ones."""

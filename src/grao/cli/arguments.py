@@ -16,7 +16,8 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args
 from grao import __version__
 from grao.config.arms import study_arms
 from grao.config.load import dump_recipe, load_config, load_recipe
-from grao.config.recipe import OTHER_NAMES, Recipe, RewardModelRecipe
+from grao.config.other_trainers import ABSENT, OTHER_NAMES
+from grao.config.recipe import Recipe, RewardModelRecipe
 from grao.config.schema import format_fields, names
 from grao.config.strict_yaml import write_inline
 from grao.config.study import Study, ablation
@@ -58,6 +59,8 @@ FILE is a study with a section over, one or two axes:
   over: {method.beta: [0, 0.25, 0.5]}
   over: {noise: {none: {}, half: {noise.rewards: 0.5}}}
 """
+_HOTTEST = 10.0
+"""Temperature of `grao chat`."""
 _LARGEST_CARD = 10_000
 """GiB."""
 _DIGITS = 19
@@ -88,6 +91,28 @@ class DryRunArguments(NamedTuple):
     recipe: Recipe
     card: int | None
     """Bytes of the card to plan for; None is the device at hand."""
+
+
+class DataCheckArguments(NamedTuple):
+    """`grao data check`."""
+
+    recipe: Recipe
+    """Its data section is checked; the rest stands in where nothing was given."""
+    given: frozenset[str]
+    """Fields of the data section that the user has set."""
+    model: bool
+    """Whether there is a model to read the rows with."""
+
+
+class ChatArguments(NamedTuple):
+    """`grao chat`."""
+
+    model: str
+    against: str | None
+    """A second model, or `before` for the one that the run began with."""
+    temperature: float
+    max_tokens: int
+    seed: int
 
 
 class EvaluateArguments(NamedTuple):
@@ -140,7 +165,10 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, Any]:
     """
     namespace, words = _command_parser().parse_known_args(argv)
     overrides = tuple(_overrides(words))
-    if namespace.read not in (_report, _export):
+    if namespace.read in (_chat, _export, _report, _runs):
+        for name, _ in overrides:
+            raise InputError(f"--{name} is unknown; see grao {namespace.command} --help")
+    else:
         _check_names(namespace, overrides)
     return namespace.command, namespace.read(namespace, overrides)
 
@@ -159,6 +187,19 @@ def _train(namespace: Namespace, overrides: Overrides) -> Any:
     if namespace.config or overrides or namespace.print_config or namespace.dry_run:
         raise InputError("--resume takes no other options: the run keeps the recipe it was started with")
     return _folder("--resume", namespace.resume)
+
+
+def _data_check(namespace: Namespace, overrides: Overrides) -> DataCheckArguments:
+    if namespace.config and namespace.file:
+        raise InputError("give FILE or --config FILE, not both: a recipe names its data itself")
+    if namespace.config:
+        return DataCheckArguments(_recipe(namespace, overrides), frozenset(names(Recipe)["data",]), True)
+    if namespace.file is None:
+        raise InputError("give FILE or --config FILE; see grao data check --help")
+    file = ("data.path", write_inline(str(namespace.file)))
+    recipe = load_recipe(None, (*_STAND_INS, file, *overrides))
+    given = frozenset(name.removeprefix("data.") for name, _ in overrides if name.startswith("data."))
+    return DataCheckArguments(recipe, given, any(name == "model.path" for name, _ in overrides))
 
 
 def _evaluate(namespace: Namespace, overrides: Overrides) -> EvaluateArguments:
@@ -191,20 +232,24 @@ def _study(namespace: Namespace, overrides: Overrides) -> StudyArguments:
 
 
 def _report(namespace: Namespace, overrides: Overrides) -> Path:
-    for name, _ in overrides:
-        raise InputError(f"--{name} is unknown: grao report takes a run folder and nothing else")
     return _folder("RUN", namespace.run)
 
 
 def _export(namespace: Namespace, overrides: Overrides) -> ExportArguments:
-    for name, _ in overrides:
-        raise InputError(f"--{name} is unknown: grao export takes no fields of the recipe; see grao export --help")
     if namespace.public and namespace.push is None:
         raise InputError("--public: is for --push; leave it out")
     if namespace.dtype and not namespace.merge:
         raise InputError("--dtype: is for --merge, other weights are exported as they are; leave it out")
     _folder("RUN", namespace.run)
     return ExportArguments(**_options(namespace))
+
+
+def _chat(namespace: Namespace, overrides: Overrides) -> ChatArguments:
+    return ChatArguments(**_options(namespace))
+
+
+def _runs(namespace: Namespace, overrides: Overrides) -> Path:
+    return _folder("FOLDER", namespace.folder)
 
 
 def _recipe(namespace: Namespace, overrides: Overrides, needed: str = "--config FILE") -> Any:
@@ -245,6 +290,8 @@ def _check_names(namespace: Namespace, overrides: Overrides) -> None:
             near = get_close_matches(name, [*_options(namespace), *fields], n=1)
             if name in OTHER_NAMES and "rollout" in fields:
                 raise InputError(f"--{name} is unknown; here it is --{OTHER_NAMES[name]}")
+            if name in ABSENT and "rollout" in fields:
+                raise InputError(f"--{name} has no place here: {ABSENT[name]}; leave it out")
             hint = f"did you mean --{near[0]}?" if near else f"see grao {namespace.command} --help"
             raise InputError(f"--{name} is unknown; {hint}")
 
@@ -270,8 +317,8 @@ def _command_parser() -> ArgumentParser:
     parser.add_argument("--version", action="version", version=f"grao {__version__}")
     top = _subparsers(parser)
     style = {"allow_abbrev": False, "formatter_class": _Help}
-    reward = top.add_parser("reward", usage="grao reward [-h] COMMAND ...", **style)
-    families = {"": top, "reward": _subparsers(reward)}
+    above = {name: top.add_parser(name, usage=f"grao {name} [-h] COMMAND ...", **style) for name in ("data", "reward")}
+    families = {"": top, **{name: _subparsers(family) for name, family in above.items()}}
     summaries: list[str] = []
 
     def command(name: str, read: Any, root: type | None, usage: str, summary: str, epilog: str = "") -> Any:
@@ -286,8 +333,10 @@ def _command_parser() -> ArgumentParser:
     _add_commands(command)
     parser.description = "Align a language model from prompts with reference answers.\n\ncommands:" + "".join(summaries)
     parser.epilog = "grao COMMAND --help says more."
-    reward.description = "commands:" + "".join(line for line in summaries if line.startswith("\n  reward "))
-    reward.epilog = "grao reward COMMAND --help says more."
+    for name, family_parser in above.items():
+        lines = (line for line in summaries if line.startswith(f"\n  {name} "))
+        family_parser.description = "commands:" + "".join(lines)
+        family_parser.epilog = f"grao {name} COMMAND --help says more."
     return parser
 
 
@@ -301,6 +350,12 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
     add("--steps", type=partial(_whole, 1), metavar="N", help="optimiser steps")
     folder = Path("runs/quickstart")
     add("--output", type=_path, default=folder, metavar="FOLDER", help=f"the run folder; default {folder}")
+
+    what = "See what a file holds, how it will be read, and a recipe to begin with."
+    usage = "(FILE | --config FILE) [--data.KEY VALUE ...] [--model.path MODEL]"
+    add = command("data check", _data_check, Recipe, usage, what, _SEE_TRAIN)
+    add("file", type=_path, nargs="?", metavar="FILE", help="a data file, a folder of them, a pattern, or a hub id")
+    add("--config", type=_path, metavar="FILE", help="check the data of a recipe")
 
     what = "Train a model as a recipe says, or go on with an interrupted run."
     fields = f"{_RECIPE}\n{format_fields()}"
@@ -340,6 +395,17 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
     add = command("reward audit", _recipe, Recipe, _CONFIG, what, f"{_AUDIT}\n{_SEE_TRAIN}")
     add("--config", type=_path, metavar="FILE", help="the recipe of the run, a YAML file")
 
+    what = "Talk to a model, or to the one before and the one after training side by side."
+    add = command("chat", _chat, None, "MODEL [--against MODEL] [options]", what, "/new begins anew, /quit ends.")
+    add("model", metavar="MODEL", help="a run, a model or adapter folder, or a hub id")
+    add("--against", metavar="MODEL", help="a second model; before: the one that the run began with")
+    add("--temperature", type=_temperature, default=0.7, metavar="T", help="of sampling, 0 is greedy; default 0.7")
+    add("--max_tokens", type=partial(_whole, 1), default=256, metavar="N", help="of an answer; default 256")
+    add("--seed", type=partial(_whole, 0), default=0, metavar="N", help="of the draws; default 0")
+
+    add = command("runs", _runs, None, "[FOLDER]", "List the runs and studies in a folder, one line each.")
+    add("folder", type=_path, nargs="?", default=Path("runs"), metavar="FOLDER", help="default runs")
+
     add = command("report", _report, None, "RUN", "Write the page of a run: curves, tables, answers.")
     add("run", type=_path, metavar="RUN", help="the folder of a run")
 
@@ -373,6 +439,16 @@ def _ability(text: str) -> Ability:
     if not 0 <= share <= 1:
         raise ArgumentTypeError(f"must be weak, able or a number from 0 to 1, got {text!r}")
     return share
+
+
+def _temperature(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= _HOTTEST:
+        raise ArgumentTypeError(f"must be a number from 0 to {_HOTTEST:g}, got {text!r}")
+    return number
 
 
 def _path(text: str) -> Path:

@@ -9,6 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from grao.cli.arguments import (
+    ChatArguments,
+    DataCheckArguments,
     DryRunArguments,
     EvaluateArguments,
     ExportArguments,
@@ -25,14 +27,18 @@ from grao.records.run import read_evaluation
 from grao.records.study import StudyResult, read_study
 from grao.reports.audit import audit_tables, verdict_words
 from grao.reports.run import headline_table, reward_model_table, write_report
+from grao.reports.runs import runs_table
 from grao.reports.study import notes, study_tables, verdict, write_study_report
 from grao.reports.sweep import sweep_headline, sweep_sentences
+from grao.rollouts.base import Sampling
 from grao.sandbox.world import prepare
 from grao.studies.audit import audit_folder, audit_rewards
+from grao.studies.data_check import check_data
 from grao.studies.export import export_run
 from grao.studies.plan import dry_run
 from grao.studies.reward_model import train_reward_model
 from grao.studies.study import quick, run_study
+from grao.studies.talk import BEFORE, Speaker, start_of, talk, typed
 from grao.studies.train import Finished, evaluate_recipe, evaluate_run, resume_run, start_run
 from grao.visible import visible
 
@@ -50,6 +56,12 @@ def quickstart(arguments: QuickstartArguments) -> None:
         settings |= {**SANDBOX, "training.steps": 100 if arguments.steps is None else arguments.steps}
         finished = start_run(load_recipe(None, arguments.overrides, list(settings.items())), screen)
     _show_run(finished, screen.console)
+
+
+def data_check(arguments: DataCheckArguments) -> None:
+    """Says what a file holds, how it is read, and how to begin."""
+    with terminal() as screen:
+        check_data(*arguments, screen)
 
 
 def train(run: Recipe | Path | DryRunArguments) -> None:
@@ -126,6 +138,23 @@ def report(folder: Path) -> None:
     if evaluation := read_evaluation(folder):
         console.print(headline_table(evaluation))
     _show_path(console, "report", page)
+
+
+def chat(arguments: ChatArguments) -> None:
+    """Answers what is typed."""
+    sampling = Sampling(1, arguments.temperature, 1.0, arguments.max_tokens)
+    models = {Path(arguments.model).name or arguments.model: arguments.model}
+    if arguments.against:
+        other = start_of(arguments.model) if arguments.against == BEFORE else arguments.against
+        models[arguments.against] = other
+    with terminal() as screen:
+        speakers = [Speaker(path, name, sampling, arguments.seed) for name, path in models.items()]
+        talk(speakers, typed(), screen.copyable)
+
+
+def runs(folder: Path) -> None:
+    """Lists what lies in a folder."""
+    Console().print(runs_table(folder))
 
 
 def _show_run(finished: Finished, console: Console) -> None:

@@ -8,7 +8,8 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from grao.cli.arguments import parse_arguments
@@ -61,12 +62,29 @@ def _run(argv: Sequence[str]) -> int:
         name, argument = parse_arguments(argv)
     except SystemExit as done:
         return int(done.code or 0)
-    code: int = getattr(import_module("grao.cli.commands"), name.replace(" ", "_"))(argument) or 0
+    with _announced(name):
+        commands = import_module("grao.cli.commands")
+    code: int = getattr(commands, name.replace(" ", "_"))(argument) or 0
     torch = sys.modules.get("torch")  # of several processes, one that leaves early takes the connections of the others
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     return code
+
+
+@contextmanager
+def _announced(name: str) -> Iterator[None]:
+    """Says that the libraries are loaded, which takes seconds; in a terminal only as long as it does."""
+    if os.environ.get("RANK", "0") != "0" or "grao.cli.commands" in sys.modules:
+        yield
+        return
+    live = sys.stdout.isatty()
+    sys.stdout.write(f"grao {name}: loading" + ("" if live else "\n"))
+    sys.stdout.flush()
+    try:
+        yield
+    finally:
+        sys.stdout.write("\r\x1b[K" * live)
 
 
 def _fail(error: Exception, message: str, code: int = 2) -> int:

@@ -6,12 +6,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Any
 
 from datasets.utils.logging import disable_progress_bar as disable_datasets_bar
 from huggingface_hub.utils import logging as hub_logging
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, ProgressColumn, Task
+from rich.table import Table
+from rich.text import Text
 from transformers import TrainerCallback, TrainerState
 from transformers.utils import logging as transformers_logging
 
@@ -21,6 +24,8 @@ from grao.visible import visible
 
 _PLAIN_EVERY = 15.0
 """Seconds between two plain lines."""
+_BAR, _SHORTEST_BAR = 24, 6
+"""Characters of a bar, at most and at least; without room for that there is none."""
 
 
 def open_console() -> Console:
@@ -57,29 +62,36 @@ class TerminalScreen:
         """One line of news."""
         self.console.print(visible(line), highlight=False, markup=False)
 
+    def show(self, table: Table) -> None:
+        """A table."""
+        self.console.print(table)
+
+    def copyable(self, text: str) -> None:
+        """Text whose lines stay whole, whatever the width."""
+        self.console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
+
     @contextmanager
     def stage(self, title: str) -> Iterator[Advance]:
-        """A phase with a bar."""
-        begin = time.perf_counter()
-        with _bar(self.console, title) as advance:
-            yield advance
-        self.say(f"{title}: {_clock(time.perf_counter() - begin)}")
+        """A phase with a bar; it ends with how long it took."""
+        with _progress(self.console, title) as phase:
+            yield phase.advance
+        self.say(f"{title}: {_clock(phase.elapsed)}")
 
     @contextmanager
     def training(self, steps: int) -> Iterator[TrainerCallback]:
         """The phase of training: each step with its reward and wins over the reference."""
-        begin = time.perf_counter()
-        with _bar(self.console, "training") as advance:
-            shown = _TrainingBar(advance, steps, self.say)
+        with _progress(self.console, "training") as phase:
+            shown = _TrainingBar(phase, steps, self.say)
             yield shown
-        self.say(f"training: {shown.step} steps, {_clock(time.perf_counter() - begin)}")
+        last = f"; the last: {phase.words}" if phase.words else ""
+        self.say(f"training: {shown.step} steps, {_clock(phase.elapsed)}{last}")
 
     @contextmanager
     def cell(self, title: str, left: float | None) -> Iterator[Advance]:
-        """One run of a study, with the seconds that are `left` to the end of the study behind it."""
+        """One run of the study, with the seconds that are `left` to the end of the study behind it."""
         words = f"study: about {duration(left)} left" if left is not None and self.console.is_terminal else ""
-        with _bar(self.console, visible(title)) as advance:
-            yield lambda done, total: advance(done, total, words)
+        with _progress(self.console, title) as phase:
+            yield lambda done, total: phase.advance(done, total, words)
 
 
 @contextmanager
@@ -89,64 +101,133 @@ def terminal() -> Iterator[TerminalScreen]:
         yield TerminalScreen(open_console())
 
 
-@contextmanager
-def _bar(console: Console, title: str) -> Iterator[Callable[..., None]]:
-    """A bar with words behind it, or a plain line now and then where the console is no terminal.
+class _Phase:
+    """A phase that is under way.
 
     Args:
-        console: where it is shown.
         title: what is going on.
-
-    Returns:
-        `advance(done, total, words="")`.
+        clock: the time in seconds.
     """
-    columns = BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(compact=True)
-    title_column, words_column = TextColumn("{task.description:<22}"), TextColumn("{task.fields[words]}")
-    live = console.is_terminal
-    progress = Progress(title_column, *columns, words_column, console=console, transient=True, disable=not live)
-    task = progress.add_task(title, total=None, words="")
-    spoken = time.perf_counter()
 
-    def advance(done: int, total: int, words: str = "") -> None:
-        nonlocal spoken
-        progress.update(task, completed=done, total=total, words=words)
-        silent = time.perf_counter() - spoken
-        if not live and (silent > _PLAIN_EVERY or (words and done in (1, total))):
-            spoken = time.perf_counter()
-            console.print(f"{title} {done}/{total} {words}".rstrip(), highlight=False, soft_wrap=True)
+    def __init__(self, title: str, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.title, self.words = visible(title), ""
+        self.done = self.total = 0
+        self._clock, self._begin, self._first = clock, clock(), 0
 
-    with progress:
-        yield advance
+    def advance(self, done: int, total: int, words: str = "") -> None:
+        """So much is done; `words` say how it goes."""
+        self.done, self.total, self.words = done, total, visible(words)
+
+    def resume(self, done: int) -> None:
+        """So much was done before the phase began."""
+        self.done = self._first = done
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the phase began."""
+        return self._clock() - self._begin
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to its end, if what is left takes as long as what is done."""
+        here = self.done - self._first
+        return self.elapsed * (self.total - self.done) / here if here > 0 else None
+
+    def line(self, width: int | None = None) -> str:
+        """The phase in a line: what is done, elapsed and left always stand in it; a bar if there is room.
+
+        Args:
+            width: of the terminal; None for a plain line, as long as it needs to be.
+        """
+        count = f"{self.done:,}/{self.total:,}" if self.total else ""
+        left = f"{duration(self.left)} left" if self.left is not None and self.done < self.total else ""
+        facts = ", ".join(filter(None, (count, duration(self.elapsed), left)))
+        if width is None:
+            return ", ".join(filter(None, (f"{self.title} {facts}", self.words)))
+        room = width - len(self.title) - len(facts) - len(self.words) - 3 * bool(self.words) - 4
+        size = min(_BAR, room) if self.total and room >= _SHORTEST_BAR else 0
+        filled = round(size * self.done / self.total) if self.total else 0
+        bar = f"{'#' * filled}{'.' * (size - filled)}  " if size else ""
+        return _fitted(f"{self.title}  {bar}{facts}", f"   {self.words}" if self.words else "", width)
+
+
+def _fitted(line: str, words: str, width: int) -> str:
+    """A line and words behind it, which are cut where they pass the width."""
+    room = width - len(line)
+    return line + (words if len(words) <= room else f"{words[: room - 1]}…" if room > _SHORTEST_BAR else "")
+
+
+class _Line(ProgressColumn):
+    """The whole line of a phase, at the width that the terminal has at the moment."""
+
+    def __init__(self, console: Console, phase: _Phase) -> None:
+        super().__init__()
+        self._console, self._phase = console, phase
+
+    def render(self, task: Task) -> Text:
+        """See `_Phase.line`."""
+        return Text(self._phase.line(self._console.width - 1), no_wrap=True)
+
+
+@contextmanager
+def _progress(console: Console, title: str) -> Iterator[_Phase]:
+    """Shows a phase while it lasts: a live line, or a plain one every 15 seconds where there is no terminal."""
+    phase, ended = _Phase(title), Event()
+
+    def speak() -> None:
+        while not ended.wait(_PLAIN_EVERY):
+            console.print(phase.line(), highlight=False, markup=False, soft_wrap=True)
+
+    if console.is_terminal:
+        with Progress(_Line(console, phase), console=console, transient=True) as shown:
+            shown.add_task(title)
+            yield phase
+        return
+    speaker = Thread(target=speak, daemon=True)
+    speaker.start()
+    try:
+        yield phase
+    finally:
+        ended.set()
+        speaker.join()
 
 
 class _TrainingBar(TrainerCallback):
-    """Moves the bar of the training by the trainer's log lines, and says what is measured on held-out prompts."""
+    """Moves the line of the training with every step, and says what is measured on held-out prompts."""
 
-    def __init__(self, advance: Callable[..., None], steps: int, say: Callable[[str], None]) -> None:
-        self._advance, self._steps, self._say = advance, steps, say
-        self.step, self._last_look = 0, ""
+    def __init__(self, phase: _Phase, steps: int, say: Callable[[str], None]) -> None:
+        self._phase, self._steps, self._say = phase, steps, say
+        self.step, self._alarm, self._words, self._second = 0, "", "", ""
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """A resumed run does not begin at 0."""
+        self._phase.resume(state.global_step)
+        self._move(state.global_step)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Counts, whatever is logged."""
         self._move(state.global_step)
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Moves it."""
+        """Takes up what is to stand behind the count."""
         logs = logs or {}
         if "watch/second" in logs:
-            alarm = ("", "  DRIFTING APART", "  HACKED?")[int(logs.get("watch/alarm", 0))]
-            self._last_look = f"  second {logs['watch/second']:.0%}{alarm}"
+            self._alarm = ("", "DRIFTING APART  ", "HACKED?  ")[int(logs.get("watch/alarm", 0))]
+            self._second = f"  second {logs['watch/second']:.0%}"
         if "eval_reward" in logs:
             verdicts = f"wins {logs['eval_win']:.0%}  ties {logs['eval_tie']:.0%}"
             self._say(f"step {state.global_step}, held-out prompts: eval reward {logs['eval_reward']:+.2f}  {verdicts}")
         if "reward/mean" in logs:
             verdicts = f"wins {logs['verdict/win']:.0%}  ties {logs['verdict/tie']:.0%}"
-            words = f"reward {logs['reward/mean']:+.2f}  {verdicts}  {logs['completion/tokens']:.0f} tokens"
-            self._move(state.global_step, words + self._last_look)
+            reward = f"reward {logs['reward/mean']:+.2f} over the reference"
+            self._words = f"{verdicts}  {reward}  {logs['completion/tokens']:.0f} tokens"
+        elif "loss" in logs:
+            self._words = f"loss {float(logs['loss']):.3f}"
+        self._move(state.global_step)
 
-    def _move(self, step: int, words: str = "") -> None:
+    def _move(self, step: int) -> None:
         self.step = step
-        self._advance(step, self._steps, words)
+        self._phase.advance(step, self._steps, self._alarm + self._words + self._second)
 
 
 def _clock(seconds: float) -> str:

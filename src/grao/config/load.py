@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from grao.config.recipe import OTHER_NAMES, Recipe
+from grao.config.other_trainers import ABSENT, OTHER_NAMES
+from grao.config.recipe import Recipe
 from grao.config.schema import adapter, example, field_facts, general, names, sections, variants, whole
 from grao.config.strict_yaml import Location, read_yaml, write_inline, write_yaml
 from grao.errors import InputError
@@ -313,6 +314,8 @@ def _suggestion(at: Location, as_option: bool, given: _Given) -> str:
         return f"in a file, write {key.rpartition('.')[2]} below {key.rpartition('.')[0]}, indented"
     same = [path for path in paths if path[-1] == key]
     theirs = OTHER_NAMES.get(key) if "rollout" in known[()] else None
+    if "rollout" in known[()] and key in ABSENT:
+        return f"it is a setting of TRL that has no place here: {ABSENT[key]}; leave it out"
     if theirs and not same:
         return f"here it is {'--' * as_option}{theirs}"
     near = [(*section, name) for name in get_close_matches(key, here, n=1)]

@@ -6,20 +6,15 @@ The same classes are filled from strict YAML (`grao.config.load`) and built by h
 
 import math
 from dataclasses import field
-from importlib.resources import files
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, model_validator
-from pydantic.dataclasses import dataclass
-from pydantic_core import ArgsKwargs
 
 from grao.config.rewards import RewardConfig
 from grao.config.vllm import COLDEST, ENGINES, HOTTEST, VLLMConfig
 from grao.methods import MethodSection
 from grao.methods.grao import GRAO
 from grao.settings import (
-    STRICT,
     Dtype,
     NonNegativeFloat,
     NonNegativeInt,
@@ -29,13 +24,9 @@ from grao.settings import (
     Seed,
     Text,
     WrittenPath,
+    settings,
 )
 
-_OTHERS = yaml.safe_load(files("grao.config").joinpath("other_trainers.yaml").read_text("utf-8"))
-OTHER_NAMES: dict[str, str] = _OTHERS["names"]
-"""Name of a setting of TRL or transformers -> the field of a recipe."""
-UNFIT: dict[str, str] = _OTHERS["unfit"]
-"""Field of transformers.TrainingArguments that has no place here -> why."""
 Confidence = Annotated[float, Field(gt=0.5, lt=1)]
 """Level of an interval."""
 AUTO: Literal["auto"] = "auto"
@@ -45,7 +36,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 """Learning-rate schedule."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class LoraConfig:
     """A low-rank adapter instead of full fine-tuning (peft)."""
 
@@ -59,7 +50,7 @@ class LoraConfig:
     """Names of the layers that get one, or `all-linear`."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class ModelConfig:
     """Which model is aligned."""
 
@@ -83,7 +74,7 @@ class ModelConfig:
     """Run Python code that comes with the checkpoint. Leave it off unless you have read that code."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class SourceConfig:
     """A file or a data set of the hub."""
 
@@ -99,7 +90,7 @@ class SourceConfig:
     """Split of a hub data set, or of a folder whose files are named after splits."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class ColumnsConfig:
     """Which columns of a row hold its prompt and its answers."""
 
@@ -111,11 +102,13 @@ class ColumnsConfig:
     """Column of the reference answer: text, or a conversation that ends with it and needs no column of the prompt."""
     rejected: str | None = None
     """Column of a worse answer, if there is one."""
+    chat: bool = False
+    """Ask each prompt that is text as the message of a user, through the model's chat template."""
     columns: dict[str, Text] = field(default_factory=dict)
     """Other names for further columns, by which rewards know them: {reference: solution}."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class RowsConfig(ColumnsConfig, SourceConfig):
     """The rows of a source, and how many are held out."""
 
@@ -125,7 +118,7 @@ class RowsConfig(ColumnsConfig, SourceConfig):
     """Take this many rows from the start."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class PromptsConfig(ColumnsConfig):
     """How rows become prompts, wherever they come from: what `GRAOTrainer` needs to know about its data set."""
 
@@ -138,12 +131,12 @@ class PromptsConfig(ColumnsConfig):
 
 
 # Dataclasses collect fields from the last base to the first: source, columns, held_out and limit, prompt length.
-@dataclass(config=STRICT, frozen=True)
+@settings
 class DataConfig(PromptsConfig, RowsConfig):
     """Where prompts and reference answers come from."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class RolloutConfig:
     """How completions are sampled."""
 
@@ -185,7 +178,7 @@ class RolloutConfig:
         return self
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class WatchConfig:
     """A second reward that looks on, and warns when the first is hacked."""
 
@@ -199,7 +192,7 @@ class WatchConfig:
     """End the training when the first reward is probably being hacked."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class TrainingConfig:
     """The optimisation."""
 
@@ -235,7 +228,7 @@ class TrainingConfig:
     """Further fields of transformers.TrainingArguments, checked (bf16, report_to, eval_strategy, ...)."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class EvaluationConfig:
     """Before and after, on the held-out prompts."""
 
@@ -249,7 +242,7 @@ class EvaluationConfig:
     """Level of the intervals."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class AuditConfig:
     """What `grao reward audit` looks at; training takes no notice of it."""
 
@@ -265,7 +258,7 @@ class AuditConfig:
     """Folder of the audit; by default the run folder's name with -audit."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class Recipe:
     """One run, completely."""
 
@@ -284,40 +277,12 @@ class Recipe:
     audit: AuditConfig = field(default_factory=AuditConfig)
 
 
-@dataclass(config=STRICT, frozen=True)
-class GRAOConfig:
-    """What `GRAOTrainer` needs of a recipe; the model, the data and the rewards are objects there."""
-
-    output_dir: WrittenPath
-    """Checkpoints and metrics go here."""
-    seed: Seed = 0
-    """Of everything random: order, sampling."""
-    end_token: str | None = None
-    """Token that closes a reference answer; by default the one that ends a turn of the chat template."""
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of its chat template, such as enable_thinking: false."""
-    data: PromptsConfig = field(default_factory=PromptsConfig)
-    """How the rows of `train_dataset` become prompts; of a `DataConfig`, where rows come from is ignored."""
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    method: MethodSection = field(default_factory=GRAO)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_here(cls, given: Any) -> Any:
-        """Says what settings of TRL's are called here."""
-        for name in (given.kwargs or {}) if isinstance(given, ArgsKwargs) else given:
-            if name in OTHER_NAMES and name not in cls.__dataclass_fields__:
-                raise ValueError(f"{name} is {OTHER_NAMES[name]} here: its section has a class of its own")
-        return given
-
-
 def total_steps(training: TrainingConfig, prompts: int) -> int:
     """Optimiser steps of a run: as told, or one pass over the prompts."""
     return training.steps or max(1, math.ceil(prompts / training.prompts_per_step))
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class BackboneConfig:
     """The model that becomes a reward model."""
 
@@ -333,7 +298,7 @@ class BackboneConfig:
     """Run Python code that comes with the checkpoint. Leave it off unless you have read that code."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class PairsConfig(RowsConfig):
     """Where the pairs come from: prompts with a better and a worse answer."""
 
@@ -351,7 +316,7 @@ class PairsConfig(RowsConfig):
     """Longest prompt with answer in tokens; pairs with a longer one are left out and counted."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class RewardTrainingConfig:
     """The optimisation, by TRL's RewardTrainer: -log sigmoid(r(better) - r(worse))."""
 
@@ -379,7 +344,7 @@ class RewardTrainingConfig:
     """Further fields of trl.RewardConfig, checked (bf16, activation_checkpointing, report_to, ...)."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class RewardModelRecipe:
     """One reward model, completely."""
 

@@ -11,10 +11,8 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from grao.settings import (
-    STRICT,
     Dtype,
     FilePath,
     NonNegativeFloat,
@@ -25,6 +23,7 @@ from grao.settings import (
     PositiveInt,
     Share,
     Text,
+    settings,
 )
 
 Language = Literal["en", "de", "fr", "es", "it", "pt", "nl", "ru", "el", "ar", "he", "hi", "th", "ko", "zh", "ja"]
@@ -32,7 +31,7 @@ _RESERVED = ("model", "messages", "temperature", "max_tokens", "n", "stream")
 """Fields of a request that have settings of their own or are fixed; `extra` cannot set them."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class LocalJudgeConfig:
     """A judge without a server: the probabilities that a model here gives to the three verdicts."""
 
@@ -48,7 +47,7 @@ class LocalJudgeConfig:
     """Questions that are forwarded at once (memory)."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class JudgeConfig:
     """A language model that compares each answer with the reference: on an OpenAI-compatible server, or local."""
 
@@ -125,7 +124,7 @@ def _check_address(url: str) -> None:
         raise ValueError("base_url must hold no user, password or query; the key comes from api_key_env")
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class RewardModelConfig:
     """A trained reward model: R(o, y) = r(o) - r(y)."""
 
@@ -143,7 +142,7 @@ class RuleSettings:
     """Base of the settings of each rule."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class ExactRule(RuleSettings):
     """1 if the answer is the reference, white space aside."""
 
@@ -153,7 +152,7 @@ class ExactRule(RuleSettings):
     """Small and capital letters are the same."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class NumericRule(RuleSettings):
     """1 if the answer's number is the reference's: behind the last ####, in the last \\boxed{}, else the last one."""
 
@@ -163,7 +162,7 @@ class NumericRule(RuleSettings):
     """Largest difference of two numbers that count as equal."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class RegexRule(RuleSettings):
     """1 if the pattern occurs in the answer. For what must not occur, give the reward a negative weight."""
 
@@ -174,7 +173,7 @@ class RegexRule(RuleSettings):
         _check_pattern(self.pattern)
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class LengthRule(RuleSettings):
     """1 at the wanted length, and less the further the answer is from it, as a ratio; exactly one of the first two."""
 
@@ -190,7 +189,7 @@ class LengthRule(RuleSettings):
             raise ValueError("give either target or at_most")
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class FormatRule(RuleSettings):
     """The form of the whole answer: exactly one of the two."""
 
@@ -205,7 +204,7 @@ class FormatRule(RuleSettings):
         _check_pattern(self.pattern or "")
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class OverlapRule(RuleSettings):
     """Minus the share of the answer that is copied from the reference word for word; the reference scores 0."""
 
@@ -213,7 +212,7 @@ class OverlapRule(RuleSettings):
     """Length of the runs of words that are compared."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class LanguageRule(RuleSettings):
     """The share of letters in the language's script, 0 if the words speak for another language of that script."""
 
@@ -221,7 +220,7 @@ class LanguageRule(RuleSettings):
     """Its code."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class JsonRule(RuleSettings):
     """1 if the answer is JSON; where keys are required, the share of them that an object has."""
 
@@ -231,7 +230,7 @@ class JsonRule(RuleSettings):
     """Also take an answer that is one fenced block of code."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class EmbeddingRule(RuleSettings):
     """Similarity in meaning to the reference: the cosine of mean-pooled vectors of an encoder."""
 
@@ -239,7 +238,7 @@ class EmbeddingRule(RuleSettings):
     """A model folder or hub id (safetensors only)."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class RuleConfig:
     """A rule: exactly one of these sections. One without settings is written `exact: {}`."""
 
@@ -276,7 +275,7 @@ def _check_pattern(pattern: str) -> None:
         raise ValueError(f"pattern is no regular expression: {error}") from error
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class RewardConfig:
     """One reward: a function, a judge, a reward model or a rule. Several are added with their weights."""
 

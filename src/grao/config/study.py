@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from grao.settings import STRICT, FilePath, PositiveFloat, PositiveInt, Seed, Share, WrittenPath
+from grao.settings import FilePath, PositiveFloat, PositiveInt, Seed, Share, WrittenPath, settings
 
 Objective = Literal["helpful", "harmless", "truthful", "fair"]
 Axis = dict[str, dict[str, Any]] | list[Any]
 """Values of one field, or by name the fields that make a point."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class SandboxConfig:
     """The embedded world instead of a model and data of your own: a tiny model, tasks, and a judge by rule."""
 
@@ -36,7 +35,7 @@ class SandboxConfig:
     """What the tasks ask for; other objectives are other tasks."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class NoiseConfig:
     """Errors made on purpose in what is learned from; the evaluation is without them."""
 
@@ -46,7 +45,7 @@ class NoiseConfig:
     """Share of training prompts whose reference and rejected answer are exchanged."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class BudgetConfig:
     """What every arm may spend: exactly one of these."""
 
@@ -62,7 +61,7 @@ class BudgetConfig:
             raise ValueError("a budget is exactly one of steps, samples and seconds; for example steps: 100")
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class SelectionConfig:
     """How an arm's learning rate is chosen among several. The held-out prompts take no part in it."""
 
@@ -72,7 +71,7 @@ class SelectionConfig:
     """Of these runs; others than the study's, so that the choice does not favour its seeds."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class Study:
     """One comparison, completely."""
 

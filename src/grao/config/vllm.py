@@ -3,9 +3,8 @@
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from grao.settings import STRICT, FilePath, PositiveFloat, PositiveInt, Text
+from grao.settings import FilePath, PositiveFloat, PositiveInt, Text, settings
 
 COLDEST, HOTTEST = 0.01, 2.0
 """Temperatures between which vLLM takes what it is given."""
@@ -13,7 +12,7 @@ ENGINES = ("vllm", "vllm-server")
 """The engines that this section belongs to."""
 
 
-@dataclass(config=STRICT, frozen=True)
+@settings
 class VLLMConfig:
     """vLLM, in this process or as a server on other GPUs."""
 

@@ -119,6 +119,9 @@ def settled_turn(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
     """
     chats = [example for example in examples if not isinstance(example.prompt, str)]
     if not chats:
+        if tokenizer.chat_template:
+            problem = "prompts are plain text, and the model has a chat template, which they do not go through"
+            warnings.warn(f"{problem}; if it was taught to chat, set data.chat: true", stacklevel=2)
         return Turn()
     turn = turn_of(tokenizer, chats[0].prompt)  # type: ignore[arg-type]
     without = [each.row for each in chats if not turn.thoughts or turn.thoughts not in each.reference]

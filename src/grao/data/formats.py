@@ -69,14 +69,24 @@ def column_examples(table: Table, config: ColumnsConfig) -> Loaded:
         InputError: naming source, row and column, if a column is unknown, or a value is missing, empty or of the
             wrong type.
     """
-    used = {config.prompt: "data.prompt", config.reference: "data.reference"}
-    if config.rejected is not None:
-        used[config.rejected] = "data.rejected"
-    first = table.rows[0]
-    if not table.has(config.prompt) and len(read_messages(first.cell(config.reference), first.at) or ()) > 1:
-        del used[config.prompt]
-    table.require(used, _hint(table, config))
-    return Loaded(_without_prompts([_example(row, config, used) for row in table.rows]), {})
+    used = _used(table, config)
+    examples = _without_prompts([_example(row, config, used) for row in table.rows])
+    return Loaded([_asked(example) for example in examples] if config.chat else examples, {})
+
+
+def row_faults(table: Table, config: ColumnsConfig) -> list[str]:
+    """What is wrong with the rows that `column_examples` stops at, a message each.
+
+    Raises:
+        InputError: if a column is unknown.
+    """
+    used, faults = _used(table, config), []
+    for row in table.rows:
+        try:
+            _example(row, config, used)
+        except InputError as error:
+            faults.append(str(error))
+    return faults
 
 
 def hh_examples(table: Table) -> Loaded:
@@ -138,6 +148,24 @@ def _hh_example(row: dict[str, Any], number: int) -> Example | Quirk:
         Quirk.SAME_ANSWERS: good == bad,
     }
     return next((quirk for quirk, applies in quirks.items() if applies), Example(messages, good, bad, row, number))
+
+
+def _used(table: Table, config: ColumnsConfig) -> dict[str, str]:
+    """Column that makes up the example -> the field of the recipe that names it."""
+    used = {config.prompt: "data.prompt", config.reference: "data.reference"}
+    if config.rejected is not None:
+        used[config.rejected] = "data.rejected"
+    first = table.rows[0]
+    if not table.has(config.prompt) and len(read_messages(first.cell(config.reference), first.at) or ()) > 1:
+        del used[config.prompt]
+    table.require(used, _hint(table, config))
+    return used
+
+
+def _asked(example: Example) -> Example:
+    """With a text prompt as the message of a user."""
+    messages = ({"role": "user", "content": example.prompt},)
+    return replace(example, prompt=messages) if isinstance(example.prompt, str) else example
 
 
 def _hint(table: Table, config: ColumnsConfig) -> str:

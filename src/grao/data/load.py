@@ -42,15 +42,24 @@ def load_examples(config: RowsConfig) -> Loaded:
         InputError: naming file, row and column, for anything that is wrong in them; in format `hh` rows with known
             quirks are left out and counted instead.
     """
+    return _examples(load_table(config), config)
+
+
+def load_table(config: RowsConfig) -> Table:
+    """The rows of `config.path` as they are.
+
+    Raises:
+        InputError: if they cannot be read.
+    """
     path = config.path
     if is_local(path):
-        return _examples(read_path(path, config.split, config.limit), config)
+        return read_path(path, config.split, config.limit)
     try:
         dataset = load_dataset(path, config.subset, data_dir=config.folder, split=config.split)
     except _UNREADABLE as error:
         problem = "no such file, and the hub does not give it as a data set"
         raise InputError(f"{shown(path)}: {problem}: {reason(error)}") from error
-    return _examples(Table.of(path, _numbered(path, dataset), config.limit), config)
+    return Table.of(path, _numbered(path, dataset), config.limit)
 
 
 def load_split(config: RowsConfig, seed: int) -> Split:

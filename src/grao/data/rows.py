@@ -63,6 +63,11 @@ class Table:
                 raise InputError(f"{row.at}: must be an object with named columns, is {kind}")
         return table
 
+    @property
+    def names(self) -> list[str]:
+        """Of columns, and of the fields (`a.b`) of those that hold objects."""
+        return list(dict.fromkeys(path for row in self.rows for path in _paths(row.values)))
+
     def has(self, name: str) -> bool:
         """Whether any row has this column, or field of a column."""
         return any(row.has(name) for row in self.rows)
@@ -80,7 +85,7 @@ class Table:
         for name, field in fields.items():
             lacking = [row for row in self.rows if not row.has(name)]
             if len(lacking) == len(self.rows):
-                columns = list(dict.fromkeys(path for row in self.rows for path in _paths(row.values)))
+                columns = self.names
                 listed = ", ".join(repr(column)[:40] for column in columns[:_LISTED])
                 chosen = f" ({field})" if field else ""
                 near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)

@@ -11,10 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar, dataclass_transform
 
-from pydantic.dataclasses import dataclass as checked_dataclass
-
 from grao.lazy import core, torch
-from grao.settings import STRICT
+from grao.settings import settings
 from grao.types import PerAnswer, Role
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ METHODS: dict[str, type[Method]] = {}
 @dataclass_transform(frozen_default=True)
 def method(cls: type[_M]) -> type[_M]:
     """Makes a method of a class with settings: its values are checked, and a recipe finds it by its `name`."""
-    checked: Any = checked_dataclass(cls, config=STRICT, frozen=True)
+    checked: Any = settings(cls)
     METHODS[checked.name] = checked
     return checked  # type: ignore[no-any-return]
 

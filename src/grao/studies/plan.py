@@ -15,7 +15,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from grao.chat import set_arguments
-from grao.config.recipe import GRAOConfig, Recipe, total_steps
+from grao.config.library import GRAOConfig
+from grao.config.recipe import Recipe, total_steps
 from grao.config.rewards import RewardConfig
 from grao.config.vllm import VLLMConfig
 from grao.data.encoding import EncodedSet, encode_examples, end_token_id, settled_turn
@@ -133,7 +134,7 @@ def dry_run(recipe: Recipe, card: int | None, screen: Screen) -> None:
     model = policy_shape(chosen.path, chosen.adapter, lora, chosen.dtype, chosen.trust_remote_code, chosen.quantization)
     check_needs(recipe.method, split.train, recipe.watch is not None)
     check_ahead(recipe.rollout.ahead, recipe.method, any(map(_early, recipe.rewards)))
-    train = _encoded(recipe, split.train, tokenizer, model)
+    train = encoded_as_run(recipe, split.train, tokenizer, model)
     steps = total_steps(recipe.training, len(train.items))
     held_out = len(split.test) if recipe.evaluation.enabled else 0
 
@@ -235,7 +236,7 @@ def make_plan(recipe: Recipe, model: PreTrainedModel | PeftModel, train: Encoded
     )
 
 
-def _encoded(
+def encoded_as_run(
     recipe: Recipe, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | PeftModel
 ) -> EncodedSet:
     """The training prompts as the run will have them; where a model knows several end tokens, the first counts."""

@@ -16,7 +16,8 @@ from accelerate import Accelerator
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
-from grao.config.recipe import GRAOConfig, Recipe
+from grao.config.library import GRAOConfig
+from grao.config.recipe import Recipe
 from grao.config.rewards import RewardConfig
 from grao.config.schema import ADAPTER
 from grao.data.load import Split, fingerprint, load_split

@@ -16,7 +16,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.integrations import integration_utils
 
-from grao.config.recipe import OTHER_NAMES, UNFIT, GRAOConfig, TrainingConfig
+from grao.config.library import GRAOConfig
+from grao.config.other_trainers import OTHER_NAMES, UNFIT
+from grao.config.recipe import TrainingConfig
 from grao.data.encoding import EncodedSet
 from grao.engine.limits import check_tokens, positions
 from grao.engine.loading import rounded_away, usual_learning_rate

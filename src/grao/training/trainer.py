@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
 
 from grao.chat import set_arguments
-from grao.config.recipe import GRAOConfig, total_steps
+from grao.config.library import GRAOConfig
+from grao.config.recipe import total_steps
 from grao.data.encoding import EncodedSet, encode_examples, end_token_id, settled_turn, token_texts
 from grao.data.load import examples_from_dataset
 from grao.engine.footprint import cache_bytes, drawing_bytes, optimizer_bytes

@@ -1,0 +1,120 @@
+"""Which columns hold prompt and answers, by the names that public data sets give them.
+
+Only what the user has not set is guessed, and only where the column that counts by default is missing.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
+
+from grao.config.recipe import ColumnsConfig
+from grao.data.messages import is_missing
+from grao.data.rows import Table
+
+Config = TypeVar("Config", bound=ColumnsConfig)
+
+_PROMPTS = ("prompt", "instruction", "question", "query", "problem", "user", "input", "context", "post", "text")
+_REFERENCES: tuple[str, ...] = ("reference", "response", "output", "answer", "completion", "chosen", "target")
+_REFERENCES += ("solution", "best_answer")
+_REFERENCES += ("messages", "conversations", "conversation", "assistant", "reply", "correct_answer", "ground_truth")
+_REJECTED = ("rejected", "rejected_response", "worse", "bad_answer", "best_incorrect_answer")
+_NAMES = {"prompt": _PROMPTS, "reference": _REFERENCES, "rejected": _REJECTED}
+"""Field of `data` -> names that such a column usually has, the likeliest first."""
+_FURTHER = ("input", "system", "context")
+"""Columns that hold a part of the prompt beside an instruction."""
+_DIALOGUE = "\n\nHuman:"
+
+
+class Guess(NamedTuple):
+    """How the rows of a table are read."""
+
+    settings: dict[str, str]
+    """Field of `data` -> value, of what differs from the defaults and was not given."""
+    remarks: list[str]
+    """What a reader of the rows should know beside it."""
+
+    def applied(self, config: Config) -> Config:
+        """The section with the guesses in it."""
+        settings: dict[str, Any] = {**self.settings}
+        return replace(config, **settings)
+
+
+def guess_columns(table: Table, config: ColumnsConfig, given: Collection[str] = ()) -> Guess:
+    """Settings with which the rows of a table can be read.
+
+    Args:
+        table: the rows.
+        config: as it is without a guess.
+        given: fields of it that the user has set, which stay.
+    """
+    first = table.rows[0]
+    if "format" not in given and all(str(first.cell(name)).startswith(_DIALOGUE) for name in ("chosen", "rejected")):
+        return Guess({"format": "hh"} if config.format != "hh" else {}, [])
+    settings: dict[str, str] = {}
+    columns = _columns(table)
+    for field, names in _NAMES.items():
+        now = getattr(config, field)
+        if field in given or (now and table.has(now)):
+            continue
+        if column := next((columns[name] for name in names if name in columns), None):
+            settings[field] = column
+    taken = settings.get("prompt", config.prompt), settings.get("reference", config.reference)
+    if taken[0] == taken[1]:  # one column holds the whole conversation
+        settings.pop("prompt", None)
+    return Guess(settings, list(_remarks(table, taken[0])))
+
+
+def _columns(table: Table) -> dict[str, str]:
+    """Name in small letters -> column, or field of one if no column is called so."""
+    names = sorted(table.names, key=lambda name: "." in name)
+    return {name.rpartition(".")[2].lower().strip().replace(" ", "_"): name for name in reversed(names)}
+
+
+def _remarks(table: Table, prompt: str) -> Iterator[str]:
+    for name in _FURTHER:
+        if name != prompt and table.has(name) and isinstance(table.rows[0].cell(prompt), str):
+            filled = sum(isinstance(cell := row.cell(name), str) and bool(cell.strip()) for row in table.rows)
+            if filled:
+                yield (
+                    f"column {name!r} holds text in {filled:,} of {len(table.rows):,} rows, which is no part of the "
+                    f"prompt; if it belongs there, join it with {prompt!r} into one column"
+                )
+
+
+class Column(NamedTuple):
+    """One column of a table, as a reader sees it."""
+
+    name: str
+    kinds: str
+    """What its cells hold, the most frequent first."""
+    filled: int
+    """Cells that are neither null nor empty."""
+    example: str
+    """The first of these."""
+
+
+def describe_columns(table: Table) -> list[Column]:
+    """Every column in the order of its first appearance."""
+    described = []
+    for name in dict.fromkeys(name for row in table.rows for name in row.values):
+        cells = [row.values.get(name) for row in table.rows]
+        filled = [cell for cell in cells if not is_missing(cell) and cell not in ("", [])]
+        counts: dict[str, int] = {}
+        for cell in filled:
+            counts[_kind(cell)] = counts.get(_kind(cell), 0) + 1
+        kinds = " or ".join(sorted(counts, key=lambda kind: -counts[kind])) or "nothing"
+        described.append(Column(str(name), kinds, len(filled), " ".join(str(filled[0]).split()) if filled else ""))
+    return described
+
+
+def _kind(cell: Any) -> str:
+    cell = cell.tolist() if hasattr(cell, "tolist") else cell
+    if isinstance(cell, str):
+        return "text"
+    if isinstance(cell, bool):
+        return "true or false"
+    if isinstance(cell, int | float):
+        return "number"
+    if isinstance(cell, Sequence):
+        return "messages" if cell and isinstance(cell[0], Mapping) and {"role", "from"} & cell[0].keys() else "list"
+    return "object" if isinstance(cell, Mapping) else type(cell).__name__

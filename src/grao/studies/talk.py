@@ -1,0 +1,114 @@
+"""`grao chat`: talk to a model, or to two side by side, prompted and stopped as in training.
+
+A model with a chat template is shown the whole conversation; to one without, every line is a prompt of its own.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from grao.chat import turn_of
+from grao.data.encoding import decode_completion, encode_examples, end_token_id, open_turn
+from grao.engine.limits import padding_id
+from grao.engine.loading import load_model, load_tokenizer, stop_token_ids
+from grao.errors import InputError
+from grao.records.run import read_manifest
+from grao.rollouts.base import Sampling, draw_key
+from grao.rollouts.transformers import TransformersGenerator
+from grao.types import Example, Message
+from grao.visible import visible
+
+BEFORE = "before"
+"""In place of a path: the model that a run began with."""
+_LONGEST = 1 << 20
+"""Tokens of a prompt: it is not cut here."""
+
+
+@dataclass
+class Speaker:
+    """A model that answers.
+
+    Args:
+        path: model or adapter folder, folder of a run, or hub id.
+        name: how its answers are headed.
+        sampling: how they are drawn; `samples` must be 1.
+        seed: of the draws.
+        trust_remote_code: run Python code that comes with the checkpoint.
+
+    Raises:
+        InputError: if there is no such model.
+    """
+
+    path: str
+    name: str
+    sampling: Sampling
+    seed: int = 0
+    trust_remote_code: bool = False
+    conversation: list[Message] = field(default_factory=list)
+    """What was said so far; stays empty without a chat template."""
+
+    def __post_init__(self) -> None:
+        model = load_model(self.path, dtype="auto", trust_remote_code=self.trust_remote_code)
+        self.tokenizer = load_tokenizer(self.path, self.trust_remote_code)
+        self._stops = stop_token_ids(model, self.tokenizer)
+        self._turn = open_turn(turn_of(self.tokenizer)) if self.tokenizer.chat_template else None
+        self._generator = TransformersGenerator(model, self._stops, padding_id(self.tokenizer, model), 1)
+        self._asked = 0
+
+    def answer(self, line: str) -> str:
+        """What it says to a line."""
+        asked = [*self.conversation, {"role": "user", "content": line}]
+        example = Example(asked if self._turn else line, "a", None, {}, 1)
+        end = end_token_id(self.tokenizer, self._stops, None, self._turn)
+        (item,) = encode_examples([example], self.tokenizer, end, _LONGEST, "drop", turn=self._turn).items
+        key = draw_key(self.seed, "chat", self._asked)
+        self._asked += 1
+        ((_, (sample,)),) = self._generator.generate([item.prompt_ids], [key], self.sampling)
+        ids = sample.ids if sample.truncated else sample.ids[:-1]
+        text = decode_completion(self.tokenizer, item.prompt_ids, ids).strip()
+        if self._turn:
+            self.conversation = [*asked, {"role": "assistant", "content": text}]
+        return text + (" [...]" if sample.truncated else "")
+
+
+def start_of(run: str) -> str:
+    """The model that a run began with.
+
+    Raises:
+        InputError: if the folder is no run, or does not say.
+    """
+    manifest = read_manifest(Path(run)) if Path(run).is_dir() else None
+    path = manifest.setting("model", "path") if manifest else None
+    if not path:
+        raise InputError(f"--against before: {run} is no run that says which model it began with; name the model")
+    return str(path)
+
+
+def talk(speakers: list[Speaker], lines: Iterator[str], say: Callable[[str], None]) -> None:
+    """Answers every line until there is none; `/new` forgets what was said.
+
+    Args:
+        speakers: one, or two side by side.
+        lines: what is said to them.
+        say: shows a line.
+    """
+    for line in lines:
+        if line == "/new":
+            for speaker in speakers:
+                speaker.conversation = []
+        elif line:
+            for speaker in speakers:
+                say(f"{speaker.name}: {visible(speaker.answer(line))}")
+
+
+def typed() -> Iterator[str]:
+    """Lines from the keyboard, with a prompt, or from a pipe; ends at the end of the input or with `/quit`."""
+    while True:
+        try:
+            line = input("> ") if sys.stdin.isatty() else next(sys.stdin)
+        except (EOFError, StopIteration):
+            return
+        if line.strip() == "/quit":
+            return
+        yield line.strip()
