@@ -1,6 +1,7 @@
 """NaN and infinity in weights, gradients, losses and logits: said in one line, and nothing of it is saved."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForSequenceClassification, LlamaModel, TrainerCallback
 
+from forked import together
 from grao import DataConfig, GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.cli.main import main
 from grao.config.recipe import BackboneConfig, PairsConfig, RewardModelRecipe, RewardTrainingConfig
@@ -98,9 +100,9 @@ def test_with_every_method_a_broken_step_is_not_applied(tmp_path: Path, name: st
 @pytest.mark.parametrize(
     ("name", "breaks", "message"),
     [
-        ("sft", Breaks(2, "gradient"), "step 2: the gradient is not finite"),
-        ("grao", Breaks(2, "gradient", torch.inf), "step 2: the gradient is not finite"),
-        ("grpo", Breaks(1, "gradient", -torch.inf), "step 1: the gradient is not finite.* there is no checkpoint"),
+        ("sft", Breaks(2, "gradient"), "step 2: the gradient is not finite; nothing"),
+        ("grao", Breaks(2, "gradient", torch.inf), "step 2: the gradient is not finite; nothing"),
+        ("grpo", Breaks(1, "gradient", -torch.inf), "step 1: the gradient is not finite; .* there is no checkpoint"),
         ("ppo", Breaks(2, "weight", weight="value_head"), "step 2: the .* not finite"),
         ("dpo", Breaks(2, "after", torch.inf), r"step 2: the numbers to save are not finite: .*checkpoint-1"),
         ("grao", Breaks(4, "after"), r"step 4: the numbers to save are not finite: .*checkpoint-3"),
@@ -108,13 +110,108 @@ def test_with_every_method_a_broken_step_is_not_applied(tmp_path: Path, name: st
     ],
 )
 def test_each_number_is_looked_at_where_it_arises(tmp_path: Path, name: str, breaks: Breaks, message: str):
-    trainer = make(tmp_path, METHODS[name], callback=breaks)
+    trainer = make(tmp_path, METHODS[name], callback=breaks, max_bad_steps=1)
     with pytest.raises(BrokenNumbersError, match=message):
         trainer.train()
 
 
+def spoil(trainer: GRAOTrainer, what: str, steps: set[int], rank: int | None = None) -> GRAOTrainer:
+    """Makes the loss, or the gradient, of some steps no number, on one process or on all."""
+    weight = next(weight for weight in trainer.model.parameters() if weight.requires_grad)
+    gradient = trainer.learner.gradient
+
+    def now() -> bool:
+        return trainer.step in steps and rank in (None, trainer.args.process_index)
+
+    def learned(*arguments):
+        seen = gradient(*arguments)
+        return replace(seen, loss=seen.loss * torch.nan) if now() else seen
+
+    if what == "loss":
+        trainer.learner.gradient = learned
+    else:
+        weight.register_hook(lambda gradient: gradient * torch.nan if now() else gradient)
+    return trainer
+
+
+def saved(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    """Weights and optimiser of a checkpoint."""
+    files = sorted((folder / "checkpoints" / f"checkpoint-{step}").glob("*.safetensors"))
+    return {f"{file.name} {name}": value for file in files for name, value in load_file(file).items()}
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("name", ["sft", "grao", "ppo"])
+def test_a_broken_step_is_left_out(tmp_path: Path, name: str, what: str):
+    trainer = spoil(make(tmp_path, METHODS[name], schedule="linear", max_grad_norm=1.0), what, {2})
+    with pytest.warns(UserWarning, match=rf"^step 2: the {what} is not finite; it is left out$"):
+        trainer.train()
+    assert trainer.state.global_step == 4
+    one, two, three = (saved(tmp_path, step) for step in (1, 2, 3))
+    assert relative_gap(one, two) == 0
+    assert relative_gap(two, three) > 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("bad_steps") for line in lines] == [None, 1, None, None]
+    assert [line["learning_rate"] for line in lines] == pytest.approx([3e-3 * left for left in (1, 0.75, 0.75, 0.5)])
+    assert "grad_norm" not in lines[1]
+    assert ("loss" in lines[1]) == (what == "gradient")
+    assert None not in lines[1].values()
+    assert all(torch.isfinite(torch.tensor(list(line.values()))).all() for line in trainer.state.log_history)
+
+
+def test_several_in_a_row_end_the_training(tmp_path: Path):
+    trainer = spoil(make(tmp_path / "row", METHODS["grao"]), "gradient", {2, 3, 4})
+    with (
+        pytest.warns(UserWarning, match=r"step [23]: .* it is left out"),
+        pytest.raises(BrokenNumbersError, match=r"^step 4: the gradient is not finite, 3 steps in a row; .*-3;"),
+    ):
+        trainer.train()
+    assert relative_gap(saved(tmp_path / "row", 1), saved(tmp_path / "row", 3)) == 0
+    trainer = spoil(make(tmp_path / "no-row", METHODS["grao"], max_bad_steps=2), "loss", {1, 3})
+    with pytest.warns(UserWarning, match="it is left out"):
+        trainer.train()
+
+
+def test_a_row_goes_on_after_an_interruption(tmp_path: Path):
+    with pytest.warns(UserWarning, match="it is left out"):
+        spoil(make(tmp_path, METHODS["sft"]), "gradient", {3, 4}).train()
+    again = spoil(make(tmp_path, METHODS["sft"]), "gradient", {4})
+    chosen = str(tmp_path / "checkpoints" / "checkpoint-3")
+    again.max_bad_steps = 2
+    with pytest.raises(BrokenNumbersError, match="step 4: the gradient is not finite, 2 steps in a row"):
+        again.train(resume_from_checkpoint=chosen)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_of_two_processes_both_leave_it_out(tmp_path: Path, what: str):
+    def train() -> None:
+        trainer = spoil(make(tmp_path, METHODS["ppo"]), what, {2}, rank=1)
+        trainer.train()
+        weights = torch.cat([weight.flatten() for weight in trainer.model.parameters()])
+        everywhere = [torch.empty_like(weights) for _ in range(2)]
+        torch.distributed.all_gather(everywhere, weights.detach())
+        assert torch.equal(*everywhere)
+
+    together(2, train)
+    assert relative_gap(saved(tmp_path, 1), saved(tmp_path, 2)) == 0
+    assert relative_gap(saved(tmp_path, 2), saved(tmp_path, 3)) > 0
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("name", ["sft", "ppo"])
+def test_with_a_loss_scale_too(tmp_path: Path, name: str, what: str):
+    trainer = spoil(make(tmp_path, METHODS[name], schedule="linear"), what, {2})
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=0.5)
+    with pytest.warns(UserWarning, match="step 2: .* it is left out"):
+        trainer.train()
+    assert relative_gap(saved(tmp_path, 1), saved(tmp_path, 2)) == 0
+    assert relative_gap(saved(tmp_path, 2), saved(tmp_path, 3)) > 0
+    assert trainer.accelerator.scaler.get_scale() < 0.5
+    assert trainer.lr_scheduler.last_epoch == 3
+
+
 def test_a_loss_scale_may_overflow_until_it_is_used_up(tmp_path: Path):
-    trainer = make(tmp_path, METHODS["sft"])
+    trainer = make(tmp_path, METHODS["sft"], max_bad_steps=1)
     scale = [65536.0]
     trainer.accelerator.scaler = SimpleNamespace(get_scale=lambda: scale[0])
     assert trainer._get_grad_norm(trainer.model, torch.tensor(torch.inf)) == torch.inf
@@ -129,7 +226,7 @@ def test_after_it_the_run_goes_on_as_if_nothing_had_been(tmp_path: Path, name: s
     whole = make(tmp_path / "whole", METHODS[name], peft_config=lora)
     whole.train()
     with pytest.raises(BrokenNumbersError):
-        make(tmp_path / "run", METHODS[name], callback=Breaks(3, "gradient"), peft_config=lora).train()
+        make(tmp_path / "run", METHODS[name], callback=Breaks(3, "gradient"), peft_config=lora, max_bad_steps=1).train()
     again = make(tmp_path / "run", METHODS[name], peft_config=lora)
     again.train(resume_from_checkpoint=True)
     assert relative_gap(weights_of(again.model), weights_of(whole.model)) == 0

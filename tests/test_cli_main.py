@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from grao.cli.arguments import EvaluateArguments, QuickstartArguments, parse_arguments
+from grao.cli.arguments import EvaluateArguments, QuickstartArguments, ResumeArguments, parse_arguments
 from grao.cli.main import main
 from grao.config.load import load_recipe
 from grao.config.recipe import Recipe
@@ -78,7 +78,9 @@ def test_negative_values_need_no_equals_sign(value: str) -> None:
 
 def test_train_resumes_a_folder() -> None:
     Path("run").mkdir()
-    assert parse_arguments(["train", "--resume", "run"]) == ("train", Path("run"))
+    assert parse_arguments(["train", "--resume", "run"]) == ("train", ResumeArguments(Path("run"), ()))
+    _, longer = parse_arguments(["train", "--resume", "run", "--training.steps", "9"])
+    assert longer == ResumeArguments(Path("run"), (("training.steps", "9"),))
 
 
 def test_evaluate() -> None:
@@ -118,8 +120,8 @@ def test_quickstart_and_report() -> None:
         ("train --config recipe.yaml --model.path --seed 3", "--model.path needs a value"),
         ("train --config recipe.yaml --rollout.group_sise 3", "--rollout.group_sise is unknown; did you mean"),
         ("train --config none.yaml", "none.yaml does not exist"),
-        ("train --config recipe.yaml --resume .", "--resume takes no other options"),
-        ("train --resume . --training.steps 3", "--resume takes no other options"),
+        ("train --config recipe.yaml --resume .", "--resume takes no --config"),
+        ("train --resume . --output there", "--resume takes no --config, --print_config, --dry-run or --output"),
         ("train --resume none", "--resume: none is not a folder"),
         ("evaluate", "give --run RUN or --config FILE"),
         ("evaluate --run . --model.path x", "--run takes no --config and no fields of the recipe"),

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from kill_resume import SETTINGS, killed
 from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState
@@ -25,11 +26,12 @@ from grao.config.recipe import LoraConfig as LoraSection
 from grao.config.study import Study
 from grao.records import checkpoints
 from grao.records.lock import locked
-from grao.records.run import MetricsLog, read_metrics
+from grao.records.run import MetricsLog, read_evaluation, read_manifest, read_metrics
 from grao.studies.reward_model import train_reward_model
 from grao.studies.settings import changed, decisive
 from grao.studies.study import run_study
 from grao.studies.train import StoppedError, evaluate_recipe, resume_run, start_run
+from grao.training import saving
 from grao.training.callbacks import InterruptGuard
 from test_broken_numbers import METHODS
 from test_trainer import ROWS, vowels, weights_of
@@ -171,7 +173,7 @@ def test_any_damage_to_any_file_of_a_checkpoint_is_seen(tmp_path: Path, damage: 
     for step in (9, 10):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state_1.pth", "model.safetensors"):
+        for name in ("trainer_state.json", "optimizer.safetensors", "training_state.json", "model.safetensors"):
             (folder / name).write_bytes(name.encode() * 40)
         checkpoints.seal(folder)
     newest = tmp_path / "checkpoint-10"
@@ -200,9 +202,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("file", "damage"),
     [
         ("adapter_model.safetensors", "a byte flipped"),
-        ("optimizer.pt", "removed"),
-        ("scheduler.pt", "removed"),
-        ("rng_state.pth", "emptied"),
+        ("optimizer.safetensors", "removed"),
+        ("training_state.json", "emptied"),
         ("trainer_state.json", "torn"),
         ("grao_state.json", "emptied"),
         ("value_head.safetensors", "removed"),
@@ -226,8 +227,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(
 def test_a_damaged_checkpoint_by_name_is_refused(tmp_path: Path, undisturbed: Path):
     shutil.copytree(undisturbed, tmp_path / "run")
     chosen = tmp_path / "run" / "checkpoints" / "checkpoint-2"
-    (chosen / "scheduler.pt").unlink()
-    with pytest.raises(InputError, match=r"checkpoint-2 cannot be resumed from: scheduler\.pt is missing, which"):
+    (chosen / "training_state.json").unlink()
+    with pytest.raises(InputError, match=r"cannot be resumed from: training_state\.json is missing, which"):
         trainer(tmp_path / "run", METHODS["ppo"], steps=3).train(resume_from_checkpoint=str(chosen))
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(InputError, match="holds no whole checkpoint"):
@@ -236,7 +237,7 @@ def test_a_damaged_checkpoint_by_name_is_refused(tmp_path: Path, undisturbed: Pa
 
 def test_without_a_whole_checkpoint_it_begins_anew_and_says_so(stopped: Path, whole: Path, screen):
     for checkpoint in Path("run/checkpoints").iterdir():
-        (checkpoint / "optimizer.pt").unlink()
+        (checkpoint / "optimizer.safetensors").unlink()
     resume_run(Path("run"), screen)
     assert "no whole checkpoint is left: starting at step 1" in screen.lines
     assert same(Path("run"), whole)
@@ -250,21 +251,26 @@ def test_only_old_checkpoints_are_removed(tmp_path: Path, limit: int):
     assert checkpoints.fault(tmp_path / "checkpoints" / "checkpoint-4") is None
 
 
-def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    run = trainer(tmp_path, METHODS["sft"], steps=3)
-    save, saved = torch.save, []
+@pytest.mark.parametrize("save_async", [False, True])
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_checkpoint_is_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_async: bool, step: int
+):
+    run = trainer(tmp_path, METHODS["sft"], steps=3, save_async=save_async)
+    save = saving.save_file
 
-    def full(*arguments, **options):
-        saved.append(arguments)
-        if len(saved) == 8:  # in the second checkpoint
+    def full(tensors, path):
+        if path.parent.name == f"checkpoint-{step}":
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(*arguments, **options)
+        save(tensors, path)
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(saving, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         run.train()
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-1"]
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == [f"checkpoint-{number}" for number in range(1, step)]
     assert checkpoints.fault(tmp_path / "checkpoints" / "checkpoint-1") is None
+    assert step <= run.state.global_step <= step + 1  # in the background the error comes with the next step, or the end
 
 
 @pytest.mark.parametrize(
@@ -335,6 +341,61 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(place: Path, whole: Path, s
     assert any("going on from checkpoint-2" in line for line in screen.lines)
     assert same(Path("run"), whole)
     assert not Path("run/.lock").exists()
+
+
+def test_two_processes_that_are_killed_end_where_they_would_have(place: Path):
+    """The short form of `benchmarks/kill_resume.py`."""
+    words = "--model.path model --data.path data.jsonl --data.held_out 2 --training.prompts_per_step 2"
+    settings = (*SETTINGS, *words.split(), "--model.lora.rank", "2", "--training.save_async", "true")
+    assert killed(place, settings, processes=2, kills=1, seed=0, say=lambda line: None)
+
+
+def more(run: str, *steps: str) -> None:
+    """Goes on with a run, to so many steps in all."""
+    resume_run(Path(run), SilentScreen(), [("training.steps", number) for number in steps])
+
+
+def test_a_finished_run_goes_on_past_its_end(place: Path, whole: Path):
+    start_run(recipe(**{"training.steps": "2"}), SilentScreen())
+    began = read_manifest(Path("run"))
+    for file in ("model/model.safetensors", "report.html"):
+        Path("run", file).write_text("old")
+    more("run", "4")
+    assert same(Path("run"), whole)
+    assert [line["step"] for line in read_metrics(Path("run"))] == [1, 2, 3, 4]
+    assert read_evaluation(Path("run")) == read_evaluation(whole)
+    assert Path("run/report.html").stat().st_size > 1000
+    ended = read_manifest(Path("run"))
+    assert (ended.status, ended.steps, ended.setting("training", "steps")) == ("finished", 4, 4)
+    assert [(stretch.steps, stretch.finished) for stretch in ended.earlier] == [(2, began.finished)]
+    assert load_recipe(Path("run/recipe.yaml")).training.steps == 4
+    for steps in ("4", "3"):
+        with pytest.raises(InputError, match=rf"training\.steps is {steps}, but run has done 4; give more"):
+            more("run", steps)
+    with pytest.raises(InputError, match=r"run is finished; look at .* or give it more steps with --training\.steps"):
+        more("run")
+    shutil.rmtree("run/checkpoints")
+    with pytest.raises(InputError, match="run is finished and holds no whole checkpoint to go on from"):
+        more("run", "9")
+    assert read_metrics(Path("run"))
+
+
+def test_more_steps_follow_the_schedule_of_the_new_total(place: Path):
+    schedule = {"training.schedule": "linear", "training.learning_rate": "1e-2"}
+    start_run(recipe(**schedule, **{"training.steps": "2"}), SilentScreen())
+    more("run", "4")
+    rates = [line["learning_rate"] for line in read_metrics(Path("run"))]
+    assert rates == pytest.approx([1e-2, 0.5e-2, 0.5e-2, 0.25e-2])  # 1 - step / 2, then 1 - step / 4
+
+
+def test_an_interrupted_run_may_get_more_steps_or_fewer(stopped: Path, whole: Path, screen):
+    with pytest.raises(InputError, match=r"training\.steps is 2, but run has done 3; give more"):
+        more("run", "2")
+    with pytest.raises(InputError, match=r"^--training\.learning_rate has changed from 0.01 to 0.02 .*; leave it"):
+        resume_run(Path("run"), screen, [("training.steps", "5"), ("training.learning_rate", "0.02")])
+    more("run", "5")
+    assert not same(Path("run"), whole)
+    assert [line["step"] for line in read_metrics(Path("run"))] == [1, 2, 3, 4, 5]
 
 
 @pytest.fixture
@@ -539,7 +600,7 @@ def test_a_full_disk_ends_with_the_line_that_goes_on(place: Path, capsys, monkey
     def full(*_, **__):
         raise OSError(number, os.strerror(number), "run/checkpoints/x")
 
-    monkeypatch.setattr("grao.training.checked.seal", full)
+    monkeypatch.setattr("grao.training.saving.seal", full)
     Path("recipe.yaml").write_text(dump_recipe(recipe()))
     assert main(["train", "--config", "recipe.yaml"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]

@@ -85,6 +85,15 @@ class QuickstartArguments(NamedTuple):
     """For the recipe that the command writes; keys and values are checked."""
 
 
+class ResumeArguments(NamedTuple):
+    """`grao train --resume`."""
+
+    folder: Path
+    """Of the run; it exists."""
+    overrides: Overrides
+    """Fields of its recipe that are other ones from here."""
+
+
 class DryRunArguments(NamedTuple):
     """`grao train --dry-run`."""
 
@@ -156,8 +165,7 @@ class StudyArguments(NamedTuple):
 def parse_arguments(argv: Sequence[str]) -> tuple[str, Any]:
     """The command's name, and the one argument of the function that carries it out.
 
-    That is a recipe to train on or the folder of a run to resume (`train`), a recipe (`reward train`, `reward audit`),
-    the folder of a run (`report`), or one of the dataclasses above.
+    That is a recipe (`train`, `reward train`, `reward audit`), the folder of a run (`report`), or a tuple from above.
 
     Raises:
         InputError: for anything wrong on the command line or in the recipe.
@@ -184,9 +192,10 @@ def _train(namespace: Namespace, overrides: Overrides) -> Any:
     if namespace.resume is None:
         recipe = _recipe(namespace, overrides, "--config FILE or --resume RUN")
         return DryRunArguments(recipe, namespace.card) if namespace.dry_run else recipe
-    if namespace.config or overrides or namespace.print_config or namespace.dry_run:
-        raise InputError("--resume takes no other options: the run keeps the recipe it was started with")
-    return _folder("--resume", namespace.resume)
+    if namespace.config or namespace.print_config or namespace.dry_run or "output" in dict(overrides):
+        said = "--resume takes no --config, --print_config, --dry-run or --output"
+        raise InputError(f"{said}: the run keeps its folder and the recipe it was started with")
+    return ResumeArguments(_folder("--resume", namespace.resume), overrides)
 
 
 def _data_check(namespace: Namespace, overrides: Overrides) -> DataCheckArguments:
@@ -361,7 +370,12 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
     fields = f"{_RECIPE}\n{format_fields()}"
     add = command("train", _train, Recipe, f"{_CONFIG} | grao train --resume RUN", what, fields)
     add("--config", type=_path, metavar="FILE", help="the recipe, a YAML file")
-    add("--resume", type=_path, metavar="RUN", help="continue the run in this folder")
+    add(
+        "--resume",
+        type=_path,
+        metavar="RUN",
+        help="continue the run in this folder; with --training.steps past its end",
+    )
     add("--print_config", action="store_true", help="print the complete recipe and stop")
     add("--dry-run", action="store_true", help="read the data, plan memory and cost, and stop; needs no weights")
     add("--card", type=_bytes, metavar="SIZE", help="plan for a GPU of this memory, such as 24GiB")

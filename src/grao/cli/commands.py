@@ -15,6 +15,7 @@ from grao.cli.arguments import (
     EvaluateArguments,
     ExportArguments,
     QuickstartArguments,
+    ResumeArguments,
     StudyArguments,
 )
 from grao.cli.screen import terminal
@@ -64,12 +65,15 @@ def data_check(arguments: DataCheckArguments) -> None:
         check_data(*arguments, screen)
 
 
-def train(run: Recipe | Path | DryRunArguments) -> None:
+def train(run: Recipe | ResumeArguments | DryRunArguments) -> None:
     """Trains as a recipe says, or resumes the run in a folder; evaluates and reports. A dry run says what it takes."""
     with terminal() as screen:
         if isinstance(run, DryRunArguments):
             return dry_run(run.recipe, run.card, screen)
-        finished = start_run(run, screen) if isinstance(run, Recipe) else resume_run(run, screen)
+        if isinstance(run, ResumeArguments):
+            finished = resume_run(run.folder, screen, run.overrides)
+        else:
+            finished = start_run(run, screen)
     _show_run(finished, screen.console)
 
 

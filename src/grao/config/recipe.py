@@ -224,6 +224,10 @@ class TrainingConfig:
     """Log the KL divergence to the starting model on the samples (one more forward pass)."""
     save_every: PositiveInt | None = None
     """Steps between checkpoints; by default only at the end and on Ctrl-C."""
+    save_async: bool = False
+    """Write checkpoints while training goes on, from a copy of the weights in the machine's memory."""
+    max_bad_steps: PositiveInt = 3
+    """Steps in a row with a loss or gradient that is not finite end the training; single ones are left out."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Further fields of transformers.TrainingArguments, checked (bf16, report_to, eval_strategy, ...)."""
 

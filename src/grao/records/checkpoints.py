@@ -18,8 +18,11 @@ from grao.records.files import Record, sync
 DRAFT = ".draft"
 """Folder beside the checkpoints in which the next one is written."""
 _PREFIX = "checkpoint-"
-_NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+OPTIMIZER, STATE = "optimizer.safetensors", "training_state.json"
+_NEEDED = ("trainer_state.json", OPTIMIZER, STATE)
 """Without these a run would go on, but to other weights."""
+_FORMER = "optimizer.pt"
+"""By which a checkpoint of an earlier version is known: it holds pickles."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ _SEAL = Record("checksums.json", dict[str, _File])
 def checkpoints(folder: Path) -> list[Path]:
     """All of a folder, the oldest first, whole or not."""
     numbered = {path: path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*")}
-    return sorted((path for path, step in numbered.items() if step.isdecimal()), key=_step)
+    return sorted((path for path, step in numbered.items() if step.isdecimal()), key=step_of)
 
 
 def seal(folder: Path) -> None:
@@ -70,7 +73,7 @@ def rotate(newest: Path, limit: int | None, kept: Iterable[str | None]) -> None:
         limit: None or 0 for no limit.
         kept: further ones that stay.
     """
-    until = [path for path in checkpoints(newest.parent) if _step(path) <= _step(newest)]
+    until = [path for path in checkpoints(newest.parent) if step_of(path) <= step_of(newest)]
     spared = {newest, *(Path(path) for path in kept if path)}
     surplus = max(len(until) - limit, 0) if limit else 0
     for path in [path for path in until if path not in spared][:surplus]:
@@ -78,7 +81,14 @@ def rotate(newest: Path, limit: int | None, kept: Iterable[str | None]) -> None:
 
 
 def fault(checkpoint: Path) -> str | None:
-    """What keeps a run from going on from a checkpoint; None if every file in it is as it was written."""
+    """What keeps a run from going on from a checkpoint; None if every file in it is as it was written.
+
+    Raises:
+        InputError: if an earlier version has written it.
+    """
+    if (checkpoint / _FORMER).exists():
+        remedy = "finish the run with that version, or begin anew with model.path: " + str(checkpoint)
+        raise InputError(f"{checkpoint} was written by an earlier version of grao, in another format; {remedy}")
     try:
         sealed = _SEAL.read(checkpoint) or {}
         for name, written in sealed.items():
@@ -96,12 +106,16 @@ def fault(checkpoint: Path) -> str | None:
 
 
 def last_whole(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint in a folder that can be resumed from, and a line on each newer one, which is set aside."""
+    """The newest checkpoint in a folder that can be resumed from, and a line on each newer one, which is set aside.
+
+    Raises:
+        InputError: if an earlier version has written it.
+    """
     passed: list[str] = []
     for checkpoint in reversed(checkpoints(folder)):
         if (why := fault(checkpoint)) is None:
             return checkpoint, passed
-        aside = checkpoint.with_name(f"broken-{_step(checkpoint)}")
+        aside = checkpoint.with_name(f"broken-{step_of(checkpoint)}")
         remove(aside)
         checkpoint.rename(aside)
         passed.append(f"{checkpoint.name} is passed over and kept as {aside.name}: {why}")
@@ -116,8 +130,9 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix(_PREFIX))
+def step_of(checkpoint: Path | None) -> int:
+    """The steps that were done; 0 without a checkpoint."""
+    return int(checkpoint.name.removeprefix(_PREFIX)) if checkpoint else 0
 
 
 def _digest(path: Path) -> str:

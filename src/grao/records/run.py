@@ -56,6 +56,14 @@ class WeightCounts(_Facts):
     trained: int = 0
 
 
+class Stretch(_Facts):
+    """A run as it was before it was given another number of steps."""
+
+    steps: int | None = None
+    """In all, then."""
+    finished: str | None = None
+
+
 class Manifest(_Facts):
     """`manifest.json`. To change some of it: `manifest.model_copy(update={...})`."""
 
@@ -82,6 +90,8 @@ class Manifest(_Facts):
     versions: dict[str, str] = {}
     git: Any = None
     """Revision of the checkout, None outside of one."""
+    earlier: list[Stretch] = []
+    """What the run was each time before it was given another number of steps."""
     evaluated: str | None = None
     """When the finished run was evaluated again."""
     run: str | None = None

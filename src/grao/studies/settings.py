@@ -17,10 +17,12 @@ from grao.config.schema import ADAPTER, field_facts, general
 from grao.engine.adapters import model_folder
 
 _FREE = (
-    *("output", "data.path", "data.test_path", "rollout.batch_size", "training.token_budget", "training.save_every"),
+    *("output", "data.path", "data.test_path", "rollout.batch_size", "training.token_budget", "training.steps"),
+    *("training.save_every", "training.save_async", "training.max_bad_steps"),
     *("audit", "evaluation.confidence", "rollout.vllm.server", "rollout.vllm.folder"),
 )
-"""Fields that may change before a resume, or that other checks hold: data are compared by their content."""
+"""Fields that may change before a resume, or that other checks hold: data are compared by their content, steps with
+what is done."""
 _FREE_ENDS = (
     *("concurrency", "rate_limit", "timeout", "retries", "patience", "ledger", "replay", "max_cost", "price_input"),
     *("price_output", "api_key_env", "base_url", "local.batch_size", "model.token_budget"),
@@ -49,7 +51,7 @@ def changed(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str | No
 
     A field that only one of the two knows counts as its default in the other.
     """
-    for name in dict.fromkeys((*current, *recorded)):
+    for name in filter(lambda name: not _free(name), dict.fromkeys((*current, *recorded))):
         facts = field_facts(Recipe).get(general(tuple(name.split("."))))
         default = facts.default if facts else None
         then, now = recorded.get(name, default), current.get(name, default)

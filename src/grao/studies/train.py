@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grao.config.load import dump_recipe, load_recipe
+from grao.config.load import Overrides, dump_recipe, load_recipe
 from grao.config.recipe import Recipe
 from grao.config.schema import ADAPTER
 from grao.data.encoding import answer_words
@@ -27,7 +27,7 @@ from grao.engine.memory import ROWS, TOKENS
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
 from grao.evaluation.metrics import answer_items, evaluation_from_items, make_items
 from grao.records import run as records
-from grao.records.checkpoints import publish, remove
+from grao.records.checkpoints import publish, remove, step_of
 from grao.records.files import replace_text
 from grao.records.lock import locked
 from grao.records.run import Evaluation, RecordedAnswer, now
@@ -82,25 +82,35 @@ def start_run(recipe: Recipe, screen: Screen) -> Finished:
         return _carry_out(ready, screen, checkpoint=None)
 
 
-def resume_run(folder: Path, screen: Screen) -> Finished:
-    """Resumes a run from its last whole checkpoint, as if it had never stopped.
+def resume_run(folder: Path, screen: Screen, overrides: Overrides = ()) -> Finished:
+    """Resumes a run from its last whole checkpoint, as if it had never stopped; a finished one if it gets more steps.
+
+    Args:
+        folder: of the run.
+        screen: where it shows how far it is.
+        overrides: fields of its recipe that are other ones from here, and their YAML: `training.steps`, and what
+            changes no result.
 
     Raises:
-        InputError: if there is no unfinished run in the folder, it is in use, or what the run rests on has changed.
+        InputError: if there is nothing to resume in the folder, it is in use, or what the run rests on has changed.
         BrokenNumbersError, RewardUnavailableError, StoppedError: as `start_run`.
     """
     with locked(folder):
         manifest = records.read_manifest(folder)
         if manifest is None:
             raise InputError(f"{folder} holds no run to resume: there is no manifest.json in it")
-        if manifest.status == "finished":
-            raise InputError(f"{folder} is finished; look at it with `grao report {folder}`")
-        ready = prepare(load_recipe(folder / "recipe.yaml", values=[("output", str(folder))]))
-        _check_unchanged(ready, manifest)
+        finished = manifest.status == "finished"
+        if finished and not overrides:
+            more = "give it more steps with --training.steps"
+            raise InputError(f"{folder} is finished; look at it with `grao report {folder}`, or {more}")
+        ready = prepare(load_recipe(folder / "recipe.yaml", overrides, [("output", str(folder))]))
+        _check_unchanged(ready, manifest, overrides)
         checkpoint, passed = ready.trainer.last_checkpoint()
-        if checkpoint is None and ready.trainer.is_world_process_zero():
-            (folder / "metrics.jsonl").unlink(missing_ok=True)
-        _note(ready, status="running")
+        _check_steps(ready, step_of(checkpoint), finished)
+        if ready.trainer.is_world_process_zero():
+            if checkpoint is None:
+                (folder / "metrics.jsonl").unlink(missing_ok=True)
+            _begin_again(ready, manifest, overrides)
         none = "no whole checkpoint is left" if passed else "no checkpoint yet"
         for line in (*passed, f"going on from {checkpoint.name}" if checkpoint else f"{none}: starting at step 1"):
             screen.say(line)
@@ -205,7 +215,6 @@ def save_policy(trainer: GRAOTrainer, folder: Path) -> None:
     trainer.accelerator.wait_for_everyone()  # no process may still remove what another begins to write
     trainer.save_model(str(draft))
     if trainer.args.should_save:
-        (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle, and manifest.json says more
         publish(draft, folder)
     trainer.accelerator.wait_for_everyone()
 
@@ -221,7 +230,7 @@ def _prepare(recipe: Recipe) -> Prepared:
         return prepare(replace(recipe, rollout=rollout, training=training, evaluation=evaluation, watch=None))
 
 
-def _check_unchanged(ready: Prepared, began: records.Manifest) -> None:
+def _check_unchanged(ready: Prepared, began: records.Manifest, overrides: Overrides) -> None:
     """Makes sure that a run that is to be resumed rests on what it began with.
 
     Raises:
@@ -233,7 +242,28 @@ def _check_unchanged(ready: Prepared, began: records.Manifest) -> None:
             f"data.path: {recipe.data.path} has changed since {folder} began; restore it, or start a new run"
         )
     if began.decisive and (change := changed(began.decisive, ready.manifest.decisive)):
-        raise InputError(f"{folder}/recipe.yaml: {change} since the run began; restore it, or start a new run")
+        told = any(change.startswith(name) for name, _ in overrides)
+        where, remedy = ("--", "leave it out") if told else (f"{folder}/recipe.yaml: ", "restore it")
+        raise InputError(f"{where}{change} since the run began; {remedy}, or start a new run")
+
+
+def _check_steps(ready: Prepared, done: int, finished: bool) -> None:
+    """Raises: InputError if so many steps leave a run that is to be resumed nothing to do."""
+    folder, steps = ready.recipe.output, ready.steps
+    if finished and not done:
+        raise InputError(f"{folder} is finished and holds no whole checkpoint to go on from; start a new run")
+    if steps < done or (finished and steps == done):
+        raise InputError(f"training.steps is {steps}, but {folder} has done {done}; give more")
+
+
+def _begin_again(ready: Prepared, before: records.Manifest, overrides: Overrides) -> None:
+    """Notes in a run's records that it goes on, and with which settings."""
+    folder, told, earlier = ready.recipe.output, ready.manifest, before.earlier
+    if before.steps not in (None, ready.steps):
+        earlier = [*earlier, records.Stretch(steps=before.steps, finished=before.finished)]
+    if overrides:
+        replace_text(folder / "recipe.yaml", dump_recipe(_anchored(ready.recipe)))
+    _note(ready, status="running", finished=None, config=told.config, steps=ready.steps, earlier=earlier)
 
 
 def _recorded(ready: Prepared, answers: dict[str, list[RecordedAnswer]], manifest: records.Manifest) -> Evaluation:

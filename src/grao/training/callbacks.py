@@ -52,7 +52,7 @@ class MetricsCallback(TrainerCallback):
         """Appends one line per training log, and one per evaluation while training (`eval/reward`)."""
         if state.is_world_process_zero and self._training and logs:
             measured = {f"eval/{name[5:]}": value for name, value in logs.items() if name.startswith("eval_")}
-            if measured or "loss" in logs:
+            if measured or "learning_rate" in logs:
                 seconds = time.perf_counter() - self._begin
                 line = {"step": state.global_step, "seconds": seconds, **(measured or logs)}
                 self._log.append(line)

@@ -4,7 +4,7 @@ Before the first gradient of an update the `Observer` asks the policy, the criti
 its tokens, as far as the method needs it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -52,13 +52,8 @@ class ValueHead(nn.Module):
         """See the class."""
         return cast(Tensor, self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1))
 
-    def save(self, folder: str) -> None:
-        """Beside the policy's weights, which stay those of a plain language model."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), Path(folder, f"{NAME}.safetensors"))
-
     def load(self, folder: str) -> None:
-        """What `save` left."""
+        """What `save_head` left."""
         self.load_state_dict(load_file(Path(folder, f"{NAME}.safetensors"), device=str(self.linear.weight.device)))
 
 
@@ -252,6 +247,13 @@ def _value_head(policy: nn.Module) -> ValueHead:
     head = ValueHead(config.hidden_size, inner.device)
     policy.add_module(NAME, head)
     return head
+
+
+def save_head(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """The critic from a policy's weights, beside these, which stay those of a plain language model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    critic = {name.partition(f"{NAME}.")[2]: value for name, value in weights.items() if f"{NAME}." in name}
+    save_file(critic, folder / f"{NAME}.safetensors")
 
 
 def without_head(weights: dict[str, Any]) -> dict[str, Any]:

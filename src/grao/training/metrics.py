@@ -17,7 +17,7 @@ from grao.types import Role
 
 Tallies = Mapping[str, Mapping[str, Tensor | float]]
 
-_TRAINERS = {"step", "seconds", "loss", "grad_norm", "learning_rate", "epoch"}
+_TRAINERS = {"step", "seconds", "loss", "grad_norm", "learning_rate", "epoch", "bad_steps"}
 """What each line of `metrics.jsonl` holds beside `step_metrics`."""
 
 

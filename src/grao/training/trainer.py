@@ -1,7 +1,7 @@
 """`GRAOTrainer`: transformers' Trainer around weighted groups of answers.
 
-Checkpoints, resume, mixed precision, data parallelism, callbacks and `report_to` come from transformers. What a method,
-the watch and the log carry from step to step is saved in each checkpoint, in `grao_state.json`.
+Mixed precision, data parallelism, callbacks and `report_to` come from transformers. What a method, the watch and the
+log carry from step to step is saved in each checkpoint, in `grao_state.json`.
 Left out: models split over processes (FSDP, DeepSpeed stage 3), which sampling does not support yet.
 """
 
@@ -11,7 +11,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,13 +34,13 @@ from grao.engine.limits import padding_id
 from grao.engine.loading import check_finite, extend_stops, likeliest_stop, load_tokenizer, stop_token_ids
 from grao.engine.memory import MOST_ROWS, ROWS, affordable_rows, free_bytes
 from grao.engine.policy import given_policy
-from grao.errors import BrokenNumbersError, InputError
+from grao.errors import InputError
 from grao.groups import reward_groups, sample_groups
-from grao.methods.base import Method, State
-from grao.records.files import Record
+from grao.methods.base import Method
 from grao.rewards.mix import Mix, RewardLike, as_mix, check_heard
 from grao.rollouts.base import Generator, Sampling, draw_key, make_generator
 from grao.rollouts.copies import copy_bytes, copy_dtype, sampler_of
+from grao.training.accumulate import Seen
 from grao.training.ahead import check_ahead, read_ahead, write_ahead
 from grao.training.arguments import (
     check_library,
@@ -54,25 +54,14 @@ from grao.training.callbacks import MetricsCallback
 from grao.training.checked import CheckedTrainer
 from grao.training.experience import ExperienceSource, Update
 from grao.training.gap import GapWarning, tolerated_gap
-from grao.training.learner import Learner, together, without_head
+from grao.training.learner import Learner, save_head, together, without_head
 from grao.training.metrics import step_metrics, with_logged
-from grao.training.watch import Look, Watch
+from grao.training.state import CARRIED, Carried
+from grao.training.watch import Watch
 from grao.types import Example
 
 Rows = Iterable[Mapping[str, Any] | Example]
 
-
-@dataclass(frozen=True)
-class _Carried:
-    method: State
-    looks: list[Look]
-    steps: list[dict[str, float]]
-    token_budget: int | None = None
-    """What memory that ran out left of it."""
-
-
-_CARRIED = Record("grao_state.json", _Carried)
-"""In a checkpoint: what is carried from step to step beside weights and optimiser."""
 
 _NONE = EncodedSet([], 0, 0)
 _PROBES = 16
@@ -123,6 +112,7 @@ class GRAOTrainer(CheckedTrainer):
         self.folder = args.output_dir
         self.config, self.rewards, self.watch = args, as_mix(reward_funcs), watch
         self.method = method or args.method
+        self.max_bad_steps, self.save_async = args.training.max_bad_steps, args.training.save_async
         set_seed(args.seed)  # what an adapter begins with must follow from the seed
         policy = given_policy(model, peft_config)
         check_finite(policy, "model")
@@ -203,7 +193,7 @@ class GRAOTrainer(CheckedTrainer):
         self._logged.clear()
         for mix in self._mixes():
             mix.surround(trainer_state=self.state, log_metric=self._log_metric)
-        self.step, self.between_steps = step, True
+        self.begin_step(step)
         method = self.source.method = self.method.at(self._method_state)
         self.sampler()
         update = self.source.update(inputs["step"])
@@ -214,12 +204,14 @@ class GRAOTrainer(CheckedTrainer):
         watched = self.watch.numbers(update.experience) if self.watch and self.watch.due(step) else {}
         sampled = time.perf_counter()
         before = self.learner.before(model, update, method)
-        seen = [self.learner.gradient(model, update, before, method)]
-        for _ in range(method.needs.updates - 1):
-            self._optimise(model)
+        seen: list[Seen] = []
+        while len(seen) < method.needs.updates and not self.left_out:
             seen.append(self.learner.gradient(model, update, before, method))
-        if not all(map(math.isfinite, self._total(torch.stack([each.loss for each in seen])))):
-            raise BrokenNumbersError("the loss is not finite")
+            if not math.isfinite(*self._total(seen[-1].loss[None])):
+                self.leave_out("loss", model)
+                return torch.zeros_like(seen[0].loss)
+            if len(seen) < method.needs.updates:
+                self._optimise(model)
         more = {**self.learner.speedometer.operations(update), **watched}
         metrics = step_metrics(update, together(seen), method, self.accelerator, more)
         self._gap.look(step, metrics.get("sampler/gap", math.nan))
@@ -266,7 +258,7 @@ class GRAOTrainer(CheckedTrainer):
         """An optimiser step between two updates on the same samples; transformers makes the last one."""
         limit = self.args.max_grad_norm or math.inf
         self._get_grad_norm(model, self.accelerator.clip_grad_norm_(model.parameters(), limit))
-        self.between_steps = False
+        self.between_steps &= self.left_out
         cast(Optimizer, self.optimizer).step()
 
     def time_update(self, update: Update) -> float:
@@ -289,7 +281,7 @@ class GRAOTrainer(CheckedTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a training line what the steps since the last one showed, averaged."""
-        if "loss" in logs and self._steps:
+        if "learning_rate" in logs and self._steps:
             steps, self._steps = self._steps, []
             for name in dict.fromkeys(name for step in steps for name in step):
                 seen = [step[name] for step in steps if name in step]
@@ -332,8 +324,8 @@ class GRAOTrainer(CheckedTrainer):
             write_ahead(Path(output_dir), self.source.share(self.state.global_step), self.is_world_process_zero())
         if self.is_world_process_zero():
             looks = self.watch.looks if self.watch else []
-            carried = _Carried(self._method_state, looks, self._steps, self.learner.budget.least)
-            _CARRIED.write(Path(output_dir), carried)
+            carried = Carried(self._method_state, looks, self._steps, self.learner.budget.least)
+            CARRIED.write(Path(output_dir), carried)
 
     def _affordable_rows(self, policy: nn.Module, copied: int) -> int:
         """Completions at once for whose caches there is room beside what training keeps and `copied` bytes."""
@@ -371,10 +363,10 @@ class GRAOTrainer(CheckedTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The policy as a plain language model, and its critic beside it."""
-        critic = self.learner.critic
-        if critic is not None:
-            critic.save(output_dir or str(self.args.output_dir))
-            state_dict = without_head(state_dict or self.accelerator.unwrap_model(self.model).state_dict())
+        if self.learner.critic is not None:
+            state_dict = state_dict or self.accelerator.unwrap_model(self.model).state_dict()
+            save_head(Path(output_dir or str(self.args.output_dir)), state_dict)
+            state_dict = without_head(state_dict)
         super()._save(output_dir, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -385,7 +377,7 @@ class GRAOTrainer(CheckedTrainer):
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, "trainer_state.json")))
             samples = read_ahead(Path(resume_from_checkpoint), self.source.prompts_per_step)
             self.source.restore(state.global_step, samples)
-        if carried := _CARRIED.read(Path(resume_from_checkpoint)):
+        if carried := CARRIED.read(Path(resume_from_checkpoint)):
             self._method_state, self._steps = carried.method, carried.steps
             self.learner.budget.at_most(carried.token_budget)
             if self.watch:

@@ -1,0 +1,281 @@
+"""transformers' Trainer, whose checkpoints are whole or not there and move from one number of processes to another.
+
+How they are sealed and published stands in `grao.records.checkpoints`, what is in them in `grao.training.state`.
+"""
+
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from safetensors.torch import save_file
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
+from transformers.trainer_utils import TrainOutput
+
+from grao.errors import InputError
+from grao.records.checkpoints import DRAFT, OPTIMIZER, fault, last_whole, publish, remove, rotate, seal, step_of
+from grao.records.lock import locked
+from grao.training.state import (
+    RandomState,
+    TrainingState,
+    group_settings,
+    load_optimizer,
+    load_schedule,
+    load_weights,
+    optimizer_state,
+    read_state,
+    snapshot,
+    started,
+    write_state,
+)
+
+
+class SavingTrainer(Trainer):
+    """A Trainer that writes checkpoints of its own, verifies them, and goes on from them.
+
+    Attributes:
+        folder: of the run; no other process may write into it during `train`.
+        save_async: whether checkpoints are written while training goes on.
+        between_steps: whether the weights are as a complete step left them.
+    """
+
+    folder: Path
+    save_async = False
+    between_steps = True
+    _bad_steps = (0, 0)
+    """How many steps in a row were left out, and the last of them."""
+    _draft: Path | None = None
+    """The folder of drafts, while transformers writes into one."""
+    _deferred: list[Callable[[], object]]
+    """What is left to write into the draft."""
+    _writing: Future[None] | None = None
+    """On the main process, how the last checkpoint is completed and published."""
+    _unsettled: Path | None = None
+    """A checkpoint that may not be there yet, the same on all processes."""
+    _last_whole: Path | None = None
+    """The newest checkpoint that this run wrote or went on from."""
+    _looked_at: Path | None = None
+    """What `last_checkpoint` gave and is known to be whole."""
+
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
+    ) -> TrainOutput:
+        """As transformers' own, but no other process may write into the folder meanwhile, and every checkpoint is in
+        its place at the end, whatever that is.
+
+        Args:
+            resume_from_checkpoint: the folder of a checkpoint, or True for the newest that is whole.
+            trial, ignore_keys_for_eval: as in transformers.
+
+        Raises:
+            InputError: if the folder is in use or holds another run, or a checkpoint is not as it was written.
+        """
+        with locked(self.folder):
+            checkpoint = self._checked(resume_from_checkpoint)
+            set_seed(self.args.seed)  # whatever was done before, such as an evaluation
+            try:
+                output = super().train(checkpoint, trial, ignore_keys_for_eval)
+                self._settle()
+                return output
+            except BaseException:  # without the other processes, which may not have failed
+                place, self._unsettled = self._unsettled, None
+                if place and self._writing and self._writing.exception() is None:
+                    self._last_whole = place
+                raise
+
+    def last_checkpoint(self) -> tuple[Path | None, list[str]]:
+        """The newest checkpoint that is whole, the same on all processes, and a line on each newer one, which is set
+        aside. See `grao.records.checkpoints`.
+
+        Raises:
+            InputError: if an earlier version has written it.
+        """
+        found: list[Any] = [None]
+        if self.is_world_process_zero():
+            try:
+                found = [last_whole(Path(self.args.output_dir or ""))]
+            except InputError as error:  # all processes raise it
+                found = [error]
+        (seen,) = broadcast_object_list(found)
+        if isinstance(seen, InputError):
+            raise seen
+        self._looked_at, passed = seen
+        return self._looked_at, passed
+
+    def save_checkpoint(self) -> bool:
+        """Saves what the last complete step left, unless that is done; False if the step after it has begun to move
+        the weights."""
+        done = self._last_whole is not None and step_of(self._last_whole) == self.state.global_step
+        if self.between_steps and not done:
+            self._save_checkpoint(self.model_wrapped)
+            self._settle()
+        return self.between_steps or done
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As transformers' own; into a checkpoint with `save_async` later, from a copy."""
+        if not (self._draft and self.save_async):
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = snapshot(self._policy, self.args.should_save)
+        if self.args.should_save:
+            Path(str(output_dir)).mkdir(parents=True)
+            self._deferred.append(partial(self._save, output_dir, weights))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        """Writes what is small, leaves the rest to `_publish`: in a thread with `save_async`, else at once."""
+        self._settle()
+        folder, ours = Path(self._get_output_dir(trial)), self.args.should_save
+        place = folder / f"checkpoint-{self.state.global_step}"
+        self._draft, self._deferred = folder / DRAFT, []
+        draft = self._draft / place.name
+        try:
+            if ours:
+                remove(self._draft)
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            best = self.state.best_model_checkpoint == str(draft)
+            if best:  # known to every process, for each loads it in the end
+                self.state.best_model_checkpoint = str(place)
+            if ours and best:
+                self.state.save_to_json(str(draft / "trainer_state.json"))
+        except BaseException:
+            if ours:
+                remove(self._draft)
+            raise
+        finally:
+            self._draft = None
+        if ours:
+            kept = [self.state.best_model_checkpoint]
+            self._writing = started(partial(self._publish, draft, place, self._deferred, kept), self.save_async)
+        self._unsettled = place
+        if not self.save_async:
+            self._settle()
+
+    def _publish(self, draft: Path, place: Path, deferred: list[Callable[[], object]], kept: list[str | None]) -> None:
+        """Completes a draft, seals it and puts it in its place."""
+        try:
+            for write in deferred:
+                write()
+            seal(draft)
+            publish(draft, place)
+            rotate(place, self.args.save_total_limit, kept)
+        finally:
+            remove(draft.parent)
+
+    def _settle(self, wait: bool = True) -> None:
+        """Takes note of the last checkpoint if it is in its place by now; with `wait`, once it is.
+
+        Every process calls it.
+
+        Raises:
+            OSError, SafetensorError: on the main process, if it could not be written.
+            InputError: on the others.
+        """
+        if self._unsettled is None:
+            return
+        writing = self._writing
+        busy = writing is not None and not wait and not writing.done()
+        failure = writing.exception() if writing and not busy else None
+        if self.accelerator.num_processes > 1:
+            busy, failed = broadcast_object_list([busy, failure and str(failure)])
+            failure = failure or (InputError(f"the checkpoint could not be written: {failed}") if failed else None)
+        if busy:
+            return
+        place, self._unsettled, self._writing = self._unsettled, None, None
+        if failure:
+            raise failure
+        self._last_whole = place
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(place))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """While a checkpoint is written, the folder of drafts."""
+        return str(self._draft or super()._get_output_dir(trial))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self._draft is None:  # it is uploaded in the background, once it is where it stays
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _checked(self, wanted: str | bool | None) -> str | None:
+        """The checkpoint to go on from.
+
+        Raises:
+            InputError: if it is not whole, or there is none.
+        """
+        known, self._looked_at, self._last_whole = self._looked_at, None, None
+        if not wanted:
+            return None
+        if wanted is True:
+            checkpoint, passed = self.last_checkpoint()
+            for line in passed:
+                warnings.warn(line, stacklevel=3)
+            if checkpoint is None:
+                raise InputError(f"{self.args.output_dir} holds no whole checkpoint; begin anew in another folder")
+        else:
+            checkpoint = Path(wanted)
+            if checkpoint != known and (why := fault(checkpoint)):
+                remedy = "resume_from_checkpoint=True takes the newest that is whole"
+                raise InputError(f"{wanted} cannot be resumed from: {why}; {remedy}")
+        self._last_whole = checkpoint
+        return str(checkpoint)
+
+    @property
+    def _policy(self) -> nn.Module:
+        """Without what wraps it."""
+        return cast(nn.Module, self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """As transformers' own, but for its arguments, which are a pickle."""
+        super()._save(output_dir, state_dict)
+        Path(output_dir or str(self.args.output_dir), "training_args.bin").unlink(missing_ok=True)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """All that is not the policy."""
+        optimizer, schedule = cast(Optimizer, self.optimizer), cast(LambdaLR, self.lr_scheduler)
+        scaler = self.accelerator.scaler
+        tensors, numbers = optimizer_state(self._policy, optimizer, self.save_async, self.args.should_save)
+        randoms = gather_object([RandomState.now(self.args.device)])
+        if self.args.should_save:
+            scale = {} if scaler is None else scaler.state_dict()
+            groups = group_settings(optimizer)
+            state = TrainingState(schedule.last_epoch, groups, numbers, scale, randoms, self._bad_steps)
+            write_state(Path(output_dir), state)
+            self._deferred.append(partial(save_file, tensors, Path(output_dir, OPTIMIZER)))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        state, optimizer = read_state(Path(checkpoint)), cast(Optimizer, self.optimizer)
+        load_optimizer(self._policy, optimizer, Path(checkpoint), state)
+        load_schedule(cast(LambdaLR, self.lr_scheduler), optimizer, state.schedule)
+        if self.accelerator.scaler is not None and state.scaler:
+            self.accelerator.scaler.load_state_dict(state.scaler)
+        self._bad_steps = state.bad_steps
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """That of the process with this number; with more processes than there were, they begin again at the first."""
+        if checkpoint is not None:
+            states = read_state(Path(checkpoint)).random
+            states[self.args.process_index % len(states)].restore(self.args.device)
+
+    def _save_scaler(self, output_dir: str) -> None:
+        """Is saved with the optimiser, as the random states are."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """See `_save_scaler`."""
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Was loaded with the optimiser."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_weights(self._policy, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        self._settle()
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
