@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from forked import together
 from grao import DataConfig, GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.engine.loading import load_encoder, load_model, load_reward_model
+from grao.engine.sharded import whole_state
 from grao.methods.grao import GRAO
 from grao.methods.grpo import GRPO
 from grao.methods.ppo import PPO
@@ -31,7 +32,6 @@ from grao.training.state import (
     load_schedule,
     load_weights,
     optimizer_state,
-    snapshot,
 )
 from test_trainer import ROWS, vowels, weights_of
 from tiny import letter_tokenizer, relative_gap, tiny_model
@@ -164,7 +164,7 @@ def some_model(kind: str, split: bool, seed: int) -> torch.nn.Module:
 
 def write(folder: Path, model, optimizer) -> TrainingState:
     tensors, numbers = optimizer_state(model, optimizer, copy=False)
-    weights = snapshot(model)
+    weights = whole_state(model, keep=True, copy=True)
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         folder.mkdir()
         kind = next(each for each in type(model).__mro__ if not each.__name__.startswith("FSDP"))
@@ -213,7 +213,7 @@ def test_whole_and_split_weights_go_on_from_each_other(tmp_path: Path, kind: str
 
 
 def snapshot_of(model) -> dict[str, torch.Tensor]:
-    values = snapshot(model)
+    values = whole_state(model, keep=True, copy=True)
     return {name: values[name] for name, _ in model.named_parameters()}
 
 

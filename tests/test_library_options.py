@@ -54,7 +54,7 @@ def make(folder: Path, save_every: int | None = None, **trainer) -> GRAOTrainer:
         ("torch_compile", True, "has no place here"),
         ("dataloader_num_workers", 4, r"training.prompts_per_step"),
         ("auto_find_batch_size", True, "training.token_budget"),
-        ("deepspeed", {"zero_optimization": {"stage": 2}}, "whole copy"),
+        ("deepspeed", {"zero_optimization": {"stage": 2}}, "accelerate's configuration"),
         ("accelerator_config", {"split": True}, "split"),
         ("num_generations", 4, r"is unknown; here it is rollout.group_size"),
         ("push_to_hub", True, "offline mode is enabled"),

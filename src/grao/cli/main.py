@@ -1,7 +1,8 @@
 """The `grao` command: words into typed arguments, the commands' module imported last, mistakes in one line.
 
-Exit codes: 0 done; 1 a bug (with traceback); 2 a mistake in the input, or a disk that is full or not
-writable; 3 the reward cannot be had; 4 numbers that are not finite; 130 stopped by Ctrl-C, SIGTERM or SIGHUP.
+Exit codes: 0 done; 1 a bug (with traceback), or another process of the run has ended; 2 a mistake in the input, or a
+disk that is full or not writable; 3 the reward cannot be had; 4 numbers that are not finite; 130 stopped by Ctrl-C,
+SIGTERM or SIGHUP.
 """
 
 import errno
@@ -21,6 +22,8 @@ _CODES: dict[type[Exception], int] = {InputError: 2, RewardUnavailableError: 3, 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS}
 _FULL_DISK = ("(os error 27)", "(os error 28)", "(os error 122)", "PytorchStreamWriter", "unexpected pos")
 """How safetensors and torch, which raise no OSError, say that the disk is full or a quota is used up."""
+_LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+"""How gloo and NCCL say that another process is gone."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _drop_output()
         return _fail(error, f"{error.strerror}: {error.filename or 'the file being written'}")
     except Exception as error:
+        if any(words in str(error) for words in _LOST):
+            return _fail(error, "another process of this run has ended; what it wrote says why", 1)
         if not any(words in str(error) for words in _FULL_DISK):
             raise
         return _fail(error, f"the disk is full or its limit is reached: {error}")

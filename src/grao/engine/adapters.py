@@ -7,7 +7,8 @@ that fit nowhere. Here such a file is refused.
 import copy
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from grao.engine.folder import check_model_folder, tensor_shapes
+from grao.engine.sharded import named_weights
 from grao.errors import InputError, one_line
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -157,6 +159,16 @@ def attached(adapter: Adapter, load: LoadBase, task: str | None = "CAUSAL_LM") -
     if odd:
         raise InputError(f"{problem}: {len(odd)} weights are in one of them only, such as {min(odd)}")
     return model
+
+
+@contextmanager
+def switched_off(model: PeftModel) -> Iterator[None]:
+    """Within it, a model is its base alone. What is trained still counts as such: FSDP goes by it in its first pass."""
+    weights = [weight for weight in named_weights(model).values() if weight.requires_grad]
+    with model.disable_adapter():
+        for weight in weights:
+            weight.requires_grad_(True)
+        yield
 
 
 def merged(adapter: Adapter, load: LoadBase, task: str | None = "CAUSAL_LM") -> PreTrainedModel:

@@ -184,6 +184,13 @@ def optimizer_bytes(model: nn.Module, name: str) -> int:
     return round(total)
 
 
+def kept_bytes(model: nn.Module, optimizer: str, parts: int) -> int:
+    """What training adds for good to a model that is there, beside gradients: the state of its optimiser, and if it
+    will be split into parts one of them, for what is there remains as the copy that samples."""
+    split = 0 if parts == 1 else sum(weight.nbytes for weight in model.parameters())
+    return (optimizer_bytes(model, optimizer) + split) // parts
+
+
 def _ids(tokens: int) -> Tensor:
     return torch.zeros(1, tokens, dtype=torch.long)
 

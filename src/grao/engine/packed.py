@@ -42,7 +42,7 @@ class PackedEngine:
                 logps, entropies = token_logps(hidden[0], weight, bias, targets)
                 value = loss(Tokens(logps, entropies, hidden[0]))
             shown.append((logps.detach(), entropies))
-            return value.view(1, 1, 1)
+            return value.view(1, 1, 1).clone()  # FSDP loses its hook if what is a view is changed in place
 
         with output_layer_as(inner, read):
             value = model(

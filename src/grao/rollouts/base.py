@@ -65,6 +65,8 @@ class Generator(Protocol):
 
         Called on every process before each rollout and each evaluation. The policy is the transformers model or, with
         LoRA, the `PeftModel`; a method with a critic adds a module `value_head` to it, which sampling leaves alone.
+        An engine of `GRAOTrainer(generator=...)` gets a policy that is split over processes as it is
+        (`grao.engine.sharded`), all others but vLLM a whole copy.
         """
 
 

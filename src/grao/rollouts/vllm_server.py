@@ -6,6 +6,7 @@ Left out: a transfer from GPU to GPU (NCCL), and servers that see no folder of t
 """
 
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from http.client import HTTPException
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 
 from grao.config.vllm import VLLMConfig
+from grao.engine.sharded import is_split
 from grao.errors import InputError, one_line
 from grao.rollouts.base import Sampling
 from grao.rollouts.vllm import Groups, Requests, check_version
@@ -96,6 +98,8 @@ class VLLMServerGenerator:
             distributed.barrier()
         if not several or distributed.get_rank() == 0:
             self._push(policy)
+        elif any(map(is_split, policy.parameters())):
+            deque(policy_weights(policy), maxlen=0)  # to gather them takes all processes
         if several:
             distributed.barrier()
 

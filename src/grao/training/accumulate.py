@@ -90,9 +90,8 @@ def accumulate_gradient(
     batch, device = update.batch, accelerator.device
     size, lengths = len(batch.answers), batch.lengths
     plan = engine.plan(batch, token_budget, minimised.method is not None and minimised.method.needs.whole_groups)
-    rounds = int(accelerator.gather(torch.tensor([len(plan)], device=device)).max())
-    plan += [[]] * (rounds - len(plan))
-    parts = [batch.select(rows) if rows else _STAND_IN for rows in plan]
+    plan, parts = in_step(batch, plan, accelerator)
+    rounds = len(plan)
     run = _pass(model, update, plan, parts, accelerator, engine, minimised)
 
     loss, balance = torch.zeros(2, device=device)
@@ -118,6 +117,14 @@ def accumulate_gradient(
     measured_kl = None if before.frozen is None else kl
     router_loss = None if minimised.routers is None else balance
     return Seen(loss, loglik, entropy, measured_kl, SamplerGap(*gap), sum(lengths), router_loss, dict(numbers))
+
+
+def in_step(batch: Batch, plan: Plan, accelerator: Accelerator) -> tuple[Plan, list[Batch]]:
+    """A plan with as many micro-batches as that of any process, and each one's answers; a process that has none left
+    forwards a stand-in for `[]`, for split weights are gathered in every pass."""
+    rounds = int(accelerator.gather(torch.tensor([len(plan)], device=accelerator.device)).max())
+    plan = [*plan, *([[]] * (rounds - len(plan)))]
+    return plan, [batch.select(rows) if rows else _STAND_IN for rows in plan]
 
 
 def _loss(
@@ -182,7 +189,7 @@ def _pass(
 
 @contextmanager
 def _synchronised(accelerator: Accelerator, model: nn.Module, last: bool) -> Iterator[None]:
-    """Gradients meet once, at the last micro-batch; FSDP and DeepSpeed have their own rhythm.
+    """Gradients meet once, at the last micro-batch; with FSDP and DeepSpeed at each, for none may keep them whole.
 
     DeepSpeed steps its optimiser on every backward for which `sync_gradients` is true, and accelerate's
     `no_sync` leaves it true, so it is set by hand.

@@ -31,8 +31,10 @@ _MOSTLY = 0.5
 
 _LIBRARY = ("transformers.train", "transformers.integrations.integration_utils", "trl.")
 """Modules whose refusals are about `training.trainer`."""
-_WRITERS = ("safetensors", "torch.serialization", "torch._C")
-"""Modules that fail when the disk is full."""
+_IN_SINGLE = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+"""What trains weights in single precision under mixed precision, however they were loaded."""
+_OUTSIDE = ("safetensors", "torch.serialization", "torch._C", "torch.distributed")
+"""Modules that fail when the disk is full, or when another process has ended."""
 
 _SAME = ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm")
 """Fields of TrainingArguments that go by the same name in `training`."""
@@ -151,7 +153,7 @@ def refusals(given: Mapping[str, Any]) -> Iterator[None]:
     """Makes one line of what transformers' trainer, or a service of `report_to`, refuses inside.
 
     Theirs is an exception if the trainer's code is nearer to it than ours. What a model's forward pass, a reward or
-    grao itself raises stays as it is, and so does a full disk.
+    grao itself raises stays as it is, and so do a full disk and a lost process.
 
     Args:
         given: the section `training.trainer`; of its options the one that the words speak of is named.
@@ -164,7 +166,7 @@ def refusals(given: Mapping[str, Any]) -> Iterator[None]:
     except Exception as error:
         frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
         nearest = next((name for name in reversed(frames) if name.startswith(("grao.", *_LIBRARY))), "grao.")
-        if nearest.startswith("grao.") or frames[-1].startswith(_WRITERS):
+        if nearest.startswith("grao.") or frames[-1].startswith(_OUTSIDE):
             raise
         text = one_line(error, None)
         spoken = [name for name, value in given.items() if _occurs(name, text) or _occurs(value, text)]
@@ -214,17 +216,13 @@ def check_settings(training: TrainingConfig, accelerator: Accelerator, model: nn
     """Stops what cannot work and warns of what learns nothing.
 
     Raises:
-        InputError: if there are more processes than prompts in a step, or the model is split over processes:
-            each samples at its own pace, which split weights do not allow.
+        InputError: if there are more processes than prompts in a step.
     """
     if training.prompts_per_step < accelerator.num_processes:
         raise InputError(
             f"training.prompts_per_step is {training.prompts_per_step}, but there are {accelerator.num_processes} "
             "processes; give each at least one prompt"
         )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        kind = accelerator.distributed_type.value
-        raise InputError(f"{kind} is not supported yet: start with plain `accelerate launch` (one copy per GPU)")
     usual, rate = usual_learning_rate(model), training.learning_rate
     if rate * 20 <= usual:
         warnings.warn(
@@ -232,7 +230,9 @@ def check_settings(training: TrainingConfig, accelerator: Accelerator, model: nn
             f"this one will hardly move, {usual:g} is usual at its size",
             stacklevel=3,
         )
-    lost = 0.0 if "stochastic_round" in str(training.trainer.get("optim_args")) else rounded_away(model, rate)
+    singly = accelerator.distributed_type in _IN_SINGLE and accelerator.mixed_precision != "no"
+    rounding = not singly and "stochastic_round" not in str(training.trainer.get("optim_args"))
+    lost = rounded_away(model, rate) if rounding else 0.0
     if lost > _MOSTLY:
         warnings.warn(
             f"training.learning_rate {rate:g}: a step of that size is lost in the rounding of {lost:.0%} of the "

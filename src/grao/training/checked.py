@@ -11,12 +11,12 @@ from typing import Any, cast
 
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_utils import TrainOutput
 
 from grao.engine.loading import broken_tensor
+from grao.engine.sharded import leave_device, local, named_weights, whole
 from grao.errors import BrokenNumbersError
 from grao.training.saving import SavingTrainer
 from grao.training.state import check_kept, load_schedule
@@ -49,6 +49,8 @@ class CheckedTrainer(SavingTrainer):
             BrokenNumbersError: saying what is broken, at which step, and which checkpoint is the last good one.
         """
         self._bad_losses, self._bad_steps = (), (0, 0)
+        if self.is_fsdp_enabled:
+            leave_device(cast(nn.Module, self.model))
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         except BrokenNumbersError as error:
@@ -109,7 +111,7 @@ class CheckedTrainer(SavingTrainer):
         """See `SavingTrainer.save_model`.
 
         Raises:
-            BrokenNumbersError: if weights or optimiser are not finite.
+            BrokenNumbersError: if weights or optimiser are not finite, on all processes.
         """
         if name := self._broken():
             raise BrokenNumbersError(f"the numbers to save are not finite: {name}")
@@ -120,7 +122,10 @@ class CheckedTrainer(SavingTrainer):
 
         With float16 a scale makes gradients overflow now and then; then that step is skipped and the scale halved.
         """
-        norm = float(cast(Any, super())._get_grad_norm(model, grad_norm=grad_norm))
+        norm = cast(Any, super())._get_grad_norm(model, grad_norm=grad_norm)
+        if isinstance(norm, Tensor):
+            norm = float(whole(norm))
+        norm = norm or 0.0  # before its first step DeepSpeed has none
         scaler = self.accelerator.scaler
         if not math.isfinite(norm) and not self.left_out and (scaler is None or scaler.get_scale() < 1):
             self.leave_out("gradient", model)
@@ -139,7 +144,7 @@ class CheckedTrainer(SavingTrainer):
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Weights, and what the optimiser keeps of them; of what is split, the part of this process."""
-        named: list[tuple[str, Any]] = [*self._policy.named_parameters()]
+        named: list[tuple[str, Any]] = [*named_weights(self._policy).items()]
         for kept in self.optimizer.state.values() if self.optimizer else ():
             named += ((f"the optimiser's {name}", value) for name, value in kept.items() if isinstance(value, Tensor))
-        yield from ((name, value.to_local() if isinstance(value, DTensor) else value) for name, value in named)
+        yield from ((name, local(value)) for name, value in named)

@@ -4,7 +4,7 @@ Before the first gradient of an update the `Observer` asks the policy, the criti
 its tokens, as far as the method needs it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -20,13 +20,14 @@ from transformers import PreTrainedModel
 
 from grao.config.recipe import TrainingConfig
 from grao.engine.experts import Experts, RoutedEngine
-from grao.engine.footprint import optimizer_bytes, trained_bytes
+from grao.engine.footprint import kept_bytes, trained_bytes
 from grao.engine.interface import Engine, Tokens, checkpoint_activations, mode, transformers_model
 from grao.engine.memory import PROBES, TOKENS, UPDATE_SHARE, Budget, free_bytes, gradients_dropped, measured
 from grao.engine.routers import Routers
 from grao.engine.select import engine_for, random_batch
+from grao.engine.sharded import autocast, exchanged, local, part_of, split_over
 from grao.methods.base import Before, Method
-from grao.training.accumulate import Seen, UpdateLoss, accumulate_gradient
+from grao.training.accumulate import Seen, UpdateLoss, accumulate_gradient, in_step
 from grao.training.experience import Update
 from grao.training.gap import RATIOS, Importance
 from grao.training.metrics import Speedometer
@@ -52,9 +53,12 @@ class ValueHead(nn.Module):
         """See the class."""
         return cast(Tensor, self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1))
 
+    @torch.no_grad()
     def load(self, folder: str) -> None:
         """What `save_head` left."""
-        self.load_state_dict(load_file(Path(folder, f"{NAME}.safetensors"), device=str(self.linear.weight.device)))
+        values = load_file(Path(folder, f"{NAME}.safetensors"))
+        for name, weight in self.named_parameters():
+            local(weight).copy_(part_of(values[name], weight))
 
 
 class Observer:
@@ -78,44 +82,43 @@ class Observer:
         """Everything that the method needs, with advantages of mean 0 and deviation 1 over the step's tokens."""
         old = values = None
         if method.needs.old or self._critic is not None:
-            with self._accelerator.autocast():
+            with autocast(self._accelerator):
                 old, values = self._tokens(self._accelerator.unwrap_model(model), update.batch, token_budget)
-        before = Before(old=old, frozen=self._frozen(update, token_budget) if self._start else None, values=values)
+        start = self._start
+        before = Before(old=old, frozen=self._frozen(update, token_budget, start) if start else None, values=values)
         signals = torch.tensor([answer.signal for answer in update.batch.answers], dtype=torch.float64)
         before = method.credit(before, signals, update.batch.lengths)
         return replace(before, advantages=self._whitened(before.advantages))
 
-    def _frozen(self, update: Update, token_budget: int) -> Tensor:
+    def _frozen(self, update: Update, token_budget: int, start: StartingModel) -> Tensor:
         """(N,), under the model before training; references and rejected answers are asked about only once."""
         batch = update.batch
         texts = [(group.item.prompt_ids, answer.ids) for group in batch.groups for answer in group.answers]
         new = [row for row, text in enumerate(texts) if text not in self._known]
-        if new and self._start is not None:
-            with self._start() as model:
-                logps, _ = self._tokens(model, batch.select(new), token_budget, critic=False)
-            parts = logps.split([len(texts[row][1]) for row in new])
-            self._known |= {texts[row]: part for row, part in zip(new, parts, strict=True)}
+        with start() as model:
+            logps, _ = self._tokens(model, batch.select(new), token_budget)
+        parts = logps.split([len(texts[row][1]) for row in new])
+        self._known |= {texts[row]: part for row, part in zip(new, parts, strict=True)}
         logps_of = [self._known[text] for text in texts]
         for text, answer in zip(texts, batch.answers, strict=True):
             if answer.role is Role.SAMPLE:
                 self._known.pop(text, None)
         return torch.cat(logps_of) if logps_of else torch.zeros(0, device=self._accelerator.device)
 
-    def _tokens(
-        self, model: nn.Module, batch: Batch, token_budget: int, critic: bool = True
-    ) -> tuple[Tensor, Tensor | None]:
+    def _tokens(self, model: nn.Module, batch: Batch, token_budget: int) -> tuple[Tensor, Tensor | None]:
         """(N,) log-probabilities and values, in the order of the batch."""
-        lengths, head = batch.lengths, self._critic if critic else None
+        lengths, head = batch.lengths, self._critic  # in each pass: ZeRO gathers ahead what the last one went through
         logps, values = ({row: torch.zeros(0) for row in range(len(lengths))} for _ in range(2))
 
-        def keep(tokens: Tokens) -> Tensor:
+        def keep(rows: list[int], tokens: Tokens) -> Tensor:
             shown = [(logps, tokens.logps), *([(values, head(tokens.hidden))] if head is not None else [])]
-            for by_row, of_tokens in shown:
+            for by_row, of_tokens in shown if rows else ():
                 by_row.update(zip(rows, of_tokens.float().split([lengths[row] for row in rows]), strict=True))
             return tokens.logps.new_zeros(())
 
-        for rows in self._engine.plan(batch, token_budget):
-            self._engine.run(model, batch.select(rows), keep)
+        plan, parts = in_step(batch, self._engine.plan(batch, token_budget), self._accelerator)
+        for rows, part in zip(plan, parts, strict=True):
+            self._engine.run(model, part, partial(keep, rows))
         empty = torch.zeros(0, device=self._accelerator.device)
         return torch.cat([empty, *logps.values()]), None if head is None else torch.cat([empty, *values.values()])
 
@@ -159,8 +162,9 @@ class Learner:
         experts, total = Experts.of(policy), partial(accelerator.reduce, reduction="sum")
         readable = experts and experts.seen_by(self.engine, policy)
         self._routed = RoutedEngine(self.engine, experts, total) if experts and readable else None
-        copied = asked and without is None
-        self._start = [(p, p.detach().clone()) for p in policy.parameters() if p.requires_grad] if copied else []
+        home = "cpu" if split_over(accelerator) > 1 else accelerator.device  # until there are parts to keep
+        moved = {n: w.detach() for n, w in policy.named_parameters() if w.requires_grad and asked and without is None}
+        self._start = {name: weight.to(home, copy=True) for name, weight in moved.items()}
         self.speedometer = Speedometer(policy, accelerator, needs.updates, int(needs.old) + int(asked))
         self.critic = _value_head(policy) if needs.critic else None
         self._observer = Observer(
@@ -196,7 +200,7 @@ class Learner:
 
     def _affordable(self, config: TrainingConfig, copied: int) -> int:
         """Tokens of a micro-batch for which there is room beside gradients and optimiser: a GPU is tried with few."""
-        device, policy = self._accelerator.device, self._policy
+        device, policy, parts = self._accelerator.device, self._policy, split_over(self._accelerator)
         free = free_bytes(device)
         if free is None:
             return TOKENS
@@ -211,27 +215,17 @@ class Learner:
 
         with gradients_dropped(policy):  # a budget that is as small as it gets: what it says of it is one line
             needed = Budget("training.token_budget", PROBES[-1], alone=False).run(lambda _: measured(work, device))
-        kept = copied + trained_bytes(policy) + optimizer_bytes(policy, str(config.trainer.get("optim", "")))
+        kept = copied + trained_bytes(policy) // parts
+        kept += kept_bytes(policy, str(config.trainer.get("optim", "")), parts)
         return needed.within(UPDATE_SHARE * (free - kept), TOKENS)
 
     @contextmanager
     def _starting_model(self) -> Iterator[nn.Module]:
         """The model before training."""
         looked = self._routed.starting() if self._routed else nullcontext()
-        with looked, self._accelerator.autocast(), (self._without or self._as_at_the_start)():
+        start = self._without() if self._without else exchanged(self._policy, self._start)
+        with looked, autocast(self._accelerator), start:
             yield self._policy
-
-    @contextmanager
-    def _as_at_the_start(self) -> Iterator[None]:
-        """Within it, the policy's trained weights are what they were before the first step."""
-        now = [weight.data for weight, _ in self._start]
-        for weight, start in self._start:
-            weight.data = start
-        try:
-            yield
-        finally:
-            for (weight, _), data in zip(self._start, now, strict=True):
-                weight.data = data
 
 
 def together(updates: list[Seen]) -> Seen:
@@ -249,13 +243,9 @@ def _value_head(policy: nn.Module) -> ValueHead:
     return head
 
 
-def save_head(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """The critic from a policy's weights, beside these, which stay those of a plain language model."""
-    folder.mkdir(parents=True, exist_ok=True)
-    critic = {name.partition(f"{NAME}.")[2]: value for name, value in weights.items() if f"{NAME}." in name}
-    save_file(critic, folder / f"{NAME}.safetensors")
-
-
-def without_head(weights: dict[str, Any]) -> dict[str, Any]:
-    """A policy's weights but for its critic."""
+def save_head(weights: dict[str, Tensor], folder: str) -> dict[str, Tensor]:
+    """Writes a policy's critic into a file of its own; what remains are the weights of a plain language model."""
+    head = {name.rpartition(f"{NAME}.")[2]: value for name, value in weights.items() if f"{NAME}." in name}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_file(head, Path(folder, f"{NAME}.safetensors"))
     return {name: value for name, value in weights.items() if f"{NAME}." not in name}

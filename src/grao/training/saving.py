@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
+from grao.engine.sharded import is_split, whole_state
 from grao.errors import InputError
 from grao.records.checkpoints import DRAFT, OPTIMIZER, fault, last_whole, publish, remove, rotate, seal, step_of
 from grao.records.lock import locked
@@ -30,7 +31,6 @@ from grao.training.state import (
     load_weights,
     optimizer_state,
     read_state,
-    snapshot,
     started,
     write_state,
 )
@@ -76,6 +76,11 @@ class SavingTrainer(Trainer):
         Raises:
             InputError: if the folder is in use or holds another run, or a checkpoint is not as it was written.
         """
+        if self.is_deepspeed_enabled and self.is_world_process_zero():
+            instead = "with FSDP2 they are (recipes/accelerate/fsdp2.yaml)"
+            warnings.warn(
+                f"with DeepSpeed no checkpoints are written, so the run cannot be resumed; {instead}", stacklevel=3
+            )
         with locked(self.folder):
             checkpoint = self._checked(resume_from_checkpoint)
             set_seed(self.args.seed)  # whatever was done before, such as an evaluation
@@ -111,6 +116,8 @@ class SavingTrainer(Trainer):
     def save_checkpoint(self) -> bool:
         """Saves what the last complete step left, unless that is done; False if the step after it has begun to move
         the weights."""
+        if self.is_deepspeed_enabled:
+            return False
         done = self._last_whole is not None and step_of(self._last_whole) == self.state.global_step
         if self.between_steps and not done:
             self._save_checkpoint(self.model_wrapped)
@@ -118,17 +125,25 @@ class SavingTrainer(Trainer):
         return self.between_steps or done
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As transformers' own; into a checkpoint with `save_async` later, from a copy."""
-        if not (self._draft and self.save_async):
+        """As transformers' own, but always the whole model; into a checkpoint with `save_async` later, from a copy."""
+        main, later = self.args.should_save, bool(self._draft and self.save_async)
+        if not later and not any(map(is_split, self._policy.parameters())):
             super().save_model(output_dir, _internal_call)
             return
-        weights = snapshot(self._policy, self.args.should_save)
-        if self.args.should_save:
+        weights = whole_state(self._policy, main, copy=later)
+        if main and later:
             Path(str(output_dir)).mkdir(parents=True)
             self._deferred.append(partial(self._save, output_dir, weights))
+        elif main:
+            self._save(output_dir, weights)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """Writes what is small, leaves the rest to `_publish`: in a thread with `save_async`, else at once."""
+        """Writes what is small, leaves the rest to `_publish`: in a thread with `save_async`, else at once. DeepSpeed's
+        optimiser keeps what only it can read, so with it nothing is written."""
+        if self.is_deepspeed_enabled:
+            return
         self._settle()
         folder, ours = Path(self._get_output_dir(trial)), self.args.should_save
         place = folder / f"checkpoint-{self.state.global_step}"

@@ -32,6 +32,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from grao.engine.sharded import named_weights, on_host
 from grao.errors import InputError
 from grao.methods.base import State
 from grao.records.checkpoints import OPTIMIZER, STATE
@@ -135,10 +136,10 @@ def optimizer_state(
     check_kept(optimizer)
     tensors: Tensors = {}
     numbers: dict[str, Any] = {}
-    for name, weight in model.named_parameters():
+    for name, weight in named_weights(model).items():
         for what, value in optimizer.state.get(weight, {}).items():
             if isinstance(value, Tensor):
-                tensors[f"{name}/{what}"] = _whole(value, copy, main)
+                tensors[f"{name}/{what}"] = on_host(value, main, copy)
             else:
                 numbers[f"{name}/{what}"] = value
     return tensors, numbers
@@ -167,7 +168,7 @@ def load_optimizer(model: nn.Module, optimizer: Optimizer, folder: Path, state: 
     Raises:
         InputError: if the checkpoint is of weights that are not trained here.
     """
-    weights = dict(model.named_parameters())
+    weights = named_weights(model)
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
     numbers = {weight: number for number, weight in enumerate(trained)}  # as `Optimizer.state_dict` counts them
     kept: dict[int, dict[str, Any]] = {}
@@ -200,20 +201,6 @@ def load_schedule(scheduler: LambdaLR, optimizer: Optimizer, steps: int) -> None
         group["lr"] = rate
 
 
-def snapshot(model: nn.Module, main: bool = True) -> Tensors:
-    """The weights on the CPU, in copies that stay while training goes on; what is not trained and not split is no copy.
-
-    Every process calls it, for parts are put together; `main` keeps them. Weights that are one stay one.
-    """
-    copies: dict[int, Any] = {}
-    names = model.state_dict(keep_vars=True)
-    for value in names.values():
-        fixed = isinstance(value, nn.Parameter) and not value.requires_grad and not isinstance(value, DTensor)
-        if id(value) not in copies:
-            copies[id(value)] = value if fixed or not isinstance(value, Tensor) else _whole(value, True, main)
-    return {name: copies[id(value)] for name, value in names.items()}
-
-
 @torch.no_grad()
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Puts the weights of a checkpoint into the policy, whose critic keeps its own.
@@ -238,7 +225,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         options = {"dtype": widest, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
         loaded, report = kind.from_pretrained(folder, **options)
         stored, odd = dict(loaded.named_parameters()), report["missing_keys"]
-        names = {name: weight for name, weight in model.named_parameters() if name in stored}
+        names = {name: weight for name, weight in named_weights(model).items() if name in stored}
     if odd:
         raise InputError(f"{folder}: its weights are not those of this model, as {min(odd)} shows; take another one")
     for name, weight in names.items():
@@ -263,19 +250,12 @@ def started(work: Callable[[], None], background: bool) -> Future[None]:
     return future
 
 
-def _whole(tensor: Tensor, copy: bool, main: bool) -> Tensor:
-    """On the CPU of the main process, put together from the parts of all; empty on the others."""
-    tensor = tensor.detach()
-    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return whole.to("cpu", copy=copy).contiguous() if main else whole.new_empty(0)
-
-
-def _split(whole: Tensor, like: Tensor) -> Tensor:
+def _split(value: Tensor, like: Tensor) -> Tensor:
     """The part of this process, if a weight of that shape is split; else a copy of the whole. The first process deals
     the parts out, for with FSDP transformers may load a model on that one only."""
-    if isinstance(like, DTensor) and whole.shape == like.shape:
-        return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements).clone()
-    return whole.clone()
+    if isinstance(like, DTensor) and value.shape == like.shape:
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements).clone()
+    return value.clone()
 
 
 def _hex(state: Tensor) -> str:

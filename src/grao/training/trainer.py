@@ -2,7 +2,6 @@
 
 Mixed precision, data parallelism, callbacks and `report_to` come from transformers. What a method, the watch and the
 log carry from step to step is saved in each checkpoint, in `grao_state.json`.
-Left out: models split over processes (FSDP, DeepSpeed stage 3), which sampling does not support yet.
 """
 
 import math
@@ -12,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,12 +28,14 @@ from grao.config.library import GRAOConfig
 from grao.config.recipe import total_steps
 from grao.data.encoding import EncodedSet, encode_examples, end_token_id, settled_turn, token_texts
 from grao.data.load import examples_from_dataset
-from grao.engine.footprint import cache_bytes, drawing_bytes, optimizer_bytes
+from grao.engine.adapters import switched_off
+from grao.engine.footprint import cache_bytes, drawing_bytes, kept_bytes
 from grao.engine.interface import checkpoint_activations
 from grao.engine.limits import padding_id
 from grao.engine.loading import check_finite, extend_stops, likeliest_stop, load_tokenizer, stop_token_ids
 from grao.engine.memory import MOST_ROWS, ROWS, affordable_rows, free_bytes
 from grao.engine.policy import given_policy
+from grao.engine.sharded import begin_splitting, split_over
 from grao.errors import InputError
 from grao.groups import reward_groups, sample_groups
 from grao.methods.base import Method
@@ -54,7 +56,7 @@ from grao.training.callbacks import MetricsCallback
 from grao.training.checked import CheckedTrainer
 from grao.training.experience import ExperienceSource, Update
 from grao.training.gap import GapWarning, tolerated_gap
-from grao.training.learner import Learner, save_head, together, without_head
+from grao.training.learner import Learner, save_head, together
 from grao.training.metrics import step_metrics, with_logged
 from grao.training.state import CARRIED, Carried
 from grao.training.watch import Watch
@@ -145,14 +147,16 @@ class GRAOTrainer(CheckedTrainer):
                 callbacks=[MetricsCallback(args.output_dir), *([watch] if watch else []), *(callbacks or [])],
             )
             check_library(self, steps)
+        self.is_fsdp_enabled = begin_splitting(self.accelerator, policy)
         check_settings(args.training, self.accelerator, policy)
         # Adapters of other beginnings change the weights below them too.
         plain = peft_config is not None and isinstance(getattr(peft_config, "init_lora_weights", True), bool)
-        without = cast(PeftModel, policy).disable_adapter if plain else None
-        rollout, alone = args.rollout, self.accelerator.num_processes == 1
+        without = partial(switched_off, cast(PeftModel, policy)) if plain else None
+        rollout, alone, parts = args.rollout, self.accelerator.num_processes == 1, split_over(self.accelerator)
         half = torch.bfloat16 if self.accelerator.mixed_precision == "bf16" and not rollout.engine_settings else None
         rounded = copy_dtype(policy, half, self.accelerator.device.type == "cuda")
-        copied = copy_bytes(policy, rounded, rollout.merge_adapter)
+        split = parts > 1 and not rollout.engine_settings
+        copied = copy_bytes(policy, rounded, rollout.merge_adapter, split)
         self.learner = Learner(policy, self.method, args.training, self.accelerator, self.pad_id, without, copied)
         self.engine = self.learner.engine
         self._method_state = self.method.start()
@@ -166,6 +170,7 @@ class GRAOTrainer(CheckedTrainer):
             ),
             rounded,
             rollout.merge_adapter,
+            split,
         )
         explained = rollout.ahead or arguments.neftune_noise_alpha or not self.is_world_process_zero()
         self._gap = GapWarning(math.inf if explained else tolerated_gap(policy, self.accelerator, self.generator))
@@ -334,7 +339,8 @@ class GRAOTrainer(CheckedTrainer):
             return ROWS if free is None else MOST_ROWS  # vLLM sizes its cache itself
         prompt = max(len(item.prompt_ids) for item in (*self.train_items.items, *(self.eval_items or _NONE).items))
         row = cache_bytes(policy, prompt + config.rollout.max_new_tokens) + drawing_bytes(policy)
-        kept = copied + optimizer_bytes(policy, str(config.training.trainer.get("optim", "")))
+        optimizer, parts = str(config.training.trainer.get("optim", "")), split_over(self.accelerator)
+        kept = copied + kept_bytes(policy, optimizer, parts)
         return affordable_rows(free - kept, row, config.rollout.group_size)
 
     def _encode(self, examples: Sequence[Example], policy: nn.Module, with_rejected: bool = False) -> EncodedSet:
@@ -363,10 +369,9 @@ class GRAOTrainer(CheckedTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The policy as a plain language model, and its critic beside it."""
-        if self.learner.critic is not None:
-            state_dict = state_dict or self.accelerator.unwrap_model(self.model).state_dict()
-            save_head(Path(output_dir or str(self.args.output_dir)), state_dict)
-            state_dict = without_head(state_dict)
+        if self.learner.critic is not None and self.args.should_save:
+            weights = state_dict or self._policy.state_dict()
+            state_dict = save_head(weights, output_dir or str(self.args.output_dir))
         super()._save(output_dir, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
