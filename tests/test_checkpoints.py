@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from forked import together
 from grao import DataConfig, GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.engine.loading import load_encoder, load_model, load_reward_model
-from grao.engine.sharded import whole_state
+from grao.engine.sharded import is_split, whole_state
 from grao.methods.grao import GRAO
 from grao.methods.grpo import GRPO
 from grao.methods.ppo import PPO
@@ -33,6 +34,7 @@ from grao.training.state import (
     load_weights,
     optimizer_state,
 )
+from test_sharded import environment
 from test_trainer import ROWS, vowels, weights_of
 from tiny import letter_tokenizer, relative_gap, tiny_model
 
@@ -127,6 +129,33 @@ def test_two_processes_write_and_one_and_four_go_on(tmp_path: Path):
         assert relative_gap(load_file(tmp_path / run / "weights.safetensors"), weights_of(whole.model)) < 1e-4
         for line, other in zip(lines(tmp_path / run), lines(tmp_path / "whole"), strict=True):
             assert line == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("save_async", [False, True])
+def test_split_weights_write_and_one_process_goes_on_and_back(tmp_path: Path, save_async: bool):
+    """FSDP2 with all weights trained, a frozen policy, and a critic."""
+    method = PPO(kl=0.1)
+
+    def run(folder: Path, chosen: Path | None = None, split: bool = False) -> GRAOTrainer:
+        if split:
+            os.environ.update(environment("fsdp2"))
+        trainer = make(folder, method, save_async=save_async)
+        trainer.train(resume_from_checkpoint=chosen and str(chosen))
+        weights = whole_state(trainer._policy, trainer.is_world_process_zero())
+        if split:
+            assert all(map(is_split, trainer._policy.parameters()))
+        if weights:
+            save_file({name: weights[name].clone() for name in weights_of(trainer.model)}, folder / "end.safetensors")
+        return trainer
+
+    whole = run(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "back")
+    together(2, lambda: run(tmp_path / "two", split=True) and None)
+    shutil.copytree(tmp_path / "two", tmp_path / "one")
+    run(tmp_path / "one", checkpoint(tmp_path / "one", 2))
+    together(2, lambda: run(tmp_path / "back", checkpoint(tmp_path / "back", 2), split=True) and None)
+    for folder in ("two", "one", "back"):
+        assert relative_gap(load_file(tmp_path / folder / "end.safetensors"), weights_of(whole.model)) < 1e-4
 
 
 IDS = torch.arange(3, 19)[None]
