@@ -210,6 +210,26 @@ def test_vllms_share_is_what_the_weights_leave(tmp_path: Path, capsys: pytest.Ca
     assert main(["train", "--dry-run", "--card", "5GiB", *words[:-1], share]) == 0
 
 
+def test_a_split_model_keeps_its_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Weights, Adam's state and gradients are divided, the copy that samples is not."""
+    words = recipe_in(tmp_path)
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden_size": 2048, "intermediate_size": 8192}))
+
+    def sizes(gpus: int) -> dict[str, float]:
+        assert main(["train", "--dry-run", "--card", "80GiB", "--gpus", str(gpus), *words]) == 0
+        lines = re.findall(r"^ *([\w ,:-]+?) +(\d+\.\d\d)$", capsys.readouterr().out, re.MULTILINE)
+        return {name: float(size) for name, size in lines}
+
+    one, four = sizes(1), sizes(4)
+    for name in ("weights that are trained", "state of the optimiser", "update: gradients"):
+        assert four[name] == pytest.approx(one[name] / 4, abs=0.01)
+    assert four["a copy of the model, which samples"] == pytest.approx(one["weights that are trained"], abs=0.01)
+    assert main(["train", "--dry-run", "--gpus", "5", *words]) == 2
+    assert "--gpus: 5 are more than training.prompts_per_step" in capsys.readouterr().err
+    assert main(["train", "--gpus", "2", *words]) == 2
+
+
 def test_what_does_not_fit_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = recipe_in(tmp_path)
     config = tmp_path / "model" / "config.json"

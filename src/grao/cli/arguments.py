@@ -100,6 +100,8 @@ class DryRunArguments(NamedTuple):
     recipe: Recipe
     card: int | None
     """Bytes of the card to plan for; None is the device at hand."""
+    gpus: int
+    """How many of them the model is split over."""
 
 
 class DataCheckArguments(NamedTuple):
@@ -187,11 +189,12 @@ def _quickstart(namespace: Namespace, overrides: Overrides) -> QuickstartArgumen
 
 
 def _train(namespace: Namespace, overrides: Overrides) -> Any:
-    if namespace.card is not None and not namespace.dry_run:
-        raise InputError("--card: is for --dry-run, which plans for it; leave it out")
+    for name in ("card", "gpus"):
+        if getattr(namespace, name) is not None and not namespace.dry_run:
+            raise InputError(f"--{name}: is for --dry-run, which plans for it; leave it out")
     if namespace.resume is None:
         recipe = _recipe(namespace, overrides, "--config FILE or --resume RUN")
-        return DryRunArguments(recipe, namespace.card) if namespace.dry_run else recipe
+        return DryRunArguments(recipe, namespace.card, namespace.gpus or 1) if namespace.dry_run else recipe
     if namespace.config or namespace.print_config or namespace.dry_run or "output" in dict(overrides):
         said = "--resume takes no --config, --print_config, --dry-run or --output"
         raise InputError(f"{said}: the run keeps its folder and the recipe it was started with")
@@ -379,6 +382,7 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
     add("--print_config", action="store_true", help="print the complete recipe and stop")
     add("--dry-run", action="store_true", help="read the data, plan memory and cost, and stop; needs no weights")
     add("--card", type=_bytes, metavar="SIZE", help="plan for a GPU of this memory, such as 24GiB")
+    add("--gpus", type=partial(_whole, 1), metavar="N", help="plan for N of them, over which the model is split")
 
     what = "Sample answers to the held-out prompts and score them against the references."
     add = command("evaluate", _evaluate, Recipe, f"(--run RUN | {_CONFIG}) [--output FOLDER]", what, _SEE_TRAIN)

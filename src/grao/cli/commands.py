@@ -69,7 +69,7 @@ def train(run: Recipe | ResumeArguments | DryRunArguments) -> None:
     """Trains as a recipe says, or resumes the run in a folder; evaluates and reports. A dry run says what it takes."""
     with terminal() as screen:
         if isinstance(run, DryRunArguments):
-            return dry_run(run.recipe, run.card, screen)
+            return dry_run(*run, screen)
         if isinstance(run, ResumeArguments):
             finished = resume_run(run.folder, screen, run.overrides)
         else:

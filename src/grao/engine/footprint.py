@@ -184,6 +184,25 @@ def optimizer_bytes(model: nn.Module, name: str) -> int:
     return round(total)
 
 
+def gathered_bytes(model: nn.Module, half: torch.dtype | None) -> int:
+    """What one process has gathered of a model that FSDP2 splits, at most: two blocks, the gradient of one, and what
+    stands outside of the blocks with its gradient.
+
+    Args:
+        model: on any device, whole.
+        half: number format of mixed precision.
+    """
+    inner = transformers_model(model)
+    kinds = set(inner._no_split_modules or ())
+    blocks = [_weights(block) for block in inner.modules() if type(block).__name__ in kinds]
+    outside = _weights(model) - sum(blocks)
+    return (3 * max(blocks, default=0) + 2 * outside) * (half.itemsize if half else next(model.parameters()).itemsize)
+
+
+def _weights(model: nn.Module) -> int:
+    return sum(weight.numel() for weight in model.parameters())
+
+
 def kept_bytes(model: nn.Module, optimizer: str, parts: int) -> int:
     """What training adds for good to a model that is there, beside gradients: the state of its optimiser, and if it
     will be split into parts one of them, for what is there remains as the copy that samples."""

@@ -116,12 +116,13 @@ class Plan:
         return "take shorter answers (rollout.max_new_tokens), a smaller model or a larger card"
 
 
-def dry_run(recipe: Recipe, card: int | None, screen: Screen) -> None:
+def dry_run(recipe: Recipe, card: int | None, gpus: int, screen: Screen) -> None:
     """Prints what a run will take.
 
     Args:
         recipe: of the run.
         card: bytes of the GPU to plan for; None takes the device at hand.
+        gpus: how many of them the model is split over (FSDP2).
         screen: where it is shown.
 
     Raises:
@@ -147,7 +148,7 @@ def dry_run(recipe: Recipe, card: int | None, screen: Screen) -> None:
         screen.say(forecast.words)
     screen.say(_work(recipe, model, train, steps, card is None))
 
-    plan = make_plan(recipe, model, train, card)
+    plan = make_plan(recipe, model, train, card, gpus)
     for line in plan.lines():
         screen.say(line)
     if not plan.fits:
@@ -156,14 +157,16 @@ def dry_run(recipe: Recipe, card: int | None, screen: Screen) -> None:
     screen.say(f"it fits: micro-batches of up to {plan.tokens:,} tokens, {plan.rows:,} completions at once")
 
 
-def make_plan(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet, card: int | None) -> Plan:
-    """The memory plan of a run.
+def make_plan(
+    recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet, card: int | None, gpus: int = 1
+) -> Plan:
+    """The memory plan of a run, of one of its processes.
 
     Args:
         recipe: of the run.
         model: on the meta device; it is of no use behind.
         train: the prompts.
-        card: as `dry_run`.
+        card, gpus: as `dry_run`.
 
     Raises:
         InputError: if the model cannot be run on shapes alone.
@@ -182,12 +185,16 @@ def make_plan(recipe: Recipe, model: PreTrainedModel | PeftModel, train: Encoded
     copied = (needs.frozen or training.measure_kl) and recipe.model.lora is None
     rounded = copy_dtype(model, None if rollout.engine_settings or quantized else half, gpu)
     gradients = footprint.trained_bytes(model)
+    gathered = footprint.gathered_bytes(model, half) if gpus > 1 else 0  # before the model is of no use
+    sampler = copy_bytes(model, rounded, rollout.merge_adapter)
+    if gpus > 1 and not rollout.engine_settings:  # what was the whole model samples from now on
+        sampler = sum(weight.numel() * (rounded or weight.dtype).itemsize for weight in model.parameters())
     kept = {
-        "weights that stay": footprint.frozen_bytes(model, quantized),
-        "weights that are trained": gradients,
-        "a copy of them as they were": gradients if copied else 0,
-        "a copy of the model, which samples": copy_bytes(model, rounded, rollout.merge_adapter),
-        "state of the optimiser": footprint.optimizer_bytes(model, optimizer),
+        "weights that stay": footprint.frozen_bytes(model, quantized) // gpus,
+        "weights that are trained": gradients // gpus,
+        "a copy of them as they were": gradients // gpus if copied else 0,
+        "a copy of the model, which samples": sampler,
+        "state of the optimiser": footprint.optimizer_bytes(model, optimizer) // gpus,
     }
     left = room - sum(kept.values())
     weight = transformers_model(model).get_output_embeddings().weight
@@ -205,15 +212,16 @@ def make_plan(recipe: Recipe, model: PreTrainedModel | PeftModel, train: Encoded
         return tile_bytes(weight, tokens, half is not None, cpu=not gpu)
 
     needed = replace(activations, fixed=activations.fixed + tile(TOKENS))
-    auto = needed.within(UPDATE_SHARE * (left - gradients), TOKENS) if gpu else TOKENS
+    auto = needed.within(UPDATE_SHARE * (left - gradients // gpus - gathered), TOKENS) if gpu else TOKENS
     budget = training.token_budget if isinstance(training.token_budget, int) else auto
     longest = prompt + max(new if needs.samples else 0, reference)
-    step = training.prompts_per_step * (prompt + reference + needs.samples * rollout.group_size * new)
+    prompts = math.ceil(training.prompts_per_step / gpus)
+    step = prompts * (prompt + reference + needs.samples * rollout.group_size * new)
     tokens = max(longest, min(budget, step))
     auto = affordable_rows(left, row + drawing, rollout.group_size) if gpu else ROWS
     auto = MOST_ROWS if rollout.engine_settings else auto  # vLLM sizes its cache itself
     rows = max(rollout.group_size, rollout.batch_size if isinstance(rollout.batch_size, int) else auto)
-    rows = min(rows, max(training.prompts_per_step * rollout.group_size, recipe.data.held_out))
+    rows = min(rows, max(prompts * rollout.group_size, recipe.data.held_out))
     own = {
         f"cache of {rows} rows of {prompt + new:,} tokens": rows * row,
         "reading prompts, drawing tokens": max(reading.at(prompt * max(1, rows // rollout.group_size)), rows * drawing),
@@ -225,7 +233,8 @@ def make_plan(recipe: Recipe, model: PreTrainedModel | PeftModel, train: Encoded
         kept=kept,
         rollout=by_vllm.get(rollout.engine, own),
         update={
-            "gradients": gradients,
+            "gradients": gradients // gpus,
+            "layers that are gathered": gathered,
             f"activations of {tokens:,} tokens": activations.at(tokens),
             "a tile of the output layer": tile(tokens),
         },
