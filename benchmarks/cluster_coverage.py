@@ -18,7 +18,7 @@ from scipy.stats import beta, binom
 
 from grao.evaluation.clusters import NET, difference, over_prompts, over_seeds
 from grao.evaluation.inference import holm, sign_flip
-from grao.records.run import Estimate
+from grao.records.numbers import Estimate
 
 SHARES = (0.005, 0.01, 0.02, 0.055, 0.12, 0.2, 0.35, 0.5)
 CORRELATIONS = (0.0, 0.1, 0.3, 0.6, 0.95)

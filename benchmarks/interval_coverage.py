@@ -33,7 +33,7 @@ from cluster_coverage import (
 from scipy.special import gammaln, xlogy
 
 from grao.evaluation.inference import half_tie_share, net_share, proportion, relative_gain
-from grao.records.run import Estimate
+from grao.records.numbers import Estimate
 
 SHARES = (0.005, 0.01, 0.02, 0.035, 0.055, 0.08, 0.12, 0.2, 0.35, 0.5)
 DRAWS = 4000

@@ -19,9 +19,10 @@ from grao.methods.dpo import DPO
 from grao.methods.grpo import GRPO
 from grao.methods.ppo import PPO
 from grao.records.run import read_metrics, update_manifest
+from grao.studies.evaluate import evaluate_recipe, evaluate_run
 from grao.studies.prepare import prepare
 from grao.studies.reward_model import train_reward_model
-from grao.studies.train import evaluate_recipe, evaluate_run, resume_run, start_run
+from grao.studies.train import resume_run, start_run
 from test_method_runs import PAIRS
 from test_trainer import ROWS, config, vowels, weights_of
 from tiny import letter_tokenizer, saved_model, tiny_model

@@ -14,6 +14,7 @@ from grao.records.audit import read_audit
 from grao.records.run import read_metrics
 from grao.rewards.judge import client
 from grao.sandbox.world import prepare
+from grao.studies.given import judge_error
 from judge_server import Asked, JudgeServer, Told, longer
 from tiny import saved_model
 
@@ -23,6 +24,8 @@ HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> & </div>"
 REWARD = """
 def length(completions):
     return [len(text) for text in completions]
+def form(completions):
+    return [text.endswith(".") - 0.01 * abs(len(text.split()) - 5) for text in completions]
 def nothing(completions):
     return [None] * len(completions)
 calls = 0
@@ -117,6 +120,8 @@ def test_what_an_audit_leaves_behind(place: Path, capsys: pytest.CaptureFixture[
     assert [pair.held_out for pair in found.pairs] == [True] * 8 + [False] * 12
     assert found.rewards[0].accuracy == accuracy([pair.readings["length"].value for pair in found.pairs])
     assert found.policy == policy_figures(found.groups)
+    error, right = judge_error("run-audit"), found.rewards[0].accuracy.half_ties
+    assert (error.value, error.low, error.high) == (1 - right.value, 1 - right.high, 1 - right.low)
     assert [pair.readings["length"].value for pair in found.pairs] == [
         len(pair.rejected) - len(pair.reference) for pair in found.pairs
     ]
@@ -263,7 +268,9 @@ def test_a_judge_is_asked_once_and_the_run_begins_with_its_answers(place: Path, 
     assert reward.itself_asked.value == 0
     assert reward.questions.asked == reward.questions.known + len(server.asked) - 1  # and one to see if it is there
     assert reward.questions.cost == pytest.approx(150e-6 * (len(server.asked) - 1))
-    assert found.forecast.judges[0].questions == 2 * (3 * 3 * 4 + 3 * 8)
+    assert found.forecast.judges[0].questions == 2 * (
+        3 * 3 * 4 + 3 * 8 + 3 * 12
+    )  # the last: wrong texts before training
     asked = len(server.asked)
     assert audit(**changes) == 0
     assert len(server.asked) == asked
@@ -284,6 +291,57 @@ def test_a_judge_led_by_the_place_is_found_out(place: Path, server: JudgeServer)
     problems = " ".join(finding.problem for finding in found.verdict.findings)
     assert "does not know its mind" in problems
     assert "seldom decides" in problems
+
+
+def test_a_judge_led_by_the_place_is_found_out_without_rejected_answers(place: Path, server: JudgeServer) -> None:
+    server.script = lambda asked: Told("1 > 2")
+    assert audit(**judge(server), **{"data.rejected": "", "audit.edits": "12"}) == 0
+    found = read_audit(place / "run-audit")
+    reward = found.rewards[0]
+    assert reward.accuracy is None
+    assert reward.orders.flips.value == reward.orders.first_wins.value == 1
+    assert {wrong.as_good.value for wrong in reward.content} == {0.5}  # every flip is a tie
+    problems = " ".join(finding.problem for finding in found.verdict.findings)
+    assert "does not know its mind" in problems
+    assert "It may not look at what a text says" in problems
+
+
+def test_a_reward_blind_to_content_is_found_out(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edits = {"audit.edits": "12", "data.rejected": ""}
+    assert audit(**{"rewards.0.function": "rewards.py:form", **edits}) == 0
+    assert "It may not look at what a text says: as good as the reference is the reference of" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    (other, shuffled, prompt) = read_audit(place / "run-audit").rewards[0].content
+    assert other.as_good.value >= 0.4
+    assert shuffled.as_good.value < 0.5  # the full stop has moved
+    assert prompt.as_good.value == 0
+    assert "Texts that are plainly wrong" in (place / "run-audit" / "audit.html").read_text()
+    assert audit(**{"rewards.0.function": "", "rewards.0.rule.exact": "{}", **edits}) == 0
+    found = read_audit(place / "run-audit")
+    assert {wrong.as_good.value for wrong in found.rewards[0].content} == {0}
+    assert not [each for each in found.verdict.findings if "look at what a text says" in each.problem]
+
+
+def test_people_and_a_judge_of_the_family_of_the_model(place: Path, server: JudgeServer, capsys) -> None:
+    assert audit() == 0
+    pairs = read_audit(place / "run-audit").pairs
+    sides = [{"id": pair.id, "preferred": "reference" if index % 4 else "rejected"} for index, pair in enumerate(pairs)]
+    (place / "people.jsonl").write_text("".join(json.dumps(side) + "\n" for side in sides))
+    (place / "qwen-tiny").symlink_to(place / "model")
+    related = {"model.path": "qwen-tiny", "audit.labels": "people.jsonl", **judge(server, model="Qwen/Qwen2.5-72B")}
+    assert audit(**related) == 0
+    found = read_audit(place / "run-audit")
+    (agreement,) = found.agreements
+    assert (agreement.first, agreement.second) == ("people", "helpful")
+    right = [bool(index % 4) == (len(pair.reference) > len(pair.rejected)) for index, pair in enumerate(pairs)]
+    assert agreement.pairs.agreement.value == sum(right) / 20
+    assert [each.problem for each in found.verdict.findings if "family" in each.problem] == [
+        "The judge Qwen/Qwen2.5-72B is of the family of qwen-tiny: it may prefer its own kind."
+    ]
+    (place / "people.jsonl").write_text('{"id": "0", "preferred": "reference"}\n')
+    assert audit(**related) == 2
+    assert "people.jsonl, line 1: its prompt is none of the 20" in capsys.readouterr().err
 
 
 def test_a_judge_that_goes_down_ends_with_3_and_loses_nothing(

@@ -13,7 +13,8 @@ from grao.cli.main import main
 from grao.errors import InputError
 from grao.files import read_bytes, read_text, usable_path
 from grao.records.audit import read_audit
-from grao.records.run import read_evaluation, read_items, read_manifest, read_metrics, read_reward_model
+from grao.records.reward_model import read_reward_model
+from grao.records.run import read_evaluation, read_items, read_manifest, read_metrics
 from grao.records.study import read_cells, read_study
 from grao.visible import visible
 from tiny import saved_model

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from grao.cli.arguments import EvaluateArguments, QuickstartArguments, ResumeArguments, parse_arguments
+from grao.cli.arguments import QuickstartArguments, ResumeArguments, parse_arguments
+from grao.cli.entrants import EvaluateArguments
 from grao.cli.main import main
 from grao.config.load import load_recipe
 from grao.config.recipe import Recipe
@@ -123,8 +124,9 @@ def test_quickstart_and_report() -> None:
         ("train --config recipe.yaml --resume .", "--resume takes no --config"),
         ("train --resume . --output there", "--resume takes no --config, --print_config, --dry-run or --output"),
         ("train --resume none", "--resume: none is not a folder"),
-        ("evaluate", "give --run RUN or --config FILE"),
-        ("evaluate --run . --model.path x", "--run takes no --config and no fields of the recipe"),
+        ("evaluate", "give models, --run RUN or --config FILE"),
+        ("evaluate --run . --model.path x", "--model.path changes what is sampled, and --run RUN judges the recorded"),
+        ("evaluate --run . --config recipe.yaml", "--run takes no --config: its prompts are those of the run"),
         ("evaluate --run none", "--run: none is not a folder"),
         ("quickstart --ability strong", "argument --ability: must be weak, able or a number from 0 to 1, got 'strong'"),
         ("quickstart --ability nan", "argument --ability: must be weak, able or a number from 0 to 1, got 'nan'"),

@@ -27,10 +27,11 @@ from grao.config.study import Study
 from grao.records import checkpoints
 from grao.records.lock import locked
 from grao.records.run import MetricsLog, read_evaluation, read_manifest, read_metrics
+from grao.studies.evaluate import evaluate_recipe
 from grao.studies.reward_model import train_reward_model
 from grao.studies.settings import changed, decisive
 from grao.studies.study import run_study
-from grao.studies.train import StoppedError, evaluate_recipe, resume_run, start_run
+from grao.studies.train import StoppedError, resume_run, start_run
 from grao.training import saving
 from grao.training.callbacks import InterruptGuard
 from test_broken_numbers import METHODS
@@ -99,7 +100,7 @@ def recipe(**changes):
         "rewards.0.function": "rewards.py:vowels", "rollout.group_size": "4", "rollout.temperature": "1.0",
         "rollout.max_new_tokens": "6", "training.steps": "4",
         "training.prompts_per_step": "2", "training.learning_rate": "1e-2", "training.save_every": "1",
-        "training.trainer.use_cpu": "true", "output": "run",
+        "training.trainer.use_cpu": "true", "output": "run", "audit.before_training": "skip",
     }  # fmt: skip
     return load_recipe(None, list({**settings, **changes}.items()))
 

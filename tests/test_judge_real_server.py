@@ -210,6 +210,7 @@ def recipe(judge_folder: Path, url: str) -> str:
         "rewards": [{"judge": judge}],
         "rollout": {"group_size": 4, "temperature": 1.0, "max_new_tokens": 2, "batch_size": 4},
         "training": {"steps": 2, "prompts_per_step": 3, "learning_rate": 1e-2, "trainer": {"use_cpu": True}},
+        "audit": {"before_training": "skip"},
         "output": "run",
     }
     return yaml.safe_dump(sections)

@@ -65,6 +65,7 @@ def options(server: JudgeServer, **changes: str) -> list[str]:
         "training.prompts_per_step": "3",
         "training.learning_rate": "1e-2",
         "training.trainer.use_cpu": "true",
+        "audit.before_training": "skip",
         "output": "run",
         **changes,
     }

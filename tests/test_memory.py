@@ -291,7 +291,8 @@ def test_weights_of_four_bits_are_counted_checked_and_trained_on(tmp_path: Path)
 
 @needs_bitsandbytes
 def test_a_run_on_four_bits_saves_its_adapter_and_goes_on_from_it(tmp_path: Path, screen):
-    from grao.studies.train import evaluate_run, start_run
+    from grao.studies.evaluate import evaluate_run
+    from grao.studies.train import start_run
 
     words = recipe_in(tmp_path)
     saved_model(tmp_path / "model")

@@ -10,13 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grao.errors import InputError
-from grao.evaluation.inference import half_tie_share, net_share, proportion, relative_gain
-from grao.evaluation.metrics import evaluation_from_items, gain, scores
-from grao.records.run import Item, RecordedAnswer, read_evaluation, read_items, write_evaluation
+from grao.evaluation import metrics
+from grao.evaluation.inference import half_tie_share, holm, net_share, proportion, relative_gain
+from grao.evaluation.metrics import evaluation_from_items, gain
+from grao.records.run import Item, RecordedAnswer, Scores, read_evaluation, read_items, write_evaluation
 
 BEFORE = [1.0, -1.0, 0.0, -1.0, None, 1.0]
 AFTER = [1.0, 1.0, 0.0, None, 1.0, -0.5]
 AFTER_ON_BEFORE = [0.0, 1.0, None, 1.0, 0.3, -1.0]
+
+
+def scores(rewards, tokens, truncated, confidence: float = 0.95, text: str = "a") -> Scores:
+    """Of answers to different prompts."""
+    rows = zip(rewards, tokens, truncated, strict=True)
+    answers = [RecordedAnswer(text, count, cut, reward, [1]) for reward, count, cut in rows]
+    return metrics.scores(answers, ["reference"] * len(answers), range(len(answers)), confidence)
 
 
 def items() -> list[Item]:
@@ -96,9 +104,14 @@ def test_evaluation_is_a_function_of_the_items() -> None:
     found = evaluation_from_items(items(), confidence=0.9)
     assert (found.confidence, found.prompts) == (0.9, 6)
     assert list(found.models) == ["before", "after"]
-    assert found.models["before"] == scores(BEFORE, range(10, 16), [True] + [False] * 5, 0.9)
-    assert found.models["after"] == scores(AFTER, [20] * 6, [False] * 6, 0.9)
-    assert found.gains == [gain("after", "before", AFTER_ON_BEFORE, AFTER, BEFORE, 0.9)]
+    before, after = (
+        scores(BEFORE, range(10, 16), [True] + [False] * 5, 0.9, "b"),
+        scores(AFTER, [20] * 6, [False] * 6, 0.9),
+    )
+    gained = gain("after", "before", AFTER_ON_BEFORE, AFTER, BEFORE, 0.9)
+    assert found.models == {"before": before, "after": after}
+    assert found.gains == [gained]
+    assert found.corrected == holm({"before": before.p, "after": after.p, "after|before": gained.p})
 
 
 def test_files_reproduce_each_other(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_local_recipes_run(path: Path, tmp_path: Path, questions: Path, screen, 
 def test_recipes_for_evaluation_only(
     path: Path, tmp_path: Path, questions: Path, screen, monkeypatch: pytest.MonkeyPatch
 ):
-    from grao.studies.train import evaluate_recipe
+    from grao.studies.evaluate import evaluate_recipe
 
     monkeypatch.chdir(path.parents[1])
     evaluation = evaluate_recipe(small(path, tmp_path / "run", questions), screen)

@@ -19,7 +19,7 @@ from grao.config.recipe import BackboneConfig, LoraConfig, PairsConfig, RewardMo
 from grao.engine.loading import load_reward_model, new_reward_model
 from grao.errors import InputError
 from grao.evaluation.metrics import pair_scores
-from grao.records.run import read_reward_model
+from grao.records.reward_model import read_reward_model
 from grao.rewards.base import RewardBatch, sign_relative
 from grao.rewards.mix import make_rewards
 from grao.rewards.model import RewardModel

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,16 @@ from grao.config.load import dump_recipe, load_recipe
 from grao.engine.loading import load_model
 from grao.errors import InputError, RewardUnavailableError
 from grao.evaluation.metrics import evaluation_from_items
-from grao.records.run import read_evaluation, read_items, read_metrics
-from grao.studies.train import StoppedError, evaluate_recipe, evaluate_run, resume_run, start_run
+from grao.records.run import Evaluation, read_evaluation, read_items, read_metrics
+from grao.studies.doubts import doubts
+from grao.studies.evaluate import evaluate_recipe, evaluate_run
+from grao.studies.train import StoppedError, resume_run, start_run
 from grao.training.trainer import GRAOTrainer
 from tiny import saved_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
 
+SEEN_IN_ITEMS = ("reward-follows-length", "narrow-margin", "not-text", "underpowered")
 REWARD = """
 import os, pathlib, signal, time
 def vowels(completions):
@@ -103,9 +107,15 @@ def recipe(**changes):
         "training.prompts_per_step": "3",
         "training.learning_rate": "1e-2",
         "training.trainer.use_cpu": "true",
+        "audit.before_training": "skip",
         "output": "run",
     }
     return load_recipe(None, list({**settings, **changes}.items()))
+
+
+def numbers(evaluation: Evaluation) -> Evaluation:
+    """Whoever judged: functions under two names say the same here."""
+    return replace(evaluation, judges=[])
 
 
 def test_what_a_run_leaves_behind(place: Path, screen):
@@ -122,7 +132,12 @@ def test_what_a_run_leaves_behind(place: Path, screen):
     assert [step["step"] for step in read_metrics(run)] == [1, 2, 3, 4]
     items = read_items(run)
     assert len(items) == 8
-    assert evaluation_from_items(items) == read_evaluation(run) == finished.evaluation
+    assert read_evaluation(run) == finished.evaluation
+    found = evaluation_from_items(items)
+    assert replace(found, judges=finished.evaluation.judges, doubts=finished.evaluation.doubts) == finished.evaluation
+    assert finished.evaluation.judges == ["function rewards.py:vowels"]
+    assert "training-reward-only" in [doubt.kind for doubt in finished.evaluation.doubts]
+    assert doubts(items, found) == [each for each in finished.evaluation.doubts if each.kind in SEEN_IN_ITEMS]
     assert load_recipe(run / "recipe.yaml").training.steps == 4
     model = AutoModelForCausalLM.from_pretrained(run / "model")
     assert AutoTokenizer.from_pretrained(run / "model")("say").input_ids
@@ -169,7 +184,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_as_if_nothing_had_been(place: Path, sc
     assert 0 < steps < 4
     finished = resume_run(Path("run"), screen)
     assert any(f"checkpoint-{steps}" in line for line in screen.lines)
-    assert finished.evaluation == whole
+    assert numbers(finished.evaluation) == numbers(whole)
     timeless = [
         [
             {
@@ -258,7 +273,7 @@ def test_training_is_not_repeated_for_an_evaluation(place: Path, screen, functio
         start_run(recipe(**{"rewards.0.function": f"rewards.py:{function}"}), screen)
     steps = read_metrics(place / "run")
     assert len(steps) == 4
-    assert resume_run(Path("run"), screen).evaluation == whole
+    assert numbers(resume_run(Path("run"), screen).evaluation) == numbers(whole)
     assert any("going on from checkpoint-4" in line for line in screen.lines)
     assert read_metrics(place / "run") == steps
 
@@ -279,7 +294,7 @@ def test_half_written_files_are_passed_over(place: Path, screen):
     (place / "run" / "checkpoints" / "checkpoint-3" / "trainer_state.json").write_text('{\n  "epoch": {\n  }\n')
     items = place / "run" / "items.jsonl"
     items.write_bytes(items.read_bytes()[:-20] + b"\xff")
-    assert resume_run(Path("run"), screen).evaluation == whole
+    assert numbers(resume_run(Path("run"), screen).evaluation) == numbers(whole)
     assert any("going on from checkpoint-1" in line for line in screen.lines)
     assert not list((place / "run").glob("*.part"))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args
 
 from grao import __version__
+from grao.cli.entrants import MODELS, EvaluateArguments, Models, divided, is_run, named
 from grao.config.arms import study_arms
 from grao.config.load import dump_recipe, load_config, load_recipe
 from grao.config.other_trainers import ABSENT, OTHER_NAMES
@@ -61,6 +62,9 @@ FILE is a study with a section over, one or two axes:
 """
 _HOTTEST = 10.0
 """Temperature of `grao chat`."""
+_EVALUATION = "runs/evaluation"
+_OF_JUDGING = ("rewards.", "rewards", "evaluation.confidence", "audit.")
+_CHECKS = ("retest", "kl", "judge_error", "labels")
 _LARGEST_CARD = 10_000
 """GiB."""
 _DIGITS = 19
@@ -126,15 +130,6 @@ class ChatArguments(NamedTuple):
     seed: int
 
 
-class EvaluateArguments(NamedTuple):
-    """`grao evaluate`."""
-
-    source: Recipe | Path
-    """Model, data and rewards: of a recipe, or of the run in this existing folder."""
-    folder: Path
-    """Where the results go."""
-
-
 class ExportArguments(NamedTuple):
     """`grao export`."""
 
@@ -174,6 +169,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, Any]:
         SystemExit: after `--help`, `--version` and `--print_config`.
     """
     namespace, words = _command_parser().parse_known_args(argv)
+    if namespace.read is _evaluate:
+        namespace.models, words = divided(words)
     overrides = tuple(_overrides(words))
     if namespace.read in (_chat, _export, _report, _runs):
         for name, _ in overrides:
@@ -215,14 +212,39 @@ def _data_check(namespace: Namespace, overrides: Overrides) -> DataCheckArgument
 
 
 def _evaluate(namespace: Namespace, overrides: Overrides) -> EvaluateArguments:
-    if namespace.run is not None:
-        if namespace.config or overrides:
-            raise InputError("--run takes no --config and no fields of the recipe: it evaluates the run as it was")
-        return EvaluateArguments(_folder("--run", namespace.run), namespace.output or namespace.run)
-    if namespace.output is not None and (namespace.config or overrides):
+    """Prompts and rewards are those of `--run`, of the first run among the models, or of a recipe."""
+    models, run = tuple(map(named, namespace.models)), namespace.run
+    options = tuple((name, getattr(namespace, name)) for name in _CHECKS if getattr(namespace, name))
+    if run is not None:
+        _folder("--run", run)
+        if namespace.config:
+            raise InputError("--run takes no --config: its prompts are those of the run")
+    elif models and namespace.config is None and is_run(models[0][1]):
+        run, models = Path(models[0][1]), models if len(models) > 1 else ()
+    if run is not None:
+        return _evaluate_on(run, namespace.output, models, overrides)._replace(options=options)
+    if namespace.output is not None and (namespace.config or overrides or models):
         overrides = (*overrides, ("output", write_inline(str(namespace.output))))
-    recipe = _recipe(namespace, overrides, "--run RUN or --config FILE")
-    return EvaluateArguments(recipe, recipe.output)
+    if models and namespace.config is None:  # what a recipe cannot be without
+        given = {name for name, _ in overrides}
+        needed = (("model.path", models[0][1]), ("output", _EVALUATION))
+        overrides = (*((name, write_inline(text)) for name, text in needed if name not in given), *overrides)
+    recipe = _recipe(namespace, overrides, "models, --run RUN or --config FILE")
+    return EvaluateArguments(recipe, recipe.output, models, options=options)
+
+
+def _evaluate_on(run: Path, output: Path | None, models: Models, overrides: Overrides) -> EvaluateArguments:
+    """Models on the prompts of a run, the run's own two, or, where rewards are given, its recorded answers."""
+    if not models and not overrides:
+        return EvaluateArguments(run, output or run)
+    if unfit := [name for name, _ in overrides if not models and not name.startswith(_OF_JUDGING)]:
+        problem = f"--{unfit[0]} changes what is sampled, and --run RUN judges the recorded answers again"
+        raise InputError(f"{problem}; to sample anew, name the models too: grao evaluate {run} --run {run}")
+    if any(name.startswith("rewards.") for name, _ in overrides):
+        overrides = (("rewards", "[]"), *overrides)
+    folder = output or Path(f"{run}-evaluation")
+    recipe = load_recipe(run / "recipe.yaml", (*overrides, ("output", write_inline(str(folder)))))
+    return EvaluateArguments(recipe, recipe.output, models, None if models else run)
 
 
 def _study(namespace: Namespace, overrides: Overrides) -> StudyArguments:
@@ -310,7 +332,7 @@ def _check_names(namespace: Namespace, overrides: Overrides) -> None:
 
 def _options(namespace: Namespace) -> dict[str, Any]:
     """The command's own options."""
-    return {name: value for name, value in vars(namespace).items() if name not in ("command", "read", "root")}
+    return {name: value for name, value in vars(namespace).items() if name not in ("command", "read", "root", "models")}
 
 
 def _folder(option: str, path: Path) -> Path:
@@ -384,11 +406,16 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
     add("--card", type=_bytes, metavar="SIZE", help="plan for a GPU of this memory, such as 24GiB")
     add("--gpus", type=partial(_whole, 1), metavar="N", help="plan for N of them, over which the model is split")
 
-    what = "Sample answers to the held-out prompts and score them against the references."
-    add = command("evaluate", _evaluate, Recipe, f"(--run RUN | {_CONFIG}) [--output FOLDER]", what, _SEE_TRAIN)
-    add("--run", type=_path, metavar="RUN", help="evaluate the model of this run")
-    add("--config", type=_path, metavar="FILE", help="evaluate the model of a recipe")
+    what = "Judge models and ready answers on held-out prompts, against the references and each other."
+    usage = "[[NAME=]MODEL ...] [--run RUN | --config FILE] [--SECTION.KEY VALUE ...]"
+    add = command("evaluate", _evaluate, Recipe, usage, what, f"{MODELS}\n{_SEE_TRAIN}")
+    add("--run", type=_path, metavar="RUN", help="prompts, rewards and sampling of this run")
+    add("--config", type=_path, metavar="FILE", help="prompts, rewards and sampling of a recipe")
     add("--output", type=_path, metavar="FOLDER", help="where the results go")
+    add("--retest", type=partial(_whole, 1), metavar="N", help="ask the judges again about N answers: do they repeat?")
+    add("--kl", action="store_true", help="how far runs and adapters are from what they were trained from")
+    add("--judge-error", metavar="E", help="correct win rates for a judge wrong in this share, or an audit's folder")
+    add("--labels", metavar="FILE", help="agreement with people: rows of id, preferred (answer, reference, tie)")
 
     compare = "Compare methods or settings: same model, prompts, rewards and budget, several seeds."
     ablate = "Take GRAO apart: a study with a term, the group or the sign policy left out in turn."

@@ -12,22 +12,23 @@ from grao.cli.arguments import (
     ChatArguments,
     DataCheckArguments,
     DryRunArguments,
-    EvaluateArguments,
     ExportArguments,
     QuickstartArguments,
     ResumeArguments,
     StudyArguments,
 )
+from grao.cli.entrants import EvaluateArguments
 from grao.cli.screen import terminal
 from grao.config.arms import SANDBOX
 from grao.config.load import load_recipe
 from grao.config.recipe import Recipe, RewardModelRecipe
 from grao.errors import InputError
 from grao.files import read_text
-from grao.records.run import read_evaluation
+from grao.records.run import Evaluation, read_evaluation
 from grao.records.study import StudyResult, read_study
 from grao.reports.audit import audit_tables, verdict_words
-from grao.reports.run import headline_table, reward_model_table, write_report
+from grao.reports.evaluation import evaluation_lines, evaluation_tables
+from grao.reports.run import reward_model_table, write_report
 from grao.reports.runs import runs_table
 from grao.reports.study import notes, study_tables, verdict, write_study_report
 from grao.reports.sweep import sweep_headline, sweep_sentences
@@ -35,12 +36,20 @@ from grao.rollouts.base import Sampling
 from grao.sandbox.world import prepare
 from grao.studies.audit import audit_folder, audit_rewards
 from grao.studies.data_check import check_data
+from grao.studies.evaluate import (
+    Options,
+    contestants,
+    evaluate_again,
+    evaluate_models,
+    evaluate_recipe,
+    evaluate_run,
+)
 from grao.studies.export import export_run
 from grao.studies.plan import dry_run
 from grao.studies.reward_model import train_reward_model
 from grao.studies.study import quick, run_study
 from grao.studies.talk import BEFORE, Speaker, start_of, talk, typed
-from grao.studies.train import Finished, evaluate_recipe, evaluate_run, resume_run, start_run
+from grao.studies.train import Finished, resume_run, start_run
 from grao.visible import visible
 
 
@@ -78,11 +87,18 @@ def train(run: Recipe | ResumeArguments | DryRunArguments) -> None:
 
 
 def evaluate(arguments: EvaluateArguments) -> None:
-    """Answers the held-out prompts with the model of a run or of a recipe, records the verdicts and reports."""
-    source, folder = arguments.source, arguments.folder
+    """Judges models and ready answers on held-out prompts, records the verdicts and reports."""
+    source, folder, options = arguments.source, arguments.folder, Options(**dict(arguments.options))
     with terminal() as screen:
-        result = evaluate_recipe(source, screen) if isinstance(source, Recipe) else evaluate_run(source, folder, screen)
-    screen.console.print(headline_table(result))
+        if not isinstance(source, Recipe):
+            result = evaluate_run(source, folder, screen, options)
+        elif arguments.again:
+            result = evaluate_again(source, arguments.again, screen, options)
+        elif arguments.models:
+            result = evaluate_models(source, contestants(source, arguments.models), screen, options)
+        else:
+            result = evaluate_recipe(source, screen, options)
+    _show_evaluation(result, screen.console)
     _show_path(screen.console, "report", folder / "report.html")
 
 
@@ -140,7 +156,7 @@ def report(folder: Path) -> None:
         return
     page = write_report(folder)
     if evaluation := read_evaluation(folder):
-        console.print(headline_table(evaluation))
+        _show_evaluation(evaluation, console)
     _show_path(console, "report", page)
 
 
@@ -164,9 +180,18 @@ def runs(folder: Path) -> None:
 def _show_run(finished: Finished, console: Console) -> None:
     """The headline table and where everything lies."""
     if finished.evaluation:
-        console.print(headline_table(finished.evaluation))
+        _show_evaluation(finished.evaluation, console)
     _show_path(console, "model", finished.folder / "model")
     _show_path(console, "report", finished.report)
+
+
+def _show_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Who judged, what speaks against believing it, and the tables."""
+    for line in evaluation_lines(evaluation):
+        console.print(visible(line), highlight=False, markup=False)
+    for table in evaluation_tables(evaluation):
+        console.print()
+        console.print(table)
 
 
 def _show_study(result: StudyResult, page: Path, console: Console) -> None:

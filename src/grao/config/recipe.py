@@ -248,8 +248,10 @@ class EvaluationConfig:
 
 @settings
 class AuditConfig:
-    """What `grao reward audit` looks at; training takes no notice of it."""
+    """What `grao reward audit` looks at, and the short form of it before a training."""
 
+    before_training: Literal["warn", "stop", "skip"] = "warn"
+    """Ask the rewards about a few texts that are plainly wrong; `stop` ends the run if they do well."""
     pairs: PositiveInt = 200
     """Reference and rejected answers that are compared, one pair a prompt."""
     edits: NonNegativeInt = 50
@@ -258,6 +260,8 @@ class AuditConfig:
     """Training prompts that the model answers with a group each: the first that the run will see."""
     second: RewardConfig | None = None
     """Another reward to compare with; by default that of `watch`."""
+    labels: PathText | None = None
+    """People's preferences on the pairs: rows of id or prompt, and preferred (reference, rejected, tie)."""
     output: WrittenPath | None = None
     """Folder of the audit; by default the run folder's name with -audit."""
 

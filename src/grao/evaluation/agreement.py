@@ -11,8 +11,7 @@ from scipy.special import stdtrit
 from scipy.stats import rankdata
 
 from grao.evaluation.inference import critical_value, half_tie_share, proportion
-from grao.records.audit import Bin, Calibration, Kappa
-from grao.records.run import Estimate
+from grao.records.numbers import Bin, Calibration, Estimate, Kappa
 
 _MOST_BINS, _SMALLEST_BIN = 10, 10
 _DRAWS = 1000

@@ -5,8 +5,9 @@ reference, so a reward is right where R is below 0; there is one pair a prompt. 
 the units: samples of one prompt hang together.
 """
 
+import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,8 +19,10 @@ from grao.evaluation.agreement import agreement_table, calibration, cohens_kappa
 from grao.evaluation.inference import half_tie_share, mean, mean_share, proportion, share_difference, share_of
 from grao.records import audit as records
 from grao.records.audit import EditItem, GroupItem, JudgeForecast, PairItem, Reading
-from grao.records.run import Estimate
+from grao.records.numbers import Estimate
 from grao.rewards.judge.base import JudgeTally
+from grao.rewards.judge.wording import context_text
+from grao.types import Example
 
 ITSELF = "nothing"
 """The edit that leaves the text as it is."""
@@ -31,6 +34,10 @@ EDITS: Mapping[str, Callable[[str], str]] = {
     "a small first letter": lambda text: re.sub(r"\S", lambda first: first[0].lower(), text, count=1),
 }
 """Name -> trivial edit: the text says the same. Leading white space, which belongs to the prompt's format, is kept."""
+
+
+WRONG = ("the reference of another prompt", "the words of the reference shuffled", "the prompt repeated")
+"""Names of the texts that are wrong answers whatever the task."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +85,54 @@ def reward_figures(
     by_edit: dict[str, list[Reading]] = {ITSELF: []}
     for item in edits:
         by_edit.setdefault(item.edit, []).append(item.readings[subject.name])
+    wrong = {name: by_edit.pop(name) for name in WRONG if name in by_edit}
+    content = (as_good(name, [each.value for each in said], confidence) for name, said in wrong.items())
+    placed = read or [each for said in wrong.values() for each in said]
     effects = {name: edit(name, [each.value for each in said], scale, confidence) for name, said in by_edit.items()}
     return records.RewardFigures(
         **vars(subject),
         accuracy=accuracy(values, confidence),
-        orders=orders(read, confidence) if judge and read else None,
+        orders=orders(placed, confidence) if judge and placed else None,
         questions=_questions(tally, confidence) if judge else None,
         length=length_bias(values, [(len(pair.reference), len(pair.rejected)) for pair in pairs], confidence),
         itself=effects.pop(ITSELF),
         itself_asked=sides_taken(by_edit[ITSELF], confidence) if judge else None,
         edits=[effect for effect in effects.values() if effect],
         calibration=calibration(of_reference, confidence),
+        content=[found for found in content if found],
     )
+
+
+def wrong_texts(examples: Sequence[Example]) -> Iterator[tuple[str, int, str]]:
+    """Texts that are wrong answers whatever the task: of each example the name, its index, and the text.
+
+    What equals the reference is left out.
+    """
+    for index, example in enumerate(examples):
+        later = (examples[(index + step) % len(examples)].reference for step in range(1, len(examples)))
+        other = next((each for each in later if _plain(each) != _plain(example.reference)), "")
+        words = example.reference.split()
+        random.Random(example.id).shuffle(words)  # noqa: S311 no secret
+        asked = example.prompt if isinstance(example.prompt, str) else context_text(example.prompt[-1:])
+        for name, text in zip(WRONG, (other, " ".join(words), asked.strip()), strict=True):
+            if text and _plain(text) != _plain(example.reference):
+                yield name, index, text
+
+
+def as_good(name: str, values: Sequence[float | None], confidence: float = 0.95) -> records.Wrong | None:
+    """How often a wrong text does as well as the reference.
+
+    Args:
+        name: of the text.
+        values: R of N such texts, None = missing.
+        confidence: nominal coverage.
+
+    Returns:
+        None without values.
+    """
+    known = [value for value in values if value is not None]
+    wins = sum(value > 0 for value in known)
+    return records.Wrong(name, half_tie_share(wins, known.count(0), len(known), confidence)) if known else None
 
 
 def agreement(
@@ -104,6 +147,15 @@ def agreement(
     by_sample = agreement_table(*([group.parts.get(name, group.rewards)[0] for group in groups] for name in names))
     kappas = (cohens_kappa(table, confidence) for table in (either_way(by_pair), by_sample))
     return records.Agreement(first, second, *kappas)
+
+
+def agreement_with_people(
+    name: str, pairs: Sequence[PairItem], labels: Mapping[str, float], confidence: float = 0.95
+) -> records.Agreement:
+    """Of a reward with people's preferences on pairs by id: 1 for the rejected answer, 0 a tie, -1 the reference."""
+    both = [(labels[pair.id], pair.readings[name].value) for pair in pairs if pair.id in labels]
+    table = agreement_table([said for said, _ in both], [value for _, value in both])
+    return records.Agreement("people", name, cohens_kappa(either_way(table), confidence), None)
 
 
 def accuracy(values: Sequence[float | None], confidence: float = 0.95) -> records.Accuracy | None:
@@ -285,6 +337,10 @@ def _questions(tally: JudgeTally, confidence: float) -> records.Questions:
     unreadable = proportion(tally.unreadable, answered, confidence) if answered else None
     failed = proportion(tally.failed, asked, confidence) if asked else None
     return records.Questions(asked, tally.cached, unreadable, failed, tally.cost)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _mean_beats(rewards: Sequence[float]) -> bool:

@@ -24,7 +24,7 @@ Both fail where an event is rare, and each has one refinement that keeps coverag
 Left out: one interval over prompts and seeds at once, and weights; every known answer counts the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,7 +33,7 @@ from scipy.special import stdtrit
 
 from grao.errors import InputError
 from grao.evaluation.inference import critical_value, mean, net_limits, share_limits
-from grao.records.run import Estimate
+from grao.records.numbers import Estimate
 
 ENOUGH_PROMPTS = 20
 """Prompts with an uncommon answer from which on the estimated design effect stands by itself."""
@@ -73,7 +73,7 @@ def over_prompts(outcomes: ArrayLike, kind: Kind = SHARE, confidence: float = 0.
         InputError: if every outcome is missing.
     """
     table, counts = _known(outcomes, kind)
-    scale = _effective(table, confidence)
+    scale = effective(table, confidence)
     limits = kind.limits(*(scale * count for count in counts), confidence)
     return Estimate(float(np.nansum(table)) / sum(counts), *limits, len(table))
 
@@ -118,6 +118,17 @@ def difference(first: ArrayLike, second: ArrayLike) -> np.ndarray:
     return np.asarray(left - right)
 
 
+def by_prompt(values: Sequence[float], prompts: Sequence[Hashable]) -> np.ndarray:
+    """(N prompts, R answers): the values of the same prompt in a row, NaN where it has fewer than others."""
+    rows: dict[Hashable, list[float]] = {}
+    for prompt, value in zip(prompts, values, strict=True):
+        rows.setdefault(prompt, []).append(value)
+    table = np.full((len(rows), max(map(len, rows.values()))), np.nan)
+    for row, of_prompt in zip(table, rows.values(), strict=True):
+        row[: len(of_prompt)] = of_prompt
+    return table
+
+
 def _checked(values: ArrayLike, kind: Kind) -> np.ndarray:
     """The table (N, R) as floats, once it is known to hold nothing else."""
     table = np.asarray(values, dtype=float)
@@ -137,8 +148,8 @@ def _known(values: ArrayLike, kind: Kind) -> tuple[np.ndarray, list[int]]:
     return known, [int((known == outcome).sum()) for outcome in kind.outcomes]
 
 
-def _effective(table: np.ndarray, confidence: float) -> float:
-    """How many independent answers each answer is worth, between 1 / its prompt's answers and 1.
+def effective(table: np.ndarray, confidence: float) -> float:
+    """How many independent answers each answer (N, R) is worth, between 1 / its prompt's answers and 1.
 
     The design effect is estimated between N prompts (linearised variance of a ratio, with N / (N - 1)), hence t with
     N - 1 degrees of freedom in place of z (Korn & Graubard, Survey Methodology 24, 1998). It is kept between 1 and the

@@ -26,7 +26,7 @@ import numpy as np
 from scipy.special import betaincinv, ndtri, stdtrit
 from scipy.stats import binomtest, permutation_test
 
-from grao.records.run import Estimate
+from grao.records.numbers import Estimate
 
 _BISECTIONS = 60
 """Halvings of the range: more than double precision can tell apart."""
@@ -129,7 +129,7 @@ def half_tie_share(wins: int, ties: int, n: int, confidence: float = 0.95) -> Es
 
 
 def relative_gain(
-    both: int, only_model: int, only_baseline: int, neither: int, confidence: float = 0.95
+    both: int, only_model: int, only_baseline: int, neither: int, confidence: float = 0.95, worth: float = 1.0
 ) -> Estimate | None:
     """Win share of a model / win share of a baseline - 1 over the same prompts, from the paired table.
 
@@ -142,13 +142,15 @@ def relative_gain(
         only_baseline: the reverse.
         neither: prompts on which neither wins.
         confidence: nominal coverage of the interval.
+        worth: how many independent prompts each counts for (`clusters.effective`).
 
     Returns:
         None where the baseline never wins: the ratio is then undefined and has no upper limit.
     """
     z, n = critical_value(confidence), both + only_model + only_baseline + neither
     _remainder(n, both, only_model, only_baseline)
-    model, baseline = both + only_model, both + only_baseline
+    counts = worth * both, worth * only_model, worth * only_baseline
+    model, baseline = counts[0] + counts[1], counts[0] + counts[2]
     if baseline == 0:
         return None
     total = model + baseline
@@ -156,7 +158,7 @@ def relative_gain(
 
     def rejected(share: float) -> bool:
         gap = model * (1 - share) - baseline * share
-        return gap**2 > z * z * _ratio_variance(both, only_model, only_baseline, share)
+        return gap**2 > z * z * _ratio_variance(*counts, share)
 
     low = min(_score_limit(share, 0.0, rejected), _rare_limit(model, total, confidence)) if model else 0.0
     high = max(_score_limit(share, 1.0, rejected), 1 - _rare_limit(baseline, total, confidence))
@@ -323,7 +325,7 @@ def _net_variance(wins: float, losses: float, n: float, net: float) -> float:
     return n * (2 * q + net * (1 - net))
 
 
-def _ratio_variance(both: int, only_model: int, only_baseline: int, share: float) -> float:
+def _ratio_variance(both: float, only_model: float, only_baseline: float, share: float) -> float:
     """Variance of model * (1 - share) - baseline * share if the model's true part of both models' wins is `share`.
 
     Nam & Blackwelder 2002, written in share = ratio / (1 + ratio), so that an infinite ratio is the point 1.

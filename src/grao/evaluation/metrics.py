@@ -1,8 +1,9 @@
-"""Held-out prompts answered and judged, and the numbers of `evaluation.json` from the verdicts: RAS, NAG and gains.
+"""The numbers of `evaluation.json` from the verdicts: RAS, NAG, gains, tests and the ranking.
 
-Definitions: method page, section 5. Every number is a pure function of the verdicts, one per prompt, so that
-`evaluation_from_items` recomputes the whole file from `items.jsonl`. A verdict that is None or not finite is
-missing: it is counted, never read as a tie, and its prompt is left out of the estimate.
+Definitions: method page, section 5. Every number is a pure function of the verdicts, so that `evaluation_from_items`
+recomputes the whole file from `items.jsonl` and what was found out about the judges. A verdict that is None or not
+finite is missing: it is counted, never read as a tie, and its prompt is left out of the estimate. Where a prompt stands
+there several times, its verdicts hang together: intervals and tests are then those over prompts (`clusters.py`).
 
 The record of a study's run keeps verdicts as letters (`letters`, `verdicts`, `wins`); the accuracy of a reward model on
 pairs is `pair_scores`.
@@ -10,141 +11,92 @@ pairs is `pair_scores`.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from transformers import PreTrainedTokenizerBase
 
 from grao.core import merge_ties, rounding
 from grao.errors import InputError
-from grao.evaluation.inference import half_tie_share, net_share, proportion, relative_gain
-from grao.groups import reward_groups, sample_groups
-from grao.records.run import Evaluation, Gain, Item, PairScores, RecordedAnswer, Scores
+from grao.evaluation.clusters import NET, SHARE, by_prompt, effective, over_prompts
+from grao.evaluation.inference import (
+    half_tie_share,
+    holm,
+    mcnemar,
+    mean,
+    net_share,
+    proportion,
+    relative_gain,
+    sign_flip,
+)
+from grao.evaluation.regression import REFERENCE, corrected, detectable, length_controlled, ranking
+from grao.evaluation.texts import mean_repetition
+from grao.records.numbers import Estimate
+from grao.records.reward_model import PairScores
+from grao.records.run import Evaluation, Gain, Item, RecordedAnswer, Scores
 from grao.records.study import Letters
-from grao.rewards.base import RewardBatch
-from grao.rewards.mix import Mix, MixedRewards, check_heard
-from grao.rollouts.base import Generator, Sampling, draw_key
-from grao.types import Encoded, Example
 
-TextAndIds = tuple[str, Sequence[int]]
-"""A text and its token ids."""
-_CHUNK = 64
-"""Prompts between two signs of progress."""
 _VALUES = {"w": 1.0, "t": 0.0, "l": -1.0, "-": math.nan}
 
 
-def answer_items(
-    items: Sequence[Encoded],
-    generator: Generator,
-    rewards: Mix,
-    sampling: Sampling,
-    tokenizer: PreTrainedTokenizerBase,
-    seed: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[RecordedAnswer]:
-    """One answer to each prompt, judged against its reference.
-
-    The draws depend on (seed, prompt) only: two models are compared on the same random numbers.
-
-    Args:
-        items: held-out prompts.
-        generator: samples from the model under test.
-        rewards: the judge.
-        sampling: how answers are drawn; `samples` must be 1.
-        tokenizer: the model's.
-        seed: of the draws.
-        progress: called with prompts done and in all.
-    """
-    answers: list[RecordedAnswer] = []
-    asked: list[MixedRewards] = []
-    for start in range(0, len(items), _CHUNK):
-        chunk = items[start : start + _CHUNK]
-        keys = [draw_key(seed, "evaluate", item.example.id) for item in chunk]
-        groups = sample_groups(chunk, keys, generator, sampling, tokenizer)
-        asked.append(reward_groups(groups, rewards))
-        rewarded = missing_as_none(asked[-1].total.squeeze(1).tolist())
-        for group, reward in zip(groups, rewarded, strict=True):
-            (sample,) = group.samples
-            answers.append(RecordedAnswer(sample.text, len(sample.ids), sample.truncated, reward, list(sample.ids)))
-        progress(len(answers), len(items))
-    check_heard(asked)
-    return answers
-
-
-def compare_answers(
-    items: Sequence[Encoded], model: Sequence[RecordedAnswer], baseline: Sequence[RecordedAnswer], rewards: Mix
-) -> list[float | None]:
-    """R of one model's answers against another's to the same prompts, None where it is missing."""
-    said, before = ([(answer.text, answer.token_ids) for answer in answers] for answers in (model, baseline))
-    examples = [item.example for item in items]
-    mixed = rewards(single_batch(examples, said, before))
-    check_heard([mixed])
-    return missing_as_none(mixed.total.squeeze(1).tolist())
-
-
-def make_items(encoded: Sequence[Encoded], answers: dict[str, list[RecordedAnswer]], rewards: Mix) -> list[Item]:
-    """The records of an evaluation; every later model is also compared with the first one."""
-    first, *others = answers
-    compared = {f"{name}|{first}": compare_answers(encoded, answers[name], answers[first], rewards) for name in others}
-    items = []
-    for index, item in enumerate(encoded):
-        given = {name: said[index] for name, said in answers.items()}
-        comparisons = {pair: rewarded[index] for pair, rewarded in compared.items()}
-        items.append(Item(item.example.id, item.prompt_text, item.reference_text, given, comparisons))
-    return items
-
-
-def single_batch(
-    examples: Sequence[Example], answers: Sequence[TextAndIds], references: Sequence[TextAndIds]
-) -> RewardBatch:
-    """Groups of one answer each, as rewards see them."""
-    return RewardBatch(
-        prompts=[example.prompt for example in examples],
-        completions=[[text] for text, _ in answers],
-        references=[text for text, _ in references],
-        columns=[example.columns for example in examples],
-        completion_ids=[[ids] for _, ids in answers],
-        reference_ids=[ids for _, ids in references],
-    )
-
-
-def missing_as_none(rewards: Sequence[float]) -> list[float | None]:
-    """The rewards with None for NaN, as records keep them."""
-    return [None if math.isnan(reward) else reward for reward in rewards]
-
-
 def scores(
-    rewards: Sequence[float | None],
-    tokens: Sequence[int],
-    truncated: Sequence[bool],
+    answers: Sequence[RecordedAnswer],
+    references: Sequence[str],
+    prompts: Sequence[Hashable],
     confidence: float = 0.95,
     model: str = "the model",
+    error: Estimate | None = None,
 ) -> Scores:
     """One model against the references.
 
     Args:
-        rewards: R(o, y), one per prompt: above 0 wins, 0 ties, below 0 loses, None is missing.
-        tokens: lengths of the same answers.
-        truncated: whether each was cut at the token limit.
+        answers: N, with their verdicts: R(o, y) above 0 wins, 0 ties, below 0 loses, None is missing.
+        references: N.
+        prompts: N, which answers are to the same prompt.
         confidence: nominal coverage of the intervals.
         model: its name, for the error message.
+        error: share of the judge's verdicts that are wrong, below one half.
 
     Raises:
         InputError: if every verdict is missing.
     """
-    known = _known(rewards, f"verdicts on {model!r} against the references")
-    won, tied, n = sum(reward > 0 for reward in known), known.count(0), len(known)
+    rewards = [answer.reward for answer in answers]
+    known, table = _known(rewards, prompts, f"verdicts on {model!r} against the references")
+    net, half = _net(table, confidence), _half_ties(table, confidence)
+    lengths = [(len(answer.text), len(reference)) for answer, reference in zip(answers, references, strict=True)]
+    kls = [answer.kl for answer in answers if answer.kl is not None]
     return Scores(
-        ras=proportion(won, n, confidence),
-        ras_win_or_tie=proportion(won + tied, n, confidence),
-        ras_half_tie=half_tie_share(won, tied, n, confidence),
-        missing=len(rewards) - n,
-        mean_reward=math.fsum(known) / n,
-        mean_tokens=sum(tokens) / len(tokens),
-        truncated=sum(truncated) / len(truncated),
+        ras=_share(_at_least(table, 1), confidence),
+        ras_win_or_tie=_share(_at_least(table, 0), confidence),
+        ras_half_tie=half,
+        missing=len(rewards) - len(known),
+        mean_reward=math.fsum(known) / len(known),
+        mean_tokens=sum(answer.tokens for answer in answers) / len(answers),
+        truncated=sum(answer.truncated for answer in answers) / len(answers),
+        net=net,
+        p=_test(table),
+        detectable=_detectable(table, confidence),
+        length_controlled=length_controlled(rewards, lengths, prompts, confidence),
+        by_reward=_by_reward(answers, prompts, confidence),
+        corrected=corrected(half, error) if error else None,
+        repetition=mean_repetition([answer.text for answer in answers]),
+        kl=mean(kls, confidence) if kls else None,
     )
+
+
+def _by_reward(
+    answers: Sequence[RecordedAnswer], prompts: Sequence[Hashable], confidence: float
+) -> dict[str, Estimate]:
+    """Wins and half of the ties by each of several rewards; empty of a single one."""
+    found: dict[str, tuple[list[float], list[Hashable]]] = {}
+    for answer, prompt in zip(answers, prompts, strict=True):
+        for said in answer.said if len(answer.said) > 1 else ():
+            if said.value is not None:
+                values, of = found.setdefault(said.reward, ([], []))
+                values.append(float(np.sign(said.value)))
+                of.append(prompt)
+    return {name: _half_ties(by_prompt(*both), confidence) for name, both in found.items()}
 
 
 def gain(
@@ -154,32 +106,51 @@ def gain(
     model_rewards: Sequence[float | None],
     baseline_rewards: Sequence[float | None],
     confidence: float = 0.95,
+    prompts: Sequence[Hashable] | None = None,
 ) -> Gain:
     """One model against another on the same prompts.
 
     Args:
         model: name of the model that may have gained, such as `after`.
         baseline: name of the one it is compared with, such as `before`.
-        comparisons: R of the model's answer against the baseline's, one per prompt.
-        model_rewards: R of the model's answers against the references, same prompts in the same order.
+        comparisons: R of the model's answer against the baseline's, N.
+        model_rewards: R of the model's answers against the references, in the same order.
         baseline_rewards: R of the baseline's answers against the references.
         confidence: nominal coverage of the intervals.
+        prompts: N, which answers are to the same prompt; by default none are.
 
     Raises:
         InputError: if every comparison is missing.
     """
-    known = _known(comparisons, f"comparisons of {model!r} with {baseline!r}")
-    won, lost, n = sum(reward > 0 for reward in known), sum(reward < 0 for reward in known), len(known)
+    prompts = range(len(comparisons)) if prompts is None else prompts
+    known, table = _known(comparisons, prompts, f"comparisons of {model!r} with {baseline!r}")
     both = np.array([model_rewards, baseline_rewards], dtype=float)
-    paired = Counter(zip(*(both[:, np.isfinite(both).all(axis=0)] > 0).tolist(), strict=True))
-    table = paired[True, True], paired[True, False], paired[False, True], paired[False, False]
-    nag, nag_win = net_share(won, lost, n, confidence), proportion(won, n, confidence)
-    relative_ras = relative_gain(*table, confidence) if paired else None
-    return Gain(model, baseline, nag, nag_win, relative_ras, missing=len(comparisons) - n)
+    judged = np.isfinite(both).all(axis=0).nonzero()[0].tolist()
+    won, scale = both[:, judged] > 0, 1.0
+    if judged:
+        apart = by_prompt((won[0] * 1.0 - won[1]).tolist(), [prompts[row] for row in judged])
+        scale = effective(apart, confidence) if apart.shape[1] > 1 else 1.0
+    paired = Counter(zip(*won.tolist(), strict=True))
+    counts = paired[True, True], paired[True, False], paired[False, True], paired[False, False]
+    return Gain(
+        model,
+        baseline,
+        nag=_net(table, confidence),
+        nag_win=_share(_at_least(table, 1), confidence),
+        relative_ras=relative_gain(*counts, confidence, scale) if paired else None,
+        missing=len(comparisons) - len(known),
+        p=_test(table),
+        detectable=_detectable(table, confidence),
+    )
 
 
-def evaluation_from_items(items: Sequence[Item], confidence: float = 0.95) -> Evaluation:
+def evaluation_from_items(items: Sequence[Item], confidence: float = 0.95, error: Estimate | None = None) -> Evaluation:
     """All numbers of `evaluation.json` from the lines of `items.jsonl`; models in the order of the first item.
+
+    Args:
+        items: at least one; those with the same id are answers to the same prompt.
+        confidence: nominal coverage of the intervals.
+        error: share of the judge's verdicts that are known to be wrong.
 
     Raises:
         InputError: if there are no items, if an item names other models or comparisons than the first one, or if
@@ -197,21 +168,23 @@ def evaluation_from_items(items: Sequence[Item], confidence: float = 0.95) -> Ev
                     "evaluate again"
                 )
 
+    prompts, references = [item.id for item in items], [item.reference for item in items]
     answers = {name: [item.answers[name] for item in items] for name in names}
     rewards = {name: [answer.reward for answer in given] for name, given in answers.items()}
-    gains = []
+    models = {name: scores(given, references, prompts, confidence, name, error) for name, given in answers.items()}
+    gains, compared = [], {(name, REFERENCE): values for name, values in rewards.items()}
     for pair in pairs:
         model, _, baseline = pair.partition("|")
         if model not in rewards or baseline not in rewards:
             known = ", ".join(names)
             raise InputError(f"items.jsonl: comparisons: {pair!r} is not 'model|baseline' with models among: {known}")
-        compared = [item.comparisons[pair] for item in items]
-        gains.append(gain(model, baseline, compared, rewards[model], rewards[baseline], confidence))
-    models = {}
-    for name, given in answers.items():
-        tokens, truncated = [each.tokens for each in given], [each.truncated for each in given]
-        models[name] = scores(rewards[name], tokens, truncated, confidence, name)
-    return Evaluation(confidence, len(items), models, gains)
+        compared[model, baseline] = [item.comparisons[pair] for item in items]
+        told = compared[model, baseline], rewards[model], rewards[baseline]
+        gains.append(gain(model, baseline, *told, confidence, prompts))
+    ps = {name: of.p for name, of in models.items()} | {f"{g.model}|{g.baseline}": g.p for g in gains}
+    tested = holm({name: p for name, p in ps.items() if p is not None})
+    ranks = ranking(compared, prompts, confidence) if len(names) > 1 else []
+    return Evaluation(confidence, len(items), models, gains, corrected=tested, ranking=ranks)
 
 
 def letters(rewards: Sequence[float | None]) -> Letters:
@@ -277,11 +250,53 @@ def pair_scores(
     return PairScores(accuracy, margins.count(0), sum(margins) / n, longer, correlation)
 
 
-def _known(rewards: Sequence[float | None], what: str) -> list[float]:
-    """Verdicts that are not missing, at least one."""
-    known = [reward for reward in rewards if reward is not None and math.isfinite(reward)]
+def _known(rewards: Sequence[float | None], prompts: Sequence[Hashable], what: str) -> tuple[list[float], np.ndarray]:
+    """Verdicts that are not missing, at least one, and their signs by prompt, (N, R)."""
+    given = zip(rewards, prompts, strict=True)
+    known = [(reward, prompt) for reward, prompt in given if reward is not None and math.isfinite(reward)]
     if not known:
         raise InputError(
             f"all {len(rewards)} {what} are missing, so nothing can be estimated; check the reward and evaluate again"
         )
-    return known
+    values = [reward for reward, _ in known]
+    return values, by_prompt(np.sign(values).tolist(), [prompt for _, prompt in known])
+
+
+def _at_least(table: np.ndarray, verdict: int) -> np.ndarray:
+    """1 where the verdict is no worse than this one, 0 where it is, NaN missing."""
+    return np.where(np.isnan(table), table, table >= verdict)
+
+
+def _share(table: np.ndarray, confidence: float) -> Estimate:
+    """Of 1 among 1 and 0, (N, R)."""
+    if table.shape[1] > 1:
+        return over_prompts(table, SHARE, confidence)
+    return proportion(int(table.sum()), len(table), confidence)
+
+
+def _net(table: np.ndarray, confidence: float) -> Estimate:
+    """Wins - losses of signs (N, R)."""
+    if table.shape[1] > 1:
+        return over_prompts(table, NET, confidence)
+    return net_share(int((table > 0).sum()), int((table < 0).sum()), len(table), confidence)
+
+
+def _half_ties(table: np.ndarray, confidence: float) -> Estimate:
+    """Wins and half of the ties of signs (N, R)."""
+    if table.shape[1] == 1:
+        return half_tie_share(int((table > 0).sum()), int((table == 0).sum()), len(table), confidence)
+    net = _net(table, confidence)
+    return Estimate((1 + net.value) / 2, (1 + net.low) / 2, (1 + net.high) / 2, net.n)
+
+
+def _test(table: np.ndarray) -> float:
+    """That wins and losses are as likely: exact where each prompt has one verdict, else on the sums of prompts."""
+    if table.shape[1] == 1:
+        return mcnemar((table[:, 0] > 0).tolist(), (table[:, 0] < 0).tolist())
+    return sign_flip(np.nansum(table, axis=1).tolist())
+
+
+def _detectable(table: np.ndarray, confidence: float) -> float | None:
+    """In units of prompts: several verdicts on one count as one, which is cautious. None where all are ties."""
+    decided = float((table[~np.isnan(table)] != 0).mean())
+    return detectable(decided, len(table), confidence) if decided else None

@@ -10,7 +10,8 @@ from dataclasses import field
 from pydantic.dataclasses import dataclass
 
 from grao.records.files import Record
-from grao.records.run import Estimate, Manifest, Prompted
+from grao.records.numbers import Calibration, Estimate, Kappa
+from grao.records.run import Manifest, Prompted
 
 
 @dataclass(frozen=True)
@@ -78,27 +79,13 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Bin:
-    """Pairs of similar confidence."""
+class Wrong:
+    """What a reward makes of texts that are wrong answers whatever the task."""
 
-    confidence: float
-    """Mean."""
-    accuracy: Estimate
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Whether a probability of 0.8 means right in 80 %."""
-
-    bins: list[Bin]
-    error: Estimate
-    """Expected calibration error, bias-corrected."""
-    plain_error: float
-    """The same, raw."""
-    confidence: float
-    """Mean."""
-    accuracy: float
-    """Mean; a confidence above it is too high."""
+    text: str
+    """Which texts."""
+    as_good: Estimate
+    """Share in which they beat the reference, or draw level with it (half)."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +108,8 @@ class RewardFigures:
     """Share of a judge's single verdicts on a text against itself that are not a tie."""
     edits: list[Edit]
     calibration: Calibration | None
-
-
-@dataclass(frozen=True)
-class Kappa:
-    """How far two judges agree."""
-
-    agreement: Estimate
-    kappa: Estimate | None
-    """Cohen's; None where both only ever say the same one thing."""
+    content: list[Wrong] = field(default_factory=list)
+    """Empty where it was not asked about any."""
 
 
 @dataclass(frozen=True)

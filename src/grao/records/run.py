@@ -4,7 +4,6 @@ manifest.json    what the run was told, on what it ran, and how it ended
 metrics.jsonl    one line a training step, appended as it happens, and one an evaluation while training
 items.jsonl      every held-out prompt with all answers and verdicts
 evaluation.json  the headline numbers, recomputable from items.jsonl
-reward.json      in place of all these, of a trained reward model
 """
 
 import json
@@ -19,13 +18,14 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
 from grao.errors import InputError
 from grao.records.files import Record, replace_text
+from grao.records.numbers import Checks, Estimate, Rank
 
 Settings = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
 """A recipe as a tree of sections; null reads as empty."""
@@ -231,17 +231,6 @@ def _steps(folder: Path, mend: bool = False) -> list[Step]:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A measured number with its interval over prompts."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    """Prompts it rests on."""
-
-
-@dataclass(frozen=True)
 class Scores:
     """One model against the references."""
 
@@ -257,6 +246,22 @@ class Scores:
     mean_tokens: float
     truncated: float
     """Share of answers cut at the token limit."""
+    net: Estimate | None = None
+    """(wins - losses) / N against the references."""
+    p: float | None = None
+    """That the answers are as good as the references: exact, two-sided, not corrected for other comparisons."""
+    detectable: float | None = None
+    """As in `Gain`, of the net share."""
+    length_controlled: Estimate | None = None
+    """Wins and half of the ties, had the answers been as long as the references; None where it cannot be told."""
+    by_reward: dict[str, Estimate] = field(default_factory=dict)
+    """Wins and half of the ties by each reward, where several make the sum; one that says nothing is left out."""
+    corrected: Estimate | None = None
+    """Wins and half of the ties, less what the judge's known errors add."""
+    repetition: float | None = None
+    """Share of runs of three words that stood in the same answer before, a mean over answers."""
+    kl: Estimate | None = None
+    """Mean over answers of log pi(o) - log pi_start(o) in nats, at temperature 1."""
 
 
 @dataclass(frozen=True)
@@ -272,17 +277,68 @@ class Gain:
     relative_ras: Estimate | None
     """RAS(model) / RAS(baseline) - 1; None where the baseline never wins."""
     missing: int = 0
+    p: float | None = None
+    """That wins and losses are as likely: exact, two-sided, not corrected for other comparisons."""
+    detectable: float | None = None
+    """The least net gain that so many prompts show in four of five evaluations, at the level of the intervals."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What speaks against believing the headline."""
+
+    kind: str
+    """Short and stable, such as `judge-contradicts-itself`."""
+    words: str
+    """One or two sentences for the reader."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The headline numbers of a run."""
+    """The headline numbers of a run, or of several models on the same prompts."""
 
     confidence: float
     prompts: int
     models: dict[str, Scores]
     """By name, in the order of evaluation: `before`, `after`."""
     gains: list[Gain] = field(default_factory=list)
+    """Every later model against every earlier one."""
+    corrected: dict[str, float] = field(default_factory=dict)
+    """p-values for all comparisons at once (Holm), by model (against the references) and by `model|baseline`."""
+    judges: list[str] = field(default_factory=list)
+    """Who judged, in words."""
+    doubts: list[Doubt] = field(default_factory=list)
+    ranking: list[Rank] = field(default_factory=list)
+    """Of the models and `reference`, where there are at least two models."""
+    checks: Checks | None = None
+
+
+LONGEST_REPLY = 2000
+"""Characters of what a judge said that are kept."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One reading of a pair by a judge."""
+
+    first: Literal["answer", "reference"]
+    """Whose text came first."""
+    value: float | None
+    """Above 0: the answer is better; None: unreadable."""
+    text: str
+    """What the judge said, at most `LONGEST_REPLY` characters."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one reward said of an answer against its reference."""
+
+    reward: str
+    """Its name."""
+    value: float | None
+    """R(o, y)."""
+    orders: list[Order] = field(default_factory=list)
+    """Of a judge; empty otherwise."""
 
 
 @dataclass(frozen=True)
@@ -296,6 +352,10 @@ class RecordedAnswer:
     """R(o, y) against the reference: above 0 wins, 0 ties, below 0 loses, None is missing."""
     token_ids: list[int]
     """As sampled, the end token included."""
+    said: list[Said] = field(default_factory=list)
+    """By each reward."""
+    kl: float | None = None
+    """log pi(o) - log pi_start(o), in nats."""
 
 
 @dataclass(frozen=True)
@@ -327,48 +387,3 @@ def write_evaluation(folder: Path, evaluation: Evaluation, items: Iterable[Item]
     """Writes `items.jsonl`, then `evaluation.json`."""
     _ITEMS.write_lines(folder, items)
     _EVALUATION.write(folder, evaluation)
-
-
-@dataclass(frozen=True)
-class PairScores:
-    """A reward model on pairs of a better and a worse answer that it has not seen."""
-
-    accuracy: Estimate
-    """Share of pairs whose better answer scores higher; a tie is not right."""
-    ties: int
-    """Pairs with two equal scores."""
-    mean_margin: float
-    """Mean of r(better) - r(worse)."""
-    longer: Estimate
-    """Share of pairs whose better answer is the longer one: the accuracy of a reward that counts tokens."""
-    length_correlation: float | None
-    """Spearman's correlation of r(better) - r(worse) with the difference in tokens; None if one of them is constant."""
-
-
-@dataclass(frozen=True)
-class RewardModelRecord:
-    """One trained reward model."""
-
-    scores: PairScores
-    trained: int
-    """Pairs that it was trained on."""
-    left_out: dict[str, int]
-    """Reason -> pairs that are neither trained on nor held out."""
-    fingerprint: str
-    """Of prompts and better answers, `grao.data.load.fingerprint`."""
-    steps: int
-    seconds: float
-    """Of the training alone."""
-    started: str
-    finished: str
-    command: str
-    """That repeats the training."""
-    seed: int
-    config: dict[str, Any]
-    """The recipe."""
-    versions: dict[str, str]
-    git: str | None
-
-
-_REWARD_MODEL = Record("reward.json", RewardModelRecord)
-read_reward_model, write_reward_model = _REWARD_MODEL.read, _REWARD_MODEL.write

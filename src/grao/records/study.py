@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from grao.errors import InputError
 from grao.files import read_bytes
 from grao.records.files import Record
-from grao.records.run import Estimate
+from grao.records.numbers import Estimate
 
 Role = Literal["select", "final"]
 """A run that helps to choose a learning rate, or one that counts."""

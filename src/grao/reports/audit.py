@@ -17,7 +17,7 @@ from rich.text import Text
 
 from grao.records.audit import Agreement, Audit, Forecast, GroupItem, Orders, PairItem, Policy, RewardFigures, Verdict
 from grao.records.files import replace_text
-from grao.records.run import Estimate
+from grao.records.numbers import Estimate
 from grao.reports import tables
 from grao.reports.figures import COLOURS, DASHED, Figure, picture, ticks
 from grao.reports.parts import Column, Example, ExampleGroup, origin, render_page
@@ -41,6 +41,7 @@ _LENGTH = (
     "Where the references are the longer ones, the longer answer should win. Free of that is the difference of the "
     "accuracies where the reference is the longer one and where it is the shorter: 0 without a bias."
 )
+_CONTENT = "Against the reference. A reward that looks at what a text says lets them lose."
 _EDITS = "The reference with a change that says nothing, against itself. What wins here, training will find."
 _CALIBRATION = (
     "Of the probability that one side is the better one. The error is what is left when the part that chance alone "
@@ -183,7 +184,8 @@ def _examples(audit: Audit) -> list[ExampleGroup]:
     by_value = sorted(audit.pairs, key=lambda pair: -_value(pair, name))
     by_mean = sorted(audit.groups, key=lambda group: -_mean(group))
     kinds = [("Pairs it gets wrong", _WRONG, [_pair(pair, name) for pair in by_value if _value(pair, name) > 0])]
-    for agreement in audit.agreements[:1]:  # of the second reward, or else of the first two of a sum
+    asked = [each for each in audit.agreements if each.first in {reward.name for reward in audit.rewards}]
+    for agreement in asked[:1]:  # of the second reward, or else of the first two of a sum
         first, second = agreement.first, agreement.second
         divided = [_pair(pair, first, second) for pair in audit.pairs if _value(pair, first) * _value(pair, second) < 0]
         note = f"{first} and {second} take different sides. Train on the one that you would side with."
@@ -235,6 +237,7 @@ def _reward_table(reward: RewardFigures, confidence: float, most: int | None = N
         Block(list(_accuracy(reward)), "On pairs of reference and rejected answer", _ACCURACY),
         Block(list(_judge(reward)), "As a judge", _PLACES),
         Block(list(_length(reward)), "Length", _LENGTH),
+        Block(list(_content(reward)), "Texts that are plainly wrong", _CONTENT),
         Block(list(_edits(reward)), "Trivial edits", _EDITS),
         Block(list(_calibration(reward)), "Calibration", _CALIBRATION),
     ]
@@ -337,6 +340,11 @@ def _length(reward: RewardFigures) -> Iterator[Row]:
             yield _row("more accurate where it is, by", f"{value} points", f"{low} to {high}", gap.n)
         if length.correlation:
             yield _signed_row("rank correlation with the difference in length", length.correlation)
+
+
+def _content(reward: RewardFigures) -> Iterator[Row]:
+    for wrong in reward.content:
+        yield estimate_row(f"{wrong.text}: as good, ties half", wrong.as_good)
 
 
 def _edits(reward: RewardFigures) -> Iterator[Row]:

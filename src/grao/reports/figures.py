@@ -22,7 +22,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from grao.records.run import Estimate, Step
+from grao.records.numbers import Estimate
+from grao.records.run import Step
 from grao.reports.tables import number, percent
 from grao.visible import visible
 

@@ -8,7 +8,9 @@ from grao.errors import InputError
 from grao.records import run as records
 from grao.records.collapse import collapses
 from grao.records.files import replace_text
-from grao.records.run import Estimate, Evaluation, Gain, Item, Manifest, RecordedAnswer
+from grao.records.numbers import Estimate
+from grao.records.reward_model import RewardModelRecord
+from grao.records.run import Evaluation, Gain, Item, Manifest, RecordedAnswer
 from grao.reports import tables
 from grao.reports.figures import MOST_POINTS, run_figures, window
 from grao.reports.parts import Badge, Column, Example, ExampleGroup, origin, render_page
@@ -98,7 +100,7 @@ def headline_table(evaluation: Evaluation) -> Table:
     return _measures(evaluation).labelled()
 
 
-def reward_model_table(record: records.RewardModelRecord) -> Table:
+def reward_model_table(record: RewardModelRecord) -> Table:
     """Accuracy on held-out pairs beside what length alone would reach."""
     scores, correlation = record.scores, record.scores.length_correlation
     related = tables.NOT_MEASURED if correlation is None else f"{correlation:+.2f}"

@@ -17,7 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from grao.records.run import Estimate
+from grao.records.numbers import Estimate
 from grao.visible import visible
 
 NOT_MEASURED = "not measured"
@@ -204,9 +204,9 @@ def estimate_row(label: str, estimate: Estimate | None, signed: bool = False) ->
     return Row(cells, estimate, earlier=label == "before")
 
 
-def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], dense: bool = False) -> Table:
     """A table of text alone."""
-    return Table(columns, [Block([Row(cells) for cells in rows])], title)
+    return Table(columns, [Block([Row(cells) for cells in rows])], title, dense=dense)
 
 
 class Bar(NamedTuple):

@@ -48,6 +48,8 @@ class RewardBatch:
     """B groups of G token sequences, for rewards that count tokens."""
     reference_ids: Sequence[Sequence[int]]
     """B token sequences."""
+    told: Sequence[str] | None = None
+    """B, what functions and rules know as `reference` where `references` are answers of another model."""
 
 
 @runtime_checkable
@@ -145,7 +147,8 @@ class ScoredReward(ABC):
         """r(o) and r(y) of every group, scored in one call."""
         width = len(batch.completions[0]) + 1
         self.check_columns(name for row in batch.columns for name in row)
-        rows = [{"reference": y, **row} for y, row in zip(batch.references, batch.columns, strict=True)]
+        told = batch.told or batch.references
+        rows = [{"reference": y, **row} for y, row in zip(told, batch.columns, strict=True)]
         names = dict.fromkeys(name for row in rows for name in row)
         columns: dict[str, Any] = {name: [row.get(name) for row in rows for _ in range(width)] for name in names}
         ids = zip(batch.completion_ids, batch.reference_ids, strict=True)

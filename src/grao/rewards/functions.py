@@ -71,6 +71,11 @@ class FunctionReward(ScoredReward):
             raise InputError(f"reward {self.name}: {kind} does not say which arguments it takes") from error
         self.reserved = frozenset(self._accepted(dict.fromkeys(_GIVEN)))
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the function asks for the tokens of the answers by name."""
+        return "completion_ids" in self._signature.parameters
+
     @classmethod
     def from_section(cls, function: str, section: RewardConfig, recipe: Recipe) -> "FunctionReward":
         """See `grao.rewards.mix.SOURCES`."""

@@ -16,7 +16,7 @@ from grao.core import rounding, spread
 from grao.errors import InputError
 from grao.rewards.base import Counted, Early, Reward, RewardBatch, Scored, ScoredReward, ask, moved_by_rounding, settled
 from grao.rewards.functions import FunctionReward, load_function
-from grao.rewards.judge.base import EarlyJudge
+from grao.rewards.judge.base import EarlyJudge, JudgedPair
 from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.model import RewardModel
 from grao.rewards.rules import RuleReward
@@ -58,6 +58,8 @@ class MixedRewards:
     """Names of the rewards that must not be lost."""
     scores: Mapping[str, Scored] = field(default_factory=dict)
     """r(o) and r(y) by name, of the rewards that score single answers: their scale before the comparison."""
+    judged: Mapping[str, Mapping[tuple[int, int], JudgedPair]] = field(default_factory=dict)
+    """By name of a judge and (group, member): what it said in either order."""
 
 
 class Mix:
@@ -119,7 +121,8 @@ class Mix:
         tallies = {reward.name: reward.tally() for reward in self.rewards if isinstance(reward, Counted)}
         scores = {each.name: each.last for each in self.rewards if isinstance(each, ScoredReward) and each.last}
         constraints = frozenset(weighted.reward.name for weighted in self.objectives if weighted.constraint)
-        return MixedRewards(total, parts, tallies, constraints, scores)
+        judged = {each.name: each.last for each in self.rewards if isinstance(each, JudgeReward)}
+        return MixedRewards(total, parts, tallies, constraints, scores, judged)
 
     def combine(self, parts: Sequence[Tensor]) -> Tensor:
         """sum_k w_k * R_k over the rewards that apply to the group, ties made exact, then the constraints, (B, G).

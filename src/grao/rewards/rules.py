@@ -66,7 +66,7 @@ class RuleReward(ScoredReward):
     def scored(self, batch: RewardBatch) -> Scored:
         """See `ScoredReward.scored`. Each row travels as a whole, so that none of its columns hides the reference."""
         scored = super().scored(replace(batch, columns=[{"row": row} for row in batch.columns]))
-        if isinstance(self.settings, config.OverlapRule):  # the reference is no copy of itself
+        if isinstance(self.settings, config.OverlapRule) and batch.told is None:  # the reference is no copy of itself
             return replace(scored, references=torch.zeros_like(scored.references))
         return scored
 

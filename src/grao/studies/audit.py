@@ -27,7 +27,7 @@ from grao.core import group_advantages
 from grao.errors import InputError, RewardUnavailableError
 from grao.evaluation import audit_figures as figures
 from grao.evaluation.agreement import bradley_terry
-from grao.evaluation.metrics import missing_as_none, single_batch
+from grao.evaluation.answers import missing_as_none, single_batch
 from grao.groups import reward_groups, sample_groups
 from grao.records.audit import Audit, EditItem, GroupItem, PairItem, Reading, write_audit
 from grao.records.run import now
@@ -38,6 +38,8 @@ from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.mix import Mix, MixedRewards, check_heard, make_reward
 from grao.rollouts.base import draw_key
 from grao.studies.audit_verdict import verdict
+from grao.studies.doubts import related_judges
+from grao.studies.given import PAIR_SIDES, read_labels
 from grao.studies.prepare import Prepared, Screen, check_writable, judge_forecast, judge_forecasts, prepare, probe
 from grao.training.experience import Experience, shuffled
 from grao.types import Encoded, Group, Role
@@ -176,6 +178,8 @@ def _audit(
     ready: Prepared, panel: Panel, pairs: Sequence[tuple[Text, bool]], edits: Sequence[tuple[str, Text]], screen: Screen
 ) -> Audit:
     recipe, confidence = ready.recipe, ready.recipe.evaluation.confidence
+    ids = [text.item.example.id for text, _ in pairs]
+    people = read_labels(recipe.audit.labels, ids, ["rejected"], PAIR_SIDES)["rejected"] if recipe.audit.labels else {}
     said = panel.ask([text for text, _ in pairs], screen, "pairs")
     pair_items = [
         PairItem(text.item.example.id, text.item.prompt_text, text.item.reference_text, text.text, held_out, read)
@@ -193,10 +197,13 @@ def _audit(
     both = [(panel.subjects[0].name, panel.second.name)] if panel.second else []
     compared = [*both, *combinations([member.name for member in panel.own], 2)]
     agreements = [figures.agreement(*names, pair_items, groups, confidence) for names in compared]
+    if people:
+        agreements.append(figures.agreement_with_people(panel.subjects[0].name, pair_items, people, confidence))
     policy = figures.policy_figures(groups, confidence)
     size = (ready.steps, recipe.training.prompts_per_step, recipe.rollout.group_size, ready.manifest.data.held_out)
     expected = figures.forecast(timing, *size, judge_forecasts(ready))
-    judged = verdict(rewards, agreements, policy, expected)
+    related = [doubt.words for doubt in related_judges(recipe, [recipe.model.path])]
+    judged = verdict(rewards, agreements, policy, expected, related)
     ended = {"status": "finished", "finished": now(), "command": "grao reward audit --config recipe.yaml"}
     manifest = ready.manifest.model_copy(update=ended)
     return Audit(confidence, rewards, agreements, policy, expected, judged, pair_items, edit_items, groups, manifest)
@@ -274,9 +281,11 @@ def _pairs(ready: Prepared) -> list[tuple[Text, bool]]:
 
 
 def _edits(ready: Prepared) -> list[tuple[str, Text]]:
-    """References of the first training prompts, each as it is and with every edit that changes it."""
+    """References of the first training prompts, each as it is and with every edit that changes it; wrong answers."""
     items = ready.trainer.train_items.items[: ready.recipe.audit.edits]
-    return [(name, Text(item, text)) for item in items for name, text in figures.edited(item.reference_text).items()]
+    edits = [(name, Text(item, text)) for item in items for name, text in figures.edited(item.reference_text).items()]
+    wrong = figures.wrong_texts([item.example for item in items])
+    return [*edits, *((name, Text(items[index], as_reference(items[index], text))) for name, index, text in wrong)]
 
 
 def _introduce(ready: Prepared, panel: Panel, pairs: int, edits: int, screen: Screen) -> None:
@@ -285,7 +294,7 @@ def _introduce(ready: Prepared, panel: Panel, pairs: int, edits: int, screen: Sc
     groups = min(ready.recipe.audit.prompts, len(items))
     samples = groups * ready.recipe.rollout.group_size
     rejected = f"{pairs:,} pairs of reference and rejected answer" if pairs else "no rejected answers, so no accuracy"
-    screen.say(f"{rejected}; {edits:,} references and edits of them; {samples:,} samples of the model")
+    screen.say(f"{rejected}; {edits:,} references, edits of them and wrong answers; {samples:,} samples of the model")
     for member in panel.members:
         asked = pairs + edits + (groups if member is panel.second else samples)
         if expected := judge_forecast(member.reward, member.config, items, asked):

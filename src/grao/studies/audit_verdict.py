@@ -7,10 +7,13 @@ way round: the reward has to show that it is better than a coin, and two judges 
                         ties on more than 50 % of them
                         leaves more than 5 % of the policy's samples without a reward
                         lets a text beat itself, by more than 5 % of what it gives samples
+                        lets a wrong text (another prompt's reference, shuffled words, the prompt) do as well as the
+                        reference in more than 15 %, half of the ties
                         lets a trivial edit beat the reference in more than 10 %, by more than 10 % of the same
                         is right in 20 points more (or fewer) of the pairs whose reference is the longer one
                         follows the length of a prompt's samples with a rank correlation beyond 0.5
-    each judge          flips on more than 30 % of the pairs
+    each judge          flips on more than 30 % of the pairs, or of the wrong texts where there are no pairs
+                        is of the model family of the policy
                         gives the text shown first more than 60 % or less than 40 % of the wins, if one order is asked
                         is unreadable or silent in more than 5 % of its answers
                         will cost more than max_cost, with all others that ask the same model
@@ -26,30 +29,39 @@ No rule looks at calibration: a method that compares the members of a group does
 from collections.abc import Iterator, Sequence
 
 from grao.records.audit import Agreement, Edit, Finding, Forecast, Policy, RewardFigures, Verdict
-from grao.records.run import Estimate
+from grao.records.numbers import Estimate
 from grao.reports.tables import interval, share
 
+BLIND = 0.15
+"""Share of wrong texts that do as well as the reference, from which on a reward may be blind to content."""
 _COIN, _ACCURATE, _TIES = 0.5, 0.6, 0.5
 _FLIPS, _SILENT, _FIRST = 0.3, 0.05, 0.1
 _UNSTEADY, _EDITED, _EDIT_SIZE = 0.05, 0.1, 0.1
 _LENGTH_GAP, _LENGTH_CORRELATION = 0.2, 0.5
 _KAPPA = 0.4
+_ANOTHER_FAMILY = "Take a judge of another family, or compare it with one (audit.second)."
 _NO_SIGNAL, _BEATEN, _CUT = 0.5, 0.5, 0.2
 
 
 def verdict(
-    rewards: Sequence[RewardFigures], agreements: Sequence[Agreement], policy: Policy, forecast: Forecast
+    rewards: Sequence[RewardFigures],
+    agreements: Sequence[Agreement],
+    policy: Policy,
+    forecast: Forecast,
+    related: Sequence[str] = (),
 ) -> Verdict:
-    """All rules applied."""
+    """All rules applied; `related` says of judges that they are of the policy's family."""
     (deciding,) = (reward for reward in rewards if reward.role == "deciding")
     second = next((reward.name for reward in rewards if reward.role == "second"), None)
     findings = [
         *_accuracy(deciding),
+        *_content(deciding),
         *_bias(deciding),
         *_samples(policy),
         *(finding for reward in rewards if reward.role != "second" for finding in _judge(reward)),
         *(finding for agreement in agreements if agreement.second == second for finding in _apart(agreement)),
         *_policy(policy),
+        *(Finding(words, _ANOTHER_FAMILY) for words in related),
         *_costs(forecast),
     ]
     return Verdict(safe=not findings, findings=findings, unchecked=list(_unchecked(deciding, second)))
@@ -69,6 +81,17 @@ def _accuracy(reward: RewardFigures) -> Iterator[Finding]:
     if ties and ties.low > _TIES:
         remedy = "Make it finer: a smaller tie_band or tie_margin, a judge that flips less, a second reward beside it."
         yield Finding(f"It seldom decides: {reward.name} ties on {_figure(ties)} of the pairs.", remedy)
+
+
+def _content(reward: RewardFigures) -> Iterator[Finding]:
+    """Texts that no reward of content lets pass."""
+    if blind := [wrong for wrong in reward.content if wrong.as_good.low > BLIND]:
+        told = "; ".join(f"{wrong.text}: {_figure(wrong.as_good)}" for wrong in blind)
+        yield Finding(
+            f"It may not look at what a text says: as good as the reference is {told}.",
+            "Read such texts with what they got (audit.json, edits). Take a reward that knows right from wrong, or add "
+            "one; training finds whatever is paid without being right.",
+        )
 
 
 def _bias(reward: RewardFigures) -> Iterator[Finding]:

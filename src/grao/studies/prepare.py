@@ -24,7 +24,7 @@ from grao.data.load import Split, fingerprint, load_split
 from grao.engine.loading import add_adapter, load_tokenizer, parameter_count
 from grao.engine.policy import load_policy
 from grao.errors import InputError
-from grao.evaluation.metrics import single_batch
+from grao.evaluation.answers import single_batch
 from grao.files import usable_path
 from grao.records.audit import JudgeForecast
 from grao.records.lock import locked, no_empty_folders
@@ -41,6 +41,8 @@ from grao.types import Encoded, Example
 
 _PROBES = 2
 """References that the rewards are tried on."""
+SHORT_AUDIT, WRONG_TEXTS = 32, 3
+"""Prompts that the short audit before training looks at, and texts that it asks about on each (`content.py`)."""
 _SAMPLED = 200
 """Prompts that an estimate is made from."""
 
@@ -120,18 +122,19 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"output: {nearest} is not writable ({error.strerror}); choose another folder") from error
 
 
-def prepare(recipe: Recipe, split: Split | None = None) -> Prepared:
+def prepare(recipe: Recipe, split: Split | None = None, rewards: Mix | None = None) -> Prepared:
     """Loads and checks everything; writes nothing.
 
     Args:
         recipe: of the run.
         split: training and held-out examples; by default those of the recipe.
+        rewards: its rewards, where they are loaded already.
 
     Raises:
         InputError: for a mistake in recipe, data, model or rewards.
     """
     split = split or load_split(recipe.data, recipe.seed)
-    rewards, chosen, lora, plan = make_rewards(recipe), recipe.model, recipe.model.lora, recipe.watch
+    rewards, chosen, lora, plan = rewards or make_rewards(recipe), recipe.model, recipe.model.lora, recipe.watch
     watch = Watch(make_reward(plan.reward, recipe), plan.every, plan.prompts, plan.stop) if plan else None
     options = {name: getattr(chosen, name) for name in ("dtype", "quantization", "attention", "trust_remote_code")}
     model, note = load_policy(chosen.path, chosen.adapter, vars(lora) if lora else None, **options)
@@ -182,14 +185,21 @@ def _hardware(accelerator: Accelerator) -> str:
     return name if accelerator.num_processes == 1 else f"{accelerator.num_processes} x {name}"
 
 
-def probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
+def token_ids(tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str]) -> list[list[int]]:
+    """Of N texts, for rewards that count tokens; empty without a tokenizer."""
+    if tokenizer is None:
+        return [[] for _ in texts]
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase | None) -> None:
     """Asks the rewards about a few references, so that a broken one is found before any work is done."""
     for reward in rewards.rewards:
         if isinstance(reward, JudgeReward):
             reward.judge.check()
     references = [example.reference for example in examples[:_PROBES]]
-    ids = tokenizer(references, add_special_tokens=False)["input_ids"]
-    answers = list(zip(references, ids, strict=True))
+    answers = list(zip(references, token_ids(tokenizer, references), strict=True))
     check_heard([rewards(single_batch(examples[:_PROBES], answers, answers))])
 
 
@@ -215,7 +225,8 @@ def forecasts(
 ) -> list[JudgeForecast]:
     """`judge_forecasts` of a recipe's rewards, in its order and with that of its watch behind them."""
     size, samples, watch = recipe.training.prompts_per_step, recipe.rollout.group_size, recipe.watch
-    pairs = steps * size * samples + 3 * held_out
+    short = 0 if recipe.audit.before_training == "skip" else WRONG_TEXTS * min(len(items), SHORT_AUDIT)
+    pairs = steps * size * samples + 3 * held_out + short
     expected = [
         judge_forecast(reward, config, items, pairs) for reward, config in zip(rewards, recipe.rewards, strict=False)
     ]

@@ -36,7 +36,8 @@ from grao.evaluation.metrics import pair_scores
 from grao.records.checkpoints import sync_all
 from grao.records.files import replace_text, sync
 from grao.records.lock import locked
-from grao.records.run import PairScores, RewardModelRecord, git_revision, installed_versions, now, write_reward_model
+from grao.records.reward_model import PairScores, RewardModelRecord, write_reward_model
+from grao.records.run import git_revision, installed_versions, now
 from grao.rewards.model import RewardModel
 from grao.studies.prepare import Advance, Screen, check_writable
 from grao.training.arguments import check_library, check_trainer_fields, refusals

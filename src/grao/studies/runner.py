@@ -22,7 +22,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from grao.data.load import fingerprint
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError, one_line
-from grao.evaluation.metrics import compare_answers, letters, win_share
+from grao.evaluation.answers import Jury
+from grao.evaluation.metrics import letters, win_share
 from grao.records.files import Record, replace_text
 from grao.records.run import RecordedAnswer, git_revision, installed_versions, now, read_metrics
 from grao.records.study import CellRecord, Cost, Key, Outcomes, Point, write_cell
@@ -30,8 +31,9 @@ from grao.reports.tables import duration, percent
 from grao.rewards.base import RewardBatch
 from grao.rewards.mix import Mix, MixedRewards, WeightedReward
 from grao.studies.cells import Cell, counts
+from grao.studies.evaluate import answer_held_out, held_out
 from grao.studies.prepare import Advance, Prepared, StudyScreen, prepare
-from grao.studies.train import answer_held_out, held_out, save_policy
+from grao.studies.train import save_policy
 from grao.types import Example
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
@@ -133,7 +135,7 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
         mean_tokens=sum(answer.tokens for answer in after) / len(after),
         truncated=sum(answer.truncated for answer in after) / len(after),
         before=letters([answer.reward for answer in before]),
-        gain=letters(compare_answers(held_out(ready), after, before, trainer.rewards) if before else []),
+        gain=letters(Jury(trainer.rewards).compare(held_out(ready), after, before) if before else []),
     )
     cost = observer.cost(scratch, time.perf_counter() - begin)
     shutil.rmtree(scratch, ignore_errors=True)

@@ -1,10 +1,11 @@
-"""What decides the result of a run: its settings, and the content of the files that they name.
+"""What decides the result of a run: its settings, where they point to, and the content of the files that they name.
 
 An interrupted run goes on only if these are still as they were when it began. Of a reward function the file counts that
 holds it, of a model's folder the small files and a sample of the large ones. Not seen: what such a file imports.
 """
 
 import hashlib
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,14 @@ from grao.config.arms import dotted
 from grao.config.recipe import Recipe
 from grao.config.schema import ADAPTER, field_facts, general
 from grao.engine.adapters import model_folder
+from grao.rewards.judge.server import ledger_path
+from grao.rewards.judge.wording import CRITERIA
 
+_FILES = (
+    *("model.path", "data.path", "data.test_path", "judge.local.path", "judge.criterion", "rule.embedding.model"),
+    *("rewards.function", "reward.function", "second.function"),
+)
+"""Ends of the fields that may name a file or folder here."""
 _FREE = (
     *("output", "data.path", "data.test_path", "rollout.batch_size", "training.token_budget", "training.steps"),
     *("training.save_every", "training.save_async", "training.max_bad_steps"),
@@ -34,6 +42,27 @@ _MODELS = ("model.path", "judge.local.path", "embedding.model")
 _DIGEST = re.compile(" [0-9a-f]{16}$")
 _SAMPLE = 1 << 20
 """Bytes that are read at either end of a large file."""
+
+
+def anchored(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths to what lies here, so that the run can be resumed from any folder."""
+    values = ADAPTER.dump_python(recipe, mode="json", by_alias=True)
+    return ADAPTER.validate_json(json.dumps(_absolute(values, "", recipe.output)), by_alias=True)
+
+
+def _absolute(value: Any, field: str, output: Path) -> Any:
+    """The value of a field, or of all below it, with absolute paths to what lies here; all else may be a hub id."""
+    if isinstance(value, dict):
+        return {name: _absolute(inside, f"{field}.{name}", output) for name, inside in value.items()}
+    if isinstance(value, list):
+        return [_absolute(entry, field, output) for entry in value]
+    if field.endswith(".judge.ledger"):
+        return str(ledger_path(value and Path(value), output).absolute())
+    if not isinstance(value, str) or not field.endswith(_FILES) or (field.endswith(".criterion") and value in CRITERIA):
+        return value
+    file, colon, name = value.rpartition(":") if field.endswith(".function") else (value, "", "")
+    here = Path(file).expanduser()
+    return f"{here.absolute()}{colon}{name}" if here.exists() and (not colon or here.suffix == ".py") else value
 
 
 def decisive(recipe: Recipe) -> dict[str, Any]:

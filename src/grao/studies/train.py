@@ -1,5 +1,4 @@
 """`grao train`: one run from a recipe: evaluate, train, evaluate again, report. All of it goes into one folder.
-`grao evaluate`: a model's answers to the held-out prompts, judged; nothing is trained.
 
 manifest.json   recipe, versions, seed, data fingerprint, how it ended
 recipe.yaml     the recipe with all defaults; `--resume` reads it
@@ -11,42 +10,29 @@ model/          the result
 report.html     all of it to look at
 """
 
-import json
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grao.config.load import Overrides, dump_recipe, load_recipe
 from grao.config.recipe import Recipe
-from grao.config.schema import ADAPTER
-from grao.data.encoding import answer_words
-from grao.engine.memory import ROWS, TOKENS
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
-from grao.evaluation.metrics import answer_items, evaluation_from_items, make_items
 from grao.records import run as records
 from grao.records.checkpoints import publish, remove, step_of
 from grao.records.files import replace_text
 from grao.records.lock import locked
-from grao.records.run import Evaluation, RecordedAnswer, now
+from grao.records.run import Doubt, Evaluation, RecordedAnswer, now
 from grao.reports.run import write_report
-from grao.rewards.judge.server import ledger_path
-from grao.rewards.judge.wording import CRITERIA
-from grao.rollouts.base import Sampling
-from grao.studies.prepare import Advance, Prepared, Screen, claimed, judge_forecasts, prepare
-from grao.studies.settings import changed
+from grao.studies.content import content_doubts
+from grao.studies.doubts import training_reward_only
+from grao.studies.evaluate import answers_stand, evaluate_policy, held_out, record_answers
+from grao.studies.prepare import Prepared, Screen, claimed, judge_forecasts, prepare
+from grao.studies.settings import anchored, changed
 from grao.training.arguments import begin_reporting, refusals
 from grao.training.callbacks import InterruptGuard, SaveLastStep
 from grao.training.trainer import GRAOTrainer
-from grao.types import Encoded
-
-_FILES = (
-    *("model.path", "data.path", "data.test_path", "judge.local.path", "judge.criterion", "rule.embedding.model"),
-    *("rewards.function", "reward.function", "second.function"),
-)
-"""Ends of the fields that may name a file or folder here."""
 
 
 class StoppedError(KeyboardInterrupt):
@@ -76,9 +62,10 @@ def start_run(recipe: Recipe, screen: Screen) -> Finished:
         ready = prepare(recipe)
         if ready.trainer.is_world_process_zero():
             folder.mkdir(parents=True, exist_ok=True)
-            replace_text(folder / "recipe.yaml", dump_recipe(_anchored(recipe)))
+            replace_text(folder / "recipe.yaml", dump_recipe(anchored(recipe)))
             records.write_manifest(folder, ready.manifest)
         _introduce(ready, screen)
+        _check_rewards(ready, screen)
         return _carry_out(ready, screen, checkpoint=None)
 
 
@@ -117,80 +104,6 @@ def resume_run(folder: Path, screen: Screen, overrides: Overrides = ()) -> Finis
         return _carry_out(ready, screen, checkpoint)
 
 
-def evaluate_run(run: Path, output: Path, screen: Screen) -> Evaluation:
-    """Judges a finished run again, the model before and after; `output` may be the run itself.
-
-    Raises:
-        InputError: if the run has no model yet or holds out no prompts, or another output folder is taken.
-    """
-    manifest = records.read_manifest(run)
-    if manifest is None or not (run / "model").is_dir():
-        raise InputError(f"{run} holds no finished run: it needs manifest.json and model/")
-    elsewhere = output.resolve() != run.resolve()
-    with claimed(output) if elsewhere else locked(run):
-        recipe = load_recipe(run / "recipe.yaml", values=[("output", str(output))])
-        before = evaluate_policy(_prepare(recipe), screen, "before")
-        trained = replace(recipe.model, path=str(run / "model"), adapter="continue", lora=None)
-        ready = _prepare(replace(recipe, model=trained))
-        answers = {"before": before, "after": evaluate_policy(ready, screen, "after")}
-        source = {"run": str(run)} if elsewhere else {}
-        return _recorded(ready, answers, manifest.model_copy(update={"evaluated": now(), **source}))
-
-
-def evaluate_recipe(recipe: Recipe, screen: Screen) -> Evaluation:
-    """Judges the model of a recipe against the references; nothing is trained.
-
-    Raises:
-        InputError: if the output folder is taken, or no prompts are held out.
-    """
-    with claimed(recipe.output):
-        ready = _prepare(recipe)
-        screen.say(_answers_stand(ready))
-        answers = {"model": evaluate_policy(ready, screen, "model")}
-        ended = {"status": "finished", "finished": now(), "steps": 0}
-        evaluation = _recorded(ready, answers, ready.manifest.model_copy(update=ended))
-        if ready.trainer.is_world_process_zero():
-            replace_text(recipe.output / "recipe.yaml", dump_recipe(recipe))
-        return evaluation
-
-
-def evaluate_policy(ready: Prepared, screen: Screen, title: str) -> list[RecordedAnswer]:
-    """`answer_held_out`, shown as a stage."""
-    with screen.stage(title) as advance:
-        return answer_held_out(ready, advance)
-
-
-def answer_held_out(ready: Prepared, advance: Advance = lambda done, total: None) -> list[RecordedAnswer]:
-    """The current model's answers to the held-out prompts, judged."""
-    trainer, evaluation, rollout = ready.trainer, ready.recipe.evaluation, ready.recipe.rollout
-    temperature = rollout.temperature if evaluation.temperature is None else evaluation.temperature
-    sampling = Sampling(1, temperature, rollout.top_p, evaluation.max_new_tokens or rollout.max_new_tokens)
-    return answer_items(
-        held_out(ready), trainer.sampler(), trainer.rewards, sampling, trainer.tokenizer, ready.recipe.seed, advance
-    )
-
-
-def record_answers(ready: Prepared, answers: dict[str, list[RecordedAnswer]]) -> Evaluation:
-    """Writes `items.jsonl` and `evaluation.json` from each model's answers."""
-    items = make_items(held_out(ready), answers, ready.trainer.rewards)
-    evaluation = evaluation_from_items(items, ready.recipe.evaluation.confidence)
-    if ready.trainer.is_world_process_zero():
-        records.write_evaluation(ready.recipe.output, evaluation, items)
-    return evaluation
-
-
-def held_out(ready: Prepared) -> Sequence[Encoded]:
-    """The prompts to evaluate on.
-
-    Raises:
-        InputError: if there is none.
-    """
-    items = ready.trainer.eval_items
-    if items is None:
-        raise InputError("data.held_out: no prompts are held out, so there is nothing to evaluate on")
-    return items.items
-
-
 def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None) -> Finished:
     trainer, folder, evaluation = ready.trainer, ready.recipe.output, None
     evaluated = trainer.eval_items is not None
@@ -201,10 +114,32 @@ def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None) -> Fini
         save_policy(trainer, folder / "model")
         if evaluated:
             after = evaluate_policy(ready, screen, "after")
-            evaluation = record_answers(ready, {"before": before, "after": after})
+            about = [*_doubts_about_rewards(ready), training_reward_only()]
+            evaluation = record_answers(ready, {"before": before, "after": after}, about)
     _note(ready, status="finished", finished=now())
     report = write_report(folder) if trainer.is_world_process_zero() else folder / "report.html"
     return Finished(folder, evaluation, report)
+
+
+def _check_rewards(ready: Prepared, screen: Screen) -> None:
+    """The short audit: warns of rewards that do not look at content, or ends the run before it begins, if so told."""
+    for doubt in _doubts_about_rewards(ready):
+        if ready.recipe.audit.before_training == "stop":
+            raise InputError(f"{doubt.words} Set audit.before_training: warn to train all the same")
+        screen.say(f"warning: {doubt.words} See `grao reward audit`.")
+
+
+def _doubts_about_rewards(ready: Prepared) -> list[Doubt]:
+    """Of the short audit; a judge on a server answers from its ledger the second time.
+
+    Only the first process asks. A reward that fails here fails in training too, where that is dealt with.
+    """
+    if ready.recipe.audit.before_training == "skip" or not ready.trainer.is_world_process_zero():
+        return []
+    with suppress(InputError, RewardUnavailableError):
+        examples = [item.example for item in ready.trainer.train_items.items]
+        return content_doubts(ready.trainer.rewards, examples, ready.trainer.tokenizer)
+    return []
 
 
 def save_policy(trainer: GRAOTrainer, folder: Path) -> None:
@@ -217,17 +152,6 @@ def save_policy(trainer: GRAOTrainer, folder: Path) -> None:
     if trainer.args.should_save:
         publish(draft, folder)
     trainer.accelerator.wait_for_everyone()
-
-
-def _prepare(recipe: Recipe) -> Prepared:
-    """As `prepare`, for an evaluation alone: no memory for training, and no word about its settings."""
-    training, evaluation = replace(recipe.training, measure_kl=False), replace(recipe.evaluation, enabled=True)
-    # What `auto` measures and leaves free is for gradients and optimiser.
-    training = training if isinstance(training.token_budget, int) else replace(training, token_budget=TOKENS)
-    rollout = recipe.rollout if isinstance(recipe.rollout.batch_size, int) else replace(recipe.rollout, batch_size=ROWS)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "training.learning_rate")
-        return prepare(replace(recipe, rollout=rollout, training=training, evaluation=evaluation, watch=None))
 
 
 def _check_unchanged(ready: Prepared, began: records.Manifest, overrides: Overrides) -> None:
@@ -262,16 +186,8 @@ def _begin_again(ready: Prepared, before: records.Manifest, overrides: Overrides
     if before.steps not in (None, ready.steps):
         earlier = [*earlier, records.Stretch(steps=before.steps, finished=before.finished)]
     if overrides:
-        replace_text(folder / "recipe.yaml", dump_recipe(_anchored(ready.recipe)))
+        replace_text(folder / "recipe.yaml", dump_recipe(anchored(ready.recipe)))
     _note(ready, status="running", finished=None, config=told.config, steps=ready.steps, earlier=earlier)
-
-
-def _recorded(ready: Prepared, answers: dict[str, list[RecordedAnswer]], manifest: records.Manifest) -> Evaluation:
-    evaluation = record_answers(ready, answers)
-    if ready.trainer.is_world_process_zero():
-        records.write_manifest(ready.recipe.output, manifest)
-        write_report(ready.recipe.output)
-    return evaluation
 
 
 def _answers_before(ready: Prepared, screen: Screen) -> list[RecordedAnswer]:
@@ -335,27 +251,6 @@ def _note(ready: Prepared, **values: Any) -> None:
         records.update_manifest(ready.recipe.output, **values)
 
 
-def _anchored(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths to what lies here, so that the run can be resumed from any folder."""
-    values = ADAPTER.dump_python(recipe, mode="json", by_alias=True)
-    return ADAPTER.validate_json(json.dumps(_absolute(values, "", recipe.output)), by_alias=True)
-
-
-def _absolute(value: Any, field: str, output: Path) -> Any:
-    """The value of a field, or of all below it, with absolute paths to what lies here; all else may be a hub id."""
-    if isinstance(value, dict):
-        return {name: _absolute(inside, f"{field}.{name}", output) for name, inside in value.items()}
-    if isinstance(value, list):
-        return [_absolute(entry, field, output) for entry in value]
-    if field.endswith(".judge.ledger"):
-        return str(ledger_path(value and Path(value), output).absolute())
-    if not isinstance(value, str) or not field.endswith(_FILES) or (field.endswith(".criterion") and value in CRITERIA):
-        return value
-    file, colon, name = value.rpartition(":") if field.endswith(".function") else (value, "", "")
-    here = Path(file).expanduser()
-    return f"{here.absolute()}{colon}{name}" if here.exists() and (not colon or here.suffix == ".py") else value
-
-
 def _introduce(ready: Prepared, screen: Screen) -> None:
     data, weights = ready.manifest.data, ready.manifest.weights
     trained = f"{weights.trained:,} of {weights.all:,} weights are trained"
@@ -366,15 +261,9 @@ def _introduce(ready: Prepared, screen: Screen) -> None:
         sizes = f"micro-batches of up to {tokens:,} tokens, {rows:,} completions at once"
     left_out = (f"left out: {count:,} rows, {reason}" for reason, count in data.left_out.items())
     for line in (
-        _answers_stand(ready),
+        answers_stand(ready),
         *filter(None, (ready.note, sizes)),
         *left_out,
         *(forecast.words for forecast in judge_forecasts(ready)),
     ):
         screen.say(line)
-
-
-def _answers_stand(ready: Prepared) -> str:
-    """What opens the policy's answers and what ends them."""
-    trainer = ready.trainer
-    return answer_words(trainer.tokenizer, trainer.train_items.items[0], trainer.stop_ids)

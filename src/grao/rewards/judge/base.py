@@ -43,6 +43,8 @@ class JudgedPair:
     """Both orders have a verdict and they differ."""
     probabilities: tuple[float, float, float] | None = None
     """Of a better, tie, b better, a mean over the orders, from judges that know them."""
+    replies: tuple[str, str] = ("", "")
+    """What the judge said with a shown first, and with b; empty where it was not asked or did not answer."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,10 @@ def orders_of(pair: Pair, orders: Orders, seed: int) -> list[Shown]:
     return [Shown(pair, swapped=drawn == (pair.a == low))]
 
 
-def combine(shown: Sequence[Shown], verdicts: Sequence[PairVerdict | None]) -> JudgedPair:
-    """One result out of the verdicts on a pair's one or two orders.
+def combine(
+    shown: Sequence[Shown], verdicts: Sequence[PairVerdict | None], replies: Sequence[str] = ("", "")
+) -> JudgedPair:
+    """One result out of the verdicts on a pair's one or two orders, and the replies that hold them.
 
     Agreement counts, a flip is a tie, and one missing verdict leaves none.
     """
@@ -123,4 +127,7 @@ def combine(shown: Sequence[Shown], verdicts: Sequence[PairVerdict | None]) -> J
     distinct = {verdict for verdict in about_a.values() if verdict}
     missing, flipped = None in about_a.values(), len(distinct) > 1
     value = math.nan if missing else 0.0 if flipped else distinct.pop().reward
-    return JudgedPair(about_a.get(False), about_a.get(True), value, flipped)
+    said = {order.swapped: reply for order, reply in zip(shown, replies, strict=False)}
+    return JudgedPair(
+        about_a.get(False), about_a.get(True), value, flipped, replies=(said.get(False, ""), said.get(True, ""))
+    )

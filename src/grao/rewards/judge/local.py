@@ -114,7 +114,9 @@ class LocalJudge:
         """From (orders, 3) probabilities as shown."""
         about_a = [row.flip(0) if order.swapped else row for order, row in zip(orders, shown, strict=True)]
         mean = tuple(torch.stack(about_a).mean(dim=0).tolist())
-        return replace(combine(orders, [self._verdict(row) for row in shown.tolist()]), probabilities=mean)
+        rows = shown.tolist()
+        combined = combine(orders, [self._verdict(row) for row in rows], list(map(_words, rows)))
+        return replace(combined, probabilities=mean)
 
     def _verdict(self, probabilities: Sequence[float]) -> PairVerdict | None:
         first, _, second = probabilities
@@ -137,3 +139,10 @@ class LocalJudge:
         apart = [len(set(tokens)) > 1 for tokens in zip(*answered, strict=False)]
         shared = apart.index(True) if True in apart else len(apart)
         return answered[0][:shared], [ids[shared:] for ids in answered]
+
+
+def _words(probabilities: Sequence[float]) -> str:
+    """The three probabilities as a reply; empty where the question was too long."""
+    if probabilities[0] != probabilities[0]:
+        return ""
+    return ", ".join(f"{verdict}: {100 * p:.1f} %" for verdict, p in zip(PairVerdict, probabilities, strict=True))

@@ -8,7 +8,7 @@ from torch import Tensor
 from grao.config.recipe import Recipe
 from grao.config.rewards import JudgeConfig, RewardConfig
 from grao.rewards.base import RewardBatch
-from grao.rewards.judge.base import EarlyJudge, Pair, PairwiseJudge
+from grao.rewards.judge.base import EarlyJudge, JudgedPair, Pair, PairwiseJudge
 from grao.rewards.judge.local import LocalJudge
 from grao.rewards.judge.server import ServerJudge
 from grao.rewards.judge.wording import load_template
@@ -27,6 +27,8 @@ class JudgeReward:
     def __init__(self, judge: PairwiseJudge, name: str | None = None) -> None:
         self.judge, self.name = judge, name or judge.name
         self._tally: dict[str, Tensor | float] = {}
+        self.last: dict[tuple[int, int], JudgedPair] = {}
+        """What the judge said of each (group, member) that the last `relative` asked about."""
 
     @classmethod
     def from_section(cls, config: JudgeConfig, section: RewardConfig, recipe: Recipe) -> "JudgeReward":
@@ -47,7 +49,8 @@ class JudgeReward:
         rewards = torch.zeros(len(batch.prompts), len(batch.completions[0]), dtype=torch.float64)
         flips = torch.full_like(rewards, torch.nan)
         pairs = _pairs(batch)
-        for cell, judged in zip(pairs, self.judge.compare(list(pairs.values())), strict=True):
+        self.last = dict(zip(pairs, self.judge.compare(list(pairs.values())), strict=True))
+        for cell, judged in self.last.items():
             rewards[cell] = judged.value
             if judged.a_first and judged.b_first:
                 flips[cell] = judged.flipped

@@ -88,9 +88,12 @@ class ServerJudge:
         if len(answers) >= self._telling and not any(answer.verdict for answer in answers.values()):
             problem = f"none of its {len(answers)} answers holds a verdict"
             raise InputError(f"judge {self.endpoint}: {problem}, {_unread(answers.values(), self.endpoint)}")
-        verdicts = {key: answer.verdict for key, answer in answers.items()}
-        judged = zip(shown, asked, strict=True)
-        return [combine(orders, [verdicts.get(each.key) for each in questions]) for orders, questions in judged]
+        none = JudgeAnswer("", "", None)
+        said = [[answers.get(question.key, none) for question in questions] for questions in asked]
+        return [
+            combine(orders, [answer.verdict for answer in given], [answer.text for answer in given])
+            for orders, given in zip(shown, said, strict=True)
+        ]
 
     def check(self) -> None:
         """One question on two texts of our own, kept like any other; warns if its answer holds no verdict."""

@@ -1,0 +1,390 @@
+"""`grao evaluate`: models and ready answers on the same prompts, judged; nothing is trained.
+
+items.jsonl      every prompt with all answers, verdicts and replies of judges
+evaluation.json  the numbers, recomputable from items.jsonl
+manifest.json    recipe, versions, what was evaluated
+report.html      all of it to look at
+
+Models are loaded one after another, and one that is past is let go. Judged is in the order that is given: every one
+against the references, and every later one against every earlier one. Also what `grao train` and studies need of this:
+the answers of a policy to the held-out prompts, and their record.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from grao.config.load import dump_recipe, load_recipe
+from grao.config.recipe import ModelConfig, Recipe
+from grao.config.schema import ADAPTER
+from grao.data.encoding import answer_words
+from grao.data.files import FILE_TYPES
+from grao.data.load import Split, fingerprint, load_split
+from grao.engine.loading import load_tokenizer
+from grao.engine.memory import ROWS, TOKENS
+from grao.engine.policy import policy_shape
+from grao.errors import InputError
+from grao.evaluation.answers import CHUNK, Jury, sample_answers
+from grao.evaluation.metrics import evaluation_from_items
+from grao.records import run as records
+from grao.records.files import replace_text
+from grao.records.lock import locked
+from grao.records.numbers import Checks
+from grao.records.run import DataFacts, Doubt, Evaluation, Item, Manifest, RecordedAnswer, now
+from grao.reports.run import write_report
+from grao.rewards.functions import FunctionReward
+from grao.rewards.judge.wording import context_text
+from grao.rewards.mix import Mix, make_rewards
+from grao.rollouts.base import Sampling
+from grao.studies.content import content_doubts
+from grao.studies.doubts import doubts, judge_words, related_judges, trained_on
+from grao.studies.given import agreed, closed_ids, judge_error, read_answers, read_labels
+from grao.studies.likelihood import sequence_likelihoods, start_of
+from grao.studies.prepare import Advance, Prepared, Screen, claimed, prepare, probe
+from grao.types import Encoded
+
+Answers = dict[str, list[RecordedAnswer]]
+"""By the name of who gave them, in the order of the prompts."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `grao evaluate` does beside judging answers once."""
+
+    retest: int = 0
+    """Prompts on which the judges are asked a second time."""
+    kl: bool = False
+    """Measure how far each trained model is from the one that it was trained from."""
+    judge_error: str | None = None
+    """Share of verdicts that are wrong, or the folder of an audit that measured it."""
+    labels: str | None = None
+    """File of people's preferences."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Who answers: a model, or a file of ready answers."""
+
+    name: str
+    model: ModelConfig | None = None
+    file: str = ""
+
+
+def contestants(recipe: Recipe, given: Sequence[tuple[str, str]]) -> list[Contestant]:
+    """Models and files of answers by name and path; models are loaded as the recipe says, without a new adapter."""
+    model = replace(recipe.model, adapter="continue", lora=None)
+    return [
+        Contestant(name, file=path) if path.endswith(FILE_TYPES) else Contestant(name, replace(model, path=path))
+        for name, path in given
+    ]
+
+
+def evaluate_run(run: Path, output: Path, screen: Screen, options: Options | None = None) -> Evaluation:
+    """Samples and judges a finished run again, the model before and after; `output` may be the run itself.
+
+    Raises:
+        InputError: if the run has no model yet or holds out no prompts, or another output folder is taken.
+    """
+    manifest = records.read_manifest(run)
+    if manifest is None or not (run / "model").is_dir():
+        raise InputError(f"{run} holds no finished run: it needs manifest.json and model/")
+    elsewhere = output.resolve() != run.resolve()
+    with claimed(output) if elsewhere else locked(run):
+        recipe = load_recipe(run / "recipe.yaml", values=[("output", str(output))])
+        trained = replace(recipe.model, path=str(run / "model"), adapter="continue", lora=None)
+        contest = _Contest(recipe, options or Options(), screen)
+        contest.enter([Contestant("before", recipe.model), Contestant("after", trained)])
+        source = {"run": str(run)} if elsewhere else {}
+        return contest.record(lambda made: manifest.model_copy(update={"evaluated": now(), **source}))
+
+
+def evaluate_again(recipe: Recipe, run: Path, screen: Screen, options: Options | None = None) -> Evaluation:
+    """Judges the recorded answers of a run or an evaluation by the rewards of a recipe; nothing is sampled.
+
+    Raises:
+        InputError: if there are no recorded answers, the recipe's prompts are others, or its output folder is taken.
+    """
+    items = records.read_items(run)
+    if not items:
+        raise InputError(f"{run} holds no answers to judge again: there is no items.jsonl in it")
+    with claimed(recipe.output):
+        contest = _Contest(recipe, options or Options(), screen)
+        contest.recall(items, run / "model")
+        manifest = records.read_manifest(run) or Manifest()
+        contest.models = (manifest.model_extra or {}).get("models") or {"after": str(run)}
+        source = {"models": contest.models, "run": str(run)}
+        return contest.record(lambda made: made.model_copy(update=source), dump_recipe(recipe))
+
+
+def evaluate_models(
+    recipe: Recipe, contestants: Sequence[Contestant], screen: Screen, options: Options | None = None
+) -> Evaluation:
+    """Judges models and ready answers on the held-out prompts of a recipe.
+
+    Raises:
+        InputError: if the output folder is taken, no prompts are held out, two have one name, or a model or a file of
+            answers is not as it should be: before anything is sampled.
+    """
+    names = [contestant.name for contestant in contestants]
+    if len(set(names)) < len(names):
+        twice = max(names, key=names.count)
+        raise InputError(f"two of what is evaluated are called {twice!r}; give names: first=PATH second=PATH")
+    with claimed(recipe.output):
+        contest = _Contest(recipe, options or Options(), screen)
+        contest.enter(contestants)
+        paths = {each.name: each.model.path if each.model else each.file for each in contestants}
+        return contest.record(lambda made: made.model_copy(update={"models": paths}), dump_recipe(recipe))
+
+
+def evaluate_recipe(recipe: Recipe, screen: Screen, options: Options | None = None) -> Evaluation:
+    """Judges the model of a recipe against the references; nothing is trained.
+
+    Raises:
+        InputError: if the output folder is taken, or no prompts are held out.
+    """
+    return evaluate_models(recipe, [Contestant("model", recipe.model)], screen, options)
+
+
+class _Contest:
+    """One evaluation: prompts and rewards, loaded once, and the answers that have been given.
+
+    Args:
+        recipe: prompts, rewards and how is sampled; its model is what tokens are counted by where no model answers.
+        options: what else is done.
+        screen: where is shown how far it is.
+    """
+
+    def __init__(self, recipe: Recipe, options: Options, screen: Screen) -> None:
+        self.recipe, self.options, self.screen, self.started = recipe, options, screen, now()
+        self.error = judge_error(options.judge_error)
+        self.split: Split = load_split(recipe.data, recipe.seed)
+        if not self.split.test:
+            raise InputError("data.held_out: no prompts are held out, so there is nothing to evaluate on")
+        self.rewards: Mix = make_rewards(recipe)
+        self.jury = Jury(self.rewards)
+        self.items: Sequence[Encoded] = []
+        self.answers: Answers = {}
+        self.labels: dict[str, dict[str, float]] = {}
+        self.models: dict[str, str] = {}
+        self.starts: dict[str, str] = {}
+        self.asked: dict[str, Sequence[Encoded]] = {}
+        self.manifest: Manifest | None = None
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.writes = os.environ.get("RANK", "0") == "0"
+
+    def enter(self, contestants: Sequence[Contestant]) -> None:
+        """Lets each answer, and judges what it said."""
+        self._read_labels([each.name for each in contestants])
+        models, files = [each for each in contestants if each.model], [each for each in contestants if not each.model]
+        for each in models if len(contestants) > 1 else []:
+            self._look(each)
+        if self.options.kl:
+            paths = {each.name: each.model.path for each in models if each.model}
+            self.starts = {name: start for name, path in paths.items() if (start := start_of(path))}
+            if not self.starts:
+                raise InputError("--kl: none of the models is a run or an adapter, so what it began with is not known")
+        if files:
+            self._without_model(next((each.model.path for each in models if each.model), None))
+        for each in files:
+            self.answers[each.name] = read_answers(each.file, self.items, self.tokenizer)
+            self.asked[each.name] = self.items
+        for each in models:
+            self._sample(each)
+        self._measure_kl()
+        self._align([each.name for each in contestants])
+        self._judge()
+
+    def recall(self, items: Sequence[Item], model: Path) -> None:
+        """Takes recorded answers, and judges them; tokens are counted by the tokenizer beside a model that is there."""
+        self._read_labels(list(items[0].answers))
+        by_id: dict[str, list[Encoded]] = {}
+        self._without_model(next((path for path in (str(model), self.recipe.model.path) if os.path.isdir(path)), None))
+        for each in self.items:
+            by_id.setdefault(each.example.id, []).append(each)
+        chosen = []
+        for item in items:
+            if not by_id.get(item.id):
+                raise InputError(f"the prompt {item.id} of the recorded answers is not held out by this recipe")
+            chosen.append(replace(by_id[item.id].pop(0), prompt_text=item.prompt, reference_text=item.reference))
+        self.items = chosen
+        self.answers = {name: [item.answers[name] for item in items] for name in items[0].answers}
+        self._judge()
+
+    def record(self, manifest: Callable[[Manifest], Manifest], recipe: str = "") -> Evaluation:
+        """Writes everything, the text of a recipe too; `manifest` turns what was done here into what is written."""
+        items = self.jury.items(self.items, self.answers)
+        options, confidence = self.options, self.recipe.evaluation.confidence
+        labels = agreed(items, self.labels, confidence)
+        retest = self.jury.retest(self.items, [*self.answers.values()][-1], options.retest, confidence)
+        checks = Checks(self.error, retest, labels, self.jury.asked)
+        paths = {**self.models, **({"start": self.recipe.model.path} if self.models else {})}
+        about = [*trained_on(self.recipe, self.models.values()), *related_judges(self.recipe, paths.values())]
+        if self.recipe.audit.before_training != "skip":
+            about = [*content_doubts(self.rewards, self.split.train, self.tokenizer), *about]
+        evaluation = evaluated(items, self.recipe, about, checks)
+        if self.writes:
+            records.write_evaluation(self.recipe.output, evaluation, items)
+            if recipe:
+                replace_text(self.recipe.output / "recipe.yaml", recipe)
+            records.write_manifest(self.recipe.output, manifest(self._made()))
+            write_report(self.recipe.output)
+        return evaluation
+
+    def _read_labels(self, names: Sequence[str]) -> None:
+        if self.options.labels:
+            self.labels = read_labels(self.options.labels, [example.id for example in self.split.test], names)
+
+    def _look(self, contestant: Contestant) -> None:
+        """Makes sure that a model is there before another one is sampled from."""
+        chosen = contestant.model
+        assert chosen  # noqa: S101
+        lora = vars(chosen.lora) if chosen.lora else None
+        try:
+            policy_shape(chosen.path, chosen.adapter, lora, chosen.dtype, chosen.trust_remote_code)
+        except InputError as error:
+            raise InputError(f"{contestant.name}: {str(error).removeprefix('model.path: ')}") from error
+
+    def _sample(self, contestant: Contestant) -> None:
+        assert contestant.model  # noqa: S101
+        ready = prepared(replace(self.recipe, model=contestant.model), self.split, self.rewards)
+        self.models[contestant.name], self.writes = contestant.model.path, ready.trainer.is_world_process_zero()
+        self.asked[contestant.name] = held_out(ready)
+        if self.manifest is None:
+            self.items, self.tokenizer, self.manifest = held_out(ready), ready.trainer.tokenizer, ready.manifest
+            self.screen.say(answers_stand(ready))
+        with self.screen.stage(contestant.name) as advance:
+            self.answers[contestant.name] = sampled(ready, advance)
+        if contestant.name in self.starts:
+            self._add_likelihoods(ready, contestant.name, 1)
+
+    def _measure_kl(self) -> None:
+        """From log pi(o) of each trained model to log pi(o) - log pi_start(o)."""
+        for path in dict.fromkeys(self.starts.values()):
+            model = replace(self.recipe.model, path=path, adapter="continue", lora=None)
+            ready = prepared(replace(self.recipe, model=model), self.split, self.rewards)
+            for name in (name for name, start in self.starts.items() if start == path):
+                self._add_likelihoods(ready, name, -1)
+
+    def _add_likelihoods(self, ready: Prepared, name: str, sign: int) -> None:
+        logs = sequence_likelihoods(ready.trainer, held_out(ready), self.answers[name])
+        moved = zip(self.answers[name], logs, strict=True)
+        self.answers[name] = [replace(answer, kl=(answer.kl or 0.0) + sign * log) for answer, log in moved]
+
+    def _align(self, names: Sequence[str]) -> None:
+        """Puts the answers in order, and leaves out prompts that are too long for one of the models."""
+        shared = set.intersection(*({item.example.id for item in items} for items in self.asked.values()))
+        for name in names:
+            said = zip(self.asked[name], self.answers.pop(name), strict=True)
+            self.answers[name] = [answer for item, answer in said if item.example.id in shared]
+        if len(shared) < len({example.id for example in self.split.test}):
+            self.screen.say("left out: prompts that are too long for one of the models (data.max_prompt_tokens)")
+        self.items = [item for item in self.items if item.example.id in shared]
+
+    def _judge(self) -> None:
+        for name, answers in self.answers.items():
+            with self.screen.stage(f"{name}, judged") as advance:
+                self.answers[name] = self.jury.judge(self.items, answers, advance)
+
+    def _without_model(self, path: str | None) -> None:
+        """Prompts as they stand in the data; tokens are counted if there is a tokenizer to count them."""
+        for reward in self.rewards.rewards:
+            if not path and isinstance(reward, FunctionReward) and reward.counts_tokens:
+                raise InputError(f"reward {reward.name}: it counts tokens; without a model there are none, name one")
+        self.tokenizer = load_tokenizer(path, self.recipe.model.trust_remote_code) if path else None
+        probe(self.rewards, self.split.train, self.tokenizer)
+        examples = self.split.test
+        ids = closed_ids(self.tokenizer, [example.reference for example in examples])
+        rows = zip(examples, ids, strict=True)
+        self.items = [Encoded(each, context_text(each.prompt), (), each.reference, tokens) for each, tokens in rows]
+
+    def _made(self) -> Manifest:
+        """What was done here."""
+        facts = {"status": "finished", "started": self.started, "finished": now(), "steps": 0}
+        made = self.manifest or Manifest(
+            config=ADAPTER.dump_python(self.recipe, mode="json", by_alias=True),
+            seed=self.recipe.seed,
+            data=DataFacts(held_out=len(self.items), fingerprint=fingerprint([*self.split.train, *self.split.test])),
+            versions=records.installed_versions(),
+            git=records.git_revision(),
+        )
+        return made.model_copy(update=facts)
+
+
+def evaluate_policy(ready: Prepared, screen: Screen, title: str) -> list[RecordedAnswer]:
+    """`answer_held_out`, shown as a stage."""
+    with screen.stage(title) as advance:
+        return answer_held_out(ready, advance)
+
+
+def answer_held_out(ready: Prepared, advance: Advance = lambda done, total: None) -> list[RecordedAnswer]:
+    """The current model's answers to the held-out prompts, judged."""
+    answers = sampled(ready, lambda done, total: advance(done // 2, total))
+    judged = Jury(ready.trainer.rewards)
+    return judged.judge(held_out(ready), answers, lambda done, total: advance((done + total) // 2, total))
+
+
+def sampled(ready: Prepared, advance: Advance = lambda done, total: None) -> list[RecordedAnswer]:
+    """The current model's answers to the held-out prompts."""
+    trainer, evaluation, rollout = ready.trainer, ready.recipe.evaluation, ready.recipe.rollout
+    temperature = rollout.temperature if evaluation.temperature is None else evaluation.temperature
+    sampling = Sampling(1, temperature, rollout.top_p, evaluation.max_new_tokens or rollout.max_new_tokens)
+    items, answers = held_out(ready), list[RecordedAnswer]()
+    for start in range(0, len(items), CHUNK):
+        chunk = items[start : start + CHUNK]
+        answers += sample_answers(chunk, trainer.sampler(), sampling, trainer.tokenizer, ready.recipe.seed)
+        advance(len(answers), len(items))
+    return answers
+
+
+def record_answers(ready: Prepared, answers: Answers, about: Sequence[Doubt] = ()) -> Evaluation:
+    """Writes `items.jsonl` and `evaluation.json` of a run from its answers before and after training."""
+    items = Jury(ready.trainer.rewards).items(held_out(ready), answers)
+    evaluation = evaluated(items, ready.recipe, about)
+    if ready.trainer.is_world_process_zero():
+        records.write_evaluation(ready.recipe.output, evaluation, items)
+    return evaluation
+
+
+def evaluated(
+    items: Sequence[Item], recipe: Recipe, about: Sequence[Doubt] = (), checks: Checks | None = None
+) -> Evaluation:
+    """All numbers of some items, who judged them, and the doubts: those about the rewards first."""
+    known = checks if checks and any(vars(checks).values()) else None
+    evaluation = evaluation_from_items(items, recipe.evaluation.confidence, known.error if known else None)
+    mine = doubts(items, evaluation)
+    said = [doubt for doubt in about if doubt.kind not in [each.kind for each in mine]]
+    return replace(evaluation, judges=judge_words(recipe), doubts=[*said, *mine], checks=known)
+
+
+def held_out(ready: Prepared) -> Sequence[Encoded]:
+    """The prompts to evaluate on.
+
+    Raises:
+        InputError: if there is none.
+    """
+    items = ready.trainer.eval_items
+    if items is None:
+        raise InputError("data.held_out: no prompts are held out, so there is nothing to evaluate on")
+    return items.items
+
+
+def prepared(recipe: Recipe, split: Split, rewards: Mix) -> Prepared:
+    """As `prepare`, for an evaluation alone: no memory for training, and no word about its settings."""
+    training, evaluation = replace(recipe.training, measure_kl=False), replace(recipe.evaluation, enabled=True)
+    # What `auto` measures and leaves free is for gradients and optimiser.
+    training = training if isinstance(training.token_budget, int) else replace(training, token_budget=TOKENS)
+    rollout = recipe.rollout if isinstance(recipe.rollout.batch_size, int) else replace(recipe.rollout, batch_size=ROWS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "training.learning_rate")
+        changed = replace(recipe, rollout=rollout, training=training, evaluation=evaluation, watch=None)
+        return prepare(changed, split, rewards)
+
+
+def answers_stand(ready: Prepared) -> str:
+    """What opens the policy's answers and what ends them."""
+    trainer = ready.trainer
+    return answer_words(trainer.tokenizer, trainer.train_items.items[0], trainer.stop_ids)
