@@ -2,7 +2,19 @@
 
 from typing import Any
 
-from grao.reports.figures import COLOURS
+COLOURS = {
+    "blue": "#0067a8",
+    "orange": "#c2500a",
+    "teal": "#00806d",
+    "purple": "#7d4cc2",
+    "ochre": "#a97400",
+    "grey": "#858d96",
+    "ink": "#30363d",
+    "muted": "#5b636d",
+    "rule": "#e2e4e8",
+    "paper": "#fdfdfc",
+}
+"""Those of the report page in its light form."""
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

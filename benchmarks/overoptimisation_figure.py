@@ -8,12 +8,10 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from figure_style import STYLE
+from figure_style import COLOURS, STYLE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-from grao.reports.figures import COLOURS
 
 _STYLE = {**STYLE, "font.size": 10, "axes.titlesize": 11, "axes.grid.axis": "y", "lines.solid_capstyle": "round"}
 WINDOW = 3

@@ -6,12 +6,10 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from figure_style import STYLE
+from figure_style import COLOURS, STYLE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-from grao.reports.figures import COLOURS
 
 _PHASES = {"update": "purple", "rollout": "teal"}
 _LABELS = {

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
-from figure_style import STYLE
+from figure_style import COLOURS, STYLE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
-
-from grao.reports.figures import COLOURS
 
 _STYLE = {**STYLE, "legend.frameon": False, "legend.fontsize": 8.5}
 SHOWN = 150

@@ -15,13 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-    from matplotlib.axes import Axes
     from transformers import PreTrainedTokenizerFast, TrainerCallback
-
-
-DRAWN = ("test_reports", "test_study_result", "test_sweep", "test_overoptimisation")
-"""Files of tests that look at pictures; in others drawing them would take most of the time."""
 
 
 def pytest_collection_finish() -> None:
@@ -38,18 +32,6 @@ def _fixed_seed() -> None:
     import torch
 
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _empty_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    from grao.reports import audit, figures, study, sweep
-
-    def empty(paint: Callable[[Axes], None], key: str, label: str) -> Markup:
-        return figures._inline('<svg viewBox="0 0 1 1"></svg>', key, label)
-
-    if request.module.__name__ not in DRAWN:
-        for module in (audit, figures, study, sweep):
-            monkeypatch.setattr(module, "picture", empty)
 
 
 @pytest.fixture(autouse=True)

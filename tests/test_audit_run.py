@@ -80,7 +80,7 @@ def audit(**changes: str) -> int:
 
 
 class Tags(HTMLParser):
-    """Names of all elements, and all text outside of styles."""
+    """Names of all elements, and all text outside of styles and scripts."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -101,7 +101,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += "" if "style" in self.open else data
+        self.text += "" if {"style", "script"} & set(self.open) else data
 
 
 def test_what_an_audit_leaves_behind(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +142,7 @@ def test_the_page_shows_all_text_as_text(place: Path) -> None:
     (place / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert audit(**{"rewards.0.name": HOSTILE, "output": "<b>run"}) == 0
     page = Tags((place / "<b>run-audit" / "audit.html").read_text())
-    assert not page.seen & {"script", "img", "b>run-audit"}
+    assert not page.seen & {"img", "b>run-audit"}
     assert page.open == []
     assert page.text.count(HOSTILE) > 10
     assert "<b>run-audit" in page.text

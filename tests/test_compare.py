@@ -17,6 +17,8 @@ from grao.config.load import load_config
 from grao.config.study import Study
 from grao.data.load import load_split
 from grao.errors import InputError, RewardUnavailableError
+from grao.evaluation.metrics import letters
+from grao.records.answers import read_answers
 from grao.records.study import CellRecord, Key, pack_cells, read_cells, read_study
 from grao.sandbox.world import prepare as build_sandbox
 from grao.studies import runner
@@ -125,12 +127,23 @@ def test_what_a_study_leaves_behind(place: Path) -> None:
     result = run_study(study(("evaluate_every", "2")), Screen())
     folder = place / "study"
     assert {path.name for path in folder.iterdir()} == {
-        "cells", "study.json", "study.csv", "study.html", "study.yaml", "work",
+        "answers", "cells", "study.json", "study.csv", "study.html", "study.yaml", "work",
     }  # fmt: skip
     assert sorted(path.stem for path in (folder / "cells").iterdir()) == [
         "grao-final-lr0.01-seed0", "grao-final-lr0.01-seed1", "soft-final-lr0.01-seed0", "soft-final-lr0.01-seed1",
     ]  # fmt: skip
     assert sorted(path.name for path in (folder / "work").iterdir()) == [".gitignore", "before"]
+    kept = read_answers(folder, result)
+    assert [len(kept), list(kept[0].answers), list(kept[0].comparisons)] == [
+        8,
+        ["before", "grao", "soft"],
+        ["grao|before", "soft|before"],
+    ]
+    for arm in ("grao", "soft"):
+        outcomes = read_cells(folder)[Key(arm, "final", 0.01, 0)].outcomes
+        assert letters([item.answers[arm].reward for item in kept]) == outcomes.after
+        assert letters([item.comparisons[f"{arm}|before"] for item in kept]) == outcomes.gain
+    assert not any(item.answers["grao"].token_ids for item in kept)
     assert read_study(folder) == result
     assert load_config(Study, folder / "study.yaml") == study(("evaluate_every", "2"))
     assert [arm.seeds for arm in result.arms] == [[0, 1], [0, 1]]

@@ -1,6 +1,7 @@
 """Studies along axes: their arms, what is said of them, errors made on purpose, and the weights of an ablation."""
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from grao.evaluation.study import sweep_result
 from grao.methods import METHODS
 from grao.methods.base import StepGroups
 from grao.records.study import CellRecord, Key, Outcomes, Place, read_cells, read_study
+from grao.reports.tables import share
 from grao.rewards.base import RewardBatch
 from grao.rewards.functions import FunctionReward
 from grao.rewards.mix import WeightedReward
@@ -92,7 +94,7 @@ def test_a_sweep_from_file_to_page(place: Path, capsys: pytest.CaptureFixture[st
     assert rows[1]["grao_minus_arm"] == str(result.sweep.contrasts[0].difference.over_prompts.value)
     page = (place / "study" / "study.html").read_text()
     assert "Along rollout.temperature" in page
-    assert "<svg" in page
+    assert '"label":"grpo"' in page
     record = read_cells(place / "study")[Key("grpo+temperature=0.7", "final", 0.01, 1)]
     assert record.settings["rollout.temperature"] == 0.7
     (place / "study" / "study.html").unlink()
@@ -106,9 +108,12 @@ def test_a_map_of_two_axes(place: Path) -> None:
     assert main(["sweep", "--config", "study.yaml", *options]) == 0
     result = read_study(place / "study")
     assert (result.arms[0].learning_rate, result.arms[0].arm) == (0.001, "grao+learning_rate=0.001,beta=0")
-    assert (
-        "RAS in percent of grao over training.learning_rate and method.beta" in (place / "study/study.html").read_text()
-    )
+    page = (place / "study/study.html").read_text()
+    assert "training.learning_rate downwards, method.beta to the right" in page
+    cells = re.findall(r'<td class="shade(\d)">(.*?)</td>', page)
+    reached = [arm.ras.over_prompts for arm in result.arms]
+    assert [text for _, text in cells] == [share(ras).replace(" %", "\N{NO-BREAK SPACE}%") for ras in reached]
+    assert max(int(shade) for shade, _ in cells) == 8
 
 
 def test_quick_sweep(place: Path) -> None:

@@ -30,8 +30,9 @@ from grao.reports.audit import audit_tables, verdict_words
 from grao.reports.evaluation import evaluation_lines, evaluation_tables
 from grao.reports.run import reward_model_table, write_report
 from grao.reports.runs import runs_table
-from grao.reports.study import notes, study_tables, verdict, write_study_report
+from grao.reports.study import study_tables, write_study_report
 from grao.reports.sweep import sweep_headline, sweep_sentences
+from grao.reports.verdict import notes, verdict
 from grao.rollouts.base import Sampling
 from grao.sandbox.world import prepare
 from grao.studies.audit import audit_folder, audit_rewards
@@ -47,7 +48,7 @@ from grao.studies.evaluate import (
 from grao.studies.export import export_run
 from grao.studies.plan import dry_run
 from grao.studies.reward_model import train_reward_model
-from grao.studies.study import quick, run_study
+from grao.studies.study import quick, recorded_result, run_study
 from grao.studies.talk import BEFORE, Speaker, start_of, talk, typed
 from grao.studies.train import Finished, resume_run, start_run
 from grao.visible import visible
@@ -150,7 +151,7 @@ def export(arguments: ExportArguments) -> None:
 def report(folder: Path) -> None:
     """Writes the page of a run or a study anew from its records, and prints its tables."""
     console = Console()
-    if study := read_study(folder):
+    if study := read_study(folder) or recorded_result(folder):
         page = write_study_report(folder, study, read_text(folder / "study.yaml") or "")
         _show_study(study, page, console)
         return

@@ -10,7 +10,7 @@ be compared between curves that were evaluated equally often, on the same prompt
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,11 @@ def comparisons(arms: Mapping[str, Runs], main: str, confidence: float) -> list[
         confidence: nominal coverage of the intervals.
     """
     return _contrasts([(main, other) for other in arms if other != main], arms, confidence)
+
+
+def pairs(arms: Mapping[str, Runs], confidence: float) -> list[Comparison]:
+    """Every two arms, in their order, with p-values corrected for the number of pairs."""
+    return _contrasts(list(combinations(arms, 2)), arms, confidence)
 
 
 def curve_band(runs: Runs, confidence: float) -> records.Band:
@@ -162,11 +167,12 @@ def _measured(table: Table, kind: Kind, confidence: float) -> records.Measured:
 def _contrasts(pairs: Sequence[tuple[str, str]], arms: Mapping[str, Runs], confidence: float) -> list[Comparison]:
     """The first less the second of each pair that shares a finished seed, p-values corrected for their number."""
     contrasts = [contrast for pair in pairs if (contrast := _contrast(*pair, arms, confidence))]
-    prompts = holm({contrast.other: contrast.p_prompts for contrast in contrasts})
-    seeds = holm({contrast.other: contrast.p_seeds for contrast in contrasts if contrast.p_seeds is not None})
+    named = {f"{contrast.arm} {contrast.other}": contrast for contrast in contrasts}
+    prompts = holm({name: contrast.p_prompts for name, contrast in named.items()})
+    seeds = holm({name: contrast.p_seeds for name, contrast in named.items() if contrast.p_seeds is not None})
     return [
-        replace(contrast, p_prompts_corrected=prompts[contrast.other], p_seeds_corrected=seeds.get(contrast.other))
-        for contrast in contrasts
+        replace(contrast, p_prompts_corrected=prompts[name], p_seeds_corrected=seeds.get(name))
+        for name, contrast in named.items()
     ]
 
 

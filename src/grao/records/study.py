@@ -306,6 +306,8 @@ class StudyResult:
     """Of a study with axes."""
     weights: list[ArmWeights] = field(default_factory=list)
     """Of an ablation."""
+    pairs: list[Comparison] = field(default_factory=list)
+    """Every two arms of a study without axes, p-values corrected for the number of pairs."""
 
     def __post_init__(self) -> None:
         _check_phases([arm.cost for arm in self.arms])

@@ -5,12 +5,9 @@ What was not measured has no row in a table.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import rich.table
-from matplotlib.axes import Axes
 from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
@@ -19,8 +16,9 @@ from grao.records.audit import Agreement, Audit, Forecast, GroupItem, Orders, Pa
 from grao.records.files import replace_text
 from grao.records.numbers import Estimate
 from grao.reports import tables
-from grao.reports.figures import COLOURS, DASHED, Figure, picture, ticks
-from grao.reports.parts import Column, Example, ExampleGroup, origin, render_page
+from grao.reports.figures import Figure, Legend, Style, estimates, series
+from grao.reports.parts import Column, Example, ExampleGroup, render_page
+from grao.reports.reproduce import origin
 from grao.reports.tables import Block, Row, Table, duration, estimate_row, number, percent, share
 from grao.visible import visible
 
@@ -133,23 +131,18 @@ def _calibrations(rewards: Sequence[RewardFigures]) -> Iterator[Figure]:
     note = (
         "Pairs of similar confidence, and how many of them are right. On the dashed line a probability is what it says."
     )
-    for index, reward in enumerate(rewards):
+    shares = {"percent": True}
+    for reward in rewards:
         if reward.calibration:
             bins = [(bin.confidence, bin.accuracy) for bin in reward.calibration.bins]
             spoken = "; ".join(f"{percent(sure, 0)} sure, {percent(right.value, 0)} right" for sure, right in bins)
-            svg = picture(partial(_paint_calibration, bins), f"calibration-{index}", f"Calibration: {spoken}.")
-            yield Figure(reward.name, note, svg)
-
-
-def _paint_calibration(bins: Sequence[tuple[float, Estimate]], axes: Axes) -> None:
-    confidence, low, right, high = np.array([(sure, each.low, each.value, each.high) for sure, each in bins]).T
-    axes.plot([0.5, 1], [0.5, 1], color=COLOURS["muted"], linewidth=0.9, linestyle=DASHED)
-    spread = right - low, high - right
-    axes.errorbar(confidence, right, spread, fmt="o", color=COLOURS["blue"], markersize=4, linewidth=1.2)
-    axes.set(xlim=(0.48, 1.02), ylim=(min(0.48, low.min()) - 0.02, 1.02))
-    axes.set(xlabel="confidence (%)", ylabel="accuracy (%)")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(ticks(shares=True))
+            drawing = {
+                "kind": "points",
+                "x": {"label": "confidence (%)", **shares},
+                "y": {"label": "accuracy (%)", **shares, "diagonal": True},
+                "series": [estimates("accuracy", Style("blue"), bins)],
+            }
+            yield Figure(reward.name, note, drawing, [Legend("pairs", Style("blue"), spoken)])
 
 
 def _groups(groups: Sequence[GroupItem]) -> Iterator[Figure]:
@@ -157,22 +150,18 @@ def _groups(groups: Sequence[GroupItem]) -> Iterator[Figure]:
     rows = sorted((_mean(group), min(scored), max(scored)) for group in groups if (scored := _scored(group)))
     if not rows:
         return
-
-    def paint(axes: Axes) -> None:
-        means, lows, highs = zip(*rows, strict=True)
-        ranks = range(1, len(rows) + 1)
-        axes.vlines(ranks, lows, highs, color=COLOURS["grey"], linewidth=1.1)
-        axes.plot(ranks, means, "o", color=COLOURS["blue"], markersize=3)
-        axes.axhline(0, color=COLOURS["muted"], linewidth=0.9, linestyle=DASHED)
-        axes.set(xlabel="prompts, by their mean", ylabel="reward minus the reference's")
-        axes.yaxis.set_major_formatter(ticks())
-
-    beaten = sum(mean > 0 for mean, _, _ in rows)
-    spoken = f"Rewards of {len(rows)} groups; the mean of {beaten} lies above the reference."
+    means, lows, highs = zip(*rows, strict=True)
+    drawing = {
+        "kind": "points",
+        "x": {"label": "prompts, by their mean"},
+        "y": {"label": "reward minus the reference's", "zero": True},
+        "series": [series("mean", Style("blue"), range(1, len(rows) + 1), means, low=lows, high=highs)],
+    }
+    beaten = f"{sum(mean > 0 for mean in means)} of {len(rows)} above the reference"
     note = (
         "A line from the worst to the best sample of each prompt, a dot for their mean. Above zero beats the reference."
     )
-    yield Figure("Rewards prompt by prompt", note, picture(paint, "groups", spoken))
+    yield Figure("Rewards prompt by prompt", note, drawing, [Legend("mean of a prompt", Style("blue"), beaten)])
 
 
 def _examples(audit: Audit) -> list[ExampleGroup]:
@@ -305,7 +294,7 @@ def _forecast(forecast: Forecast) -> Iterator[Sequence[str]]:
 
 def _table(title: str, blocks: Sequence[Block], confidence: float, counted: str) -> Table:
     columns = ["Measure", "Value", f"{tables.level(confidence)} interval", counted]
-    return Table(columns, blocks, title, scale="0 to 100 %")
+    return Table(columns, blocks, title, scale="on the scale of each block")
 
 
 def _accuracy(reward: RewardFigures) -> Iterator[Row]:

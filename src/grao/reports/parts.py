@@ -1,22 +1,23 @@
 """The parts that the pages of runs, studies and audits are made of, and the templates that put them together.
 
-All text is escaped. No script, no outside file, no date of its own: equal values give equal pages, byte for byte.
+All text is escaped. A page holds its style sheet and scripts itself, and its policy lets nothing else run or load: no
+network, no handler in an attribute, no script but these, by their hashes. It has no date of its own: equal values give
+equal pages, byte for byte. Without JavaScript all words and tables stand; charts and the list of answers need it.
 """
 
+import base64
+import hashlib
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
+from importlib.resources import files
 from typing import Any, NamedTuple
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from grao.config.arms import dotted
-from grao.records.run import Manifest
-from grao.reports.tables import bar, level, percent, typeset
+from grao.records.run import Said
+from grao.reports.tables import Table, level, percent, typeset
 from grao.visible import visible
 
 LONGEST = 900
@@ -46,6 +47,8 @@ class Column(NamedTuple):
     text: str
     badges: Sequence[Badge] = ()
     footer: str = ""
+    said: Sequence[Said] = ()
+    """What each reward said of it."""
 
 
 class Example(NamedTuple):
@@ -65,9 +68,44 @@ class ExampleGroup(NamedTuple):
     note: str = ""
 
 
+_SCRIPTS = ("page.js", "charts.js", "words.js", "browser.js")
+
+
 def render_page(template: str, **values: Any) -> str:
     """A template of this package as HTML."""
-    return _environment().get_template(template).render(**values)
+    script, style = (Markup(f"\n{''.join(map(_file, names))}") for names in (_SCRIPTS, ("style.css",)))
+    policy = f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; img-src blob:"
+    policy += "; base-uri 'none'; form-action 'none'"
+    frame = {"policy": policy, "style": style, "script": script}
+    return _environment().get_template(template).render(frame=frame, **values)
+
+
+def embed(value: Any) -> Markup:
+    """Plain values as JSON for a script of type application/json: no text in it can end the element."""
+    text = json.dumps(_shown(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def exports(table: Table) -> dict[str, str]:
+    """The table in the forms that can be taken from a page: ending of the file -> text."""
+    whole = table.labelled() if any(block.title for block in table.blocks) else table
+    return {"csv": whole.csv(), "tex": whole.latex(), "md": whole.markdown()}
+
+
+@cache
+def _file(name: str) -> str:
+    return files("grao.reports").joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _shown(value: Any) -> Any:
+    """`visible` on every text of a tree."""
+    if isinstance(value, Mapping):
+        return {_printable(name): _shown(inside) for name, inside in value.items()}
+    return list(map(_shown, value)) if isinstance(value, list | tuple) else _printable(value)
 
 
 @cache
@@ -80,7 +118,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_printable,
     )
-    environment.filters.update(typeset=typeset, level=level, percent=percent, shorten=shorten, bar=bar)
+    environment.filters.update(
+        typeset=typeset, level=level, percent=percent, shorten=shorten, embed=embed, exports=exports
+    )
     return environment
 
 
@@ -90,49 +130,6 @@ def shorten(text: str) -> Excerpt:
         return Excerpt(text)
     tail = LONGEST // 3
     return Excerpt(text[: LONGEST - tail], len(text) - LONGEST, text[-tail:])
-
-
-def origin(manifest: Manifest) -> dict[str, Any]:
-    """What the templates say about where a page comes from: `model`, `settings`, `facts`, `command`, `recipe`."""
-    recorded = manifest.model_dump(mode="json", exclude_unset=True, exclude={"config"})
-    data, versions = recorded.pop("data", {}), recorded.pop("versions", {})
-    command = manifest.command or ["grao", "train", "recipe.yaml"]
-    path = str(manifest.setting("model", "path") or "")
-    return {
-        "model": Path(path).name if path.startswith((".", "/", "~")) else path,
-        "settings": settings(manifest.config),
-        "facts": {"Data": flat(data), "Run": flat(recorded), "Versions": flat(versions)},
-        "command": shlex.join(command) if isinstance(command, list) else command,
-        "recipe": yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True) if manifest.config else "",
-    }
-
-
-def settings(config: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """The recipe by section: name -> (setting, value); what stands outside a section comes first, as `run`."""
-    sections: dict[str, list[tuple[str, str]]] = {"run": []}
-    for name, value in config.items():
-        parts = value if isinstance(value, list) else [value]
-        if all(isinstance(part, Mapping) for part in parts):
-            for index, part in enumerate(parts, start=1):
-                sections[name if len(parts) == 1 else f"{name} {index}"] = flat(part)
-        else:
-            sections["run"].append((name, _text(value)))
-    return {name: rows for name, rows in sections.items() if rows}
-
-
-def flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Nested values as rows of (dotted name, text)."""
-    return [(name, _text(value)) for name, value in dotted(values)]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(_text, value)) or "none"
-    if isinstance(value, Mapping):
-        return json.dumps(value, ensure_ascii=False) if value else "none"
-    return "none" if value is None else str(value)
 
 
 def _printable(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from grao.errors import InputError
 from grao.records import run as records
@@ -10,14 +11,15 @@ from grao.records.collapse import collapses
 from grao.records.files import replace_text
 from grao.records.numbers import Estimate
 from grao.records.reward_model import RewardModelRecord
-from grao.records.run import Evaluation, Gain, Item, Manifest, RecordedAnswer
+from grao.records.run import Evaluation, Gain, Item, Manifest
 from grao.reports import tables
+from grao.reports.advice import next_steps
 from grao.reports.figures import MOST_POINTS, run_figures, window
-from grao.reports.parts import Badge, Column, Example, ExampleGroup, origin, render_page
+from grao.reports.items import compared, pack, read_first, transitions
+from grao.reports.parts import render_page
+from grao.reports.reproduce import origin, portable
 from grao.reports.tables import Block, Table, estimate_row, interval, measured, plain_table, share
 
-PER_OUTCOME = 4
-"""Examples that win, that tie and that lose."""
 _OF_MODELS = (
     ("ras", "RAS, strict wins", "answers that beat the reference", False),
     ("ras_win_or_tie", "RAS, win or tie", "answers that beat the reference or draw level", False),
@@ -30,9 +32,6 @@ _OF_PAIRS = (
     ("relative_ras", "Relative RAS gain", "RAS of the one divided by RAS of the other, minus 1", True),
 )
 """The same of `Gain`."""
-_OUTCOMES = {"win": "beats the reference", "tie": "ties with the reference", "loss": "loses to the reference"}
-_AGAINST_REFERENCE = {"win": "wins", "tie": "ties", "loss": "loses", "missing": "no verdict"}
-_AGAINST_BEFORE = {"win": "better than before", "tie": "as good as before", "loss": "worse than before"}
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,6 @@ class RunRecords:
         """Optimiser steps that were logged, None where none was."""
         return round(self.metrics[-1].get("step", len(self.metrics))) if self.metrics else None
 
-    @property
-    def model(self) -> str:
-        """The model whose outcomes order the examples: `after`, or the last one evaluated."""
-        names = [*(self.evaluation.models if self.evaluation else self.items[0].answers if self.items else ())]
-        return "after" if "after" in names else names[-1] if names else ""
-
 
 def write_report(folder: Path) -> Path:
     """Writes `report.html` into a run folder and returns its path.
@@ -75,24 +68,48 @@ def render(run: RunRecords) -> str:
     """The page as HTML."""
     evaluation = run.evaluation
     sections, unlogged = run_figures([*run.metrics, *run.evaluations])
+    first, second = compared(evaluation.models if evaluation else run.items[0].answers if run.items else ())
     return render_page(
         "run.html.j2",
         name=run.name,
         run=run,
+        doubts=evaluation.doubts if evaluation else [],
         headline=run_verdict(evaluation, run.steps),
+        judged=judged_by(run),
         sentences=[certainty(evaluation), net_gain(evaluation)],
         notices=list(_notices(run)),
         tiles=list(_tiles(run)),
         measures=_measures(evaluation) if evaluation else None,
         answers=_answers(evaluation) if evaluation else None,
+        moved=transitions(run.items, first, second) if first and run.items else None,
         sections=sections,
         unlogged=unlogged,
         window=window(len(run.metrics)),
         thinned=len(run.metrics) > MOST_POINTS,
-        examples=choose(run.items, run.model),
-        per_outcome=PER_OUTCOME,
+        examples=read_first(run.items, first, second),
+        items=pack(run.items, first, second, "items.jsonl"),
+        spent=list(_spent(run.metrics)),
+        steps=next_steps(run.name, run.manifest, run.metrics, evaluation),
         **origin(run.manifest or Manifest()),
     )
+
+
+def judged_by(run: RunRecords) -> str:
+    """Who says so, in words: the judges of the evaluation or, in older records, the rewards of the recipe."""
+    if run.evaluation is None:
+        return ""
+    rewards = (run.manifest.config if run.manifest else {}).get("rewards")
+    kinds = ("function", "judge", "model", "rule")
+    parts = [reward for reward in rewards if isinstance(reward, dict)] if isinstance(rewards, list) else []
+    named = [f"{kind} {_name_of(part[kind])}" for part in parts for kind in kinds if part.get(kind)]
+    judges = run.evaluation.judges or named
+    return f"According to {' and '.join(judges)}." if judges else ""
+
+
+def _name_of(reward: Any) -> str:
+    """Of a reward in a recipe: the file of a function, the model of a judge, the kind of a rule."""
+    given = {name: value for name, value in reward.items() if value} if isinstance(reward, dict) else {"path": reward}
+    return str(portable(given.get("model") or given.get("path") or next(iter(given), "")))
 
 
 def headline_table(evaluation: Evaluation) -> Table:
@@ -115,17 +132,6 @@ def reward_model_table(record: RewardModelRecord) -> Table:
             ["equal scores, counted as wrong", f"{scores.ties:,}", ""],
         ],
     )
-
-
-def choose(items: Sequence[Item], model: str) -> list[ExampleGroup]:
-    """The first prompts, in the order of the evaluation, that `model` wins, then ties, then loses."""
-    subject = f"The answer {model}{' training' if model in ('before', 'after') else ''}"
-    groups = []
-    for outcome, phrase in _OUTCOMES.items():
-        chosen = [item for item in items if model in item.answers and _outcome(item.answers[model].reward) == outcome]
-        examples = list(map(_example, chosen[:PER_OUTCOME]))
-        groups.append(ExampleGroup(f"{subject} {phrase}", examples, Badge(outcome, outcome)))
-    return [group for group in groups if group.examples]
 
 
 def run_verdict(evaluation: Evaluation | None, steps: int | None) -> str:
@@ -269,14 +275,14 @@ def _measures(evaluation: Evaluation) -> Table:
     """The headline in the order of reading; measures that no model has are left out."""
     pairs = {f"{gain.model} vs {gain.baseline}": gain for gain in evaluation.gains}
     blocks = [
-        Block([estimate_row(name, getattr(of, field), signed) for name, of in compared.items()], title, note, signed)
-        for compared, measures in ((evaluation.models, _OF_MODELS), (pairs, _OF_PAIRS))
+        Block([estimate_row(name, getattr(of, field), signed) for name, of in measured.items()], title, note)
+        for measured, measures in ((evaluation.models, _OF_MODELS), (pairs, _OF_PAIRS))
         for field, title, note, signed in measures
-        if compared
+        if measured
     ]
     columns = ["Answers", "Value", f"{tables.level(evaluation.confidence)} interval", "Prompts"]
     title = f"{evaluation.prompts:,} held-out prompts, answers against the reference"
-    return Table(columns, blocks, title, scale="0 to 100 %, net values -100 to 100 %")
+    return Table(columns, blocks, title, scale="on the scale of each measure")
 
 
 def _answers(evaluation: Evaluation) -> Table:
@@ -288,23 +294,32 @@ def _answers(evaluation: Evaluation) -> Table:
     return plain_table("", ["Answers", "Mean reward", "Mean length, tokens", "Cut at the limit", "No verdict"], rows)
 
 
-def _outcome(reward: float | None) -> str:
-    """The verdict behind R(o, y): above 0 wins, 0 ties, below 0 loses."""
-    if reward is None:
-        return "missing"
-    return "win" if reward > 0 else "loss" if reward < 0 else "tie"
+def _spent(metrics: Sequence[records.Step]) -> Iterator[Table]:
+    """What training took by phase, and what each judge was asked in it, as far as that was logged."""
+    names = {"rollout": "sampling", "reward": "rewards", "update": "update"}
+    spent = {label: _total(metrics, f"seconds/{phase}") for phase, label in names.items()}
+    whole = _total(metrics, "seconds/step") or sum(spent.values())
+    if whole:
+        spent["all else"] = max(whole - sum(spent.values()), 0.0)
+        rows = [[name, tables.duration(part), tables.percent(part / whole, 0)] for name, part in spent.items()]
+        yield plain_table("Time of training", ["Phase", "Time", "Share"], rows)
+    judges = dict.fromkeys(
+        name.removeprefix("judge_").removesuffix("/requests")
+        for step in metrics
+        for name in step
+        if name.startswith("judge_") and name.endswith("/requests")
+    )
+    rows = []
+    for judge in judges:
+        counts = [_total(metrics, f"judge_{judge}/{what}") for what in ("requests", "cached", "unreadable", "failed")]
+        flips = [step[f"judge_{judge}/flip"] for step in metrics if f"judge_{judge}/flip" in step]
+        cost = _total(metrics, f"judge_{judge}/cost")
+        flipped = tables.percent(sum(flips) / len(flips), 0) if flips else "-"
+        rows.append([judge, *(f"{count:,.0f}" for count in counts), flipped, f"{cost:,.2f}" if cost else "no price"])
+    if rows:
+        columns = ["Judge", "Asked", "Known already", "Unreadable", "No answer", "Contradicts itself", "Paid"]
+        yield plain_table("Questions of training", columns, rows)
 
 
-def _example(item: Item) -> Example:
-    gain = item.comparisons.get("after|before")
-    columns = [_column(name, answer, gain if name == "after" else None) for name, answer in item.answers.items()]
-    return Example(item.id, item.prompt, [*columns, Column("reference", item.reference)])
-
-
-def _column(name: str, answer: RecordedAnswer, gain: float | None) -> Column:
-    outcome = _outcome(answer.reward)
-    compared = [] if gain is None else [Badge(_outcome(gain), _AGAINST_BEFORE[_outcome(gain)])]
-    badges = [Badge(outcome, _AGAINST_REFERENCE[outcome]), *compared]
-    cut = ", cut at the limit" if answer.truncated else ""
-    reward = "" if answer.reward is None else f" · reward {tables.number(answer.reward)}"
-    return Column(name, answer.text, badges, f"{answer.tokens:,} tokens{cut}{reward}")
+def _total(metrics: Sequence[records.Step], name: str) -> float:
+    return sum(step.get(name, 0.0) for step in metrics)

@@ -1,20 +1,28 @@
 """A study as one self-contained page, a CSV file and terminal tables, with what it comes to in words."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
-
+from grao.records.answers import read_answers
 from grao.records.files import replace_text
+from grao.records.run import Item
 from grao.records.study import ArmResult, Comparison, Measured, Situation, StudyResult, Sweep
 from grao.reports import tables
-from grao.reports.figures import ArmLine, Figure, Legend, paint_arms, picture, ticks
+from grao.reports.figures import Figure, Legend, arm_styles, estimates, series
+from grao.reports.items import pack, read_first
+from grao.reports.paper import paper_tables
 from grao.reports.parts import render_page
-from grao.reports.sweep import difference_cells, sweep_figures, sweep_headline, sweep_sentences, sweep_tables
+from grao.reports.sweep import (
+    difference_cells,
+    sweep_figures,
+    sweep_headline,
+    sweep_maps,
+    sweep_sentences,
+    sweep_tables,
+)
 from grao.reports.tables import Block, Row, Table, level, number, percent, plain_table, share
+from grao.reports.verdict import headline, notes, on_prompts, on_seeds, ranked, separable
 
 BEFORE = "before training"
 _MEASURES = (
@@ -23,12 +31,14 @@ _MEASURES = (
     ("nag", "NAG, net", "answers after training against those before, wins minus losses", True),
 )
 """Field of `ArmResult`, title, meaning, and whether it may be negative."""
+_MOST_ARMS = 12
+"""Arms whose pairs are shown as a matrix."""
 _AXES = (
-    ("steps", "By optimiser steps", "optimiser steps", "step"),
-    ("calls", "By reward calls", "rewards asked for", "reward_calls"),
-    ("seconds", "By time", "seconds of training", "seconds"),
+    ("By optimiser steps", "optimiser steps", "step"),
+    ("By reward calls", "rewards asked for", "reward_calls"),
+    ("By time", "seconds of training", "seconds"),
 )
-"""Key, title, label, and field of `BandPoint`, of each horizontal axis."""
+"""Title, label, and field of `BandPoint`, of each horizontal axis."""
 
 
 def write_study_report(folder: Path, result: StudyResult, recipe: str) -> Path:
@@ -40,20 +50,23 @@ def write_study_report(folder: Path, result: StudyResult, recipe: str) -> Path:
         recipe: the study as YAML.
     """
     path = folder / "study.html"
-    replace_text(path, render_study(folder.resolve().name, result, recipe))
+    replace_text(path, render_study(folder.resolve().name, result, recipe, read_answers(folder, result)))
     replace_text(folder / "study.csv", study_csv(result))
     return path
 
 
-def render_study(name: str, result: StudyResult, recipe: str) -> str:
-    """The page as HTML."""
+def render_study(name: str, result: StudyResult, recipe: str, items: Sequence[Item] = ()) -> str:
+    """The page as HTML; `items` hold the answers of the arms, where they were kept."""
     swept = result.sweep
+    best, *others = (arm.arm for arm in ranked(result))
+    against = "before" if any("before" in item.answers for item in items) else (others or [""])[0]
     return render_page(
         "study.html.j2",
         name=name,
         model="",
         result=result,
         headline=sweep_headline(result, swept) if swept else headline(result),
+        separable="" if swept else separable(result),
         sentences=sweep_sentences(result, swept) if swept else [on_prompts(result), on_seeds(result)],
         notices=notes(result),
         tiles=[
@@ -63,8 +76,14 @@ def render_study(name: str, result: StudyResult, recipe: str) -> str:
             (result.budget, "budget of a run"),
         ],
         measures=None if swept else _measures(result),
+        matrix=_matrix(result),
         tables=_details(result),
         figures=sweep_figures(result, swept) if swept else list(_figures(result)),
+        maps=sweep_maps(result, swept) if swept else [],
+        selection=_selection_figure(result),
+        examples=read_first(items, against, best),
+        items=pack(items, against, best, "answers/"),
+        paper=paper_tables([arm.arm for arm in result.arms]),
         recipe=recipe,
     )
 
@@ -78,65 +97,6 @@ def study_tables(result: StudyResult) -> list[Table]:
     return [*measures, *_details(result)]
 
 
-def verdict(result: StudyResult) -> str:
-    """One paragraph: what was reached, what holds for other prompts, what for training again."""
-    return " ".join(sentence for sentence in (headline(result), on_prompts(result), on_seeds(result)) if sentence)
-
-
-def headline(result: StudyResult) -> str:
-    """What the main arm reached."""
-    main = next((arm for arm in result.arms if arm.arm == result.main), None)
-    if main is None:
-        return f"No run of {result.main} came to its end, so nothing is compared with it."
-    over = "" if len(main.seeds) == 1 else f", mean over {len(main.seeds)} seeds"
-    return (
-        f"After {result.budget} {main.arm} beats the reference on {share(main.ras.over_prompts)} of {result.prompts:,} "
-        f"held-out prompts{over}; before training it was {share(main.before.over_prompts)}."
-    )
-
-
-def on_prompts(result: StudyResult) -> str:
-    """What holds for other prompts, with these very models."""
-    if not result.comparisons:
-        return ""
-    these = "these very models" if len(result.comparisons[0].seeds) > 1 else "these very models, of one seed"
-    told = _told(result, lambda compared: compared.p_prompts_corrected)
-    return f"On other prompts of the kind, for {these}: {result.main} {told}."
-
-
-def on_seeds(result: StudyResult) -> str:
-    """What holds for training again; or that so few seeds cannot tell."""
-    compared = result.comparisons
-    if not compared:
-        return ""
-    fewest = min(len(other.seeds) for other in compared)
-    needed = tables.seeds_needed(len(compared), 1 - result.confidence)
-    if fewest < needed:
-        tests = "a test" if len(compared) == 1 else f"{len(compared)} tests after correction"
-        return (
-            f"Whether it holds if all is trained again {fewest} seed{'s' * (fewest > 1)} cannot tell: for {tests} "
-            f"at {level(1 - result.confidence)} it takes at least {needed}."
-        )
-    told = _told(result, lambda compared: compared.p_seeds_corrected)
-    return f"If all is trained again, on these very prompts: {result.main} {told}."
-
-
-def notes(result: StudyResult) -> Iterator[str]:
-    """What a reader should know before believing the numbers, one sentence each."""
-    for failure in result.failures:
-        yield f"The run {failure.cell} failed, --retry tries it again: {failure.error}"
-    for name in result.absent:
-        yield f"{name} is missing: no run of it came to its end."
-    for arm in result.arms:
-        if len(arm.seeds) < result.seeds:
-            yield f"{arm.arm} has {len(arm.seeds)} of {result.seeds} seeds; comparisons use those that both arms have."
-    for side, end in (("smallest", min), ("largest", max)):
-        if at_edge := [f"{arm.arm} ({number(arm.learning_rate)})" for arm in result.arms if _at(arm, result, end)]:
-            yield f"The {side} learning rate offered was selected for {_listed(at_edge)}: a better one may lie beyond."
-    if len(result.versions) > 1:
-        yield "The runs were made with different versions of the libraries; see the end of the page."
-
-
 def study_csv(result: StudyResult) -> str:
     """One line an arm, every number unrounded; a comparison stands with the other arm."""
     swept = result.sweep
@@ -148,13 +108,38 @@ def study_csv(result: StudyResult) -> str:
 
 
 def _measures(result: StudyResult) -> Table:
-    """The headline: RAS and NAG of every arm, under those of the model before training."""
-    blocks = []
+    """The headline: RAS and NAG of every arm, the highest first, and RAS before training."""
+    blocks, styles = [], arm_styles(arm.arm for arm in result.arms)
     for field, title, note, signed in _MEASURES:
-        rows = [_row(arm.arm, getattr(arm, field), str(len(arm.seeds)), signed) for arm in result.arms]
-        blocks.append(Block([*(_before(result) if field == "ras" else []), *rows], title, note, signed))
+        order = sorted(result.arms, key=lambda arm: -getattr(arm, field).over_prompts.value)
+        rows = [
+            replace(_row(arm.arm, getattr(arm, field), str(len(arm.seeds)), signed), style=styles[arm.arm].colour)
+            for arm in order
+        ]
+        blocks.append(Block([*rows, *(_before(result) if field == "ras" else [])], title, note))
     columns = ["Arm", "Value", "over prompts", "over seeds", "Seeds"]
-    return Table(columns, blocks, scale="over prompts; 0 to 100 %, net values -100 to 100 %")
+    return Table(columns, blocks, scale="thick over prompts, thin over seeds")
+
+
+def _matrix(result: StudyResult) -> Table | None:
+    """RAS of each row's arm less that of each column's, highest first; None where pairs were not tested."""
+    if not result.pairs or not 2 < len(result.arms) <= _MOST_ARMS:
+        return None
+    known = {(pair.arm, pair.other): (1, pair) for pair in result.pairs}
+    known |= {(pair.other, pair.arm): (-1, pair) for pair in result.pairs}
+    names = [arm.arm for arm in ranked(result)]
+
+    def cell(row: str, column: str) -> str:
+        if (row, column) not in known:
+            return ""
+        sign, pair = known[row, column]
+        tests = {"p": pair.p_prompts_corrected, "s": pair.p_seeds_corrected}
+        sure = "".join(letter for letter, p in tests.items() if p is not None and p <= 1 - result.confidence)
+        return tables.points(sign * pair.difference.over_prompts.value, result.prompts) + (f" {sure}" if sure else "")
+
+    return plain_table(
+        "Every two arms", ["", *names], [[row, *(cell(row, column) for column in names)] for row in names]
+    )
 
 
 def _details(result: StudyResult) -> list[Table]:
@@ -165,55 +150,45 @@ def _details(result: StudyResult) -> list[Table]:
     return [replace(table, dense=True) for table in offered if any(table.rows)]
 
 
-def _told(result: StudyResult, p: Callable[[Comparison], float | None]) -> str:
-    """`beats a by +3.2 points (...), loses to b by ..., and does not differ significantly from c (...)`."""
-    groups: dict[str, list[str]] = {"beats": [], "loses to": [], "does not differ significantly from": []}
-    for compared in result.comparisons:
-        tested, over = p(compared), compared.difference.over_prompts
-        sure = tested is not None and tested <= 1 - result.confidence
-        kind = ("beats" if over.value > 0 else "loses to") if sure else "does not differ significantly from"
-        shown, ahead = tables.p_value(tested), tables.points(over.value, over.n)
-        groups[kind].append(f"{compared.other} ({ahead} points, p {'' if shown.startswith('<') else '= '}{shown})")
-    return _listed([f"{kind} {_listed(arms)}" for kind, arms in groups.items() if arms])
-
-
-def _at(arm: ArmResult, result: StudyResult, end: Callable[[Sequence[float]], float]) -> bool:
-    """Whether an arm's learning rate is one end of its grid."""
-    rates = [candidate.learning_rate for candidate in result.candidates if candidate.arm == arm.arm]
-    return len(rates) > 1 and arm.learning_rate == end(rates)
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
 def _figures(result: StudyResult) -> Iterator[Figure]:
     """RAS of every arm over steps, reward calls and seconds, each with the arms that move on that axis."""
-    order, n = [arm.arm for arm in result.arms], result.prompts
+    order, n, styles = [arm.arm for arm in result.arms], result.prompts, arm_styles(arm.arm for arm in result.arms)
     bands = {band.arm: band.points for band in result.curves if len(band.points) > 1}
-    for key, title, label, x in _AXES:
-        lines = {
-            arm: ArmLine(order.index(arm), [(getattr(p, x), p.ras) for p in band], any(p.ras.n > 1 for p in band))
-            for arm, band in bands.items()
-            if getattr(band[-1], x) > 0
-        }
-        if not lines:
+    for title, label, x in _AXES:
+        moving = {arm: points for arm, points in bands.items() if getattr(points[-1], x) > 0}
+        if not moving:
             continue
-        legend = [Legend(arm, line.hue, percent(line.points[-1][1].value, n)) for arm, line in lines.items()]
-        banded = any(line.banded for line in lines.values())
+        banded = any(point.ras.n > 1 for points in moving.values() for point in points)
+        drawn = [
+            estimates(arm, styles[arm], [(getattr(p, x), p.ras) for p in points], any(p.ras.n > 1 for p in points))
+            for arm, points in moving.items()
+        ]
+        legend = [Legend(arm, styles[arm], percent(points[-1].ras.value, n)) for arm, points in moving.items()]
         note = f"Bands: {level(result.confidence)} over seeds." if banded else "One seed, so there are no bands."
-        if absent := [arm for arm in order if arm not in lines]:
+        if absent := [arm for arm in order if arm not in moving]:
             note += f" Not on this axis: {', '.join(absent)}."
-        spoken = "; ".join(f"{entry.label} ends at {entry.change}" for entry in legend)
-        paint = partial(_paint, list(lines.values()), label)
-        yield Figure(title, note, picture(paint, key, f"RAS {title.lower()}: {spoken}."), legend)
+        axis = {"label": "RAS, strict wins (%)", "percent": True}
+        yield Figure(title, note, {"kind": "line", "x": {"label": label}, "y": axis, "series": drawn}, legend)
 
 
-def _paint(lines: Sequence[ArmLine], label: str, axes: Axes) -> None:
-    paint_arms(axes, lines, label)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.xaxis.set_major_formatter(ticks())
+def _selection_figure(result: StudyResult) -> list[Figure]:
+    """RAS of every arm over the learning rates that could be chosen; none where there was no choice."""
+    styles = arm_styles(arm.arm for arm in result.arms)
+    drawn, legend = [], []
+    for arm in result.arms:
+        tried = sorted((c.learning_rate, c.ras) for c in result.candidates if c.arm == arm.arm and c.ras is not None)
+        if len(tried) > 1:
+            rates, reached = zip(*tried, strict=True)
+            drawn.append(series(arm.arm, styles[arm.arm], rates, reached))
+            legend.append(Legend(arm.arm, styles[arm.arm], f"{number(arm.learning_rate)} chosen"))
+            drawn[-1]["marked"] = arm.learning_rate
+    axes = {"x": {"label": "learning rate", "log": True}, "y": {"label": "RAS, strict wins (%)", "percent": True}}
+    note = "A ring marks the chosen rate. The test prompts took no part."
+    return (
+        [Figure("Selection", note, {"kind": "points", "joined": True, **axes, "series": drawn}, legend)]
+        if drawn
+        else []
+    )
 
 
 def _comparisons(result: StudyResult) -> Table:
@@ -323,7 +298,7 @@ def _row(label: str, measured: Measured, seeds: str, signed: bool = False) -> Ro
     over = measured.over_prompts
     over_seeds = tables.interval_over_seeds(measured.over_seeds, over.n, signed)
     cells = [label, share(over, signed), tables.interval(over, signed), over_seeds, seeds]
-    return Row(cells, over, earlier=BEFORE in label)
+    return Row(cells, over, measured.over_seeds, "earlier" if BEFORE in label else "")
 
 
 def _cell(value: float | None, form: str) -> str:

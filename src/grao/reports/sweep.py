@@ -1,31 +1,50 @@
 """What a sweep shows: lines along one axis or a map of two, the leads of the main arm at every point, and words."""
 
-from collections.abc import Iterator
-
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from grao.config.arms import short
 from grao.records.study import ArmResult, Comparison, Place, StudyResult, Sweep
 from grao.reports import tables
-from grao.reports.figures import COLOURS, ArmLine, Figure, Legend, paint_arms, picture
+from grao.reports.figures import Figure, Legend, arm_styles, estimates
 from grao.reports.tables import Table, interval, interval_over_seeds, p_value, percent, plain_table, points, share
 
-_FITS = 40
-"""Letters of labels that fit below a map side by side."""
+_SHADES = 8
+"""From white to the darkest cell of a map; `style.css` has as many."""
+
+
+class Map(NamedTuple):
+    """A table whose cells are shaded by their values."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[tuple[str, int]]]]
+    """(label, cells), a cell (text, shade from 0)."""
 
 
 def sweep_headline(result: StudyResult, sweep: Sweep) -> str:
-    """Where the main arm does best."""
-    reached = [(arm.ras.over_prompts, place.point) for arm, place in _placed(result, sweep) if place.arm == result.main]
-    if not reached:
-        return f"No run of {result.main} came to its end."
-    best, point = max(reached, key=lambda pair: pair[0].value)
-    where = " and ".join(f"{axis} {label}" for axis, label in zip(sweep.axes, point, strict=True))
+    """Which arm reaches most at how many points; of a single arm, where it does best."""
+    best: dict[tuple[str, ...], tuple[float, str]] = {}
+    for arm, place in _placed(result, sweep):
+        reached = (arm.ras.over_prompts.value, place.arm)
+        best[tuple(place.point)] = max(best.get(tuple(place.point), reached), reached, key=lambda pair: pair[0])
+    if len(_arms(sweep)) == 1:
+        point, (value, only) = max(best.items(), key=lambda pair: pair[1][0])
+        there = " and ".join(f"{axis} {label}" for axis, label in zip(sweep.axes, point, strict=True))
+        return (
+            f"After {result.budget} {only} beats the reference most often at {there}: on "
+            f"{percent(value, result.prompts)} of {result.prompts:,} held-out prompts."
+        )
+    ahead = Counter(arm for _, arm in best.values()).most_common()
+    where = {name: f"all {count}" if count == len(best) else f"{count} of {len(best)}" for name, count in ahead}
+    told = ", ".join(f"{name} at {places} points" for name, places in where.items())
+    sure = [contrast for contrast in sweep.contrasts if contrast.p_prompts_corrected <= 1 - result.confidence]
+    up = sum(contrast.difference.over_prompts.value > 0 for contrast in sure)
     return (
-        f"After {result.budget} {result.main} beats the reference most often at {where}: on {share(best)} of "
-        f"{result.prompts:,} held-out prompts."
+        f"After {result.budget} the reference is beaten most often by {told}. {result.main} is clear of another arm at "
+        f"the same point, over prompts, in {len(sure)} of {len(sweep.contrasts)} comparisons: ahead in {up}, behind in "
+        f"{len(sure) - up}."
     )
 
 
@@ -51,10 +70,8 @@ def sweep_sentences(result: StudyResult, sweep: Sweep) -> Iterator[str]:
 
 
 def sweep_figures(result: StudyResult, sweep: Sweep) -> list[Figure]:
-    """Lines of all arms over one axis; of two axes a map an arm."""
-    if len(sweep.axes) == 1:
-        return [_lines(result, sweep)]
-    return [_map(result, sweep, arm, number) for number, arm in enumerate(_arms(sweep))]
+    """Lines of all arms over one axis; none of a sweep with two (`sweep_maps`)."""
+    return [_lines(result, sweep)] if len(sweep.axes) == 1 else []
 
 
 def sweep_tables(result: StudyResult, sweep: Sweep) -> list[Table]:
@@ -116,54 +133,45 @@ def _lines(result: StudyResult, sweep: Sweep) -> Figure:
         positions, numeric = {label: float(label) for label in labels}, True
     except ValueError:
         positions, numeric = {label: float(index) for index, label in enumerate(labels)}, False
-    lines = {}
-    for index, name in enumerate(_arms(sweep)):
+    places, arms = positions.values(), _arms(sweep)
+    logarithmic = numeric and min(places) > 0 and max(places) >= 8 * min(places)
+    drawn, legend, styles = [], [], arm_styles(arms)
+    for name in arms:
         reached = [(positions[place.point[0]], arm.ras) for arm, place in _placed(result, sweep) if place.arm == name]
-        rising = sorted(reached, key=lambda point: point[0])
-        lines[name] = ArmLine(index, [(x, ras.over_seeds or ras.over_prompts) for x, ras in rising])
-
-    def paint(axes: Axes) -> None:
-        paint_arms(axes, lines.values(), sweep.axes[0], marker="o", markersize=4)
-        x = list(positions.values())
-        logarithmic = numeric and min(x) > 0 and max(x) >= 8 * min(x)
-        if logarithmic:
-            axes.set_xscale("log")
-            axes.minorticks_off()
-        if logarithmic or not numeric:
-            axes.set_xticks(x, labels)
-
-    legend = [
-        Legend(arm, line.hue, f"best {percent(max(ras.value for _, ras in line.points), result.prompts)}")
-        for arm, line in lines.items()
-        if line.points
-    ]
-    spoken = "; ".join(f"{entry.label}, {entry.change}" for entry in legend)
-    svg = picture(paint, "sweep", f"RAS over {sweep.axes[0]}: {spoken}.")
+        if reached:
+            rising = sorted(reached, key=lambda point: point[0])
+            drawn.append(estimates(name, styles[name], [(x, ras.over_seeds or ras.over_prompts) for x, ras in rising]))
+            most = max(ras.over_prompts.value for _, ras in rising)
+            legend.append(Legend(name, styles[name], f"best {percent(most, result.prompts)}"))
+    named = None if numeric and not logarithmic else list(positions.items())
+    axis = {"label": sweep.axes[0], "log": logarithmic, "ticks": named}
     bands = "seeds" if result.seeds > 1 else "prompts"
-    return Figure(f"Along {sweep.axes[0]}", f"Bands: {tables.level(result.confidence)} over {bands}.", svg, legend)
+    return Figure(
+        f"Along {sweep.axes[0]}",
+        f"Bars: {tables.level(result.confidence)} over {bands}.",
+        {
+            "kind": "points",
+            "joined": True,
+            "x": axis,
+            "y": {"label": "RAS, strict wins (%)", "percent": True},
+            "series": drawn,
+        },
+        legend,
+    )
 
 
-def _map(result: StudyResult, sweep: Sweep, arm: str, number: int) -> Figure:
-    down, across = sweep.axes
+def sweep_maps(result: StudyResult, sweep: Sweep) -> list[Map]:
+    """RAS over two axes, one map an arm; none of a sweep with one axis."""
+    if len(sweep.axes) == 1:
+        return []
     rows, columns = (list(dict.fromkeys(place.point[axis] for place in sweep.places)) for axis in (0, 1))
-    table = np.full((len(rows), len(columns)), np.nan)
-    for reached, place in _placed(result, sweep):
-        if place.arm == arm:
-            table[rows.index(place.point[0]), columns.index(place.point[1])] = reached.ras.over_prompts.value
+    reached = {(place.arm, *place.point): arm.ras.over_prompts.value for arm, place in _placed(result, sweep)}
+    highest = max(reached.values(), default=0.0) or 1.0
 
-    def paint(axes: Axes) -> None:
-        highest = max(float(np.nanmax(table)), 0.01)
-        for (row, column), value in np.ndenumerate(table):
-            shade = (COLOURS["blue"], 0.0 if np.isnan(value) else 0.75 * value / highest)
-            axes.add_patch(Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, facecolor=shade, linewidth=0))
-            text = "" if np.isnan(value) else f"{100 * value:.0f}"
-            axes.text(column, row, text, ha="center", va="center", color=COLOURS["ink"])
-        axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel=across, ylabel=down)
-        axes.grid(visible=False)
-        crowded = sum(map(len, columns)) > _FITS
-        axes.set_xticks(range(len(columns)), columns, rotation=25 * crowded, ha="right" if crowded else "center")
-        axes.set_yticks(range(len(rows)), rows)
+    def shaded(value: float | None) -> tuple[str, int]:
+        return ("", 0) if value is None else (percent(value, result.prompts), round(_SHADES * max(value, 0) / highest))
 
-    spoken = f"RAS in percent of {arm} over {down} and {across}; highest {100 * np.nanmax(table):.0f}."
-    note = "RAS in percent, mean over seeds." if result.seeds > 1 else "RAS in percent, one seed."
-    return Figure(arm, note, picture(paint, f"map{number}", spoken))
+    return [
+        Map(arm, columns, [(row, [shaded(reached.get((arm, row, column))) for column in columns]) for row in rows])
+        for arm in _arms(sweep)
+    ]

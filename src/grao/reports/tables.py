@@ -114,9 +114,11 @@ class Row:
 
     cells: Sequence[str]
     share: Estimate | None = None
-    """What the page draws on a scale of 0 to 100 %."""
-    earlier: bool = False
-    """Of a model before training: the page shows it in grey."""
+    """What the page draws on the scale of its block."""
+    wider: Estimate | None = None
+    """A second interval of the same value, drawn as a thin line."""
+    style: str = ""
+    """On the page: the name of a colour, or `earlier`, grey, of a model before training."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,12 @@ class Block:
     title: str = ""
     note: str = ""
     """What to make of them."""
-    signed: bool = False
-    """The scale begins at -100 %."""
+
+    @property
+    def scale(self) -> "Scale | None":
+        """That holds all that is drawn of its rows; None where that is nothing."""
+        drawn = [each for row in self.rows for each in (row.share, row.wider) if each and measured(each)]
+        return fitting([end for each in drawn for end in (each.low, each.high)]) if drawn else None
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,7 @@ class Table:
     names: int = 1
     """Columns on the left that hold names."""
     scale: str = ""
-    """On the page, heading of a column with the rows' shares before the last one; empty for none."""
+    """On the page, heading of a column that draws the rows' shares, before the last one; empty for none."""
     dense: bool = False
     """Many columns: in the terminal they stand close together, and numbers may wrap."""
 
@@ -201,7 +207,7 @@ def estimate_row(label: str, estimate: Estimate | None, signed: bool = False) ->
     if estimate is None:
         return Row([label, NOT_MEASURED, "", ""])
     cells = [label, share(estimate, signed), interval(estimate, signed), f"{estimate.n:,}"]
-    return Row(cells, estimate, earlier=label == "before")
+    return Row(cells, estimate, style="earlier" if label == "before" else "")
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], dense: bool = False) -> Table:
@@ -209,21 +215,34 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     return Table(columns, [Block([Row(cells) for cells in rows])], title, dense=dense)
 
 
-class Bar(NamedTuple):
-    """An interval and its value on a scale, in percent of the scale's width."""
+class Scale(NamedTuple):
+    """A horizontal axis of shares."""
 
     low: float
-    width: float
-    value: float
+    high: float
+    ticks: Sequence[float]
+
+    def at(self, value: float) -> float:
+        """Where a value lies, in percent of the width."""
+        return round(100 * (value - self.low) / (self.high - self.low), 2)
 
 
-def bar(estimate: Estimate | None, signed: bool) -> Bar | None:
-    """Where an estimate lies on 0 to 100 %, or on -100 to 100 % where it is signed; None off the scale."""
-    lowest = -1.0 if signed else 0.0
-    if estimate is None or not measured(estimate) or estimate.low < lowest or estimate.high > 1:
-        return None
-    low, value, high = (100 * (at - lowest) / (1 - lowest) for at in (estimate.low, estimate.value, estimate.high))
-    return Bar(low, high - low, value)
+def fitting(values: Sequence[float]) -> Scale:
+    """A scale with three to six round ticks that holds these values, and 0 where that costs less than half of it.
+
+    Example: 0.12 and 0.23 give 0 to 0.3 in steps of 0.1; 0.86 and 0.93 give 0.86 to 0.94 in steps of 0.02.
+    """
+    low, high = min(values), max(values)
+    if 0 < low <= (high - low) * 1.5:
+        low = 0.0
+    elif 0 > high >= (low - high) * 1.5:
+        high = 0.0
+    spread = high - low or max(abs(high), 0.01)
+    power = 10.0 ** math.floor(math.log10(spread / 5))
+    step = power * next(factor for factor in (1, 2, 5, 10) if spread / (factor * power) <= 5.000001)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    ticks = [float(f"{step * index:.12g}") for index in range(first, max(last, first + 1) + 1)]
+    return Scale(ticks[0], ticks[-1], ticks)
 
 
 def _latex_line(cells: Sequence[str]) -> str:

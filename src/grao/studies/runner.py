@@ -1,8 +1,8 @@
 """Does the runs (cells) of a study, one after the other, and records each.
 
-A run is trained, and evaluated on the way and at the end; only its record is kept. It is leaner than `grao train`: no
-checkpoints, no page, and the model before training is evaluated once for all arms. A run with a record that counts is
-not done again, and one that fails is recorded with its error.
+A run is trained, and evaluated on the way and at the end; only its record and its answers are kept. It is leaner than
+`grao train`: no checkpoints, no page, and the model before training is evaluated once for all arms. A run with a record
+that counts is not done again, and one that fails is recorded with its error.
 """
 
 import errno
@@ -22,10 +22,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from grao.data.load import fingerprint
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError, one_line
-from grao.evaluation.answers import Jury
 from grao.evaluation.metrics import letters, win_share
+from grao.records.answers import drop_answers, keep_answers
 from grao.records.files import Record, replace_text
-from grao.records.run import RecordedAnswer, git_revision, installed_versions, now, read_metrics
+from grao.records.run import Prompted, RecordedAnswer, git_revision, installed_versions, now, read_metrics
 from grao.records.study import CellRecord, Cost, Key, Outcomes, Point, write_cell
 from grao.reports.tables import duration, percent
 from grao.rewards.base import RewardBatch
@@ -78,6 +78,7 @@ class Runner:
 
     def _fresh(self, cell: Cell) -> CellRecord:
         title = f"{len(self.done) + 1}/{self.total} {cell.key.words}"
+        drop_answers(self.output, cell.key)
         with self.screen.cell(title, self._left()) as progress:
             try:
                 record = run_cell(cell, self.output / "work" / "before", progress)
@@ -128,6 +129,10 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
     after = observer.evaluate()
     if study.keep_models and final:
         save_policy(trainer, study.output / "models" / cell.key.name)
+    gains = Jury(trainer.rewards).compare(held_out(ready), after, before) if before else []
+    if final:
+        prompts = [Prompted(item.example.id, item.prompt_text, item.reference_text) for item in held_out(ready)]
+        keep_answers(study.output, cell.key, prompts, after, before, gains)
     outcomes = Outcomes(
         prompts=fingerprint(cell.split.test)[:16],
         after=letters([answer.reward for answer in after]),
@@ -135,7 +140,7 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
         mean_tokens=sum(answer.tokens for answer in after) / len(after),
         truncated=sum(answer.truncated for answer in after) / len(after),
         before=letters([answer.reward for answer in before]),
-        gain=letters(Jury(trainer.rewards).compare(held_out(ready), after, before) if before else []),
+        gain=letters(gains),
     )
     cost = observer.cost(scratch, time.perf_counter() - begin)
     shutil.rmtree(scratch, ignore_errors=True)

@@ -1,6 +1,7 @@
 """`grao compare`, `grao sweep`, `grao ablate`: a study from beginning to end, or resumed where it stopped.
 
 study.yaml   the study with all defaults
+answers/     what the runs answered, to be read; no number rests on it
 cells/       one small record a run: all that the result rests on. A study that is kept has them in cells.jsonl
 study.json   the result, recomputable from the records
 study.csv    its table
@@ -21,11 +22,11 @@ from pathlib import Path
 import torch
 
 from grao.config.arms import Arm, study_arms, with_world
-from grao.config.load import dump_recipe
+from grao.config.load import dump_recipe, load_config
 from grao.config.study import BudgetConfig, SandboxConfig, Study
 from grao.data.load import fingerprint
 from grao.errors import InputError
-from grao.evaluation.study import arm_result, comparisons, curve_band, sweep_result
+from grao.evaluation.study import arm_result, comparisons, curve_band, pairs, sweep_result
 from grao.methods.base import Method, StepGroups
 from grao.methods.grao import GRAO
 from grao.records import study as records
@@ -92,6 +93,36 @@ def _run(study: Study, arms: Sequence[Arm], screen: StudyScreen, retry: bool) ->
     return result
 
 
+def recorded_result(folder: Path) -> records.StudyResult | None:
+    """The result of a study that is kept as `study.yaml` and the records of its runs; None where there is none.
+
+    Raises:
+        InputError: if a run that the study wants has no record.
+    """
+    if not (folder / "study.yaml").is_file() or not (recorded := records.read_cells(folder)):
+        return None
+    study = load_config(Study, folder / "study.yaml")
+    arms = study_arms(study)
+
+    def known(arm: Arm, role: records.Role, rate: float, seed: int) -> records.CellRecord:
+        key = records.Key(arm.name, role, rate, seed)
+        if key not in recorded:
+            raise InputError(f"{folder}: there is no record of {key.words}; resume the study")
+        return recorded[key]
+
+    selected = [
+        known(arm, "select", rate, seed)
+        for seed in study.selection.seeds
+        for arm in arms
+        if len(arm.learning_rates) > 1
+        for rate in arm.learning_rates
+    ]
+    offered = {arm.name: candidates(arm, selected) for arm in arms if len(arm.learning_rates) > 1}
+    rates = {arm.name: best(offered[arm.name]) if arm.name in offered else arm.learning_rates[0] for arm in arms}
+    finals = [known(arm, "final", rate, seed) for seed in study.seeds for arm in arms if (rate := rates[arm.name])]
+    return study_result(study, arms, list(chain(*offered.values())), selected, finals)
+
+
 def quick(study: Study) -> Study:
     """The same study cut down to see it work: two arms, or one at two points; one seed, few steps, the middle rate.
 
@@ -150,6 +181,7 @@ def study_result(
         versions=[dict(versions) for versions in dict.fromkeys(tuple(run.versions.items()) for run in finished)],
         sweep=sweep_result(places, list(study.over), by_arm, study.main, confidence) if study.over else None,
         weights=[] if study.over else arm_weights(arms),
+        pairs=[] if study.over else pairs(by_arm, confidence),
     )
 
 

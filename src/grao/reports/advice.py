@@ -1,0 +1,82 @@
+"""What to do next with a run, as commands that fit how it ended."""
+
+import shlex
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from grao.records.run import Alarm, Evaluation, Manifest, Step
+from grao.reports.tables import measured
+
+MOST = 4
+"""Steps that a page proposes."""
+_ABOUT_THE_REWARD = {
+    *("content-blind", "reward-follows-length", "narrow-margin", "not-text", "position-bias"),
+    "judge-contradicts-itself",
+}
+"""Kinds of `Doubt` for which the rewards have to be looked at before anything else."""
+
+
+class NextStep(NamedTuple):
+    """One proposal."""
+
+    why: str
+    command: str
+
+
+def next_steps(
+    name: str, manifest: Manifest | None, metrics: Sequence[Step], evaluation: Evaluation | None
+) -> list[NextStep]:
+    """Up to four commands, the most urgent first; they are run in the folder that holds the run's.
+
+    Args:
+        name: of the run's folder.
+        manifest: of the run.
+        metrics: of its training.
+        evaluation: None where there is none.
+    """
+    folder = shlex.quote(name)
+    recipe = shlex.quote(f"{name}/recipe.yaml")
+    if manifest and not manifest.complete:
+        unfinished = NextStep("It has not come to its end.", f"grao train --resume {folder}")
+        return [unfinished, NextStep("See this page again when it has gone on.", f"grao report {folder}")]
+    steps: list[NextStep] = []
+    kinds = {doubt.kind for doubt in evaluation.doubts} if evaluation else set()
+    hacked = any(step.get("watch/alarm") == Alarm.HACKED for step in metrics)
+    audit = NextStep("See what the rewards are worth, before you train on.", f"grao reward audit --config {recipe}")
+    if kinds & _ABOUT_THE_REWARD or hacked:
+        steps.append(audit)
+    if hacked:
+        why = "The reward was probably being hacked: train again, gentler."
+        rate = manifest.setting("training", "learning_rate") if manifest else None
+        lower = f" --training.learning_rate {rate / 3:.2g}" if isinstance(rate, int | float) else ""
+        steps.append(NextStep(why, f"grao train --config {recipe} --output {folder}-gentler{lower}"))
+    if evaluation is None or not evaluation.models:
+        steps.append(NextStep("Judge the model on held-out prompts.", f"grao evaluate --run {folder}"))
+    elif metrics:
+        steps += _after_training(name, manifest, len(metrics), evaluation)
+    elif manifest and manifest.config:
+        train = f"grao train --config {recipe} --output {folder}-trained"
+        steps.append(NextStep("Train the model by the same rewards.", train))
+    if audit not in steps and manifest and manifest.config:
+        steps.append(audit)
+    return steps[:MOST]
+
+
+def _after_training(name: str, manifest: Manifest | None, logged: int, evaluation: Evaluation) -> list[NextStep]:
+    folder, recipe = shlex.quote(name), shlex.quote(f"{name}/recipe.yaml")
+    before, after = evaluation.models.get("before"), evaluation.models.get("after")
+    seed = ((manifest.seed if manifest else None) or 0) + 1
+    again = f"grao train --config {recipe} --seed {seed} --output {folder}-seed{seed}"
+    seeds = NextStep("Whether it holds if all is trained again one seed cannot tell.", again)
+    if before is None or after is None or not (measured(before.ras) and measured(after.ras)):
+        return [NextStep("Judge before and after again.", f"grao evaluate --run {folder} --output {folder}-judged")]
+    if before.ras.low <= after.ras.high and after.ras.low <= before.ras.high:  # the intervals overlap
+        planned = (manifest.steps if manifest else None) or logged
+        longer = f"grao train --config {recipe} --training.steps {2 * planned} --output {folder}-longer"
+        return [NextStep("The change is small against chance: train longer.", longer), seeds]
+    steps = [seeds]
+    if after.ras.value > before.ras.value:
+        why = "Let a judge that did not train it decide: name it in a copy of the recipe, as its reward."
+        judged = f"--model.path {folder}/model --output {folder}-judged"
+        steps.append(NextStep(why, f"grao evaluate --config other-judge.yaml {judged}"))
+    return steps
