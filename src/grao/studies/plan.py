@@ -132,7 +132,10 @@ def dry_run(recipe: Recipe, card: int | None, gpus: int, screen: Screen) -> None
     chosen, split = recipe.model, load_split(recipe.data, recipe.seed)
     tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
     lora = vars(chosen.lora) if chosen.lora else None
-    model = policy_shape(chosen.path, chosen.adapter, lora, chosen.dtype, chosen.trust_remote_code, chosen.quantization)
+    if gpus > recipe.training.prompts_per_step:
+        raise InputError(f"--gpus: {gpus} are more than training.prompts_per_step; each needs a prompt")
+    dtype = "float32" if gpus > 1 and _half(recipe) else chosen.dtype  # FSDP2 trains such in mixed precision
+    model = policy_shape(chosen.path, chosen.adapter, lora, dtype, chosen.trust_remote_code, chosen.quantization)
     check_needs(recipe.method, split.train, recipe.watch is not None)
     check_ahead(recipe.rollout.ahead, recipe.method, any(map(_early, recipe.rewards)))
     train = encoded_as_run(recipe, split.train, tokenizer, model)

@@ -22,6 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from grao.data.load import fingerprint
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError, one_line
+from grao.evaluation.answers import Jury
 from grao.evaluation.metrics import letters, win_share
 from grao.records.answers import drop_answers, keep_answers
 from grao.records.files import Record, replace_text
