@@ -48,7 +48,7 @@ def train(folder: Path, port: int, ahead: int, steps: int, connections: int) -> 
     )
     rows = [{"prompt": text(range(3 + row, 67 + row)), "reference": text([5, 6, 7])} for row in range(32)]
     rewards = [JudgeReward(judge), FunctionReward(variety)]
-    GRAOTrainer(random_model(128, 4, 1000), config, rows, rewards, processing_class=tokenizer()).train()
+    GRAOTrainer(random_model(128, 4, 1000), rewards, config, rows, processing_class=tokenizer()).train()
     timed = read_metrics(folder / "run")[1:-1]
     return {phase: statistics.median(step[f"seconds/{phase}"] for step in timed) for phase in PHASES}
 

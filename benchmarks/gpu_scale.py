@@ -48,7 +48,7 @@ def trainer_of(model: PreTrainedModel, options: argparse.Namespace, folder: Path
     )
     adapter = None if options.full else LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
     score = lambda prompts, completions: [2.0 ** (n % 9) for n in range(len(completions))]  # noqa: E731
-    return GRAOTrainer(model, config, rows, score, processing_class=tokenizer(), peft_config=adapter)
+    return GRAOTrainer(model, score, config, rows, processing_class=tokenizer(), peft_config=adapter)
 
 
 def main() -> None:

@@ -159,6 +159,7 @@ def grao_side(folder: Path, work: Work, drawn: Drawn):
 
     trainer = GRAOTrainer(
         str(folder),
+        lambda prompts, completions: unequal_rewards(len(completions), work.samples + 1),
         GRAOConfig(
             output_dir=folder / "grao",
             rollout=RolloutConfig(group_size=work.samples, temperature=1.0, max_new_tokens=work.completion),
@@ -174,7 +175,6 @@ def grao_side(folder: Path, work: Work, drawn: Drawn):
             {"prompt": text(prompt), "reference": text(reference)}
             for prompt, reference in zip(drawn.prompts, drawn.references, strict=True)
         ],
-        lambda prompts, completions: unequal_rewards(len(completions), work.samples + 1),
         processing_class=tokenizer(),
     )
     if work.update_only:

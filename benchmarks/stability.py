@@ -124,7 +124,7 @@ def pools(ability: str, prompts: int) -> dict[str, torch.Tensor]:
         rollout = RolloutConfig(batch_size=AT_ONCE, max_new_tokens=TOKENS)
         config = GRAOConfig(Path(scratch), rollout=rollout, training=training)
         examples = load_examples(DataConfig(path=str(world.test))).examples
-        trainer = GRAOTrainer(str(world.model), config, examples, reward)
+        trainer = GRAOTrainer(str(world.model), reward, config, examples)
         items = trainer.train_items.items
         keys = [draw_key(SEED, "stability", item.example.id) for item in items]
         groups = sample_groups(items, keys, trainer.generator, Sampling(POOL, 0.7, 1.0, TOKENS), trainer.tokenizer)

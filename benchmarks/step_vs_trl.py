@@ -115,6 +115,7 @@ def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
     rows = [{"prompt": text(prompt), "reference": text(prompt[:32])} for prompt in prompts]
     trainer = GRAOTrainer(
         str(folder),
+        lambda prompts, completions: with_references(rewards_of(PROMPTS * SAMPLES, work.silent)),
         GRAOConfig(
             output_dir=folder / "grao",
             rollout=RolloutConfig(
@@ -129,7 +130,6 @@ def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
             ),
         ),
         rows,
-        lambda prompts, completions: with_references(rewards_of(PROMPTS * SAMPLES, work.silent)),
         processing_class=tokenizer(),
     )
     # Only now: at the start the trainer compares its own draws with a plain forward pass.

@@ -81,7 +81,7 @@ def recipe(**values: str):
 
 def trainer(folder: Path, model, peft_config=None, **training) -> GRAOTrainer:
     settings = config(folder, **training)
-    return GRAOTrainer(model, settings, ROWS, vowels, processing_class=letter_tokenizer(), peft_config=peft_config)
+    return GRAOTrainer(model, vowels, settings, ROWS, processing_class=letter_tokenizer(), peft_config=peft_config)
 
 
 def test_an_adapter_goes_on_training(place: Path, screen):
@@ -135,7 +135,7 @@ def test_a_run_on_an_adapter_is_resumed_to_the_same_end(place: Path, screen):
 def test_the_frozen_policy_of_an_adapter_that_goes_on_is_the_adapter_as_it_was(place: Path, method):
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), "adapter", is_trainable=True)
     settings = replace(config(place / "run", steps=3), method=method, data=DataConfig(path="here", rejected="rejected"))
-    GRAOTrainer(model, settings, PAIRS, vowels, processing_class=letter_tokenizer()).train()
+    GRAOTrainer(model, vowels, settings, PAIRS, processing_class=letter_tokenizer()).train()
     kl = [line["kl"] for line in read_metrics(place / "run")]
     assert abs(kl[0]) < 1e-2 < abs(kl[0]) + 1  # the first of two updates has moved it a little
     assert kl[-1] != 0

@@ -51,7 +51,7 @@ def make(server: JudgeServer, tmp_path: Path) -> Make:
         endpoint = Endpoint(JudgeConfig(model="judge", base_url=server.url, retries=0, timeout=5.0, patience=0.5))
         judge = ServerJudge(endpoint, load_template("helpful"), Ledger(tmp_path / f"{name}.sqlite"))
         reward = reward or JudgeReward(judge)
-        return GRAOTrainer(tiny_model(), config, ROWS, reward, processing_class=letter_tokenizer(), method=method)
+        return GRAOTrainer(tiny_model(), reward, config, ROWS, processing_class=letter_tokenizer(), method=method)
 
     return build
 

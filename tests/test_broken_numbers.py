@@ -55,7 +55,7 @@ def make(folder: Path, method, model=None, callback=None, peft_config=None, **tr
         method=method,
     )
     return GRAOTrainer(
-        model or tiny_model(), config, PAIRS, vowels, processing_class=letter_tokenizer(), peft_config=peft_config,
+        model or tiny_model(), vowels, config, PAIRS, processing_class=letter_tokenizer(), peft_config=peft_config,
         callbacks=[callback] if callback else None,
     )  # fmt: skip
 

@@ -59,7 +59,7 @@ def make(
     )
     adapter = LoraConfig(r=2, target_modules="all-linear") if lora else None
     return GRAOTrainer(
-        model or tiny_model(), config, PAIRS, reward, processing_class=letter_tokenizer(), peft_config=adapter
+        model or tiny_model(), reward, config, PAIRS, processing_class=letter_tokenizer(), peft_config=adapter
     )
 
 

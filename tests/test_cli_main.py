@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from grao.cli.arguments import QuickstartArguments, ResumeArguments, parse_arguments
+from grao.cli.arguments import QuickstartArguments, ResumeArguments
 from grao.cli.entrants import EvaluateArguments
 from grao.cli.main import main
+from grao.cli.parser import parse_arguments
 from grao.config.load import load_recipe
 from grao.config.recipe import Recipe
 from grao.config.schema import field_facts
@@ -217,6 +218,7 @@ HEAVY = ("torch", "transformers", "datasets", "accelerate", "peft", "numpy", "sc
 PROBE = f"""
 import sys
 from grao.cli.main import main
+from grao.cli.parser import parse_arguments
 code = main(sys.argv[1:])
 print(code, sorted({set(HEAVY)!r} & set(sys.modules)))
 """

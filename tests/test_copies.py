@@ -149,7 +149,7 @@ def test_training_is_the_same_with_each_engine(tmp_path: Path):
             training=TrainingConfig(steps=3, prompts_per_step=2, learning_rate=3e-3, trainer={"use_cpu": True}),
         )
         lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
-        trainer = GRAOTrainer(tiny_model(), config, ROWS, vowels, processing_class=letter_tokenizer(), peft_config=lora)
+        trainer = GRAOTrainer(tiny_model(), vowels, config, ROWS, processing_class=letter_tokenizer(), peft_config=lora)
         trainer.train()
         ends[engine, merged] = weights_of(trainer.model)
         assert all(line["sampler/gap"] < 1e-4 for line in read_metrics(config.output_dir) if "sampler/gap" in line)

@@ -274,7 +274,7 @@ def test_trainer_takes_every_form(tmp_path: Path) -> None:
     model, tokenizer = tiny_model(), letter_tokenizer()
     for form in ("generator", "streamed", "frame"):
         data = {"train_dataset": FORMS[form](), "eval_dataset": FORMS["columns"]()}
-        trainer = GRAOTrainer(model, config, reward_funcs=len, processing_class=tokenizer, **data)
+        trainer = GRAOTrainer(model, args=config, reward_funcs=len, processing_class=tokenizer, **data)
         assert [item.example.row for item in trainer.train_items.items] == [1, 2]
         assert [item.example.row for item in trainer.eval_items.items] == [1, 2]
 

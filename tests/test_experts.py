@@ -300,7 +300,7 @@ def trained(folder: Path, kind: str = "moe", **settings) -> list[dict[str, float
     rollout, method = RolloutConfig(group_size=4, max_new_tokens=8), GRAO(sign="signed")
     config = GRAOConfig(folder, rollout=rollout, method=method, training=training)
     reward = lambda completions, **_: [text.count("a") for text in completions]  # noqa: E731
-    GRAOTrainer(tiny_model(kind), config, ROWS, reward, processing_class=letter_tokenizer()).train()
+    GRAOTrainer(tiny_model(kind), reward, config, ROWS, processing_class=letter_tokenizer()).train()
     return read_metrics(folder)
 
 

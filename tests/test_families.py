@@ -89,7 +89,7 @@ def test_it_samples_and_trains_like_transformers(kind: str, tmp_path: Path, recw
 
     rows = [{"prompt": "to be", "reference": "a sea of eels"}, {"prompt": "so", "reference": "we are"}]
     trainer = GRAOTrainer(
-        model, config(tmp_path, steps=1, prompts_per_step=2), rows, vowels, processing_class=letter_tokenizer()
+        model, vowels, config(tmp_path, steps=1, prompts_per_step=2), rows, processing_class=letter_tokenizer()
     )
     trainer.train()
     (line,) = read_metrics(tmp_path)
@@ -108,7 +108,7 @@ def test_it_samples_and_trains_like_transformers(kind: str, tmp_path: Path, recw
 )
 def test_what_is_no_causal_language_model_is_refused(make, message: str, tmp_path: Path):
     with pytest.raises(InputError, match=f"^model: .*{message}"):
-        GRAOTrainer(make(), config(tmp_path), ROWS, vowels, processing_class=letter_tokenizer())
+        GRAOTrainer(make(), vowels, config(tmp_path), ROWS, processing_class=letter_tokenizer())
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
@@ -116,7 +116,7 @@ def test_attention_that_a_model_lacks(tmp_path: Path):
     family("gemma2").save_pretrained(tmp_path)
     letter_tokenizer().save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match=r"model\.attention: Gemma2ForCausalLM has no sdpa, so eager is taken"):
-        trainer = GRAOTrainer(str(tmp_path), config(tmp_path / "run", steps=1), ROWS, vowels)
+        trainer = GRAOTrainer(str(tmp_path), vowels, config(tmp_path / "run", steps=1), ROWS)
     assert trainer.model.config._attn_implementation == "eager"
     saved_model(tmp_path / "llama")
     with pytest.raises(InputError, match=r"with model\.attention: flash_attention_2: .*installed"):
@@ -132,7 +132,7 @@ def grown_tokenizer(token: str, **names):
 def test_padding_without_an_embedding_is_masked(tmp_path: Path):
     tokenizer = grown_tokenizer("<PAD>", pad_token="<PAD>")
     assert tokenizer.pad_token_id == 43
-    GRAOTrainer(tiny_model(), config(tmp_path, steps=1), ROWS, vowels, processing_class=tokenizer).train()
+    GRAOTrainer(tiny_model(), vowels, config(tmp_path, steps=1), ROWS, processing_class=tokenizer).train()
     scorer = RewardModel(classifier(), tokenizer)
     plain = RewardModel(classifier(), letter_tokenizer())
     texts = ["a", "b and c"], [" yes", " no, not at all"]
@@ -144,7 +144,7 @@ def test_a_token_without_an_embedding_is_named(tmp_path: Path):
     with pytest.raises(
         InputError, match=r"^row 7: the token '<new>' has the id 43, but the model's embedding has 43 rows"
     ):
-        GRAOTrainer(tiny_model(), config(tmp_path), rows, vowels, processing_class=grown_tokenizer("<new>"))
+        GRAOTrainer(tiny_model(), vowels, config(tmp_path), rows, processing_class=grown_tokenizer("<new>"))
     with pytest.raises(InputError, match=r"^reward model: the token '<new>' has the id 43"):
         RewardModel(classifier(), grown_tokenizer("<new>")).scores(["a"], ["<new>"])
 
@@ -174,7 +174,7 @@ def test_a_reward_model_reads_the_end_of_a_long_text(kind: str):
 
 def test_a_model_without_a_limit_takes_every_length(tmp_path: Path):
     model = family("bloom")
-    made = GRAOTrainer(model, config(tmp_path, steps=1), ROWS, vowels, processing_class=letter_tokenizer())
+    made = GRAOTrainer(model, vowels, config(tmp_path, steps=1), ROWS, processing_class=letter_tokenizer())
     assert len(made.train_items.items) == len(ROWS)
     model.config.max_position_embeddings = -1
     assert len(made._encode([item.example for item in made.train_items.items], model).items) == len(ROWS)

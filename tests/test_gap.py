@@ -56,7 +56,7 @@ def make(folder: Path, shift=None, model=None, method=None, rollout=None, **trai
     )
     model = model or tiny_model()
     return GRAOTrainer(
-        model, config, ROWS, vowels, processing_class=letter_tokenizer(), generator=Shifted(model, shift)
+        model, vowels, config, ROWS, processing_class=letter_tokenizer(), generator=Shifted(model, shift)
     )
 
 

@@ -238,7 +238,7 @@ def test_a_reward_is_learned(tmp_path: Path, bf16: bool):
         seen.append(sum(scores) / len(scores))
         return scores
 
-    trainer = GRAOTrainer(str(tmp_path / "model"), config, rows, share_of_a, processing_class=letter_tokenizer())
+    trainer = GRAOTrainer(str(tmp_path / "model"), share_of_a, config, rows, processing_class=letter_tokenizer())
     trainer.train()
     assert next(trainer.model.parameters()).is_cuda
     assert isinstance(trainer.engine, PackedEngine)

@@ -126,7 +126,7 @@ def trainer(folder: Path, method, **training) -> GRAOTrainer:
         method=method,
     )
     lora = LoraConfig(r=2, lora_dropout=0.2, target_modules="all-linear")
-    return GRAOTrainer(tiny_model(), config, PAIRS, vowels, processing_class=letter_tokenizer(), peft_config=lora)
+    return GRAOTrainer(tiny_model(), vowels, config, PAIRS, processing_class=letter_tokenizer(), peft_config=lora)
 
 
 @pytest.mark.parametrize("name", METHODS)

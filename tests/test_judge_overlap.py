@@ -121,7 +121,7 @@ def train(folder: Path, judge: ServerJudge) -> list[dict[str, float]]:
     )
     reward = JudgeReward(judge)
     assert isinstance(reward, Early)
-    GRAOTrainer(tiny_model(), config, ROWS, reward, processing_class=letter_tokenizer()).train()
+    GRAOTrainer(tiny_model(), reward, config, ROWS, processing_class=letter_tokenizer()).train()
     timed = ("seconds", "speed", "memory", "mfu")
     return [
         {name: value for name, value in step.items() if not any(word in name for word in timed)}

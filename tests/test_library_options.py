@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from grao import GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
-from grao.cli.arguments import parse_arguments
 from grao.cli.main import main
+from grao.cli.parser import parse_arguments
 from grao.config.load import load_recipe
 from grao.records.run import read_metrics
 from tiny import letter_tokenizer, saved_model, tiny_model
@@ -30,7 +31,7 @@ def config(folder: Path, save_every: int | None = None, **trainer) -> GRAOConfig
 
 def make(folder: Path, save_every: int | None = None, **trainer) -> GRAOTrainer:
     arguments = config(folder, save_every, **trainer)
-    return GRAOTrainer(tiny_model(), arguments, ROWS, zeros, ROWS[:2], letter_tokenizer())
+    return GRAOTrainer(tiny_model(), zeros, arguments, ROWS, ROWS[:2], letter_tokenizer())
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_a_model_that_cannot_be_checkpointed_is_told(tmp_path: Path):
         with pytest.raises(
             InputError, match=r"training.trainer.gradient_checkpointing: LlamaForCausalLM does not support"
         ):
-            GRAOTrainer(model, config(tmp_path, activation_checkpointing=True), ROWS, zeros, None, letter_tokenizer())
+            GRAOTrainer(model, zeros, config(tmp_path, activation_checkpointing=True), ROWS, None, letter_tokenizer())
     finally:
         type(model).supports_gradient_checkpointing = before
 
@@ -99,7 +100,7 @@ def test_a_constant_rate_is_warmed_up(tmp_path: Path):
     arguments = GRAOConfig(
         output_dir=tmp_path, rollout=RolloutConfig(group_size=2, max_new_tokens=4), training=training
     )
-    GRAOTrainer(tiny_model(), arguments, ROWS, zeros, None, letter_tokenizer()).train()
+    GRAOTrainer(tiny_model(), zeros, arguments, ROWS, None, letter_tokenizer()).train()
     assert [line["learning_rate"] for line in read_metrics(tmp_path)] == [0, 5e-7]
 
 
@@ -135,13 +136,19 @@ def test_the_names_of_other_trainers_are_translated(name: str, here: str, tmp_pa
         load_recipe(told)
 
 
-@pytest.mark.parametrize("order", ["as TRL", "a dict", "nothing"])
-def test_arguments_in_another_order_are_told(order: str, tmp_path: Path):
-    arguments = {"as TRL": (zeros, config(tmp_path), ROWS), "a dict": ({}, ROWS, zeros), "nothing": (None, ROWS, zeros)}
-    with pytest.raises(
-        InputError, match=r"args must be a GRAOConfig, got .*: GRAOTrainer takes model, args, train_dataset"
-    ):
-        GRAOTrainer("nowhere", *arguments[order])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((zeros,), "args must be a GRAOConfig, got nothing; such as"),
+        ((zeros, {}, ROWS), "args must be a GRAOConfig, got dict"),
+        ((zeros, TrainingArguments("x"), ROWS), "args must be a GRAOConfig, got TrainingArguments"),
+        ((zeros, ROWS), "args must be a GRAOConfig, got list"),
+        ((zeros, GRAOConfig(output_dir="x")), "train_dataset is missing"),
+    ],
+)
+def test_arguments_that_are_missing_or_of_another_library_are_told(arguments: tuple, message: str):
+    with pytest.raises(InputError, match=f"^{message}"):
+        GRAOTrainer("nowhere", *arguments)
 
 
 @pytest.fixture

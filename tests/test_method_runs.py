@@ -49,7 +49,7 @@ def make(folder: Path, method, rows=PAIRS, peft_config=None, watch=None, reward=
         method=method,
     )
     return GRAOTrainer(
-        tiny_model(), config, rows, reward, processing_class=letter_tokenizer(), peft_config=peft_config, watch=watch
+        tiny_model(), reward, config, rows, processing_class=letter_tokenizer(), peft_config=peft_config, watch=watch
     )
 
 

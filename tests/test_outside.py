@@ -30,7 +30,7 @@ def make(folder: Path, engine: str = "plain_engine:PlainEngine", method=None, **
         training=TrainingConfig(prompts_per_step=6, learning_rate=1e-2, trainer={"use_cpu": True}, **training),
     )
     method = BestOfGroup() if method is None else method
-    return GRAOTrainer(tiny_model(), config, ROWS, Vowels(), processing_class=letter_tokenizer(), method=method)
+    return GRAOTrainer(tiny_model(), Vowels(), config, ROWS, processing_class=letter_tokenizer(), method=method)
 
 
 def test_each_is_one_short_file():

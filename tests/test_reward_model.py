@@ -12,8 +12,8 @@ from trl import RewardConfig as TRLRewardConfig
 from trl import RewardTrainer
 
 from grao.chat import conversation_ids
-from grao.cli.arguments import parse_arguments
 from grao.cli.main import main
+from grao.cli.parser import parse_arguments
 from grao.config.load import dump_recipe, load_config, load_recipe
 from grao.config.recipe import BackboneConfig, LoraConfig, PairsConfig, RewardModelRecipe, RewardTrainingConfig
 from grao.engine.loading import load_reward_model, new_reward_model

@@ -122,7 +122,7 @@ def test_training_with_it_evens_out_the_load(tmp_path: Path):
         )
         rows = [{"prompt": f"say {word}", "reference": word} for word in ("one", "two", "three")]
         reward = lambda completions, **_: [text.count("a") for text in completions]  # noqa: E731
-        GRAOTrainer(model, config, rows, reward, processing_class=letter_tokenizer()).train()
+        GRAOTrainer(model, reward, config, rows, processing_class=letter_tokenizer()).train()
         return [metrics["router_loss"] for metrics in read_metrics(folder)]
 
     slack, strict = balances(1e-9), balances(1.0)

@@ -121,7 +121,7 @@ def make(folder: Path, case: Case, generator=None, **rollout) -> GRAOTrainer:
     )
     lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights="gaussian") if case.lora else None
     return GRAOTrainer(
-        tiny_model(case.kind), config, PAIRS, case.reward, eval_dataset=PAIRS[:3], processing_class=letter_tokenizer(),
+        tiny_model(case.kind), case.reward, config, PAIRS, eval_dataset=PAIRS[:3], processing_class=letter_tokenizer(),
         peft_config=lora, generator=generator,
     )  # fmt: skip
 

@@ -41,7 +41,7 @@ def config(folder: Path, **training) -> GRAOConfig:
 
 def make(folder: Path, model=None, reward=vowels, rows=ROWS, **training) -> GRAOTrainer:
     model = tiny_model() if model is None else model
-    return GRAOTrainer(model, config(folder, **training), rows, reward, processing_class=letter_tokenizer())
+    return GRAOTrainer(model, reward, config(folder, **training), rows, processing_class=letter_tokenizer())
 
 
 def weights_of(model) -> dict[str, torch.Tensor]:
@@ -182,7 +182,7 @@ def test_an_adapter_is_all_that_changes_and_loads_again(tmp_path: Path):
     base = saved_model(tmp_path / "base")
     adapter = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     training = config(tmp_path / "run", measure_kl=True)
-    trainer = GRAOTrainer(str(base), training, ROWS, vowels, peft_config=adapter)
+    trainer = GRAOTrainer(str(base), vowels, training, ROWS, peft_config=adapter)
     frozen = {name: value for name, value in weights_of(trainer.model).items() if "lora" not in name}
     trainer.train()
     now = weights_of(trainer.model)
@@ -242,7 +242,7 @@ def test_missing_rewards_leave_their_group(tmp_path: Path):
 
 def test_evaluate_gives_shares_over_the_reference(tmp_path: Path):
     trainer = GRAOTrainer(
-        tiny_model(), config(tmp_path), ROWS, vowels, eval_dataset=ROWS[:4], processing_class=letter_tokenizer()
+        tiny_model(), vowels, config(tmp_path), ROWS, eval_dataset=ROWS[:4], processing_class=letter_tokenizer()
     )
     metrics = trainer.evaluate()
     assert metrics["eval_win"] + metrics["eval_tie"] + metrics["eval_lose"] == pytest.approx(1)
@@ -340,9 +340,9 @@ def test_what_does_not_fit_into_the_model_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"max_new_tokens is 250 and the longest prompt has 9 tokens.* 256 positions"):
         GRAOTrainer(
             tiny_model(),
+            vowels,
             GRAOConfig(output_dir=tmp_path, rollout=RolloutConfig(max_new_tokens=250)),
             ROWS,
-            vowels,
             processing_class=letter_tokenizer(),
         )
     long = {"prompt": "say much", "reference": "much " * 60}
@@ -363,7 +363,7 @@ def test_evaluations_during_training_leave_the_training_lines_alone(tmp_path: Pa
         tmp_path, trainer={"use_cpu": True, "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
     )
     trainer = GRAOTrainer(
-        tiny_model(), settings, ROWS, vowels, eval_dataset=ROWS[:2], processing_class=letter_tokenizer()
+        tiny_model(), vowels, settings, ROWS, eval_dataset=ROWS[:2], processing_class=letter_tokenizer()
     )
     every = [trainer.source.update(step).experience.rewards.total.mean().item() for step in range(1)]
     trainer.train()

@@ -43,7 +43,7 @@ def trainer(folder: Path, reward, rows=ROWS, steps: int = 2, **more) -> GRAOTrai
         rollout=RolloutConfig(group_size=4, temperature=1.0, max_new_tokens=6),
         training=TrainingConfig(steps=steps, prompts_per_step=2, learning_rate=1e-3, trainer={"use_cpu": True}),
     )
-    return GRAOTrainer(tiny_model(), config, rows, reward, processing_class=letter_tokenizer(), **more)
+    return GRAOTrainer(tiny_model(), reward, config, rows, processing_class=letter_tokenizer(), **more)
 
 
 # --- names of ours and of the data --------------------------------------------------------------------------------

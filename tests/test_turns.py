@@ -48,7 +48,7 @@ def make(
     training = TrainingConfig(steps=1, prompts_per_step=1, trainer={"use_cpu": True})
     arguments = GRAOConfig(output_dir=folder, training=training, **settings)
     model = model or sampler(tokenizer)
-    return GRAOTrainer(model, arguments, data, lambda completions, **_: [0.0] * len(completions), None, tokenizer)
+    return GRAOTrainer(model, lambda completions, **_: [0.0] * len(completions), arguments, data, None, tokenizer)
 
 
 @pytest.mark.parametrize(

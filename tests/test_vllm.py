@@ -307,7 +307,7 @@ def test_it_trains_and_its_samples_are_the_policys(fake: Fake, tmp_path: Path):
     settings = VLLMConfig(dtype="float32", context=100)
     for folder in ("one", "other"):
         run = config(tmp_path / folder, engine="vllm", vllm=settings)
-        trainer = GRAOTrainer(tiny_model(), run, ROWS, vowels, processing_class=letter_tokenizer())
+        trainer = GRAOTrainer(tiny_model(), vowels, run, ROWS, processing_class=letter_tokenizer())
         trainer.train()
         assert trainer.evaluate(ROWS).keys() >= {"eval_reward"}
     one, other = (read_metrics(tmp_path / folder) for folder in ("one", "other"))

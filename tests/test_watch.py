@@ -124,7 +124,7 @@ def train(folder: Path, watch: Watch, steps: int = 24, resume: bool = False, log
             trainer={"use_cpu": True, "logging_steps": logging_steps},
         ),
     )
-    trainer = GRAOTrainer(tiny_model(), config, ROWS, many_a, processing_class=letter_tokenizer(), watch=watch)
+    trainer = GRAOTrainer(tiny_model(), many_a, config, ROWS, processing_class=letter_tokenizer(), watch=watch)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 

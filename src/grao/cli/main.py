@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
-from grao.cli.arguments import parse_arguments
+from grao.cli.parser import parse_arguments
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
 from grao.signals import handled, stop
 from grao.visible import visible

@@ -148,7 +148,7 @@ def prepare(recipe: Recipe, split: Split | None = None, rewards: Mix | None = No
     end, arguments = chosen.end_token, chosen.chat_template_kwargs
     config = GRAOConfig(output_dir=recipe.output, end_token=end, chat_template_kwargs=arguments, **shared)
     with no_empty_folders(Path(config.output_dir, "checkpoints")):
-        trainer = GRAOTrainer(policy, config, split.train, rewards, held_out or None, tokenizer, watch=watch)
+        trainer = GRAOTrainer(policy, rewards, config, split.train, held_out or None, tokenizer, watch=watch)
     trainer.accelerator.wait_for_everyone()
     for printing in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printing)

@@ -71,17 +71,17 @@ _PROBES = 16
 
 
 class GRAOTrainer(CheckedTrainer):
-    """Aligns a model with GRAO.
+    """Aligns a model with GRAO. The order of its arguments is that of TRL's trainers.
 
     Args:
         model: a causal language model, a `PeftModel` with a trained adapter, or the folder or hub id of either; an
             adapter goes on training, or with `peft_config` is merged first.
-        args: settings; defaults are the paper's.
-        train_dataset: rows with columns `prompt` and `reference` in whatever `examples_from_dataset` reads (a
-            `datasets.Dataset`, a data frame, a list), or Examples; further columns go to the rewards.
         reward_funcs: a function in TRL's convention f(prompts, completions, **columns) -> list[float | None], a
             reward model (folder, hub id, model, or a pair of model and tokenizer), anything that satisfies
             `grao.rewards.base.Reward`, a list of these, or a `Mix` with weights.
+        args: settings; defaults are the paper's.
+        train_dataset: rows with columns `prompt` and `reference` in whatever `examples_from_dataset` reads (a
+            `datasets.Dataset`, a data frame, a list), or Examples; further columns go to the rewards.
         eval_dataset: rows for `evaluate()`, as `train_dataset`.
         processing_class: the tokenizer; by default the one beside the model.
         peft_config: trains an adapter instead of all weights.
@@ -97,9 +97,9 @@ class GRAOTrainer(CheckedTrainer):
     def __init__(
         self,
         model: str | PreTrainedModel | PeftModel,
-        args: GRAOConfig,
-        train_dataset: Rows,
         reward_funcs: Mix | RewardLike | Sequence[RewardLike],
+        args: GRAOConfig | None = None,
+        train_dataset: Rows | None = None,
         eval_dataset: Rows | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
@@ -109,8 +109,11 @@ class GRAOTrainer(CheckedTrainer):
         generator: Generator | None = None,
     ) -> None:
         if not isinstance(args, GRAOConfig):
-            order = "GRAOTrainer takes model, args, train_dataset, reward_funcs (TRL another order); give them by name"
-            raise InputError(f"args must be a GRAOConfig, got {type(args).__name__}: {order}")
+            given = "nothing" if args is None else type(args).__name__
+            example = "such as GRAOConfig(output_dir='runs/first'); docs/from-trl.md has the names of its settings"
+            raise InputError(f"args must be a GRAOConfig, got {given}; {example}")
+        if train_dataset is None:
+            raise InputError("train_dataset is missing: rows with columns prompt and reference")
         self.folder = args.output_dir
         self.config, self.rewards, self.watch = args, as_mix(reward_funcs), watch
         self.method = method or args.method
