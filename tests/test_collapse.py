@@ -29,7 +29,7 @@ def run(steps: int = 60, **changed: tuple[float, float]) -> list[dict[str, float
     ends = HONEST | {name.replace("__", "/"): value for name, value in changed.items()}
     share = [step / (steps - 1) for step in range(steps)]
     lines = [{name: a + (b - a) * x for name, (a, b) in ends.items()} for x in share]
-    return [{"step": step + 1.0, "loss": 0.1, **line} for step, line in enumerate(lines)]
+    return [{"step": step + 1.0, "loss": 0.1, "learning_rate": 1e-3, **line} for step, line in enumerate(lines)]
 
 
 @pytest.mark.parametrize(

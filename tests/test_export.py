@@ -29,7 +29,9 @@ from grao.studies.train import start_run
 from test_judge_real_server import serving
 from tiny import letter_tokenizer, tiny_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move", "ignore:.*goes on training")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*learning_rate.*hardly move", "ignore:.*goes on training", "ignore:prompts are plain text"
+)
 
 CHAT = "{% for m in messages %}{{ m.content }}<end>{% endfor %}{% if add_generation_prompt %}so? {% endif %}"
 REWARD = """

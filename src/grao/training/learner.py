@@ -95,8 +95,10 @@ class Observer:
         batch = update.batch
         texts = [(group.item.prompt_ids, answer.ids) for group in batch.groups for answer in group.answers]
         new = [row for row, text in enumerate(texts) if text not in self._known]
-        with start() as model:
-            logps, _ = self._tokens(model, batch.select(new), token_budget)
+        logps = torch.zeros(0, device=self._accelerator.device)
+        if self._accelerator.gather(torch.tensor([len(new)], device=logps.device)).any():  # then all go through it
+            with start() as model:
+                logps, _ = self._tokens(model, batch.select(new), token_budget)
         parts = logps.split([len(texts[row][1]) for row in new])
         self._known |= {texts[row]: part for row, part in zip(new, parts, strict=True)}
         logps_of = [self._known[text] for text in texts]
