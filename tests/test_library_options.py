@@ -151,6 +151,13 @@ def test_arguments_that_are_missing_or_of_another_library_are_told(arguments: tu
         GRAOTrainer("nowhere", *arguments)
 
 
+def test_trackers_are_an_option_of_their_own(tmp_path: Path):
+    told = tmp_path / "told.yaml"
+    told.write_text("model: {path: m}\ndata: {path: d}\nrewards: [{function: 'r:r'}]\noutput: o\n")
+    _, recipe = parse_arguments(["train", "--config", str(told), "--report-to", "wandb,tensorboard"])
+    assert recipe.training.trainer["report_to"] == ["wandb", "tensorboard"]
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Words that train a tiny model in the working directory."""

@@ -93,6 +93,13 @@ class ChatArguments(NamedTuple):
     seed: int
 
 
+class WatchArguments(NamedTuple):
+    """`grao watch`."""
+
+    run: Path
+    port: int
+
+
 class ExportArguments(NamedTuple):
     """`grao export`."""
 
@@ -133,6 +140,9 @@ def read_train(namespace: Namespace, overrides: Overrides) -> Any:
     for name in ("card", "gpus"):
         if getattr(namespace, name) is not None and not namespace.dry_run:
             raise InputError(f"--{name}: is for --dry-run, which plans for it; leave it out")
+    if namespace.report_to:
+        services = write_inline(namespace.report_to.split(","))
+        overrides = (*overrides, ("training.trainer.report_to", services))
     if namespace.resume is None:
         recipe = read_recipe(namespace, overrides, "--config FILE or --resume RUN")
         return DryRunArguments(recipe, namespace.card, namespace.gpus or 1) if namespace.dry_run else recipe
@@ -224,6 +234,11 @@ def read_export(namespace: Namespace, overrides: Overrides) -> ExportArguments:
         raise InputError("--dtype: is for --merge, other weights are exported as they are; leave it out")
     _folder("RUN", namespace.run)
     return ExportArguments(**_options(namespace))
+
+
+def read_watch(namespace: Namespace, overrides: Overrides) -> WatchArguments:
+    """Of `grao watch`."""
+    return WatchArguments(_folder("RUN", namespace.run), namespace.port)
 
 
 def read_chat(namespace: Namespace, overrides: Overrides) -> ChatArguments:

@@ -4,6 +4,7 @@ the exit code.
 `main` imports this module last, since it loads torch.
 """
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -16,18 +17,20 @@ from grao.cli.arguments import (
     QuickstartArguments,
     ResumeArguments,
     StudyArguments,
+    WatchArguments,
 )
 from grao.cli.entrants import EvaluateArguments
 from grao.cli.screen import terminal
 from grao.config.arms import SANDBOX
 from grao.config.load import load_recipe
 from grao.config.recipe import Recipe, RewardModelRecipe
-from grao.errors import InputError
+from grao.errors import InputError, one_line
 from grao.files import read_text
 from grao.records.run import Evaluation, read_evaluation
 from grao.records.study import StudyResult, read_study
 from grao.reports.audit import audit_tables, verdict_words
 from grao.reports.evaluation import evaluation_lines, evaluation_tables
+from grao.reports.live import LiveServer
 from grao.reports.run import reward_model_table, write_report
 from grao.reports.runs import runs_table
 from grao.reports.study import study_tables, write_study_report
@@ -171,6 +174,18 @@ def chat(arguments: ChatArguments) -> None:
     with terminal() as screen:
         speakers = [Speaker(path, name, sampling, arguments.seed) for name, path in models.items()]
         talk(speakers, typed(), screen.copyable)
+
+
+def watch(arguments: WatchArguments) -> None:
+    """Serves the page of a run to this machine until Ctrl-C."""
+    try:
+        server = LiveServer(arguments.run, arguments.port)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--port: {arguments.port} cannot be had ({one_line(error)}); choose another") from error
+    with server:
+        sys.stdout.write(f"{arguments.run} is at {server.address} (Ctrl-C ends this, not the run)\n")
+        sys.stdout.flush()
+        server.serve_forever()
 
 
 def runs(folder: Path) -> None:

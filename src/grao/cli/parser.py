@@ -22,6 +22,7 @@ from grao.cli.arguments import (
     read_runs,
     read_study,
     read_train,
+    read_watch,
 )
 from grao.cli.entrants import MODELS, divided
 from grao.config.recipe import Recipe, RewardModelRecipe
@@ -79,7 +80,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, Any]:
     if namespace.read is read_evaluate:
         namespace.models, words = divided(words)
     overrides = tuple(overrides_of(words))
-    if namespace.read in (read_chat, read_export, read_report, read_runs):
+    if namespace.read in (read_chat, read_export, read_report, read_runs, read_watch):
         for name, _ in overrides:
             raise InputError(f"--{name} is unknown; see grao {namespace.command} --help")
     else:
@@ -147,6 +148,7 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
         metavar="RUN",
         help="continue the run in this folder; with --training.steps past its end",
     )
+    add("--report-to", metavar="NAME", help="send metrics to tensorboard, wandb, trackio, ...; several with commas")
     add("--print_config", action="store_true", help="print the complete recipe and stop")
     add("--dry-run", action="store_true", help="read the data, plan memory and cost, and stop; needs no weights")
     add("--card", type=_bytes, metavar="SIZE", help="plan for a GPU of this memory, such as 24GiB")
@@ -193,6 +195,11 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
     add("--temperature", type=_temperature, default=0.7, metavar="T", help="of sampling, 0 is greedy; default 0.7")
     add("--max_tokens", type=partial(_whole, 1), default=256, metavar="N", help="of an answer; default 256")
     add("--seed", type=partial(_whole, 0), default=0, metavar="N", help="of the draws; default 0")
+
+    what = "See the page of a run while it is written, in a browser on this machine."
+    add = command("watch", read_watch, None, "RUN [--port N]", what)
+    add("run", type=_path, metavar="RUN", help="the folder of a run")
+    add("--port", type=partial(_whole, 0), default=8642, metavar="N", help="default 8642; 0 takes a free one")
 
     add = command("runs", read_runs, None, "[FOLDER]", "List the runs and studies in a folder, one line each.")
     add("folder", type=_path, nargs="?", default=Path("runs"), metavar="FOLDER", help="default runs")

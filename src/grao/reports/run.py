@@ -60,12 +60,12 @@ def write_report(folder: Path) -> Path:
         InputError: the folder holds no records, or one that cannot be read.
     """
     path = folder / "report.html"
-    replace_text(path, render(_read(folder)))
+    replace_text(path, render(read_run(folder)))
     return path
 
 
-def render(run: RunRecords) -> str:
-    """The page as HTML."""
+def render(run: RunRecords, state: str = "") -> str:
+    """The page as HTML; `state` says how far the run is."""
     evaluation = run.evaluation
     sections, unlogged = run_figures([*run.metrics, *run.evaluations])
     first, second = compared(evaluation.models if evaluation else run.items[0].answers if run.items else ())
@@ -77,7 +77,7 @@ def render(run: RunRecords) -> str:
         headline=run_verdict(evaluation, run.steps),
         judged=judged_by(run),
         sentences=[certainty(evaluation), net_gain(evaluation)],
-        notices=list(_notices(run)),
+        notices=[*filter(None, [state]), *_notices(run)],
         tiles=list(_tiles(run)),
         measures=_measures(evaluation) if evaluation else None,
         answers=_answers(evaluation) if evaluation else None,
@@ -205,7 +205,7 @@ def _beats(ras: Estimate) -> str:
     return f"the answers beat the reference in {share(ras)} of {ras.n:,} prompts ({interval(ras)})"
 
 
-def _read(folder: Path) -> RunRecords:
+def read_run(folder: Path) -> RunRecords:
     """All records of a folder.
 
     Raises:

@@ -265,5 +265,6 @@ def _introduce(ready: Prepared, screen: Screen) -> None:
         *filter(None, (ready.note, sizes)),
         *left_out,
         *(forecast.words for forecast in judge_forecasts(ready)),
+        f"in a browser, while it runs: grao watch {ready.recipe.output}",
     ):
         screen.say(line)
