@@ -11,7 +11,9 @@ import pytest
 from evaluation_coverage import WORLDS, coverage, rejects
 from evaluation_coverage import draw as simulated
 
+from grao.cli.entrants import named
 from grao.cli.main import main
+from grao.config.load import load_recipe
 from grao.evaluation.metrics import evaluation_from_items
 from grao.evaluation.texts import broken, follows, repetition, unknown_words
 from grao.records.run import (
@@ -116,7 +118,13 @@ def test_models_and_ready_answers_side_by_side(place: Path, capsys: pytest.Captu
     assert read_manifest(place / "all").model_extra["models"] == {
         "model": "model", "theirs": "other", "mine": "mine.jsonl",
     }  # fmt: skip
-    assert (place / "all" / "report.html").exists()
+    page = " ".join((place / "all" / "report.html").read_text().split())
+    assert "stands highest" in page
+    assert "Against each other" in page
+    assert "No training step" not in page
+    assert str(place) not in page
+    recorded = load_recipe(place / "all" / "recipe.yaml")
+    assert Path(recorded.data.path).is_absolute()  # so that it can be judged again from anywhere
     said = capsys.readouterr().out.splitlines()
     assert "10 held-out prompts: wins minus losses in points, row against column" in " ".join(map(str.strip, said))
     assert any(line.startswith("Ranking by all comparisons") for line in said)
@@ -199,6 +207,8 @@ def test_answers_that_do_not_fit_are_one_line(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["reference=model", "other"], "'reference' cannot be a name among several; give another: NAME=PATH"),
+        (["a|b=model", "other"], "'a|b' cannot be a name among several"),
         (["model", "nowhere"], "nowhere"),
         (["model", "./model"], "two of what is evaluated are called 'model'; give names: first=PATH"),
         (["model", "other", "--kl"], "--kl: none of the models is a run or an adapter"),
@@ -218,6 +228,21 @@ def test_mistakes_are_one_line(place: Path, argv: list[str], message: str, capsy
     assert message in error
     assert error.splitlines()[-1].startswith("error: ")
     assert not (place / "out" / "evaluation.json").exists()
+
+
+def test_names_of_what_is_evaluated(place: Path) -> None:
+    (place / "models" / "grpo+beta=0.25").mkdir(parents=True)
+    assert named("models/grpo+beta=0.25") == ("grpo+beta=0.25", "models/grpo+beta=0.25")
+    assert named("mine=runs/a/model") == ("mine", "runs/a/model")
+    assert [named(word)[0] for word in ("a.v1.jsonl", "a.v2.jsonl", "run/model", "org/name")] == [
+        "a.v1", "a.v2", "run", "name",
+    ]  # fmt: skip
+
+
+def test_a_second_evaluation_is_not_sent_into_training(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "model", *options(), "--output", "first"]) == 0
+    assert main(["evaluate", "model", *options(), "--output", "first"]) == 2
+    assert "already holds an evaluation; give --output another folder" in capsys.readouterr().err
 
 
 def test_labels_name_the_row_that_is_wrong(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,11 +35,12 @@ from grao.records.run import (
 )
 from grao.reports import figures
 from grao.reports.advice import next_steps
+from grao.reports.evaluation import headline_table
 from grao.reports.figures import HUES, Style, arm_styles
 from grao.reports.items import pack, read_first, transitions
 from grao.reports.parts import LONGEST, shorten
 from grao.reports.reproduce import as_yaml, differences, files, portable
-from grao.reports.run import certainty, headline_table, run_verdict, write_report
+from grao.reports.run import certainty, run_verdict, write_report
 from grao.reports.tables import (
     Block,
     Row,

@@ -174,8 +174,8 @@ def read_evaluate(namespace: Namespace, overrides: Overrides) -> EvaluateArgumen
         _folder("--run", run)
         if namespace.config:
             raise InputError("--run takes no --config: its prompts are those of the run")
-    elif models and namespace.config is None and is_run(models[0][1]):
-        run, models = Path(models[0][1]), models if len(models) > 1 else ()
+    elif namespace.config is None and (found := next((path for _, path in models if is_run(path)), None)):
+        run, models = Path(found), models if len(models) > 1 else ()
     if run is not None:
         return _evaluate_on(run, namespace.output, models, overrides)._replace(options=options)
     if namespace.output is not None and (namespace.config or overrides or models):

@@ -39,13 +39,14 @@ class EvaluateArguments(NamedTuple):
 def named(word: str) -> tuple[str, str]:
     """Name and path of what is evaluated: of `NAME=PATH`, or the name of the folder, model or file."""
     name, equals, path = word.partition("=")
-    if equals and name and path:
+    if equals and name and path and "/" not in name and not os.path.exists(word):
         return name, path
     parts = [part for part in Path(word).parts if part not in ("/", ".", "..")]
     if len(parts) > 1 and parts[-1] == "model":
         return parts[-2], word
     last = parts[-1] if parts else word
-    return (last.partition(".")[0] if last.endswith(_ANSWERS) else last), word
+    ending = next((end for end in _ANSWERS if last.endswith(end)), "")
+    return last.removesuffix(ending), word
 
 
 def is_run(path: str) -> bool:

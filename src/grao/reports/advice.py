@@ -10,7 +10,7 @@ from grao.reports.tables import measured
 MOST = 4
 """Steps that a page proposes."""
 _ABOUT_THE_REWARD = {
-    *("content-blind", "reward-follows-length", "narrow-margin", "not-text", "position-bias"),
+    *("content-blind", "reward-follows-length", "narrow-margin", "not-text", "judge-favours-a-place"),
     "judge-contradicts-itself",
 }
 """Kinds of `Doubt` for which the rewards have to be looked at before anything else."""

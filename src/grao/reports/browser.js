@@ -39,7 +39,11 @@
     const move = (item) => `${state.from < 0 ? "" : kind(value(item, state.from))} ${kind(value(item, state.to))}`;
     const size = (item, model) => item.a[model]?.n ?? 0;
     const margin = (item) => value(item, state.to);
-    const side = (item) => item.c?.[`${models[state.to]}|${models[state.from]}`];
+    const side = (item) => {
+      const [to, from] = [models[state.to], models[state.from]];
+      const back = item.c?.[`${from}|${to}`];
+      return item.c?.[`${to}|${from}`] ?? (typeof back === "number" ? -back : undefined);
+    };
     const change = (item) => (value(item, state.to) ?? 0) - (value(item, state.from) ?? 0);
     const missing = (number) => (number === null ? Infinity : number);
     const SORTS = {
@@ -75,7 +79,7 @@
     const tools = el("div", { class: "tools" }, moves,
       el("label", { class: "wide" }, "Search", searching),
       ...(models.length > 2 ? [compared("from", "From", named), compared("to", "To", named)] : []),
-      ...(rewards.length > 1 ? [compared("reward", "Reward", [[-1, "as trained on"], ...rewards.map((name, index) => [index, name])])] : []),
+      ...(rewards.length > 1 ? [compared("reward", "Reward", [[-1, "all together"], ...rewards.map((name, index) => [index, name])])] : []),
       cutFrame, items.some((item) => item.c) ? sideFrame : "", sortFrame);
     const count = el("p", { class: "count", role: "status" });
     const help = el("dialog", { "aria-label": "Keys" }, el("h3", {}, "Keys"),

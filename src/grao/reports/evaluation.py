@@ -1,15 +1,59 @@
-"""An evaluation in the terminal: who judged, the doubts, and its tables at 80 columns."""
+"""The tables of an evaluation, at 80 columns in the terminal, and who judged."""
 
 from collections.abc import Callable, Iterator
 
 from grao.records.numbers import Agreed, Estimate
 from grao.records.run import Evaluation, Gain, Scores
-from grao.reports.run import headline_table
-from grao.reports.tables import NOT_MEASURED, Table, interval, level, number, p_value, percent, plain_table, share
+from grao.reports.tables import (
+    NOT_MEASURED,
+    Block,
+    Table,
+    estimate_row,
+    interval,
+    level,
+    number,
+    p_value,
+    percent,
+    plain_table,
+    share,
+)
 
 REFERENCE = "reference"
 _NARROW = 2
 """Models up to which each measure has a row with its interval; more stand in a matrix."""
+
+
+_OF_MODELS = (
+    ("ras", "RAS, strict wins", "answers that beat the reference", False),
+    ("ras_win_or_tie", "RAS, win or tie", "answers that beat the reference or draw level", False),
+    ("ras_half_tie", "RAS, half ties", "wins and half of the ties", False),
+)
+"""Field of `Scores`, title, meaning, and whether it may be negative."""
+_OF_PAIRS = (
+    ("nag", "NAG, net", "answers of one model against the other's, wins minus losses", True),
+    ("nag_win", "NAG, wins", "the same, wins only", False),
+    ("relative_ras", "Relative RAS gain", "RAS of the one divided by RAS of the other, minus 1", True),
+)
+"""The same of `Gain`."""
+
+
+def headline_table(evaluation: Evaluation) -> Table:
+    """All measures of all models and pairs of models; fits 80 columns."""
+    return measures_table(evaluation).labelled()
+
+
+def measures_table(evaluation: Evaluation) -> Table:
+    """The headline in the order of reading; measures that no model has are left out."""
+    pairs = {f"{gain.model} vs {gain.baseline}": gain for gain in evaluation.gains}
+    blocks = [
+        Block([estimate_row(name, getattr(of, field), signed) for name, of in measured.items()], title, note)
+        for measured, measures in ((evaluation.models, _OF_MODELS), (pairs, _OF_PAIRS))
+        for field, title, note, signed in measures
+        if measured
+    ]
+    columns = ["Answers", "Value", f"{level(evaluation.confidence)} interval", "Prompts"]
+    title = f"{evaluation.prompts:,} held-out prompts, answers against the reference"
+    return Table(columns, blocks, title, scale="on the scale of each measure")
 
 
 def evaluation_lines(evaluation: Evaluation) -> Iterator[str]:
@@ -21,12 +65,22 @@ def evaluation_lines(evaluation: Evaluation) -> Iterator[str]:
 
 
 def evaluation_tables(evaluation: Evaluation) -> Iterator[Table]:
-    """The headline; of several models the matrix and the ranking; the texts; what was found out about the judges."""
+    """For the terminal: the headline, or of many models the matrix and the ranking; then what else was measured."""
     if len(evaluation.models) > _NARROW:
-        yield matrix_table(evaluation)
-        yield ranking_table(evaluation)
+        yield from contest_tables(evaluation)
     else:
         yield headline_table(evaluation)
+        yield from _further_tables(evaluation)
+
+
+def contest_tables(evaluation: Evaluation) -> Iterator[Table]:
+    """Of several models: the matrix, the ranking, the texts, and what was found out about the judges."""
+    yield matrix_table(evaluation)
+    yield ranking_table(evaluation)
+    yield from _further_tables(evaluation)
+
+
+def _further_tables(evaluation: Evaluation) -> Iterator[Table]:
     yield rates_table(evaluation)
     yield answers_table(evaluation)
     if rows := list(_checks(evaluation)):

@@ -20,7 +20,8 @@ from grao.config.recipe import Recipe
 from grao.config.rewards import RewardConfig
 from grao.records.files import replace_text
 from grao.records.run import Evaluation, Manifest, Scores, Step
-from grao.reports.run import certainty, headline_table, net_gain, run_verdict
+from grao.reports.evaluation import headline_table
+from grao.reports.run import certainty, net_gain, run_verdict
 from grao.reports.tables import duration, number, percent
 from grao.visible import visible
 

@@ -14,24 +14,12 @@ from grao.records.reward_model import RewardModelRecord
 from grao.records.run import Evaluation, Gain, Item, Manifest
 from grao.reports import tables
 from grao.reports.advice import next_steps
+from grao.reports.evaluation import contest_tables, measures_table
 from grao.reports.figures import MOST_POINTS, run_figures, window
 from grao.reports.items import compared, pack, read_first, transitions
 from grao.reports.parts import render_page
 from grao.reports.reproduce import origin, portable
-from grao.reports.tables import Block, Table, estimate_row, interval, measured, plain_table, share
-
-_OF_MODELS = (
-    ("ras", "RAS, strict wins", "answers that beat the reference", False),
-    ("ras_win_or_tie", "RAS, win or tie", "answers that beat the reference or draw level", False),
-    ("ras_half_tie", "RAS, half ties", "wins and half of the ties", False),
-)
-"""Field of `Scores`, title, meaning, and whether it may be negative."""
-_OF_PAIRS = (
-    ("nag", "NAG, net", "answers of one model against the other's, wins minus losses", True),
-    ("nag_win", "NAG, wins", "the same, wins only", False),
-    ("relative_ras", "Relative RAS gain", "RAS of the one divided by RAS of the other, minus 1", True),
-)
-"""The same of `Gain`."""
+from grao.reports.tables import Table, interval, measured, plain_table, share
 
 
 @dataclass(frozen=True)
@@ -79,7 +67,8 @@ def render(run: RunRecords, state: str = "") -> str:
         sentences=[certainty(evaluation), net_gain(evaluation)],
         notices=[*filter(None, [state]), *_notices(run)],
         tiles=list(_tiles(run)),
-        measures=_measures(evaluation) if evaluation else None,
+        measures=measures_table(evaluation) if evaluation else None,
+        contest=list(contest_tables(evaluation)) if evaluation and _several(evaluation) else [],
         answers=_answers(evaluation) if evaluation else None,
         moved=transitions(run.items, first, second) if first and run.items else None,
         sections=sections,
@@ -112,11 +101,6 @@ def _name_of(reward: Any) -> str:
     return str(portable(given.get("model") or given.get("path") or next(iter(given), "")))
 
 
-def headline_table(evaluation: Evaluation) -> Table:
-    """All measures of all models and pairs of models; fits 80 columns."""
-    return _measures(evaluation).labelled()
-
-
 def reward_model_table(record: RewardModelRecord) -> Table:
     """Accuracy on held-out pairs beside what length alone would reach."""
     scores, correlation = record.scores, record.scores.length_correlation
@@ -144,6 +128,8 @@ def run_verdict(evaluation: Evaluation | None, steps: int | None) -> str:
     if evaluation is None or not evaluation.models:
         return "This run was not evaluated: its answers have not been compared with the references."
     before, after = evaluation.models.get("before"), evaluation.models.get("after")
+    if _several(evaluation):
+        return _leader(evaluation)
     if after is None:
         name, scores = next(iter(evaluation.models.items()))
         start = "Before training" if name == "before" else f"With the model {name!r}"
@@ -156,6 +142,24 @@ def run_verdict(evaluation: Evaluation | None, steps: int | None) -> str:
         return f"{sentence}; before: {tables.NOT_MEASURED}."
     prompts = "" if before.ras.n == after.ras.n else f" of {before.ras.n:,} prompts"
     return f"{sentence}; before: {share(before.ras)}{prompts} ({interval(before.ras)})."
+
+
+def _several(evaluation: Evaluation | None) -> bool:
+    """Whether it is of models side by side, and not of one before and after training."""
+    return evaluation is not None and bool(evaluation.ranking) and "after" not in evaluation.models
+
+
+def _leader(evaluation: Evaluation) -> str:
+    """Of several models, which one stands highest, and whether the next one can be told from it."""
+    first, second = [rank.name for rank in evaluation.ranking if rank.name in evaluation.models][:2]
+    pair = next(name for name in (f"{first}|{second}", f"{second}|{first}") if name in evaluation.corrected)
+    told = evaluation.corrected[pair] < 1 - evaluation.confidence
+    apart = "can be told from it" if told else "cannot be told from it"
+    scores = evaluation.models[first]
+    return (
+        f"Of {len(evaluation.models)} models {first!r} stands highest: {_beats(scores.ras)}. The next, {second!r}, "
+        f"{apart} (p = {evaluation.corrected[pair]:.2g}, Holm)."
+    )
 
 
 def certainty(evaluation: Evaluation | None) -> str:
@@ -229,7 +233,7 @@ def _notices(run: RunRecords) -> Iterator[str]:
         planned = manifest.setting("training", "steps")
         reach = f" It reached step {run.steps or 0:,} of {planned:,}." if isinstance(planned, int) else ""
         yield f"This run has not come to its end{status}; the page shows what it has recorded so far.{reach}"
-    if not run.metrics:
+    if not run.metrics and not _several(evaluation):
         yield "No training step has been logged, so there are no curves."
     if hacked := [step for step in run.metrics if step.get("watch/alarm") == records.Alarm.HACKED]:
         yield (
@@ -264,25 +268,11 @@ def _tiles(run: RunRecords) -> Iterator[tuple[str, str]]:
             yield f"{prompts:,}", label
     tokens = sum(step.get("tokens/sampled", 0.0) for step in metrics)
     group = manifest.setting("rollout", "group_size")
-    if isinstance(group, int) and (tokens or not metrics):  # not every method samples
+    if isinstance(group, int) and not _several(run.evaluation) and (tokens or not metrics):  # not every method samples
         yield f"{group:,}", "samples per prompt"
     if tokens:
         size, unit = next(((s, f" {u}") for s, u in ((1e9, "billion"), (1e6, "million")) if tokens >= s), (1, ""))
         yield f"{tokens / size:,.{1 if unit else 0}f}{unit}", "tokens sampled"
-
-
-def _measures(evaluation: Evaluation) -> Table:
-    """The headline in the order of reading; measures that no model has are left out."""
-    pairs = {f"{gain.model} vs {gain.baseline}": gain for gain in evaluation.gains}
-    blocks = [
-        Block([estimate_row(name, getattr(of, field), signed) for name, of in measured.items()], title, note)
-        for measured, measures in ((evaluation.models, _OF_MODELS), (pairs, _OF_PAIRS))
-        for field, title, note, signed in measures
-        if measured
-    ]
-    columns = ["Answers", "Value", f"{tables.level(evaluation.confidence)} interval", "Prompts"]
-    title = f"{evaluation.prompts:,} held-out prompts, answers against the reference"
-    return Table(columns, blocks, title, scale="on the scale of each measure")
 
 
 def _answers(evaluation: Evaluation) -> Table:

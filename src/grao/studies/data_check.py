@@ -8,7 +8,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from rich.table import Table as RichTable
@@ -199,7 +199,7 @@ def _first_recipe(recipe: Recipe, split: Split, room: int) -> dict[str, Any]:
     """What is needed to train on the file, as the tree of a recipe; `room` is 0 where no model is known."""
     data, plain = recipe.data, type(recipe.data)(path=recipe.data.path)
     section: dict[str, Any] = {"path": data.path}
-    names = ("test_path", "split", "format", "prompt", "reference", "rejected", "chat", "limit", "columns")
+    names = [field.name for field in fields(data) if field.name not in ("path", "held_out")]
     section |= {name: getattr(data, name) for name in names if getattr(data, name) != getattr(plain, name)}
     if not data.test_path:
         section["held_out"] = len({example.id for example in split.test})
@@ -210,7 +210,7 @@ def _first_recipe(recipe: Recipe, split: Split, room: int) -> dict[str, Any]:
     }
     if room:
         tree["rollout"] = {"max_new_tokens": room}
-    return tree | {"output": "runs/first"}
+    return tree | {"output": "runs/first"} | ({"seed": recipe.seed} if recipe.seed else {})
 
 
 def _reward(examples: Sequence[Example]) -> dict[str, Any]:

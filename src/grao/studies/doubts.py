@@ -31,6 +31,7 @@ from grao.evaluation.inference import proportion
 from grao.evaluation.texts import broken, follows, mean_repetition, unknown_words
 from grao.records.audit import Reading
 from grao.records.run import Doubt, Evaluation, Item, RecordedAnswer, Said
+from grao.reports.reproduce import portable
 from grao.reports.tables import percent
 from grao.studies.likelihood import run_of
 from grao.studies.settings import anchored
@@ -89,7 +90,10 @@ def related_judges(recipe: Recipe, models: Iterable[str]) -> list[Doubt]:
     families = {_family(model): model for model in models}
     alike = [(judge, families[_family(judge)]) for judge in judges if _family(judge) in families.keys() - _NO_FAMILY]
     return [
-        Doubt("self-preference", f"The judge {judge} is of the family of {model}: it may prefer its own kind.")
+        Doubt(
+            "self-preference",
+            f"The judge {portable(judge)} is of the family of {portable(model)}: it may prefer its own kind.",
+        )
         for judge, model in alike
     ]
 
@@ -102,7 +106,7 @@ def judge_words(recipe: Recipe) -> list[str]:
 def _named(section: RewardConfig) -> str:
     if judge := section.judge:
         name = judge.model or _last(judge.local.path if judge.local else "")
-        return f"judge {name}, {judge.criterion} ({'both orders' if judge.orders == 'both' else 'one order'})"
+        return f"judge {name}, {portable(judge.criterion)} ({'both orders' if judge.orders == 'both' else 'one order'})"
     if section.model:
         return f"reward model {_last(section.model.path)}"
     return f"rule {section.rule.name}" if section.rule else f"function {_last(section.function or '')}"

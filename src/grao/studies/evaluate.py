@@ -45,8 +45,11 @@ from grao.studies.doubts import doubts, judge_words, related_judges, trained_on
 from grao.studies.given import agreed, closed_ids, judge_error, read_answers, read_labels
 from grao.studies.likelihood import sequence_likelihoods, start_of
 from grao.studies.prepare import Advance, Prepared, Screen, claimed, prepare, probe
+from grao.studies.settings import anchored
 from grao.types import Encoded
 
+_TAKEN = "reference", "before", "after"
+"""Names that stand for something of their own in records."""
 Answers = dict[str, list[RecordedAnswer]]
 """By the name of who gave them, in the order of the prompts."""
 
@@ -99,7 +102,8 @@ def evaluate_run(run: Path, output: Path, screen: Screen, options: Options | Non
         contest = _Contest(recipe, options or Options(), screen)
         contest.enter([Contestant("before", recipe.model), Contestant("after", trained)])
         source = {"run": str(run)} if elsewhere else {}
-        return contest.record(lambda made: manifest.model_copy(update={"evaluated": now(), **source}))
+        text = dump_recipe(anchored(recipe)) if elsewhere else ""
+        return contest.record(lambda made: manifest.model_copy(update={"evaluated": now(), **source}), text)
 
 
 def evaluate_again(recipe: Recipe, run: Path, screen: Screen, options: Options | None = None) -> Evaluation:
@@ -117,7 +121,7 @@ def evaluate_again(recipe: Recipe, run: Path, screen: Screen, options: Options |
         manifest = records.read_manifest(run) or Manifest()
         contest.models = (manifest.model_extra or {}).get("models") or {"after": str(run)}
         source = {"models": contest.models, "run": str(run)}
-        return contest.record(lambda made: made.model_copy(update=source), dump_recipe(recipe))
+        return contest.record(lambda made: made.model_copy(update=source), dump_recipe(anchored(recipe)))
 
 
 def evaluate_models(
@@ -133,11 +137,14 @@ def evaluate_models(
     if len(set(names)) < len(names):
         twice = max(names, key=names.count)
         raise InputError(f"two of what is evaluated are called {twice!r}; give names: first=PATH second=PATH")
+    if unfit := [name for name in names if len(names) > 1 and (name in _TAKEN or "|" in name)]:
+        raise InputError(f"{unfit[0]!r} cannot be a name among several; give another: NAME=PATH")
     with claimed(recipe.output):
         contest = _Contest(recipe, options or Options(), screen)
         contest.enter(contestants)
         paths = {each.name: each.model.path if each.model else each.file for each in contestants}
-        return contest.record(lambda made: made.model_copy(update={"models": paths}), dump_recipe(recipe))
+        text = dump_recipe(anchored(recipe))
+        return contest.record(lambda made: made.model_copy(update={"models": paths}), text)
 
 
 def evaluate_recipe(recipe: Recipe, screen: Screen, options: Options | None = None) -> Evaluation:
@@ -275,14 +282,14 @@ class _Contest:
         self.answers[name] = [replace(answer, kl=(answer.kl or 0.0) + sign * log) for answer, log in moved]
 
     def _align(self, names: Sequence[str]) -> None:
-        """Puts the answers in order, and leaves out prompts that are too long for one of the models."""
-        shared = set.intersection(*({item.example.id for item in items} for items in self.asked.values()))
+        """Puts the answers in order, and leaves out rows that do not fit one of the models."""
+        shared = set.intersection(*({item.example.row for item in items} for items in self.asked.values()))
         for name in names:
             said = zip(self.asked[name], self.answers.pop(name), strict=True)
-            self.answers[name] = [answer for item, answer in said if item.example.id in shared]
-        if len(shared) < len({example.id for example in self.split.test}):
-            self.screen.say("left out: prompts that are too long for one of the models (data.max_prompt_tokens)")
-        self.items = [item for item in self.items if item.example.id in shared]
+            self.answers[name] = [answer for item, answer in said if item.example.row in shared]
+        if missing := len(self.split.test) - len(shared):
+            self.screen.say(f"left out: {missing:,} rows that are too long for one of the models")
+        self.items = [item for item in self.items if item.example.row in shared]
 
     def _judge(self) -> None:
         for name, answers in self.answers.items():

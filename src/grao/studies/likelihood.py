@@ -37,8 +37,9 @@ def sequence_likelihoods(
 
 
 def run_of(path: str) -> Path | None:
-    """The run whose folder, or whose model, a path names."""
-    folders = (Path(path), Path(path).parent)
+    """The run whose folder, model or checkpoint a path names."""
+    here = Path(path)
+    folders = (here, *list(here.parents)[:2]) if here.exists() else ()
     return next((each for each in folders if (each / "recipe.yaml").is_file() and (each / "model").is_dir()), None)
 
 

@@ -94,6 +94,8 @@ def claimed(folder: Path) -> Iterator[None]:
     check_writable(folder)
     with locked(folder):
         if any((folder / name).exists() for name in ("manifest.json", "metrics.jsonl", "items.jsonl")):
+            if (folder / "evaluation.json").exists() and not (folder / "metrics.jsonl").exists():
+                raise InputError(f"output: {folder} already holds an evaluation; give --output another folder")
             resume = f"continue it with `grao train --resume {folder}`"
             raise InputError(f"output: {folder} already holds a run; {resume}, or choose another folder")
         for taken in (folder / "checkpoints", folder / "model"):
