@@ -23,6 +23,7 @@ from grao.studies.evaluate import evaluate_recipe, evaluate_run
 from grao.studies.prepare import prepare
 from grao.studies.reward_model import train_reward_model
 from grao.studies.train import resume_run, start_run
+from grao.training.state import load_weights
 from test_method_runs import PAIRS
 from test_trainer import ROWS, config, vowels, weights_of
 from tiny import letter_tokenizer, saved_model, tiny_model
@@ -209,6 +210,13 @@ def test_of_several_adapters_the_active_one_is_trained(place: Path):
     moved = {name for name, value in weights_of(made.model).items() if not torch.equal(value, start[name])}
     assert moved
     assert all(".second." in name for name in moved)
+    ended = weights_of(made.model)
+    made.save_model(str(place / "saved"))
+    with torch.no_grad():
+        for name, weight in made.model.named_parameters():
+            weight.mul_(0.5 if name in moved else 1.0)
+    load_weights(made.model, place / "saved")
+    assert all(torch.equal(value, ended[name]) for name, value in weights_of(made.model).items())
 
 
 def test_an_adapter_of_another_kind_goes_on_too(place: Path):

@@ -157,7 +157,7 @@ def test_evaluating_a_run_again_gives_the_same_numbers(place: Path, screen):
     first = start_run(recipe(), screen).evaluation
     assert evaluate_run(place / "run", place / "again", screen) == first
     assert (place / "again" / "items.jsonl").read_text() == (place / "run" / "items.jsonl").read_text()
-    with pytest.raises(InputError, match="already holds a run"):
+    with pytest.raises(InputError, match="already holds an evaluation"):
         evaluate_run(place / "run", place / "again", screen)
 
 
@@ -365,7 +365,7 @@ def test_evaluating_a_run_in_place_holds_one_model_at_a_time(place: Path, screen
     assert "evaluated" in json.loads((place / "run" / "manifest.json").read_text())
     evaluate_run(place / "run", place / "again", screen)
     assert {path.name for path in (place / "again").iterdir()} == {
-        "manifest.json", "items.jsonl", "evaluation.json", "report.html",
+        "manifest.json", "items.jsonl", "evaluation.json", "recipe.yaml", "report.html",
     }  # fmt: skip
 
 
@@ -384,7 +384,7 @@ def test_plain_output_is_short(place: Path):
     start_run(recipe(), TerminalScreen(Console(file=shown)))
     words = [line.split(":")[0].split()[:2] for line in shown.getvalue().splitlines() if line[0] != " "]
     prepared = [["12", "prompts,"], ["answers", "begin"]]
-    assert [word for word in words if word[0] in "12 answers before training after"] == [
+    assert [word for word in words if word[0] in ["12", "answers", "before", "training", "after"]] == [
         *prepared, ["before"], ["training"], ["after"]
     ]  # fmt: skip
     assert "training: 4 steps" in shown.getvalue()

@@ -315,7 +315,7 @@ def _suggestion(at: Location, as_option: bool, given: _Given) -> str:
     same = [path for path in paths if path[-1] == key]
     theirs = OTHER_NAMES.get(key) if "rollout" in known[()] else None
     if "rollout" in known[()] and key in ABSENT:
-        return f"it is a setting of TRL that has no place here: {ABSENT[key]}; leave it out"
+        return f"it has no place here: {ABSENT[key]}; leave it out"
     if theirs and not same:
         return f"here it is {'--' * as_option}{theirs}"
     near = [(*section, name) for name in get_close_matches(key, here, n=1)]

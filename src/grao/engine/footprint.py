@@ -144,9 +144,17 @@ def drawing_bytes(model: nn.Module) -> int:
     return 24 * len(transformers_model(model).get_output_embeddings().weight)
 
 
-def trained_bytes(model: nn.Module) -> int:
-    """Of the weights that are trained; their gradients take as much."""
-    return sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
+def trained_bytes(model: nn.Module, parts: int = 1, half: torch.dtype | None = None) -> int:
+    """Of the weights that are trained; their gradients take as much.
+
+    Args:
+        model: on any device, whole.
+        parts: processes that FSDP2 will split it over.
+        half: number format of mixed precision, in which FSDP2 trains weights in single precision.
+    """
+    single = parts > 1 and half is not None
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    return sum(4 * weight.numel() if single else weight.nbytes for weight in trained) // parts
 
 
 def frozen_bytes(model: nn.Module, four_bits: bool = False) -> int:
@@ -203,11 +211,14 @@ def _weights(model: nn.Module) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-def kept_bytes(model: nn.Module, optimizer: str, parts: int) -> int:
+def kept_bytes(model: nn.Module, optimizer: str, parts: int, half: torch.dtype | None = None) -> int:
     """What training adds for good to a model that is there, beside gradients: the state of its optimiser, and if it
     will be split into parts one of them, for what is there remains as the copy that samples."""
-    split = 0 if parts == 1 else sum(weight.nbytes for weight in model.parameters())
-    return (optimizer_bytes(model, optimizer) + split) // parts
+    if parts == 1:
+        return optimizer_bytes(model, optimizer)
+    split = trained_bytes(model, parts, half)
+    state = optimizer_bytes(model, optimizer) / max(trained_bytes(model), 1)  # for each byte that is trained
+    return round(split * (1 + state)) + frozen_bytes(model) // parts
 
 
 def _ids(tokens: int) -> Tensor:

@@ -53,8 +53,7 @@ def begin_splitting(accelerator: Accelerator, model: nn.Module) -> bool:
     model.to(accelerator.device)
     if fsdp is None:
         return False
-    if accelerator.mixed_precision != "no":
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}[accelerator.mixed_precision]
+    if half := half_precision(accelerator):
         fsdp.mixed_precision_policy = MixedPrecisionPolicy(half, reduce_dtype=torch.float32)
     PartialState().distributed_type = accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = fsdp
@@ -85,6 +84,11 @@ def autocast(accelerator: Accelerator) -> AbstractContextManager[None]:
     """Mixed precision for a forward pass that does not begin at what accelerate wrapped; FSDP2 brings its own."""
     fsdp = accelerator.distributed_type is DistributedType.FSDP
     return nullcontext() if fsdp else cast(AbstractContextManager[None], accelerator.autocast())
+
+
+def half_precision(accelerator: Accelerator) -> torch.dtype | None:
+    """The number format of mixed precision; None without."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
 
 
 def is_split(weight: Tensor) -> bool:

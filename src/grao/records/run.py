@@ -92,6 +92,8 @@ class Manifest(_Facts):
     """Revision of the checkout, None outside of one."""
     earlier: list[Stretch] = []
     """What the run was each time before it was given another number of steps."""
+    saved: int | None = None
+    """Step whose weights the result has."""
     evaluated: str | None = None
     """When the finished run was evaluated again."""
     run: str | None = None

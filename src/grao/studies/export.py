@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import yaml
 from huggingface_hub import metadata_load
 from pydantic.dataclasses import dataclass
 from transformers import GenerationConfig
@@ -145,7 +146,7 @@ def _source(run: Path, checkpoint: int | None, merge: bool, pushed: bool) -> _So
     if adapter and not merge and pushed and not hub_id(adapter.base):
         raise InputError(f"--push: the base {adapter.base} is a folder here, which nobody else has; give --merge")
     logged = [int(line["step"]) for line in records.read_metrics(run)]
-    step = checkpoint or (logged[-1] if logged else manifest.steps)
+    step = checkpoint or manifest.saved or (logged[-1] if logged else manifest.steps)
     return _Source(folder, step, manifest, adapter, "merged" if merge else "adapter" if adapter else "whole")
 
 
@@ -232,7 +233,7 @@ def _license(base: str) -> dict[str, str]:
     try:
         card = cached_file(base, "README.md", _raise_exceptions_for_missing_entries=False)
         said = (card and metadata_load(card)) or {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
     names = ("license", "license_name", "license_link")
     return {name: said[name] for name in names if isinstance(said.get(name), str)}

@@ -9,9 +9,11 @@ import os
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from grao.chat import set_arguments
@@ -134,8 +136,9 @@ def dry_run(recipe: Recipe, card: int | None, gpus: int, screen: Screen) -> None
     lora = vars(chosen.lora) if chosen.lora else None
     if gpus > recipe.training.prompts_per_step:
         raise InputError(f"--gpus: {gpus} are more than training.prompts_per_step; each needs a prompt")
-    dtype = "float32" if gpus > 1 and _half(recipe) else chosen.dtype  # FSDP2 trains such in mixed precision
-    model = policy_shape(chosen.path, chosen.adapter, lora, dtype, chosen.trust_remote_code, chosen.quantization)
+    if gpus > 1 and chosen.quantization:
+        raise InputError("model.quantization: weights of 4 bits are not split; leave --gpus out")
+    model = policy_shape(chosen.path, chosen.adapter, lora, chosen.dtype, chosen.trust_remote_code, chosen.quantization)
     check_needs(recipe.method, split.train, recipe.watch is not None)
     check_ahead(recipe.rollout.ahead, recipe.method, any(map(_early, recipe.rewards)))
     train = encoded_as_run(recipe, split.train, tokenizer, model)
@@ -187,18 +190,23 @@ def make_plan(
     quantized, optimizer = recipe.model.quantization is not None, str(extra.get("optim", ""))
     copied = (needs.frozen or training.measure_kl) and recipe.model.lora is None
     rounded = copy_dtype(model, None if rollout.engine_settings or quantized else half, gpu)
-    gradients = footprint.trained_bytes(model)
+    gradients = footprint.trained_bytes(model, gpus, half)
     gathered = footprint.gathered_bytes(model, half) if gpus > 1 else 0  # before the model is of no use
     sampler = copy_bytes(model, rounded, rollout.merge_adapter)
     if gpus > 1 and not rollout.engine_settings:  # what was the whole model samples from now on
         sampler = sum(weight.numel() * (rounded or weight.dtype).itemsize for weight in model.parameters())
     kept = {
         "weights that stay": footprint.frozen_bytes(model, quantized) // gpus,
-        "weights that are trained": gradients // gpus,
-        "a copy of them as they were": gradients // gpus if copied else 0,
+        "weights that are trained": gradients,
+        "a copy of them as they were": gradients if copied else 0,
         "a copy of the model, which samples": sampler,
-        "state of the optimiser": footprint.optimizer_bytes(model, optimizer) // gpus,
+        "state of the optimiser": footprint.optimizer_bytes(model, optimizer)
+        * gradients
+        // footprint.trained_bytes(model),
     }
+    if gpus > 1 and half:  # what is gathered is in half precision, and is no copy beside another
+        cast(nn.Module, model).to(half)
+        half = None
     left = room - sum(kept.values())
     weight = transformers_model(model).get_output_embeddings().weight
     drawing = footprint.drawing_bytes(model)
@@ -215,7 +223,7 @@ def make_plan(
         return tile_bytes(weight, tokens, half is not None, cpu=not gpu)
 
     needed = replace(activations, fixed=activations.fixed + tile(TOKENS))
-    auto = needed.within(UPDATE_SHARE * (left - gradients // gpus - gathered), TOKENS) if gpu else TOKENS
+    auto = needed.within(UPDATE_SHARE * (left - gradients - gathered), TOKENS) if gpu else TOKENS
     budget = training.token_budget if isinstance(training.token_budget, int) else auto
     longest = prompt + max(new if needs.samples else 0, reference)
     prompts = math.ceil(training.prompts_per_step / gpus)
@@ -236,7 +244,7 @@ def make_plan(
         kept=kept,
         rollout=by_vllm.get(rollout.engine, own),
         update={
-            "gradients": gradients // gpus,
+            "gradients": gradients,
             "layers that are gathered": gathered,
             f"activations of {tokens:,} tokens": activations.at(tokens),
             "a tile of the output layer": tile(tokens),

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
+
 from grao.config.load import Overrides, dump_recipe, load_recipe
 from grao.config.recipe import Recipe
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
@@ -60,12 +62,12 @@ def start_run(recipe: Recipe, screen: Screen) -> Finished:
     folder = recipe.output
     with claimed(folder):
         ready = prepare(recipe)
+        _introduce(ready, screen)
+        _check_rewards(ready, screen)
         if ready.trainer.is_world_process_zero():
             folder.mkdir(parents=True, exist_ok=True)
             replace_text(folder / "recipe.yaml", dump_recipe(anchored(recipe)))
             records.write_manifest(folder, ready.manifest)
-        _introduce(ready, screen)
-        _check_rewards(ready, screen)
         return _carry_out(ready, screen, checkpoint=None)
 
 
@@ -112,6 +114,8 @@ def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None) -> Fini
         before = _answers_before(ready, screen) if evaluated else []
         _train(ready, screen, checkpoint)
         save_policy(trainer, folder / "model")
+        best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
+        _note(ready, saved=step_of(Path(best)) if best else trainer.state.global_step)
         if evaluated:
             after = evaluate_policy(ready, screen, "after")
             about = [*_doubts_about_rewards(ready), training_reward_only()]
@@ -123,7 +127,7 @@ def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None) -> Fini
 
 def _check_rewards(ready: Prepared, screen: Screen) -> None:
     """The short audit: warns of rewards that do not look at content, or ends the run before it begins, if so told."""
-    for doubt in _doubts_about_rewards(ready):
+    for doubt in broadcast_object_list([_doubts_about_rewards(ready)])[0]:  # all processes stop, or none
         if ready.recipe.audit.before_training == "stop":
             raise InputError(f"{doubt.words} Set audit.before_training: warn to train all the same")
         screen.say(f"warning: {doubt.words} See `grao reward audit`.")
@@ -212,7 +216,7 @@ def _train(ready: Prepared, screen: Screen, checkpoint: Path | None) -> None:
         except (InputError, RewardUnavailableError) as error:
             if trainer.state.global_step == 0:
                 raise
-            saved = "the last checkpoint counts"
+            saved = "nothing is saved" if trainer.is_deepspeed_enabled else "the last checkpoint counts"
             # Several processes cannot save here: the others may not have failed.
             if trainer.accelerator.num_processes == 1 and trainer.save_checkpoint():
                 saved = f"step {trainer.state.global_step} is saved"
@@ -227,6 +231,8 @@ def _train(ready: Prepared, screen: Screen, checkpoint: Path | None) -> None:
 def _accounted(ready: Prepared) -> Iterator[None]:
     """If a run ends early, records that in its manifest and tells the user how to resume."""
     go_on = f"continue with: grao train --resume {ready.recipe.output}"
+    if ready.trainer.is_deepspeed_enabled:
+        go_on = "begin anew in another folder"
     ended = "failed"
     try:
         yield

@@ -43,7 +43,7 @@ class MetricsCallback(TrainerCallback):
             self._begin -= self._log.keep_until(state.global_step)
             self._collapse = CollapseWatch()
             for line in state.log_history:  # what was told before an interruption
-                if "loss" in line:
+                if "learning_rate" in line:
                     self._collapse.look(line)
 
     def on_log(

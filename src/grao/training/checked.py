@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_utils import TrainOutput
@@ -37,7 +38,7 @@ class CheckedTrainer(SavingTrainer):
     _schedule = 0
     """Steps of the learning-rate schedule before this one."""
     _bad_losses: tuple[bool, ...] = ()
-    """Of each step that was left out since the last line of the log: whether for its loss."""
+    """One entry for each step left out since the last line of the log: True if its loss was the reason."""
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
@@ -66,6 +67,8 @@ class CheckedTrainer(SavingTrainer):
             OSError, InputError: if the last checkpoint could not be written meanwhile, or none could be.
         """
         self._settle(wait=False)
+        if isinstance(self.model, FSDPModule):  # or experts that no token has chosen leave others waiting
+            self.model.set_reduce_scatter_unused_params(True)
         if step == 2:  # the first of the optimiser is done
             check_kept(cast(Optimizer, self.optimizer))
         self.step, self.between_steps, self.left_out = step, True, False

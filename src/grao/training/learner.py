@@ -20,12 +20,12 @@ from transformers import PreTrainedModel
 
 from grao.config.recipe import TrainingConfig
 from grao.engine.experts import Experts, RoutedEngine
-from grao.engine.footprint import kept_bytes, trained_bytes
+from grao.engine.footprint import gathered_bytes, kept_bytes, trained_bytes
 from grao.engine.interface import Engine, Tokens, checkpoint_activations, mode, transformers_model
 from grao.engine.memory import PROBES, TOKENS, UPDATE_SHARE, Budget, free_bytes, gradients_dropped, measured
 from grao.engine.routers import Routers
 from grao.engine.select import engine_for, random_batch
-from grao.engine.sharded import autocast, exchanged, local, part_of, split_over
+from grao.engine.sharded import autocast, exchanged, half_precision, local, part_of, split_over
 from grao.methods.base import Before, Method
 from grao.training.accumulate import Seen, UpdateLoss, accumulate_gradient, in_step
 from grao.training.experience import Update
@@ -142,8 +142,8 @@ class Learner:
         config: token budget, router loss, importance weights, whether the KL divergence is measured.
         accelerator: of the trainer.
         pad_id: of the tokenizer.
-        without: switches the adapter off, if that is the model before training; by default that is the policy with
-            what is trained as it is now.
+        without: switches the adapter off, if that is the model before training; by default the weights that are
+            trained are copied now, and put back while that model is asked.
         copied: bytes of the copy that samples, for which `auto` leaves room.
     """
 
@@ -217,8 +217,10 @@ class Learner:
 
         with gradients_dropped(policy):  # a budget that is as small as it gets: what it says of it is one line
             needed = Budget("training.token_budget", PROBES[-1], alone=False).run(lambda _: measured(work, device))
-        kept = copied + trained_bytes(policy) // parts
-        kept += kept_bytes(policy, str(config.trainer.get("optim", "")), parts)
+        optimizer, half = str(config.trainer.get("optim", "")), half_precision(self._accelerator)
+        kept = copied + kept_bytes(policy, optimizer, parts, half) + trained_bytes(policy, parts, half)
+        if parts > 1:
+            kept += gathered_bytes(policy, half) + (trained_bytes(policy, parts, half) if self._start else 0)
         return needed.within(UPDATE_SHARE * (free - kept), TOKENS)
 
     @contextmanager

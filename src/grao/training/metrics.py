@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from grao.core import spread
 from grao.engine.flops import Cost, Work, matmul_peak
+from grao.engine.sharded import half_precision
 from grao.errors import InputError
 from grao.methods.base import Method
 from grao.training.accumulate import Seen
@@ -170,8 +171,7 @@ class Speedometer:
     def __init__(self, model: nn.Module, accelerator: Accelerator, updates: int = 1, forwards: int = 0) -> None:
         self._cost, self.updates, self.forwards = Cost.of(model), updates, forwards
         self._processes = accelerator.num_processes
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
-        self._device, self._dtype = accelerator.device, half or next(model.parameters()).dtype
+        self._device, self._dtype = accelerator.device, half_precision(accelerator) or next(model.parameters()).dtype
 
     def operations(self, update: Update) -> dict[str, float]:
         """Needed for the rollout and for the update, on this process; what activation checkpointing repeats is not."""

@@ -20,7 +20,7 @@ from transformers.trainer_utils import TrainOutput
 
 from grao.engine.sharded import is_split, whole_state
 from grao.errors import InputError
-from grao.records.checkpoints import DRAFT, OPTIMIZER, fault, last_whole, publish, remove, rotate, seal, step_of
+from grao.records.checkpoints import DRAFT, OPTIMIZER, fault, last_whole, publish, remove, rotate, seal
 from grao.records.lock import locked
 from grao.training.state import (
     RandomState,
@@ -118,7 +118,7 @@ class SavingTrainer(Trainer):
         the weights."""
         if self.is_deepspeed_enabled:
             return False
-        done = self._last_whole is not None and step_of(self._last_whole) == self.state.global_step
+        done = self._last_whole is not None and self._last_whole.name == f"checkpoint-{self.state.global_step}"
         if self.between_steps and not done:
             self._save_checkpoint(self.model_wrapped)
             self._settle()
@@ -146,6 +146,8 @@ class SavingTrainer(Trainer):
             return
         self._settle()
         folder, ours = Path(self._get_output_dir(trial)), self.args.should_save
+        if known := self.state.best_model_checkpoint:  # the run may have begun in another directory
+            self.state.best_model_checkpoint = str(folder / Path(known).name)
         place = folder / f"checkpoint-{self.state.global_step}"
         self._draft, self._deferred = folder / DRAFT, []
         draft = self._draft / place.name
@@ -293,4 +295,6 @@ class SavingTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._settle()
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        best = Path(str(self.args.output_dir), Path(str(self.state.best_model_checkpoint)).name)
+        self.state.best_model_checkpoint = str(best)
+        self._load_from_checkpoint(str(best))

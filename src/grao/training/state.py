@@ -148,7 +148,8 @@ def optimizer_state(
 def check_kept(optimizer: Optimizer) -> None:
     """Raises: InputError if an optimiser keeps of a weight what is neither tensor nor number."""
     for what, value in (pair for kept in optimizer.state.values() for pair in kept.items()):
-        if not isinstance(value, Tensor | bool | int | float | None):
+        plain = type(value) in (Tensor, nn.Parameter, DTensor) or isinstance(value, bool | int | float | None)
+        if not plain:
             problem = f"it keeps {what!r} ({type(value).__name__}), which no checkpoint holds"
             raise InputError(f"training.trainer.optim: {problem}; choose another optimiser")
 
@@ -215,8 +216,10 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         InputError: if it holds other weights.
     """
     if isinstance(model, PeftModel):
-        names = get_peft_model_state_dict(model, state_dict=model.state_dict(keep_vars=True))
-        with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        active = str(model.active_adapter)
+        names = get_peft_model_state_dict(model, model.state_dict(keep_vars=True), active)
+        place = folder if active == "default" else folder / active  # as peft saves them
+        with safe_open(place / "adapter_model.safetensors", "pt") as file:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         odd = names.keys() ^ stored.keys()
     else:
@@ -252,7 +255,7 @@ def started(work: Callable[[], None], background: bool) -> Future[None]:
 
 def _split(value: Tensor, like: Tensor) -> Tensor:
     """The part of this process, if a weight of that shape is split; else a copy of the whole. The first process deals
-    the parts out, for with FSDP transformers may load a model on that one only."""
+    the parts out; all of them have read the whole."""
     if isinstance(like, DTensor) and value.shape == like.shape:
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements).clone()
     return value.clone()

@@ -35,7 +35,7 @@ from grao.engine.limits import padding_id
 from grao.engine.loading import check_finite, extend_stops, likeliest_stop, load_tokenizer, stop_token_ids
 from grao.engine.memory import MOST_ROWS, ROWS, affordable_rows, free_bytes
 from grao.engine.policy import given_policy
-from grao.engine.sharded import begin_splitting, split_over
+from grao.engine.sharded import begin_splitting, half_precision, split_over
 from grao.errors import InputError
 from grao.groups import reward_groups, sample_groups
 from grao.methods.base import Method
@@ -156,7 +156,7 @@ class GRAOTrainer(CheckedTrainer):
         plain = peft_config is not None and isinstance(getattr(peft_config, "init_lora_weights", True), bool)
         without = partial(switched_off, cast(PeftModel, policy)) if plain else None
         rollout, alone, parts = args.rollout, self.accelerator.num_processes == 1, split_over(self.accelerator)
-        half = torch.bfloat16 if self.accelerator.mixed_precision == "bf16" and not rollout.engine_settings else None
+        half = None if rollout.engine_settings else half_precision(self.accelerator)
         rounded = copy_dtype(policy, half, self.accelerator.device.type == "cuda")
         split = parts > 1 and not rollout.engine_settings
         copied = copy_bytes(policy, rounded, rollout.merge_adapter, split)
@@ -343,7 +343,7 @@ class GRAOTrainer(CheckedTrainer):
         prompt = max(len(item.prompt_ids) for item in (*self.train_items.items, *(self.eval_items or _NONE).items))
         row = cache_bytes(policy, prompt + config.rollout.max_new_tokens) + drawing_bytes(policy)
         optimizer, parts = str(config.training.trainer.get("optim", "")), split_over(self.accelerator)
-        kept = copied + kept_bytes(policy, optimizer, parts)
+        kept = copied + kept_bytes(policy, optimizer, parts, half_precision(self.accelerator))
         return affordable_rows(free - kept, row, config.rollout.group_size)
 
     def _encode(self, examples: Sequence[Example], policy: nn.Module, with_rejected: bool = False) -> EncodedSet:
