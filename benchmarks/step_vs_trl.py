@@ -135,7 +135,7 @@ def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
     # Only now: at the start the trainer compares its own draws with a plain forward pass.
     sampling.draw_tokens, sampling.keyed_uniforms = forced_draw, forced_uniforms
     trainer.source.draws = lambda step: [(0, PROMPTS * step + row) for row in range(PROMPTS)]  # in TRL's order
-    trainer.create_optimizer()
+    trainer.create_optimizer_and_scheduler(steps)
 
     def step(number: int) -> dict[str, float]:
         lengths[:] = work.lengths(number)
@@ -196,7 +196,7 @@ def trl_side(folder: Path, work: Work, steps: int, per_device: int, completion_o
     )
     if completion_only:
         score_completions_only(trainer)
-    trainer.create_optimizer()
+    trainer.create_optimizer_and_scheduler(steps)
     generate, generating = trainer.model.generate, []
     trainer.model.generate = lambda *a, **k: generate(*a, **k, logits_processor=LogitsProcessorList([Forced()]))
     rollout = trainer._generate_and_score_completions
