@@ -21,8 +21,10 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, te
 def test_two_models_answer_each_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
     saved_model(tmp_path / "start")
     saved_model(tmp_path / "run" / "model", seed=1)
-    config = {"model": {"path": str(tmp_path / "start")}}
-    (tmp_path / "run" / "manifest.json").write_text(json.dumps({"config": config}))
+    needed = {"data": {"path": "d"}, "rewards": [{"function": "r:r"}], "output": "o"}
+    recipe = {"model": {"path": str(tmp_path / "start")}, **needed}
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps({"config": recipe}))
+    (tmp_path / "run" / "recipe.yaml").write_text(json.dumps(recipe))
     lines = said(capsys, monkeypatch, "say a\n\nsay b\n", str(tmp_path / "run"), "--against", "before")
     lines = [line for line in lines if not line.startswith("grao chat")]
     assert [line.partition(":")[0] for line in lines] == ["run", "before", "run", "before"]

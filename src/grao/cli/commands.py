@@ -49,10 +49,11 @@ from grao.studies.evaluate import (
     evaluate_run,
 )
 from grao.studies.export import export_run
+from grao.studies.likelihood import start_of
 from grao.studies.plan import dry_run
 from grao.studies.reward_model import train_reward_model
 from grao.studies.study import quick, recorded_result, run_study
-from grao.studies.talk import BEFORE, Speaker, start_of, talk, typed
+from grao.studies.talk import BEFORE, Speaker, talk, typed
 from grao.studies.train import Finished, resume_run, start_run
 from grao.visible import visible
 
@@ -170,6 +171,9 @@ def chat(arguments: ChatArguments) -> None:
     models = {Path(arguments.model).name or arguments.model: arguments.model}
     if arguments.against:
         other = start_of(arguments.model) if arguments.against == BEFORE else arguments.against
+        if other is None:
+            problem = f"{arguments.model} is no run that says which model it began with"
+            raise InputError(f"--against before: {problem}; name the model")
         models[arguments.against] = other
     with terminal() as screen:
         speakers = [Speaker(path, name, sampling, arguments.seed) for name, path in models.items()]

@@ -35,14 +35,14 @@ class Split:
     """Reason -> rows that are on neither side."""
 
 
-def load_examples(config: RowsConfig) -> Loaded:
-    """The examples of `config.path`.
+def load_examples(config: RowsConfig, table: Table | None = None) -> Loaded:
+    """The examples of `config.path`, whose rows may have been read already (`load_table`).
 
     Raises:
         InputError: naming file, row and column, for anything that is wrong in them; in format `hh` rows with known
             quirks are left out and counted instead.
     """
-    return _examples(load_table(config), config)
+    return _examples(table or load_table(config), config)
 
 
 def load_table(config: RowsConfig) -> Table:
@@ -62,7 +62,7 @@ def load_table(config: RowsConfig) -> Table:
     return Table.of(path, _numbered(path, dataset), config.limit)
 
 
-def load_split(config: RowsConfig, seed: int) -> Split:
+def load_split(config: RowsConfig, seed: int, table: Table | None = None) -> Split:
     """Training and held-out examples, with all rows counted that were left out.
 
     Held out are the rows of `config.test_path` (of a hub id: its split `test`), all of them, and prompts that
@@ -71,7 +71,7 @@ def load_split(config: RowsConfig, seed: int) -> Split:
     Raises:
         InputError: as `load_examples` and `split_examples`.
     """
-    loaded = load_examples(config)
+    loaded = load_examples(config, table)
     if config.test_path is None:
         return replace(split_examples(loaded.examples, config.held_out, seed), skipped=loaded.skipped)
     test = load_examples(replace(config, path=config.test_path, split="test"))

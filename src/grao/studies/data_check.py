@@ -64,10 +64,10 @@ def check_data(recipe: Recipe, given: Collection[str], model: bool, screen: Any)
     chosen, tokenizer = recipe.model, None
     if model:
         tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
-    split = load_split(recipe.data, recipe.seed)
+    split = load_split(recipe.data, recipe.seed, table)
     if tokenizer and tokenizer.chat_template and "chat" not in given and isinstance(split.train[0].prompt, str):
         recipe = replace(recipe, data=replace(recipe.data, chat=True))
-        split = load_split(recipe.data, recipe.seed)
+        split = load_split(recipe.data, recipe.seed, table)
         screen.say("guessed: data.chat: true, since the model has a chat template and prompts are plain text")
     for line in (*_facts(split), *_sides(recipe, split)):
         screen.say(line)

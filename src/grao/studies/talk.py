@@ -6,14 +6,11 @@ A model with a chat template is shown the whole conversation; to one without, ev
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from grao.chat import turn_of
 from grao.data.encoding import decode_completion, encode_examples, end_token_id, open_turn
 from grao.engine.limits import padding_id
 from grao.engine.loading import load_model, load_tokenizer, stop_token_ids
-from grao.errors import InputError
-from grao.records.run import read_manifest
 from grao.rollouts.base import Sampling, draw_key
 from grao.rollouts.transformers import TransformersGenerator
 from grao.types import Example, Message
@@ -70,19 +67,6 @@ class Speaker:
         if self._turn:
             self.conversation = [*asked, {"role": "assistant", "content": text}]
         return text + (" [...]" if sample.truncated else "")
-
-
-def start_of(run: str) -> str:
-    """The model that a run began with.
-
-    Raises:
-        InputError: if the folder is no run, or does not say.
-    """
-    manifest = read_manifest(Path(run)) if Path(run).is_dir() else None
-    path = manifest.setting("model", "path") if manifest else None
-    if not path:
-        raise InputError(f"--against before: {run} is no run that says which model it began with; name the model")
-    return str(path)
 
 
 def talk(speakers: list[Speaker], lines: Iterator[str], say: Callable[[str], None]) -> None:
