@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft.tuners.lora.layer import ParamWrapper
@@ -19,6 +19,7 @@ from torch.nn.utils import get_total_norm
 from grao.engine.interface import Engine, Loss, Pass, mode, sent, transformers_model
 from grao.engine.routers import recorded_routers
 from grao.engine.select import random_batch
+from grao.engine.sharded import whole
 from grao.types import Batch, Role, TokenIds
 
 _BY_EXPERT: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -96,7 +97,7 @@ class Experts:
         apart = [[p.grad for p in module.parameters() if p.grad is not None] for module in layer.modules]
         if any(apart):
             device = next(layer.router.parameters()).device
-            norms.append(torch.stack([_whole(get_total_norm(own)).to(device) for own in apart]))
+            norms.append(torch.stack([whole(get_total_norm(own)).to(device) for own in apart]))
         return torch.stack(norms).square().sum(dim=0) if norms else None
 
     def seen_by(self, engine: Engine, model: nn.Module) -> bool:
@@ -183,9 +184,9 @@ class RoutedEngine:
         layers, experts = len(self._experts.layers), self._experts.count
         device = next(self._experts.layers[0].router.parameters()).device
         mine = [torch.zeros(size, device=device) for size in (layers * (len(Role) + 1) * experts, 2)]
-        for whole, part in zip(mine, (self._counts, self._moved), strict=True):
+        for sums, part in zip(mine, (self._counts, self._moved), strict=True):
             if part is not None:
-                whole += part.flatten()
+                sums += part.flatten()
         both = self._total(torch.cat(mine)).double().cpu()
         counts, (moved, compared) = both[:-2].view(layers, -1, experts), both[-2:].tolist()
         loads = {
@@ -250,15 +251,10 @@ def _evenness(shares: Tensor) -> Tensor:
     return entropies / math.log(shares.shape[-1])
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    """A tensor, gathered if it is split over processes."""
-    return cast(Tensor, cast(Any, tensor).full_tensor()) if hasattr(tensor, "full_tensor") else tensor
-
-
 def _norms(grad: Tensor, by_expert: Callable[[Tensor, int], Tensor], experts: int) -> Tensor:
     """(E,), of a gradient that holds all experts; a large one is never gathered."""
     precise = torch.promote_types(grad.dtype, torch.float32)
     if grad.dim() == 3:
-        return _whole(torch.linalg.vector_norm(grad, dim=(1, 2), dtype=precise))
-    norms: Tensor = torch.linalg.vector_norm(by_expert(_whole(grad), experts), dim=1, dtype=precise)
+        return whole(torch.linalg.vector_norm(grad, dim=(1, 2), dtype=precise))
+    norms: Tensor = torch.linalg.vector_norm(by_expert(whole(grad), experts), dim=1, dtype=precise)
     return norms

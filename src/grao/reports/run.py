@@ -153,7 +153,7 @@ def _leader(evaluation: Evaluation) -> str:
     """Of several models, which one stands highest, and whether the next one can be told from it."""
     first, second = [rank.name for rank in evaluation.ranking if rank.name in evaluation.models][:2]
     pair = next(name for name in (f"{first}|{second}", f"{second}|{first}") if name in evaluation.corrected)
-    told = evaluation.corrected[pair] < 1 - evaluation.confidence
+    told = evaluation.corrected[pair] <= 1 - evaluation.confidence
     apart = "can be told from it" if told else "cannot be told from it"
     scores = evaluation.models[first]
     return (

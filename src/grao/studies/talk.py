@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from grao.chat import turn_of
-from grao.data.encoding import decode_completion, encode_examples, end_token_id, open_turn
+from grao.data.encoding import encode_examples, end_token_id, open_turn
 from grao.engine.limits import padding_id
 from grao.engine.loading import load_model, load_tokenizer, stop_token_ids
+from grao.groups import sample_groups
 from grao.rollouts.base import Sampling, draw_key
 from grao.rollouts.transformers import TransformersGenerator
 from grao.types import Example, Message
@@ -61,9 +62,9 @@ class Speaker:
         (item,) = encode_examples([example], self.tokenizer, end, _LONGEST, "drop", turn=self._turn).items
         key = draw_key(self.seed, "chat", self._asked)
         self._asked += 1
-        ((_, (sample,)),) = self._generator.generate([item.prompt_ids], [key], self.sampling)
-        ids = sample.ids if sample.truncated else sample.ids[:-1]
-        text = decode_completion(self.tokenizer, item.prompt_ids, ids).strip()
+        (group,) = sample_groups([item], [key], self._generator, self.sampling, self.tokenizer)
+        (sample,) = group.samples
+        text = sample.text.strip()
         if self._turn:
             self.conversation = [*asked, {"role": "assistant", "content": text}]
         return text + (" [...]" if sample.truncated else "")
