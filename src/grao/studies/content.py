@@ -7,9 +7,12 @@ judge that answers by chance, by length or by place does the same.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from transformers import PreTrainedTokenizerBase
 
+from grao.config.recipe import Recipe
+from grao.errors import InputError, RewardUnavailableError
 from grao.evaluation.answers import missing_as_none, single_batch
 from grao.evaluation.audit_figures import WRONG, as_good, wrong_texts
 from grao.evaluation.inference import proportion
@@ -22,6 +25,24 @@ from grao.rewards.mix import Mix, WeightedReward
 from grao.studies.audit_verdict import BLIND
 from grao.studies.prepare import SHORT_AUDIT, token_ids
 from grao.types import Example
+
+
+def short_audit(
+    recipe: Recipe,
+    rewards: Mix,
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase | None,
+    main: bool,
+) -> list[Doubt]:
+    """`content_doubts`, unless a recipe says `skip`. Only the main process asks.
+
+    A reward that fails here fails where it counts too, and is dealt with there.
+    """
+    if recipe.audit.before_training == "skip" or not main:
+        return []
+    with suppress(InputError, RewardUnavailableError):
+        return content_doubts(rewards, examples, tokenizer)
+    return []
 
 
 def content_doubts(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase | None) -> list[Doubt]:

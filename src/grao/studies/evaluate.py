@@ -40,7 +40,7 @@ from grao.rewards.functions import FunctionReward
 from grao.rewards.judge.wording import context_text
 from grao.rewards.mix import Mix, make_rewards
 from grao.rollouts.base import Sampling
-from grao.studies.content import content_doubts
+from grao.studies.content import short_audit
 from grao.studies.doubts import doubts, judge_words, related_judges, trained_on
 from grao.studies.given import agreed, closed_ids, judge_error, read_answers, read_labels
 from grao.studies.likelihood import sequence_likelihoods, start_of
@@ -230,8 +230,7 @@ class _Contest:
         checks = Checks(self.error, retest, labels, self.jury.asked)
         paths = {**self.models, **({"start": self.recipe.model.path} if self.models else {})}
         about = [*trained_on(self.recipe, self.models.values()), *related_judges(self.recipe, paths.values())]
-        if self.recipe.audit.before_training != "skip":
-            about = [*content_doubts(self.rewards, self.split.train, self.tokenizer), *about]
+        about = [*short_audit(self.recipe, self.rewards, self.split.train, self.tokenizer, self.writes), *about]
         evaluation = evaluated(items, self.recipe, about, checks)
         if self.writes:
             records.write_evaluation(self.recipe.output, evaluation, items)

@@ -27,7 +27,7 @@ from grao.records.files import replace_text
 from grao.records.lock import locked
 from grao.records.run import Doubt, Evaluation, RecordedAnswer, now
 from grao.reports.run import write_report
-from grao.studies.content import content_doubts
+from grao.studies.content import short_audit
 from grao.studies.doubts import training_reward_only
 from grao.studies.evaluate import answers_stand, evaluate_policy, held_out, record_answers
 from grao.studies.prepare import Prepared, Screen, claimed, judge_forecasts, prepare
@@ -134,16 +134,10 @@ def _check_rewards(ready: Prepared, screen: Screen) -> None:
 
 
 def _doubts_about_rewards(ready: Prepared) -> list[Doubt]:
-    """Of the short audit; a judge on a server answers from its ledger the second time.
-
-    Only the first process asks. A reward that fails here fails in training too, where that is dealt with.
-    """
-    if ready.recipe.audit.before_training == "skip" or not ready.trainer.is_world_process_zero():
-        return []
-    with suppress(InputError, RewardUnavailableError):
-        examples = [item.example for item in ready.trainer.train_items.items]
-        return content_doubts(ready.trainer.rewards, examples, ready.trainer.tokenizer)
-    return []
+    """Of the short audit; a judge on a server answers from its ledger the second time."""
+    trainer = ready.trainer
+    examples = [item.example for item in trainer.train_items.items]
+    return short_audit(ready.recipe, trainer.rewards, examples, trainer.tokenizer, trainer.is_world_process_zero())
 
 
 def save_policy(trainer: GRAOTrainer, folder: Path) -> None:
