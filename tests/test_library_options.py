@@ -13,7 +13,7 @@ from grao import GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingCon
 from grao.cli.main import main
 from grao.cli.parser import parse_arguments
 from grao.config.load import load_recipe
-from grao.records.run import read_metrics
+from grao.records.run import read_evaluation, read_metrics
 from tiny import letter_tokenizer, saved_model, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
@@ -184,6 +184,30 @@ def test_a_tracker_that_refuses_is_one_line_before_any_work(
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: training.trainer.report_to: no key log in to trackio first")
     assert not Path("run/items.jsonl").exists()
+
+
+def test_trackers_get_scores_and_completions(place: list[str], monkeypatch: pytest.MonkeyPatch):
+    from transformers.integrations import integration_utils
+
+    sent: list[dict] = []
+    service = types.ModuleType("trackio")
+    service.log, service.init, service.finish = sent.append, lambda **_: None, lambda: None
+    service.Table = lambda dataframe: dataframe
+    service.context_vars = types.SimpleNamespace(current_space_id=types.SimpleNamespace(get=lambda: None))
+    monkeypatch.setitem(sys.modules, "trackio", service)
+    monkeypatch.setattr(integration_utils, "is_trackio_available", lambda: True)
+    service.config = type("Config", (dict,), {"update": lambda self, *_, **__: None})()
+    assert main([*place, "--report-to", "trackio", "--training.sample_every", "2"]) == 0
+    tables = [logs["samples"] for logs in sent if "samples" in logs]
+    assert [list(table["step"]) for table in tables] == [[1, 1], [3, 3]]
+    assert list(tables[0].columns) == ["step", "prompt", "completion", "reward", "weight", "reference"]
+    scores = [logs for logs in sent if "eval/ras" in logs]
+    assert [logs["train/global_step"] for logs in scores] == [0, 4]
+    evaluation = read_evaluation(Path("run"))
+    assert [logs["eval/ras"] for logs in scores] == [scores.ras.value for scores in evaluation.models.values()]
+    assert scores[1]["eval/nag"] == evaluation.gains[0].nag.value
+    assert "eval/nag" not in scores[0]
+    assert not [line for line in Path("run/metrics.jsonl").read_text().splitlines() if "ras" in line]
 
 
 def test_what_is_measured_while_training_is_kept_and_shown(place: list[str], capsys: pytest.CaptureFixture[str]):

@@ -11,6 +11,7 @@ import pytest
 
 from grao.cli.main import main
 from grao.records.run import Manifest, MetricsLog, update_manifest, write_manifest
+from grao.records.samples import Sample, SampledGroup, append_group
 from grao.reports.live import LiveServer
 
 
@@ -59,6 +60,25 @@ def test_the_page_follows_the_run(run: Path, server: LiveServer):
     answer, page = get(server)
     assert answer.getheader("Refresh") is None
     assert "Under way" not in page
+
+
+def test_it_shows_what_was_sampled_last_and_what_was_paid(run: Path, server: LiveServer):
+    for step in range(1, 6):
+        texts = [f"<script>{step}</script>", f"answer {step}", "worst"]
+        samples = [Sample(text, 3, False, 1 - number, 0.5 - number) for number, text in enumerate(texts)]
+        append_group(run, SampledGroup("p1", f"prompt {step}", "the reference", step, samples, 0.25))
+    with (run / "samples.jsonl").open("a") as lines:
+        lines.write('{"id": "p')  # in the middle of a line
+    MetricsLog(run).append({"step": 11, "seconds": 33.0, "judge_j/cost": 1.25})
+    page = get(server)[1]
+    assert "1.25 paid to judges" in page
+    assert "<script>5" not in page
+    assert page.index("prompt 5") < page.index("prompt 4") < page.index("prompt 3") < page.index("How it went")
+    assert "prompt 2" not in page
+    assert "&lt;script&gt;5" in page
+    assert "best of 3" in page
+    assert "weight -1.5" in page.replace("\N{MINUS SIGN}", "-").replace("\N{NO-BREAK SPACE}", " ")
+    assert page.count("to its end") == 0  # it says how far it is instead
 
 
 def test_what_cannot_be_read_is_said_until_it_can(run: Path, server: LiveServer):

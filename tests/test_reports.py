@@ -34,12 +34,12 @@ from grao.records.run import (
     write_evaluation,
 )
 from grao.reports import figures
-from grao.reports.advice import next_steps
+from grao.reports.advice import next_steps, study_steps
 from grao.reports.evaluation import headline_table
 from grao.reports.figures import HUES, Style, arm_styles
 from grao.reports.items import pack, read_first, transitions
 from grao.reports.parts import LONGEST, shorten
-from grao.reports.reproduce import as_yaml, differences, files, portable
+from grao.reports.reproduce import as_yaml, differences, files, portable, portable_text
 from grao.reports.run import certainty, run_verdict, write_report
 from grao.reports.tables import (
     Block,
@@ -54,6 +54,7 @@ from grao.reports.tables import (
     share,
     typeset,
 )
+from grao.studies.study import recorded_result
 
 BEFORE = Scores(
     ras=Estimate(0.09, 0.06, 0.1267, 300),
@@ -751,3 +752,29 @@ def test_what_to_do_next_fits_the_result() -> None:
     assert next_steps("e", None, [], EVALUATION) == []
     for evaluation in (None, EVALUATION):
         assert 2 <= len(commands(evaluation)) <= 4
+
+
+STUDIES = Path(__file__).resolve().parents[1] / "studies"
+
+
+def test_what_to_do_next_with_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grao.evaluation.inference.DRAWS", 2)
+    result = recorded_result(STUDIES / "terms-weak-ablation")
+    assert result is not None
+    compare = "grao compare --config 'my study/study.yaml' --output 'my study'"
+    seeds = sorted({seed for arm in result.arms for seed in arm.seeds})
+    steps = [each.command for each in study_steps("my study", result)]
+    assert steps[-1] == f"{compare}-longer --budget.steps 120"
+    few = replace(result, arms=[replace(arm, seeds=[5]) for arm in result.arms], budget="2,000 steps")
+    asked, longer = [each.command for each in study_steps("my study", few)]
+    assert len(seeds) > 1
+    assert asked.startswith(f"{compare} --seeds '[5, 0, 1, 2, 3")
+    assert longer.endswith("--budget.steps 6000")
+    assert study_steps("s", replace(few, absent=["grao"], budget="60 seconds"))[0].command.endswith("s --retry")
+
+
+def test_no_folder_of_the_machine_stands_in_a_study() -> None:
+    text = "path: /home/me/models/big\nf: '/x/y.py:short'\nurl: https://a.b/c/d\nhub: org/model\nl: [~/k/l.txt, r/x]\n"
+    assert portable_text(text) == (
+        "path: big\nf: 'y.py:short'\nurl: https://a.b/c/d\nhub: org/model\nl: [l.txt, r/x]\n"
+    )

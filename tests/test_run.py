@@ -25,6 +25,7 @@ from grao.engine.loading import load_model
 from grao.errors import InputError, RewardUnavailableError
 from grao.evaluation.metrics import evaluation_from_items
 from grao.records.run import Evaluation, read_evaluation, read_items, read_metrics
+from grao.records.samples import read_groups
 from grao.studies.doubts import doubts
 from grao.studies.evaluate import evaluate_recipe, evaluate_run
 from grao.studies.train import StoppedError, resume_run, start_run
@@ -176,10 +177,13 @@ def test_without_held_out_prompts_there_is_no_evaluation_but_a_report(place: Pat
 
 
 def test_ctrl_c_saves_and_the_run_goes_on_as_if_nothing_had_been(place: Path, screen):
-    whole = start_run(recipe(output="whole"), screen).evaluation
+    every = {"training.sample_every": "1"}
+    whole = start_run(recipe(output="whole", **every), screen).evaluation
     with pytest.raises(StoppedError, match="grao train --resume run"):
-        start_run(recipe(**{"rewards.0.function": "rewards.py:interrupts"}), screen)
+        start_run(recipe(**every, **{"rewards.0.function": "rewards.py:interrupts"}), screen)
     assert json.loads((place / "run" / "manifest.json").read_text())["status"] == "interrupted"
+    with (place / "run" / "samples.jsonl").open("a") as samples:  # behind the checkpoint, and torn
+        samples.write((place / "whole" / "samples.jsonl").read_text().splitlines()[-1] + '\n{"id": "c')
     steps = len(read_metrics(place / "run"))
     assert 0 < steps < 4
     finished = resume_run(Path("run"), screen)
@@ -197,6 +201,13 @@ def test_ctrl_c_saves_and_the_run_goes_on_as_if_nothing_had_been(place: Path, sc
         for run in ("whole", "run")
     ]
     assert timeless[0] == timeless[1]
+    kept = read_groups(place / "run")
+    assert kept == read_groups(place / "whole")
+    assert [group.step for group in kept] == [1, 2, 3, 4]
+    assert all(len(group.samples) == 4 and group.reference.endswith("it is.") for group in kept)
+    weights = [sample.weight for sample in kept[0].samples]
+    best = max(kept[0].samples, key=lambda sample: sample.reward)
+    assert best.weight == max(weights) > min(weights)
     with pytest.raises(InputError, match="is finished"):
         resume_run(Path("run"), screen)
 

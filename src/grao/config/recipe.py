@@ -226,6 +226,8 @@ class TrainingConfig:
     """Steps between checkpoints; by default only at the end and on Ctrl-C."""
     save_async: bool = False
     """Write checkpoints while training goes on, from a copy of the weights in the machine's memory."""
+    sample_every: NonNegativeInt = 10
+    """Steps between looks at a group's completions, for samples.jsonl and `report_to`; 0: never."""
     max_bad_steps: PositiveInt = 3
     """Steps in a row with a loss or gradient that is not finite end the training; single ones are left out."""
     trainer: dict[str, Any] = field(default_factory=dict)

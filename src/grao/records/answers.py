@@ -55,7 +55,7 @@ def keep_answers(
         before: N answers of the model before, or none.
         gains: N rewards of the one against the other, or none.
     """
-    asked = [Prompted(each.id, _cut(each.prompt), _cut(each.reference)) for each in prompts[:MOST]]
+    asked = [Prompted(each.id, cut(each.prompt), cut(each.reference)) for each in prompts[:MOST]]
     firsts: Sequence[RecordedAnswer | None] = before or [None] * len(prompts)
     kept = [
         Kept(prompt.id, _short(last), first and _short(first), gain)
@@ -109,9 +109,10 @@ def _of(key: Key) -> Record[Kept]:
 
 def _short(answer: RecordedAnswer) -> RecordedAnswer:
     """Without what is not read: tokens, and the end of a long text."""
-    return replace(answer, text=_cut(answer.text), token_ids=[])
+    return replace(answer, text=cut(answer.text), token_ids=[])
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """A text of more than `LONGEST` characters loses its end, and says so."""
     left_out = len(text) - LONGEST
     return f"{text[:LONGEST]}\n[... {left_out:,} characters left out ...]" if left_out > 0 else text

@@ -64,6 +64,22 @@ class Record(Generic[T]):
         """
         return [self.parse(line, where) for line, where in self.lines(folder)]
 
+    def read_appended(self, folder: Path) -> list[T]:
+        """As `read_lines`, of a file that is still being written: a torn last line is left out."""
+        values, lines = [], self.lines(folder)
+        for number, (line, where) in enumerate(lines, 1):
+            try:
+                values.append(self.parse(line, where))
+            except InputError:
+                if number < len(lines):
+                    raise
+        return values
+
+    def append(self, folder: Path, value: T) -> None:
+        """Adds one line."""
+        tree = self.adapter.dump_python(value, mode="json", exclude_unset=True)
+        append_line(folder / self.name, json.dumps(tree, ensure_ascii=False))
+
     def lines(self, folder: Path) -> list[tuple[bytes, str]]:
         """Every line of the file that is not empty, and where it stands."""
         path = folder / self.name
@@ -118,6 +134,14 @@ def replace_text(path: Path, text: str) -> None:
     sync(draft)
     draft.replace(path)
     sync(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file, and the file and its folder if there is none; never through a link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    with os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8", errors="replace") as lines:
+        lines.write(f"{line}\n")
 
 
 def sync(path: Path) -> None:

@@ -8,7 +8,6 @@ evaluation.json  the headline numbers, recomputable from items.jsonl
 
 import json
 import math
-import os
 import subprocess
 import warnings
 from collections.abc import Iterable, Mapping
@@ -24,7 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
 from grao.errors import InputError
-from grao.records.files import Record, replace_text
+from grao.records.files import Record, append_line, replace_text
 from grao.records.numbers import Checks, Estimate, Rank
 
 Settings = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
@@ -177,10 +176,7 @@ class MetricsLog:
     def append(self, step: Mapping[str, float]) -> None:
         """Writes one line; values that are not finite become null."""
         clean = {name: value if math.isfinite(value) else None for name, value in step.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-        with os.fdopen(os.open(self.path, flags, 0o666), "a", encoding="utf-8") as lines:
-            lines.write(json.dumps(clean) + "\n")
+        append_line(self.path, json.dumps(clean))
 
     def keep_until(self, step: int) -> float:
         """Drops the lines after `step`, which a resumed run repeats; returns the seconds spent until then."""

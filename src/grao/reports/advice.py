@@ -1,11 +1,12 @@
-"""What to do next with a run, as commands that fit how it ended."""
+"""What to do next with a run or a study, as commands that fit how it ended."""
 
 import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from grao.records.run import Alarm, Evaluation, Manifest, Step
-from grao.reports.tables import measured
+from grao.records.study import StudyResult
+from grao.reports.tables import measured, seeds_needed
 
 MOST = 4
 """Steps that a page proposes."""
@@ -60,6 +61,33 @@ def next_steps(
     if audit not in steps and manifest and manifest.config:
         steps.append(audit)
     return steps[:MOST]
+
+
+def study_steps(name: str, result: StudyResult) -> list[NextStep]:
+    """Up to three commands; they are run in the folder that holds the study's.
+
+    Args:
+        name: of the study's folder.
+        result: its numbers.
+    """
+    command = f"grao {'sweep' if result.sweep else 'compare'} --config {shlex.quote(f'{name}/study.yaml')}"
+    command += f" --output {shlex.quote(name)}"
+    steps = []
+    if result.failures or result.absent:
+        steps.append(NextStep("Some runs have failed: try them again.", f"{command} --retry"))
+    tests, alpha = max(len(result.comparisons), 1), 1 - result.confidence
+    fewest = min((len(arm.seeds) for arm in result.arms), default=0)
+    if (needed := seeds_needed(tests, alpha)) > fewest:
+        why = f"What {fewest} seed{'s' * (fewest != 1)} of an arm cannot tell, {needed} can; finished runs are kept."
+        used = sorted({seed for arm in result.arms for seed in arm.seeds})
+        more = [seed for seed in range(needed + len(used)) if seed not in used]
+        steps.append(NextStep(why, f"{command} --seeds '{[*used, *more][: max(needed, len(used))]}'"))
+    count, _, unit = result.budget.partition(" ")
+    if unit == "steps" and count.replace(",", "").isdecimal():
+        longer = 3 * int(count.replace(",", ""))
+        why = "The order of methods changes with the length of the training: see a longer one."
+        steps.append(NextStep(why, f"{command}-longer --budget.steps {longer}"))
+    return steps
 
 
 def _after_training(name: str, manifest: Manifest | None, logged: int, evaluation: Evaluation) -> list[NextStep]:

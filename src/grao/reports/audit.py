@@ -19,7 +19,7 @@ from grao.reports import tables
 from grao.reports.figures import Figure, Legend, Style, estimates, series
 from grao.reports.parts import Column, Example, ExampleGroup, render_page
 from grao.reports.reproduce import origin
-from grao.reports.tables import Block, Row, Table, duration, estimate_row, number, percent, share
+from grao.reports.tables import Block, Row, Table, duration, estimate_row, number, percent, share, signed
 from grao.visible import visible
 
 _BRIEF = 2
@@ -217,7 +217,7 @@ def _mean(group: GroupItem) -> float:
 
 
 def _signed(value: float | None) -> str:
-    return "no verdict" if value is None else f"{value:+.3g}"
+    return "no verdict" if value is None else signed(value)
 
 
 def _reward_table(reward: RewardFigures, confidence: float, most: int | None = None) -> Table:

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from grao.records.run import Item, RecordedAnswer, Said
+from grao.records.samples import Sample, SampledGroup
 from grao.reports.parts import Badge, Column, Example
-from grao.reports.tables import Table, number, plain_table
+from grao.reports.tables import Table, number, plain_table, signed
 from grao.visible import visible
 
 LONGEST, SHORTEST = 20_000, 150
@@ -99,9 +100,23 @@ def transitions(items: Sequence[Item], first: str, second: str) -> Table:
 def example(item: Item, first: str, second: str) -> Example:
     """An item with the answers of these models beside the reference."""
     shown = {name: item.answers[name] for name in (first, second) if name in item.answers}
-    gain = item.comparisons.get(f"{second}|{first}")
+    gain, loss = (item.comparisons.get(pair) for pair in (f"{second}|{first}", f"{first}|{second}"))
+    gain = gain if loss is None else -loss
     columns = [_column(name, answer, first, gain if name == second else None) for name, answer in shown.items()]
     return Example(item.id, item.prompt, [*columns, Column("reference", item.reference)])
+
+
+def sampled_example(group: SampledGroup) -> Example:
+    """A group of the training: the best and the worst of its completions beside the reference, with their weights."""
+    known = [sample for sample in group.samples if sample.reward is not None] or group.samples
+    ranked = sorted(known, key=lambda sample: -(sample.reward or 0.0))
+    chosen = {"best": ranked[0], "worst": ranked[-1]} if len(ranked) > 1 else {"completion": ranked[0]}
+    columns = [
+        _column(f"{name} of {len(group.samples)}", sample, "", None, f" · weight {number(sample.weight)}")
+        for name, sample in chosen.items()
+    ]
+    reference = Column("reference", group.reference, footer=f"weight {number(group.reference_weight)}")
+    return Example(group.id, group.prompt, [*columns, reference])
 
 
 def pack(items: Sequence[Item], first: str, second: str, file: str) -> Packed | None:
@@ -184,13 +199,14 @@ def _change(item: Item, first: str, second: str) -> float:
 
 def _told(item: Item, first: str, second: str) -> str:
     rewards = [_reward(item, name) for name in (first, second) if name]
-    return " to ".join("none" if reward is None else f"{reward:+.3g}" for reward in rewards)
+    return " to ".join("none" if reward is None else signed(reward) for reward in rewards)
 
 
-def _column(name: str, answer: RecordedAnswer, other: str, gain: float | None) -> Column:
+def _column(name: str, answer: RecordedAnswer | Sample, other: str, gain: float | None, more: str = "") -> Column:
     against = outcome(answer.reward)
     compared = [] if gain is None else [Badge(outcome(gain), f"{_AGAINST_OTHER[outcome(gain)]} {other}")]
     cut = ", cut at the limit" if answer.truncated else ""
     reward = "" if answer.reward is None else f" · reward {number(answer.reward)}"
     badges = [Badge(against, _AGAINST_REFERENCE[against]), *compared]
-    return Column(name, answer.text, badges, f"{answer.tokens:,} tokens{cut}{reward}", answer.said)
+    said = answer.said if isinstance(answer, RecordedAnswer) else ()
+    return Column(name, answer.text, badges, f"{answer.tokens:,} tokens{cut}{reward}{more}", said)

@@ -1,7 +1,7 @@
 """`grao watch`: the page of a run while it is written, for this machine alone.
 
 Nothing in the folder is served but the page, which is made from its records whenever they have changed. The browser
-asks for it again every few seconds until the run has ended. Left out: samples of training steps, which no record holds.
+asks for it again every few seconds until the run has ended.
 """
 
 from html import escape
@@ -15,7 +15,7 @@ from grao.reports.run import RunRecords, read_run, render
 from grao.reports.tables import duration
 
 HOST = "127.0.0.1"
-_RECORDS = "manifest.json", "metrics.jsonl", "items.jsonl", "evaluation.json"
+_RECORDS = "manifest.json", "metrics.jsonl", "samples.jsonl", "items.jsonl", "evaluation.json"
 _EVERY = 10
 """Seconds after which the browser asks again."""
 
@@ -76,7 +76,9 @@ def progress(run: RunRecords) -> str:
     seconds = run.metrics[-1].get("seconds", 0.0) if run.metrics else 0.0
     ahead = max((manifest.steps or 0) - done, 0)
     left = f", about {duration(seconds / done * ahead)} of training left" if done and ahead else ""
-    return f"Under way: step {done:,} of {manifest.steps or 0:,}{left}."
+    cost = sum(value for step in run.metrics for name, value in step.items() if name.endswith("/cost"))
+    paid = f", {cost:,.2f} paid to judges" if cost else ""
+    return f"Under way: step {done:,} of {manifest.steps or 0:,}{left}{paid}."
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from grao.records.run import Said
-from grao.reports.tables import Table, level, percent, typeset
+from grao.reports.tables import Table, level, percent, signed, typeset
 from grao.visible import visible
 
 LONGEST = 900
@@ -119,7 +119,13 @@ def _environment() -> Environment:
         finalize=_printable,
     )
     environment.filters.update(
-        typeset=typeset, level=level, percent=percent, shorten=shorten, embed=embed, exports=exports
+        typeset=typeset,
+        level=level,
+        percent=percent,
+        signed=signed,
+        shorten=shorten,
+        embed=embed,
+        exports=exports,
     )
     return environment
 

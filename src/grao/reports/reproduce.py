@@ -20,6 +20,7 @@ from grao.config.strict_yaml import Location
 from grao.records.run import Manifest
 
 _ABSOLUTE = re.compile(r"^(?:/|~|[A-Za-z]:[\\/]).+")
+_IN_TEXT = re.compile(r"""(?<![\w.~/:])(?:~|[A-Za-z]:)?[\\/](?:[^\s'",\]}:]+[\\/])+(?=[^\s'",\]}/])""")
 _ELSEWHERE = ("output", "ledger")
 """Ends of the fields that name what a run writes, not what it reads."""
 
@@ -54,6 +55,11 @@ def portable(value: Any) -> Any:
     if not isinstance(value, str) or "\n" in value or not _ABSOLUTE.match(value):
         return value
     return PurePosixPath(value.replace("\\", "/")).name or value
+
+
+def portable_text(text: str) -> str:
+    """YAML with absolute paths shortened to their last part: `path: /home/me/model` becomes `path: model`."""
+    return _IN_TEXT.sub("", text)
 
 
 def files(config: Mapping[str, Any]) -> list[str]:

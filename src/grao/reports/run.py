@@ -12,14 +12,18 @@ from grao.records.files import replace_text
 from grao.records.numbers import Estimate
 from grao.records.reward_model import RewardModelRecord
 from grao.records.run import Evaluation, Gain, Item, Manifest
+from grao.records.samples import SampledGroup, read_groups
 from grao.reports import tables
 from grao.reports.advice import next_steps
-from grao.reports.evaluation import contest_tables, measures_table
+from grao.reports.evaluation import answers_table, contest_tables, measures_table
 from grao.reports.figures import MOST_POINTS, run_figures, window
-from grao.reports.items import compared, pack, read_first, transitions
+from grao.reports.items import compared, pack, read_first, sampled_example, transitions
 from grao.reports.parts import render_page
 from grao.reports.reproduce import origin, portable
 from grao.reports.tables import Table, interval, measured, plain_table, share
+
+_LOOKS = 3
+"""Groups of the training that a page shows."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class RunRecords:
     items: list[Item]
     evaluations: Sequence[records.Step] = ()
     """While training."""
+    groups: Sequence[SampledGroup] = ()
+    """Completions of the training, the last ones."""
 
     @property
     def steps(self) -> int | None:
@@ -56,20 +62,24 @@ def render(run: RunRecords, state: str = "") -> str:
     """The page as HTML; `state` says how far the run is."""
     evaluation = run.evaluation
     sections, unlogged = run_figures([*run.metrics, *run.evaluations])
+    under_way = state and run.manifest and run.manifest.status == "running"
     first, second = compared(evaluation.models if evaluation else run.items[0].answers if run.items else ())
+    if evaluation and _several(evaluation):
+        first, second = _strongest(evaluation)
     return render_page(
         "run.html.j2",
         name=run.name,
         run=run,
         doubts=evaluation.doubts if evaluation else [],
-        headline=run_verdict(evaluation, run.steps),
+        state=state,
+        headline=run_verdict(evaluation, run.steps) if evaluation or not state else "Not evaluated yet.",
         judged=judged_by(run),
         sentences=[certainty(evaluation), net_gain(evaluation)],
-        notices=[*filter(None, [state]), *_notices(run)],
+        notices=list(_notices(run, state)),
         tiles=list(_tiles(run)),
         measures=measures_table(evaluation) if evaluation else None,
         contest=list(contest_tables(evaluation)) if evaluation and _several(evaluation) else [],
-        answers=_answers(evaluation) if evaluation else None,
+        answers=answers_table(evaluation) if evaluation else None,
         moved=transitions(run.items, first, second) if first and run.items else None,
         sections=sections,
         unlogged=unlogged,
@@ -77,8 +87,9 @@ def render(run: RunRecords, state: str = "") -> str:
         thinned=len(run.metrics) > MOST_POINTS,
         examples=read_first(run.items, first, second),
         items=pack(run.items, first, second, "items.jsonl"),
+        sampled=[(group.step, sampled_example(group)) for group in reversed(run.groups)],
         spent=list(_spent(run.metrics)),
-        steps=next_steps(run.name, run.manifest, run.metrics, evaluation),
+        steps=[] if under_way else next_steps(run.name, run.manifest, run.metrics, evaluation),
         **origin(run.manifest or Manifest()),
     )
 
@@ -149,16 +160,22 @@ def _several(evaluation: Evaluation | None) -> bool:
     return evaluation is not None and bool(evaluation.ranking) and "after" not in evaluation.models
 
 
+def _strongest(evaluation: Evaluation) -> tuple[str, str]:
+    """Of several models the second and the first by rank."""
+    first, second = [rank.name for rank in evaluation.ranking if rank.name in evaluation.models][:2]
+    return second, first
+
+
 def _leader(evaluation: Evaluation) -> str:
     """Of several models, which one stands highest, and whether the next one can be told from it."""
-    first, second = [rank.name for rank in evaluation.ranking if rank.name in evaluation.models][:2]
+    second, first = _strongest(evaluation)
     pair = next(name for name in (f"{first}|{second}", f"{second}|{first}") if name in evaluation.corrected)
-    told = evaluation.corrected[pair] <= 1 - evaluation.confidence
+    told, p = evaluation.corrected[pair] <= 1 - evaluation.confidence, tables.p_value(evaluation.corrected[pair])
     apart = "can be told from it" if told else "cannot be told from it"
     scores = evaluation.models[first]
     return (
         f"Of {len(evaluation.models)} models {first!r} stands highest: {_beats(scores.ras)}. The next, {second!r}, "
-        f"{apart} (p = {evaluation.corrected[pair]:.2g}, Holm)."
+        f"{apart} (p {p if p.startswith('<') else f'= {p}'}, Holm)."
     )
 
 
@@ -219,14 +236,16 @@ def read_run(folder: Path) -> RunRecords:
     evaluation, items = records.read_evaluation(folder), records.read_items(folder)
     if manifest is None and evaluation is None and not metrics:
         raise InputError(f"{folder}: no manifest.json, metrics.jsonl or evaluation.json here; give the folder of a run")
-    measured_while_training = records.read_evaluations(folder)
-    return RunRecords(folder.resolve().name, manifest, metrics, evaluation, items, measured_while_training)
+    looks, groups = records.read_evaluations(folder), read_groups(folder)[-_LOOKS:]
+    return RunRecords(folder.resolve().name, manifest, metrics, evaluation, items, looks, groups)
 
 
-def _notices(run: RunRecords) -> Iterator[str]:
-    """What is missing from the run, one sentence each."""
+def _notices(run: RunRecords, state: str) -> Iterator[str]:
+    """How far the run is and what is missing from it, one sentence each."""
     manifest, evaluation = run.manifest, run.evaluation
-    if manifest is None:
+    if state:
+        yield state
+    elif manifest is None:
         yield "There is no manifest.json in this folder: settings and origin of the run are not known."
     elif not manifest.complete:
         status = f" (status: {manifest.status})" if manifest.status else ""
@@ -263,7 +282,8 @@ def _tiles(run: RunRecords) -> Iterator[tuple[str, str]]:
     if seconds := manifest.seconds or (metrics[-1].get("seconds") if metrics else None):
         yield tables.duration(seconds), "wall time"
     held_out = run.evaluation.prompts if run.evaluation else data.get("held_out")
-    for prompts, label in ((data.get("prompts"), "training prompts"), (held_out, "held-out prompts")):
+    trained = None if _several(run.evaluation) else data.get("prompts")
+    for prompts, label in ((trained, "training prompts"), (held_out, "held-out prompts")):
         if prompts is not None:
             yield f"{prompts:,}", label
     tokens = sum(step.get("tokens/sampled", 0.0) for step in metrics)
@@ -273,15 +293,6 @@ def _tiles(run: RunRecords) -> Iterator[tuple[str, str]]:
     if tokens:
         size, unit = next(((s, f" {u}") for s, u in ((1e9, "billion"), (1e6, "million")) if tokens >= s), (1, ""))
         yield f"{tokens / size:,.{1 if unit else 0}f}{unit}", "tokens sampled"
-
-
-def _answers(evaluation: Evaluation) -> Table:
-    rows = []
-    for name, scores in evaluation.models.items():
-        reward = "-" if scores.mean_reward is None else tables.number(scores.mean_reward)
-        cut = tables.percent(scores.truncated, evaluation.prompts)
-        rows.append([name, reward, tables.number(scores.mean_tokens), cut, f"{scores.missing:,}"])
-    return plain_table("", ["Answers", "Mean reward", "Mean length, tokens", "Cut at the limit", "No verdict"], rows)
 
 
 def _spent(metrics: Sequence[records.Step]) -> Iterator[Table]:

@@ -9,10 +9,12 @@ from grao.records.files import replace_text
 from grao.records.run import Item
 from grao.records.study import ArmResult, Comparison, Measured, Situation, StudyResult, Sweep
 from grao.reports import tables
+from grao.reports.advice import study_steps
 from grao.reports.figures import Figure, Legend, arm_styles, estimates, series
 from grao.reports.items import pack, read_first
 from grao.reports.paper import paper_tables
 from grao.reports.parts import render_page
+from grao.reports.reproduce import portable_text
 from grao.reports.sweep import (
     difference_cells,
     sweep_figures,
@@ -84,7 +86,8 @@ def render_study(name: str, result: StudyResult, recipe: str, items: Sequence[It
         examples=read_first(items, against, best),
         items=pack(items, against, best, "answers/"),
         paper=paper_tables([arm.arm for arm in result.arms]),
-        recipe=recipe,
+        steps=study_steps(name, result),
+        recipe=portable_text(recipe),
     )
 
 

@@ -69,6 +69,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def signed(value: float) -> str:
+    """Three significant digits with a sign: `+0.5`, `-1`, `0`."""
+    return f"{value:+.3g}" if value else "0"
+
+
 def points(value: float, prompts: int) -> str:
     """A difference of two shares, in points: `+3.2`."""
     return percent(value, prompts, signed=True).removesuffix(" %")

@@ -78,8 +78,8 @@ def training_reward_only() -> Doubt:
     """Of every run that is judged by its own rewards alone."""
     return Doubt(
         "training-reward-only",
-        "The reward that was trained on is the only judge, so a gain may be no more than its weak spots. Judge the "
-        "answers by another: grao evaluate --run RUN --rewards.0...",
+        "The reward that was trained on is the only judge, so a gain may be no more than its weak spots. Let another "
+        "judge the same answers: grao evaluate --run RUN --rewards '[{judge: {model: NAME}}]' --output FOLDER.",
     )
 
 

@@ -6,12 +6,10 @@ manifest.json    recipe, versions, what was evaluated
 report.html      all of it to look at
 
 Models are loaded one after another, and one that is past is let go. Judged is in the order that is given: every one
-against the references, and every later one against every earlier one. Also what `grao train` and studies need of this:
-the answers of a policy to the held-out prompts, and their record.
+against the references, and every later one against every earlier one.
 """
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,37 +19,32 @@ from transformers import PreTrainedTokenizerBase
 from grao.config.load import dump_recipe, load_recipe
 from grao.config.recipe import ModelConfig, Recipe
 from grao.config.schema import ADAPTER
-from grao.data.encoding import answer_words
 from grao.data.files import FILE_TYPES
 from grao.data.load import Split, fingerprint, load_split
 from grao.engine.loading import load_tokenizer
-from grao.engine.memory import ROWS, TOKENS
 from grao.engine.policy import policy_shape
 from grao.errors import InputError
-from grao.evaluation.answers import CHUNK, Jury, sample_answers
-from grao.evaluation.metrics import evaluation_from_items
+from grao.evaluation.answers import Jury
 from grao.records import run as records
 from grao.records.files import replace_text
 from grao.records.lock import locked
 from grao.records.numbers import Checks
-from grao.records.run import DataFacts, Doubt, Evaluation, Item, Manifest, RecordedAnswer, now
+from grao.records.run import DataFacts, Evaluation, Item, Manifest, now
 from grao.reports.run import write_report
 from grao.rewards.functions import FunctionReward
 from grao.rewards.judge.wording import context_text
 from grao.rewards.mix import Mix, make_rewards
-from grao.rollouts.base import Sampling
 from grao.studies.content import short_audit
-from grao.studies.doubts import doubts, judge_words, related_judges, trained_on
+from grao.studies.doubts import related_judges, trained_on
 from grao.studies.given import agreed, closed_ids, judge_error, read_answers, read_labels
+from grao.studies.held_out import Answers, answers_stand, evaluated, held_out, prepared, sampled
 from grao.studies.likelihood import sequence_likelihoods, start_of
-from grao.studies.prepare import Advance, Prepared, Screen, claimed, prepare, probe
+from grao.studies.prepare import Prepared, Screen, claimed, judge_forecast, probe, short_audit_pairs
 from grao.studies.settings import anchored
 from grao.types import Encoded
 
 _TAKEN = "reference", "before", "after"
 """Names that stand for something of their own in records."""
-Answers = dict[str, list[RecordedAnswer]]
-"""By the name of who gave them, in the order of the prompts."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +179,7 @@ class _Contest:
     def enter(self, contestants: Sequence[Contestant]) -> None:
         """Lets each answer, and judges what it said."""
         self._read_labels([each.name for each in contestants])
+        self._forecast(len(contestants))
         models, files = [each for each in contestants if each.model], [each for each in contestants if not each.model]
         for each in models if len(contestants) > 1 else []:
             self._look(each)
@@ -208,6 +202,7 @@ class _Contest:
     def recall(self, items: Sequence[Item], model: Path) -> None:
         """Takes recorded answers, and judges them; tokens are counted by the tokenizer beside a model that is there."""
         self._read_labels(list(items[0].answers))
+        self._forecast(len(items[0].answers))
         by_id: dict[str, list[Encoded]] = {}
         self._without_model(next((path for path in (str(model), self.recipe.model.path) if os.path.isdir(path)), None))
         for each in self.items:
@@ -243,6 +238,15 @@ class _Contest:
     def _read_labels(self, names: Sequence[str]) -> None:
         if self.options.labels:
             self.labels = read_labels(self.options.labels, [example.id for example in self.split.test], names)
+
+    def _forecast(self, answers: int) -> None:
+        """Says what the judges will be asked, and at what price, about so many answers to each prompt."""
+        test = [Encoded(each, "", (), each.reference, ()) for each in self.split.test]
+        pairs = len(test) * answers * (answers + 1) // 2 + min(self.options.retest, len(test))
+        pairs += short_audit_pairs(self.recipe, len(self.split.train))
+        for reward, section in zip(self.rewards.rewards, self.recipe.rewards, strict=True):
+            if expected := judge_forecast(reward, section, test, pairs):
+                self.screen.say(expected.words)
 
     def _look(self, contestant: Contestant) -> None:
         """Makes sure that a model is there before another one is sampled from."""
@@ -318,79 +322,3 @@ class _Contest:
             git=records.git_revision(),
         )
         return made.model_copy(update=facts)
-
-
-def evaluate_policy(ready: Prepared, screen: Screen, title: str) -> list[RecordedAnswer]:
-    """`answer_held_out`, shown as a stage."""
-    with screen.stage(title) as advance:
-        return answer_held_out(ready, advance)
-
-
-def answer_held_out(ready: Prepared, advance: Advance = lambda done, total: None) -> list[RecordedAnswer]:
-    """The current model's answers to the held-out prompts, judged."""
-    answers = sampled(ready, lambda done, total: advance(done // 2, total))
-    judged = Jury(ready.trainer.rewards)
-    return judged.judge(held_out(ready), answers, lambda done, total: advance((done + total) // 2, total))
-
-
-def sampled(ready: Prepared, advance: Advance = lambda done, total: None) -> list[RecordedAnswer]:
-    """The current model's answers to the held-out prompts."""
-    trainer, evaluation, rollout = ready.trainer, ready.recipe.evaluation, ready.recipe.rollout
-    temperature = rollout.temperature if evaluation.temperature is None else evaluation.temperature
-    sampling = Sampling(1, temperature, rollout.top_p, evaluation.max_new_tokens or rollout.max_new_tokens)
-    items, answers = held_out(ready), list[RecordedAnswer]()
-    for start in range(0, len(items), CHUNK):
-        chunk = items[start : start + CHUNK]
-        answers += sample_answers(chunk, trainer.sampler(), sampling, trainer.tokenizer, ready.recipe.seed)
-        advance(len(answers), len(items))
-    return answers
-
-
-def record_answers(ready: Prepared, answers: Answers, about: Sequence[Doubt] = ()) -> Evaluation:
-    """Writes `items.jsonl` and `evaluation.json` of a run from its answers before and after training."""
-    items = Jury(ready.trainer.rewards).items(held_out(ready), answers)
-    evaluation = evaluated(items, ready.recipe, about)
-    if ready.trainer.is_world_process_zero():
-        records.write_evaluation(ready.recipe.output, evaluation, items)
-    return evaluation
-
-
-def evaluated(
-    items: Sequence[Item], recipe: Recipe, about: Sequence[Doubt] = (), checks: Checks | None = None
-) -> Evaluation:
-    """All numbers of some items, who judged them, and the doubts: those about the rewards first."""
-    known = checks if checks and any(vars(checks).values()) else None
-    evaluation = evaluation_from_items(items, recipe.evaluation.confidence, known.error if known else None)
-    mine = doubts(items, evaluation)
-    said = [doubt for doubt in about if doubt.kind not in [each.kind for each in mine]]
-    return replace(evaluation, judges=judge_words(recipe), doubts=[*said, *mine], checks=known)
-
-
-def held_out(ready: Prepared) -> Sequence[Encoded]:
-    """The prompts to evaluate on.
-
-    Raises:
-        InputError: if there is none.
-    """
-    items = ready.trainer.eval_items
-    if items is None:
-        raise InputError("data.held_out: no prompts are held out, so there is nothing to evaluate on")
-    return items.items
-
-
-def prepared(recipe: Recipe, split: Split, rewards: Mix) -> Prepared:
-    """As `prepare`, for an evaluation alone: no memory for training, and no word about its settings."""
-    training, evaluation = replace(recipe.training, measure_kl=False), replace(recipe.evaluation, enabled=True)
-    # What `auto` measures and leaves free is for gradients and optimiser.
-    training = training if isinstance(training.token_budget, int) else replace(training, token_budget=TOKENS)
-    rollout = recipe.rollout if isinstance(recipe.rollout.batch_size, int) else replace(recipe.rollout, batch_size=ROWS)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "training.learning_rate")
-        changed = replace(recipe, rollout=rollout, training=training, evaluation=evaluation, watch=None)
-        return prepare(changed, split, rewards)
-
-
-def answers_stand(ready: Prepared) -> str:
-    """What opens the policy's answers and what ends them."""
-    trainer = ready.trainer
-    return answer_words(trainer.tokenizer, trainer.train_items.items[0], trainer.stop_ids)

@@ -227,8 +227,7 @@ def forecasts(
 ) -> list[JudgeForecast]:
     """`judge_forecasts` of a recipe's rewards, in its order and with that of its watch behind them."""
     size, samples, watch = recipe.training.prompts_per_step, recipe.rollout.group_size, recipe.watch
-    short = 0 if recipe.audit.before_training == "skip" else WRONG_TEXTS * min(len(items), SHORT_AUDIT)
-    pairs = steps * size * samples + 3 * held_out + short
+    pairs = steps * size * samples + 3 * held_out + short_audit_pairs(recipe, len(items))
     expected = [
         judge_forecast(reward, config, items, pairs) for reward, config in zip(rewards, recipe.rewards, strict=False)
     ]
@@ -236,6 +235,11 @@ def forecasts(
         looks, groups = (steps - 1) // watch.every + 1, min(watch.prompts * processes, size)
         expected.append(judge_forecast(rewards[-1], watch.reward, items, looks * groups * samples, " (watch)"))
     return [forecast for forecast in expected if forecast]
+
+
+def short_audit_pairs(recipe: Recipe, prompts: int) -> int:
+    """Pairs of which the short audit asks the rewards at most, of so many training prompts."""
+    return 0 if recipe.audit.before_training == "skip" else WRONG_TEXTS * min(prompts, SHORT_AUDIT)
 
 
 def judge_forecast(

@@ -32,7 +32,7 @@ from grao.reports.tables import duration, percent
 from grao.rewards.base import RewardBatch
 from grao.rewards.mix import Mix, MixedRewards, WeightedReward
 from grao.studies.cells import Cell, counts
-from grao.studies.evaluate import answer_held_out, held_out
+from grao.studies.held_out import answer_held_out, held_out
 from grao.studies.prepare import Advance, Prepared, StudyScreen, prepare
 from grao.studies.train import save_policy
 from grao.types import Example

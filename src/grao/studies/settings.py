@@ -26,7 +26,7 @@ _FILES = (
 """Ends of the fields that may name a file or folder here."""
 _FREE = (
     *("output", "data.path", "data.test_path", "rollout.batch_size", "training.token_budget", "training.steps"),
-    *("training.save_every", "training.save_async", "training.max_bad_steps"),
+    *("training.save_every", "training.save_async", "training.max_bad_steps", "training.sample_every"),
     *("audit", "evaluation.confidence", "rollout.vllm.server", "rollout.vllm.folder"),
 )
 """Fields that may change before a resume, or that other checks hold: data are compared by their content, steps with

@@ -3,6 +3,7 @@
 manifest.json   recipe, versions, seed, data fingerprint, how it ended
 recipe.yaml     the recipe with all defaults; `--resume` reads it
 metrics.jsonl   one line per optimiser step
+samples.jsonl   every few steps the completions of one group
 items.jsonl     every held-out prompt with its answers and verdicts
 evaluation.json the numbers, recomputable from items.jsonl
 checkpoints/    optimiser and weights, to resume from
@@ -29,11 +30,12 @@ from grao.records.run import Doubt, Evaluation, RecordedAnswer, now
 from grao.reports.run import write_report
 from grao.studies.content import short_audit
 from grao.studies.doubts import training_reward_only
-from grao.studies.evaluate import answers_stand, evaluate_policy, held_out, record_answers
+from grao.studies.held_out import answers_stand, evaluate_policy, held_out, record_answers
 from grao.studies.prepare import Prepared, Screen, claimed, judge_forecasts, prepare
 from grao.studies.settings import anchored, changed
-from grao.training.arguments import begin_reporting, refusals
+from grao.training.arguments import refusals
 from grao.training.callbacks import InterruptGuard, SaveLastStep
+from grao.training.reporting import begin_reporting, report_scores
 from grao.training.trainer import GRAOTrainer
 
 
@@ -120,6 +122,7 @@ def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None) -> Fini
             after = evaluate_policy(ready, screen, "after")
             about = [*_doubts_about_rewards(ready), training_reward_only()]
             evaluation = record_answers(ready, {"before": before, "after": after}, about)
+            report_scores(trainer, evaluation, "after")
     _note(ready, status="finished", finished=now())
     report = write_report(folder) if trainer.is_world_process_zero() else folder / "report.html"
     return Finished(folder, evaluation, report)
@@ -195,7 +198,7 @@ def _answers_before(ready: Prepared, screen: Screen) -> list[RecordedAnswer]:
         before = [item.answers["before"] for item in records.read_items(ready.recipe.output)]
     if len(before) != len(held_out(ready)):
         before = evaluate_policy(ready, screen, "before")
-        record_answers(ready, {"before": before})
+        report_scores(ready.trainer, record_answers(ready, {"before": before}), "before")
     return before
 
 

@@ -14,7 +14,6 @@ from accelerate.utils import DistributedType
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
-from transformers.integrations import integration_utils
 
 from grao.config.library import GRAOConfig
 from grao.config.other_trainers import OTHER_NAMES, UNFIT
@@ -198,18 +197,6 @@ def check_library(trainer: Trainer, steps: int) -> None:
         raise InputError(f"training.trainer.gradient_checkpointing: {type(model).__name__} does not support it")
     trainer.create_optimizer_and_scheduler(steps)
     trainer.optimizer = trainer.lr_scheduler = None
-
-
-def begin_reporting(trainer: Trainer, given: Mapping[str, Any]) -> None:
-    """Connects the services of `report_to` before any work: one without a key or a network refuses only then.
-
-    Raises:
-        InputError: if one does.
-    """
-    with refusals(given):
-        for callback in trainer.callback_handler.callbacks:
-            if type(callback).__module__ == integration_utils.__name__ and hasattr(callback, "setup"):
-                callback.setup(trainer.args, trainer.state, trainer.model)
 
 
 def check_settings(training: TrainingConfig, accelerator: Accelerator, model: nn.Module) -> None:

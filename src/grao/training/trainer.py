@@ -58,6 +58,7 @@ from grao.training.experience import ExperienceSource, Update
 from grao.training.gap import GapWarning, tolerated_gap
 from grao.training.learner import Learner, save_head, together
 from grao.training.metrics import step_metrics, with_logged
+from grao.training.reporting import SampleLog
 from grao.training.state import CARRIED, Carried
 from grao.training.watch import Watch
 from grao.types import Example
@@ -192,6 +193,7 @@ class GRAOTrainer(CheckedTrainer):
             ahead=rollout.ahead,
             steps=steps,
         )
+        self.add_callback(SampleLog(args.output_dir, self, self.source, args.training.sample_every))
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None

@@ -1,0 +1,127 @@
+"""What the services of `report_to` get beside the metrics of the steps: completions, and RAS and NAG."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from weakref import proxy
+
+import pandas  # type: ignore[import-untyped]
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.integrations import integration_utils
+
+from grao.records.run import Evaluation
+from grao.records.samples import Sample, SampledGroup, append_group, keep_groups_until
+from grao.training.arguments import refusals
+from grao.training.experience import Experience, ExperienceSource
+
+_COLUMNS = ("step", "prompt", "completion", "reward", "weight", "reference")
+
+
+def begin_reporting(trainer: Trainer, given: Mapping[str, Any]) -> None:
+    """Connects the services of `report_to` before any work: one without a key or a network refuses only then.
+
+    Args:
+        trainer: whose services they are.
+        given: the section `training.trainer`.
+
+    Raises:
+        InputError: if one does.
+    """
+    with refusals(given):
+        for callback in trainer.callback_handler.callbacks:
+            if type(callback).__module__ != integration_utils.__name__:
+                continue
+            if hasattr(callback, "setup"):
+                callback.setup(trainer.args, trainer.state, trainer.model)
+            elif hasattr(callback, "logging_dir"):  # TensorBoard's, which takes the working directory before training
+                callback.logging_dir = callback.logging_dir or str(
+                    Path(str(trainer.args.output_dir)).parent / "tensorboard"
+                )
+
+
+def report_scores(trainer: Trainer, evaluation: Evaluation, model: str) -> None:
+    """Sends RAS of a model, and NAG against the one before training, to the services of `report_to`."""
+    scores = evaluation.models[model]
+    values = {"ras": scores.ras, "ras_win_or_tie": scores.ras_win_or_tie}
+    for gain in evaluation.gains:
+        if (gain.model, gain.baseline) == (model, "before"):
+            values["nag"] = gain.nag
+    trainer.log({f"eval_{name}": estimate.value for name, estimate in values.items() if estimate.n})
+
+
+class SampleLog(TrainerCallback):
+    """Every few steps, the first group of the step goes into `samples.jsonl` and to the services of `report_to`.
+
+    Args:
+        folder: of the run.
+        trainer: whose services they are.
+        source: of its steps.
+        every: steps from one look to the next; 0 never looks.
+    """
+
+    def __init__(self, folder: Path, trainer: Trainer, source: ExperienceSource, every: int) -> None:
+        self._folder, self._source, self._every = folder, source, every
+        self._trainer = proxy(trainer)  # which holds this, and is to go as soon as nobody else wants it
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Forgets what a resumed run samples again."""
+        if state.is_world_process_zero:
+            keep_groups_until(self._folder, state.global_step)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Takes a look."""
+        experience, step = self._source.latest, state.global_step
+        due = self._every and (self._every == 1 or step % self._every == 1)
+        if due and state.is_world_process_zero and experience and experience.sampled:
+            group = first_group(experience, step)
+            append_group(self._folder, group)
+            rows = table_rows(group)
+            for callback in self._trainer.callback_handler.callbacks:
+                if send := _SENDERS.get(type(callback).__name__):
+                    send(callback, rows, step)
+
+
+def first_group(experience: Experience, step: int) -> SampledGroup:
+    """The first group of a step, with rewards and weights."""
+    group, weights = experience.groups[0], experience.weighted.weights
+    rewards, factors = experience.rewards.total[0].tolist(), weights.samples[0].tolist()
+    samples = [
+        Sample(answer.text, len(answer.ids), answer.truncated, reward, factor)
+        for answer, reward, factor in zip(group.samples, rewards, factors, strict=True)
+    ]
+    item = group.item
+    return SampledGroup(
+        item.example.id, item.prompt_text, item.reference_text, step, samples, weights.reference[0].item()
+    )
+
+
+def table_rows(group: SampledGroup) -> list[tuple[Any, ...]]:
+    """A row for each completion, in the order of `_COLUMNS`."""
+    return [
+        (group.step, group.prompt, sample.text, sample.reward, sample.weight, group.reference)
+        for sample in group.samples
+    ]
+
+
+def _to_tensorboard(callback: Any, rows: Sequence[tuple[Any, ...]], step: int) -> None:
+    if callback.tb_writer:
+        texts = "\n\n".join("\n".join(f"    {line}" for line in _words(row).splitlines()) for row in rows)
+        callback.tb_writer.add_text("samples", texts, step)
+
+
+def _to_wandb(callback: Any, rows: Sequence[tuple[Any, ...]], step: int) -> None:
+    table = callback._wandb.Table(columns=list(_COLUMNS), data=[list(row) for row in rows])
+    callback._wandb.log({"samples": table, "train/global_step": step})
+
+
+def _to_trackio(callback: Any, rows: Sequence[tuple[Any, ...]], step: int) -> None:
+    table = callback._trackio.Table(dataframe=pandas.DataFrame(rows, columns=_COLUMNS))
+    callback._trackio.log({"samples": table, "train/global_step": step})
+
+
+def _words(row: tuple[Any, ...]) -> str:
+    return "\n".join(f"{name}: {value}" for name, value in zip(_COLUMNS, row, strict=True))
+
+
+_SENDERS = {"TensorBoardCallback": _to_tensorboard, "WandbCallback": _to_wandb, "TrackioCallback": _to_trackio}
+"""Those that take texts; the others get numbers only."""
