@@ -253,13 +253,16 @@ def test_labels_name_the_row_that_is_wrong(place: Path, capsys: pytest.CaptureFi
         ([{"id": "f" * 16, "preferred": "tie"}], "its prompt is none of the 10"),
         ([{"id": ids[0], "preferred": "tie"}] * 2, "line 2: a second preference"),
         ([{"id": ids[0], "preferred": "tie", "model": "x"}], "model must be one of model, is 'x'"),
+        ([{"id": ids[0], "preferred": "tie", "answer": "no"}], "line 1: answer is another text than the one"),
     ):
         write("labels.jsonl", rows)
         assert main(["evaluate", "model", *options(), "--output", "out", "--labels", "labels.jsonl"]) == 2
         assert message in capsys.readouterr().err
     said = {True: "answer", False: "reference"}
     signs = [item.answers["model"].reward > 0 for item in read_items(place / "first")]
-    write("labels.jsonl", [{"id": i, "preferred": said[won]} for i, won in zip(ids, signs, strict=True)])
+    texts = [item.answers["model"].text for item in read_items(place / "first")]
+    rows = zip(ids, signs, texts, strict=True)
+    write("labels.jsonl", [{"id": i, "preferred": said[won], "answer": text} for i, won, text in rows])
     assert main(["evaluate", "model", *options(), "--output", "out", "--labels", "labels.jsonl"]) == 0
     (agreed,) = read_evaluation(place / "out").checks.labels
     assert agreed.kappa.agreement.value == 1

@@ -85,17 +85,24 @@ def read_answers(folder: Path, result: StudyResult) -> list[Item]:
         return []
     seed = max(sorted(seeds), key=lambda each: seeds[each])
     arms = {
-        arm.arm: {kept.id: kept for kept in _of(Key(arm.arm, "final", arm.learning_rate, seed)).read_lines(folder)}
+        arm.arm: _by_place(prompts, _of(Key(arm.arm, "final", arm.learning_rate, seed)).read_lines(folder))
         for arm in result.arms
         if seed in arm.seeds
     }
     arms = {name: kept for name, kept in arms.items() if kept}
     befores = {tuple(kept.before and kept.before.text for kept in answers.values()) for answers in arms.values()}
-    return [_item(prompt, arms, len(befores) == 1) for prompt in prompts] if arms else []
+    alike = len(befores) == 1
+    return [_item(prompt, place, arms, alike) for place, prompt in enumerate(prompts)] if arms else []
 
 
-def _item(prompt: Prompted, arms: Mapping[str, Mapping[str, Kept]], alike: bool) -> Item:
-    answered = {name: kept[prompt.id] for name, kept in arms.items() if prompt.id in kept}
+def _by_place(prompts: Sequence[Prompted], kept: Sequence[Kept]) -> dict[int, Kept]:
+    """Answers by the place of their prompt, for a prompt may come twice; without those to other prompts."""
+    pairs = enumerate(zip(prompts, kept, strict=False))
+    return {place: answered for place, (prompt, answered) in pairs if answered.id == prompt.id}
+
+
+def _item(prompt: Prompted, place: int, arms: Mapping[str, Mapping[int, Kept]], alike: bool) -> Item:
+    answered = {name: kept[place] for name, kept in arms.items() if place in kept}
     before = next((kept.before for kept in answered.values() if kept.before), None) if alike else None
     answers = {"before": before} if before else {}
     gains = {f"{name}|before": kept.gain for name, kept in answered.items()} if before else {}

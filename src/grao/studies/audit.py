@@ -179,7 +179,8 @@ def _audit(
 ) -> Audit:
     recipe, confidence = ready.recipe, ready.recipe.evaluation.confidence
     ids = [text.item.example.id for text, _ in pairs]
-    people = read_labels(recipe.audit.labels, ids, ["rejected"], PAIR_SIDES)["rejected"] if recipe.audit.labels else {}
+    given = read_labels(recipe.audit.labels, ids, ["rejected"], PAIR_SIDES) if recipe.audit.labels else {"rejected": {}}
+    people = {prompt: label.preferred for prompt, label in given["rejected"].items()}
     said = panel.ask([text for text, _ in pairs], screen, "pairs")
     pair_items = [
         PairItem(text.item.example.id, text.item.prompt_text, text.item.reference_text, text.text, held_out, read)

@@ -36,7 +36,7 @@ from grao.rewards.judge.wording import context_text
 from grao.rewards.mix import Mix, make_rewards
 from grao.studies.content import short_audit
 from grao.studies.doubts import related_judges, trained_on
-from grao.studies.given import agreed, closed_ids, judge_error, read_answers, read_labels
+from grao.studies.given import Labels, agreed, check_labelled, closed_ids, judge_error, read_answers, read_labels
 from grao.studies.held_out import Answers, answers_stand, evaluated, held_out, prepared, sampled
 from grao.studies.likelihood import sequence_likelihoods, start_of
 from grao.studies.prepare import Prepared, Screen, claimed, judge_forecast, probe, short_audit_pairs
@@ -168,7 +168,7 @@ class _Contest:
         self.jury = Jury(self.rewards)
         self.items: Sequence[Encoded] = []
         self.answers: Answers = {}
-        self.labels: dict[str, dict[str, float]] = {}
+        self.labels: Labels = {}
         self.models: dict[str, str] = {}
         self.starts: dict[str, str] = {}
         self.asked: dict[str, Sequence[Encoded]] = {}
@@ -295,6 +295,9 @@ class _Contest:
         self.items = [item for item in self.items if item.example.row in shared]
 
     def _judge(self) -> None:
+        ids = [item.example.id for item in self.items]
+        texts = {name: [answer.text for answer in answers] for name, answers in self.answers.items()}
+        check_labelled(self.labels, {name: dict(zip(ids, said, strict=True)) for name, said in texts.items()})
         for name, answers in self.answers.items():
             with self.screen.stage(f"{name}, judged") as advance:
                 self.answers[name] = self.jury.judge(self.items, answers, advance)

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -66,13 +66,27 @@ def closed_ids(tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str]) 
     return [(*ids, *end) for ids in token_ids(tokenizer, texts)]
 
 
-def read_labels(
-    path: str, ids: Sequence[str], models: Sequence[str], sides: Mapping[str, float] = SIDES
-) -> dict[str, dict[str, float]]:
-    """People's preferences, by model and prompt: 1 for the answer, 0 for a tie, -1 for the reference.
+class Label(NamedTuple):
+    """What somebody preferred."""
+
+    preferred: float
+    """1 the answer, 0 neither, -1 the reference."""
+    answer: str | None
+    """That was read, None where the file does not say."""
+    at: str
+    """Where it stands."""
+
+
+Labels = dict[str, dict[str, Label]]
+"""By model and id of the prompt."""
+
+
+def read_labels(path: str, ids: Sequence[str], models: Sequence[str], sides: Mapping[str, float] = SIDES) -> Labels:
+    """People's preferences.
 
     Args:
-        path: rows with `preferred` (answer, reference or tie), `id` or `prompt`, and `model` where several are judged.
+        path: rows with `preferred` (answer, reference or tie), `id` or `prompt`, `model` where several are judged, and
+            if they like `answer`, the text that was read.
         ids: of the prompts.
         models: their names.
         sides: what may be preferred, and its R.
@@ -80,7 +94,7 @@ def read_labels(
     Raises:
         InputError: naming the row that is not as it should be.
     """
-    labels: dict[str, dict[str, float]] = {}
+    labels: Labels = {}
     known = set(ids)
     for row in read_path(path, "train").rows:
         prompt, said = _prompt_id(row), row.cell("preferred")
@@ -93,17 +107,34 @@ def read_labels(
             raise InputError(f"{row.at}: its prompt is none of the {len(known):,} that are evaluated on")
         if prompt in labels.setdefault(model, {}):
             raise InputError(f"{row.at}: a second preference on {model!r} and the prompt {prompt}; give one each")
-        labels[model][prompt] = sides[said]
+        answer = row.cell("answer")
+        labels[model][prompt] = Label(sides[said], answer if isinstance(answer, str) else None, row.at)
     return labels
 
 
-def agreed(items: Sequence[Item], labels: dict[str, dict[str, float]], confidence: float) -> list[Agreed]:
+def check_labelled(labels: Labels, answers: Mapping[str, Mapping[str, str]]) -> None:
+    """Makes sure that the labels are about the answers that are judged, by model and id of the prompt.
+
+    Raises:
+        InputError: naming a row that is about another text.
+    """
+    for model, preferred in labels.items():
+        for prompt, label in preferred.items():
+            text = answers[model].get(prompt)
+            if None not in (label.answer, text) and str(label.answer).strip() != str(text).strip():
+                raise InputError(
+                    f"{label.at}: answer is another text than the one that is judged; label the answers of items.jsonl "
+                    "and judge them again with --run"
+                )
+
+
+def agreed(items: Sequence[Item], labels: Labels, confidence: float) -> list[Agreed]:
     """How far each reward agrees with the labels."""
     pairs: dict[str, list[tuple[float | None, float]]] = {}
     for model, preferred in labels.items():
         for item in items:
             for said in item.answers[model].said if item.id in preferred else ():
-                pairs.setdefault(said.reward, []).append((said.value, preferred[item.id]))
+                pairs.setdefault(said.reward, []).append((said.value, preferred[item.id].preferred))
     found = []
     for name, both in pairs.items():
         kappa = cohens_kappa(agreement_table(*zip(*both, strict=True)), confidence)
