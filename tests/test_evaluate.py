@@ -14,6 +14,7 @@ from evaluation_coverage import draw as simulated
 from grao.cli.entrants import named
 from grao.cli.main import main
 from grao.config.load import load_recipe
+from grao.evaluation.doubts import doubts
 from grao.evaluation.metrics import evaluation_from_items
 from grao.evaluation.texts import broken, follows, repetition, unknown_words
 from grao.records.run import (
@@ -28,7 +29,6 @@ from grao.records.run import (
 )
 from grao.rewards.mix import Mix, as_mix
 from grao.studies.content import content_doubts
-from grao.studies.doubts import doubts
 from grao.types import Example
 from judge_server import Asked, JudgeServer, Told
 from tiny import saved_model

@@ -23,10 +23,10 @@ from grao.cli.screen import TerminalScreen
 from grao.config.load import dump_recipe, load_recipe
 from grao.engine.loading import load_model
 from grao.errors import InputError, RewardUnavailableError
+from grao.evaluation.doubts import doubts
 from grao.evaluation.metrics import evaluation_from_items
 from grao.records.run import Evaluation, read_evaluation, read_items, read_metrics
 from grao.records.samples import read_groups
-from grao.studies.doubts import doubts
 from grao.studies.evaluate import evaluate_recipe, evaluate_run
 from grao.studies.train import StoppedError, resume_run, start_run
 from grao.training.trainer import GRAOTrainer

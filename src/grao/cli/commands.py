@@ -194,7 +194,8 @@ def watch(arguments: WatchArguments) -> None:
 
 def runs(folder: Path) -> None:
     """Lists what lies in a folder."""
-    Console().print(runs_table(folder))
+    console = Console()
+    console.print(runs_table(folder, console.width))
 
 
 def _show_run(finished: Finished, console: Console) -> None:

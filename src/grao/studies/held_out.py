@@ -10,13 +10,14 @@ from grao.data.load import Split
 from grao.engine.memory import ROWS, TOKENS
 from grao.errors import InputError
 from grao.evaluation.answers import CHUNK, Jury, sample_answers
+from grao.evaluation.doubts import doubts
 from grao.evaluation.metrics import evaluation_from_items
 from grao.records import run as records
 from grao.records.numbers import Checks
 from grao.records.run import Doubt, Evaluation, Item, RecordedAnswer
 from grao.rewards.mix import Mix
 from grao.rollouts.base import Sampling
-from grao.studies.doubts import doubts, judge_words
+from grao.studies.doubts import judge_words
 from grao.studies.prepare import Advance, Prepared, Screen, prepare
 from grao.types import Encoded
 

@@ -11,30 +11,30 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Protocol
 
-import torch
-from accelerate import Accelerator
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from grao.config.library import GRAOConfig
 from grao.config.recipe import Recipe
 from grao.config.rewards import RewardConfig
 from grao.config.schema import ADAPTER
 from grao.data.load import Split, fingerprint, load_split
-from grao.engine.loading import add_adapter, load_tokenizer, parameter_count
+from grao.engine.loading import add_adapter, load_tokenizer
 from grao.engine.policy import load_policy
 from grao.errors import InputError
 from grao.evaluation.answers import single_batch
 from grao.files import usable_path
 from grao.records.audit import JudgeForecast
 from grao.records.lock import locked, no_empty_folders
-from grao.records.run import DataFacts, Manifest, WeightCounts, git_revision, installed_versions, now
+from grao.records.run import Manifest, now
 from grao.rewards.base import Reward
 from grao.rewards.judge.base import Pair
 from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.judge.server import ServerJudge
 from grao.rewards.mix import Mix, check_heard, make_reward, make_rewards
 from grao.studies.settings import decisive
+from grao.training.library import manifest_of
+from grao.training.loglines import LogLines
 from grao.training.trainer import GRAOTrainer
 from grao.training.watch import Watch
 from grao.types import Encoded, Example
@@ -152,39 +152,24 @@ def prepare(recipe: Recipe, split: Split | None = None, rewards: Mix | None = No
     with no_empty_folders(Path(config.output_dir, "checkpoints")):
         trainer = GRAOTrainer(policy, rewards, config, split.train, held_out or None, tokenizer, watch=watch)
     trainer.accelerator.wait_for_everyone()
-    for printing in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printing)
-    encoded, tested = trainer.train_items, trainer.eval_items
-    long = encoded.dropped + (tested.dropped if tested else 0)
-    manifest = Manifest(
-        status="running",
-        started=now(),
-        finished=None,
-        command=f"grao train --config {recipe.output}/recipe.yaml --output {recipe.output}-again",
-        config=ADAPTER.dump_python(recipe, mode="json", by_alias=True),
-        seed=recipe.seed,
-        steps=trainer.args.max_steps,
-        data=DataFacts(
-            prompts=len(encoded.items),
-            held_out=len(tested.items) if tested else 0,
-            left_out={**split.skipped, **({"prompt too long": long} if long else {})},
-            fingerprint=fingerprint([*split.train, *split.test]),
+    trainer.remove_callback(LogLines)
+    made = manifest_of(trainer)
+    told = {
+        "status": "running",
+        "started": now(),
+        "finished": None,
+        "command": f"grao train --config {recipe.output}/recipe.yaml --output {recipe.output}-again",
+        "config": ADAPTER.dump_python(recipe, mode="json", by_alias=True),
+        "decisive": decisive(recipe),
+        "data": made.data.model_copy(
+            update={
+                "left_out": {**split.skipped, **made.data.left_out},
+                "fingerprint": fingerprint([*split.train, *split.test]),
+            }
         ),
-        weights=WeightCounts(all=parameter_count(policy), trained=parameter_count(policy, trainable=True)),
-        stops=list(trainer.stop_ids),
-        hardware=_hardware(trainer.accelerator),
-        decisive=decisive(recipe),
-        versions=installed_versions(),
-        git=git_revision(),
-    )
+    }
+    manifest = made.model_copy(update=told)
     return Prepared(recipe, trainer, trainer.args.max_steps, manifest, note)
-
-
-def _hardware(accelerator: Accelerator) -> str:
-    """How many of which device."""
-    cuda = accelerator.device.type == "cuda"
-    name = torch.cuda.get_device_name(accelerator.device) if cuda else accelerator.device.type.upper()
-    return name if accelerator.num_processes == 1 else f"{accelerator.num_processes} x {name}"
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str]) -> list[list[int]]:

@@ -35,7 +35,8 @@ from grao.studies.prepare import Prepared, Screen, claimed, judge_forecasts, pre
 from grao.studies.settings import anchored, changed
 from grao.training.arguments import refusals
 from grao.training.callbacks import InterruptGuard, SaveLastStep
-from grao.training.reporting import begin_reporting, report_scores
+from grao.training.library import log_scores
+from grao.training.reporting import begin_reporting
 from grao.training.trainer import GRAOTrainer
 
 
@@ -122,7 +123,7 @@ def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None) -> Fini
             after = evaluate_policy(ready, screen, "after")
             about = [*_doubts_about_rewards(ready), training_reward_only()]
             evaluation = record_answers(ready, {"before": before, "after": after}, about)
-            report_scores(trainer, evaluation, "after")
+            log_scores(trainer, evaluation)
     _note(ready, status="finished", finished=now())
     report = write_report(folder) if trainer.is_world_process_zero() else folder / "report.html"
     return Finished(folder, evaluation, report)
@@ -198,7 +199,7 @@ def _answers_before(ready: Prepared, screen: Screen) -> list[RecordedAnswer]:
         before = [item.answers["before"] for item in records.read_items(ready.recipe.output)]
     if len(before) != len(held_out(ready)):
         before = evaluate_policy(ready, screen, "before")
-        report_scores(ready.trainer, record_answers(ready, {"before": before}), "before")
+        log_scores(ready.trainer, record_answers(ready, {"before": before}))
     return before
 
 

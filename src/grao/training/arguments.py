@@ -87,6 +87,7 @@ def training_arguments(config: GRAOConfig, steps: int) -> TrainingArguments:
         "logging_steps": 1,
         "logging_first_step": True,
         "report_to": "none",
+        "disable_tqdm": True,
         **(best if extra.get("load_best_model_at_end") else {}),
         **extra,
     }

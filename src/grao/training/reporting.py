@@ -9,7 +9,6 @@ import pandas  # type: ignore[import-untyped]
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.integrations import integration_utils
 
-from grao.records.run import Evaluation
 from grao.records.samples import Sample, SampledGroup, append_group, keep_groups_until
 from grao.training.arguments import refusals
 from grao.training.experience import Experience, ExperienceSource
@@ -37,16 +36,6 @@ def begin_reporting(trainer: Trainer, given: Mapping[str, Any]) -> None:
                 callback.logging_dir = callback.logging_dir or str(
                     Path(str(trainer.args.output_dir)).parent / "tensorboard"
                 )
-
-
-def report_scores(trainer: Trainer, evaluation: Evaluation, model: str) -> None:
-    """Sends RAS of a model, and NAG against the one before training, to the services of `report_to`."""
-    scores = evaluation.models[model]
-    values = {"ras": scores.ras, "ras_win_or_tie": scores.ras_win_or_tie}
-    for gain in evaluation.gains:
-        if (gain.model, gain.baseline) == (model, "before"):
-            values["nag"] = gain.nag
-    trainer.log({f"eval_{name}": estimate.value for name, estimate in values.items() if estimate.n})
 
 
 class SampleLog(TrainerCallback):

@@ -21,7 +21,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerState
 
 from grao.chat import set_arguments
 from grao.config.library import GRAOConfig
@@ -37,10 +37,9 @@ from grao.engine.memory import MOST_ROWS, ROWS, affordable_rows, free_bytes
 from grao.engine.policy import given_policy
 from grao.engine.sharded import begin_splitting, half_precision, split_over
 from grao.errors import InputError
-from grao.groups import reward_groups, sample_groups
 from grao.methods.base import Method
 from grao.rewards.mix import Mix, RewardLike, as_mix, check_heard
-from grao.rollouts.base import Generator, Sampling, draw_key, make_generator
+from grao.rollouts.base import Generator, Sampling, make_generator
 from grao.rollouts.copies import copy_bytes, copy_dtype, sampler_of
 from grao.training.accumulate import Seen
 from grao.training.ahead import check_ahead, read_ahead, write_ahead
@@ -57,6 +56,8 @@ from grao.training.checked import CheckedTrainer
 from grao.training.experience import ExperienceSource, Update
 from grao.training.gap import GapWarning, tolerated_gap
 from grao.training.learner import Learner, save_head, together
+from grao.training.library import headline_numbers, judged_answers, measured, record_evaluation, write_page
+from grao.training.loglines import LogLines
 from grao.training.metrics import step_metrics, with_logged
 from grao.training.reporting import SampleLog
 from grao.training.state import CARRIED, Carried
@@ -64,8 +65,6 @@ from grao.training.watch import Watch
 from grao.types import Example
 
 Rows = Iterable[Mapping[str, Any] | Example]
-
-
 _NONE = EncodedSet([], 0, 0)
 _PROBES = 16
 """References on which a model with several stop tokens is asked which one it uses."""
@@ -148,7 +147,7 @@ class GRAOTrainer(CheckedTrainer):
                 train_dataset=range(steps),
                 eval_dataset=self.eval_items and self.eval_items.items,
                 processing_class=self.tokenizer,
-                callbacks=[MetricsCallback(args.output_dir), *([watch] if watch else []), *(callbacks or [])],
+                callbacks=[MetricsCallback(args.output_dir), LogLines(), *filter(None, [watch]), *(callbacks or [])],
             )
             check_library(self, steps)
         self.is_fsdp_enabled = begin_splitting(self.accelerator, policy)
@@ -193,6 +192,7 @@ class GRAOTrainer(CheckedTrainer):
             ahead=rollout.ahead,
             steps=steps,
         )
+        self.remove_callback(PrinterCallback)
         self.add_callback(SampleLog(args.output_dir, self, self.source, args.training.sample_every))
 
     def training_step(
@@ -303,7 +303,8 @@ class GRAOTrainer(CheckedTrainer):
     ) -> dict[str, float]:
         """One answer for each held-out prompt: mean reward, and shares of wins, ties and losses to the reference.
 
-        For intervals, and for before against after, see `grao evaluate`.
+        Outside of a training the trainer's own held-out prompts also yield RAS and, after it, NAG; answers and numbers
+        are kept as those of `grao train`: `items.jsonl`, `evaluation.json`.
         """
         self.between_steps = True  # transformers evaluates after its optimiser step
         encoded = self.eval_items
@@ -313,17 +314,18 @@ class GRAOTrainer(CheckedTrainer):
             )
         if encoded is None:
             raise InputError("evaluate: there is no eval_dataset; give one to GRAOTrainer or to evaluate()")
-        rollout = self.config.rollout
-        sampling = Sampling(1, rollout.temperature, rollout.top_p, rollout.max_new_tokens)
-        keys = [draw_key(self.config.seed, "evaluate", item.example.id) for item in encoded.items]
-        groups = sample_groups(encoded.items, keys, self.sampler(), sampling, self.tokenizer)
-        rewards = reward_groups(groups, self.rewards).total
-        scored = rewards[~rewards.isnan()]
-        shares = {"reward": scored, "win": scored > 0, "tie": scored == 0, "lose": scored < 0}
-        metrics = {f"{metric_key_prefix}_{name}": share.double().mean().item() for name, share in shares.items()}
+        answers = judged_answers(self, encoded.items)
+        metrics = measured(answers)
+        if eval_dataset is None and not self.is_in_train:
+            metrics |= headline_numbers(record_evaluation(self, answers))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def report(self) -> Path:
+        """Writes the page of the run, `report.html` in its folder, and returns its path."""
+        return write_page(self)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The policy; into a checkpoint also what is carried from step to step."""

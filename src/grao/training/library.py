@@ -1,0 +1,141 @@
+"""The records of a run that a script makes with `GRAOTrainer`: the files that `grao train` writes, and their page.
+
+items.jsonl, evaluation.json   from `evaluate()`, before and after training
+metrics.jsonl, samples.jsonl   from `train()`
+manifest.json, report.html     from `report()`
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator
+from pydantic import TypeAdapter
+from transformers import Trainer
+
+from grao.config.library import GRAOConfig
+from grao.engine.loading import parameter_count
+from grao.errors import InputError
+from grao.evaluation.answers import Jury, sample_answers
+from grao.evaluation.doubts import doubts
+from grao.evaluation.metrics import evaluation_from_items
+from grao.records import run as records
+from grao.records.run import DataFacts, Evaluation, Manifest, RecordedAnswer, WeightCounts
+from grao.reports.run import write_report
+from grao.rollouts.base import Sampling
+from grao.types import Encoded
+
+if TYPE_CHECKING:
+    from grao.training.trainer import GRAOTrainer
+
+BEFORE, AFTER = "before", "after"
+
+
+def judged_answers(trainer: "GRAOTrainer", items: Sequence[Encoded]) -> list[RecordedAnswer]:
+    """One answer of the current policy to each prompt, judged against its reference.
+
+    Args:
+        trainer: samples as in training.
+        items: N prompts with references.
+    """
+    rollout = trainer.config.rollout
+    sampling = Sampling(1, rollout.temperature, rollout.top_p, rollout.max_new_tokens)
+    answers = sample_answers(items, trainer.sampler(), sampling, trainer.tokenizer, trainer.config.seed)
+    return Jury(trainer.rewards).judge(items, answers)
+
+
+def measured(answers: Sequence[RecordedAnswer]) -> dict[str, float]:
+    """Mean reward, and shares of wins, ties and losses to the reference, of the answers that have a verdict."""
+    known = [answer.reward for answer in answers if answer.reward is not None]
+    outcomes = {"win": sum(reward > 0 for reward in known), "tie": known.count(0.0), "lose": sum(r < 0 for r in known)}
+    return {"reward": sum(known) / len(known), **{name: count / len(known) for name, count in outcomes.items()}}
+
+
+def headline_numbers(evaluation: Evaluation) -> dict[str, float]:
+    """RAS of the last model of an evaluation and, where there is one before it, NAG; without what was not measured."""
+    scores = [*evaluation.models.values()][-1]
+    numbers = {"ras": scores.ras, "ras_win_or_tie": scores.ras_win_or_tie}
+    if evaluation.gains:
+        numbers["nag"] = evaluation.gains[-1].nag
+    return {name: estimate.value for name, estimate in numbers.items() if estimate.n}
+
+
+def log_scores(trainer: Trainer, evaluation: Evaluation) -> None:
+    """Sends `headline_numbers` to the services of `report_to`."""
+    trainer.log({f"eval_{name}": value for name, value in headline_numbers(evaluation).items()})
+
+
+def record_evaluation(trainer: "GRAOTrainer", answers: Sequence[RecordedAnswer]) -> Evaluation:
+    """Writes `items.jsonl` and `evaluation.json`: of the model before training, or of it and the one after.
+
+    Args:
+        trainer: at step 0 its model is the one before.
+        answers: to its held-out prompts, judged.
+
+    Raises:
+        InputError: if its folder holds another run.
+    """
+    encoded, folder = trainer.eval_items, Path(trainer.folder)
+    assert encoded is not None  # noqa: S101
+    recorded = records.read_items(folder)
+    begun = trainer.state.global_step > 0
+    if not begun and any(AFTER in item.answers for item in recorded):
+        raise InputError(f"{folder} already holds another run; choose another output_dir")
+    same = [item.id for item in recorded] == [item.example.id for item in encoded.items]
+    before = [item.answers[BEFORE] for item in recorded if BEFORE in item.answers] if begun and same else []
+    known = {BEFORE: before} if before else {}
+    items = Jury(trainer.rewards).items(encoded.items, {**known, AFTER if begun else BEFORE: list(answers)})
+    evaluation = evaluation_from_items(items)
+    judges = [f"reward {reward.name}" for reward in trainer.rewards.rewards]
+    evaluation = replace(evaluation, judges=judges, doubts=doubts(items, evaluation))
+    if trainer.is_world_process_zero():
+        records.write_evaluation(folder, evaluation, items)
+    return evaluation
+
+
+def write_page(trainer: "GRAOTrainer") -> Path:
+    """Writes `manifest.json` and the page, and returns the path of the page."""
+    folder, done = Path(trainer.folder), trainer.state.global_step
+    if trainer.is_world_process_zero():
+        status = "finished" if done >= trainer.args.max_steps else "interrupted"
+        told = TypeAdapter(GRAOConfig).dump_python(trainer.config, mode="json", by_alias=True)
+        model = {"path": str(getattr(trainer.accelerator.unwrap_model(trainer.model).config, "_name_or_path", ""))}
+        config = {"model": model, **{name: told[name] for name in ("data", "rollout", "method", "training", "seed")}}
+        command = shlex.join(["python", os.path.relpath(sys.argv[0])]) if sys.argv[0].endswith(".py") else ""
+        facts = {"status": status, "finished": records.now(), "config": config, "command": command}
+        records.write_manifest(folder, manifest_of(trainer).model_copy(update=facts))
+        write_report(folder)
+    return folder / "report.html"
+
+
+def manifest_of(trainer: "GRAOTrainer") -> Manifest:
+    """What a trainer knows of its run."""
+    train, held_out = trainer.train_items, trainer.eval_items
+    long = train.dropped + (held_out.dropped if held_out else 0)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return Manifest(
+        seed=trainer.config.seed,
+        steps=trainer.args.max_steps,
+        data=DataFacts(
+            prompts=len(train.items),
+            held_out=len(held_out.items) if held_out else 0,
+            left_out={"prompt too long": long} if long else {},
+        ),
+        weights=WeightCounts(all=parameter_count(model), trained=parameter_count(model, trainable=True)),
+        stops=list(trainer.stop_ids),
+        hardware=_hardware(trainer.accelerator),
+        versions=records.installed_versions(),
+        git=records.git_revision(),
+    )
+
+
+def _hardware(accelerator: Accelerator) -> str:
+    """How many of which device."""
+    cuda = accelerator.device.type == "cuda"
+    name = torch.cuda.get_device_name(accelerator.device) if cuda else accelerator.device.type.upper()
+    return name if accelerator.num_processes == 1 else f"{accelerator.num_processes} x {name}"
