@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from grao.chat import turn_of, written_out
 from grao.errors import InputError
 from grao.sandbox import judge, world
 from grao.sandbox.kinds import Task
@@ -430,3 +431,13 @@ def test_cache_folder(monkeypatch):
     assert world.cache_folder() == Path("/x/grao")
     monkeypatch.setenv("GRAO_CACHE", "/y")
     assert world.cache_folder() == Path("/y")
+
+
+def test_a_users_message_reads_like_the_prompt_of_a_task() -> None:
+    tokenizer, task = build_tokenizer(), draw(Random(0), "train")
+    message = [{"role": "user", "content": task.question}]
+    assert tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True) == task.prompt
+    turn = turn_of(tokenizer)
+    assert (turn.end, turn.coming, turn.given) == ("<|end|>", "", "")
+    assert written_out(tokenizer, task.prompt)
+    assert not written_out(tokenizer, task.question)

@@ -113,6 +113,16 @@ def turn_of(tokenizer: PreTrainedTokenizerBase, question: Sequence[Message] = _Q
     return replace(turn, coming=coming, given=given, thoughts=thoughts) if thoughts else turn
 
 
+def written_out(tokenizer: PreTrainedTokenizerBase, prompt: str) -> bool:
+    """Whether a plain-text prompt ends as the chat template opens an answer: somebody has put it through before."""
+    try:
+        text = _rendered(tokenizer, [{"role": "user", "content": _ANSWER}], "", add_generation_prompt=True)
+    except InputError:
+        return False
+    opening = text.rpartition(_ANSWER)[2].strip()
+    return bool(opening) and prompt.rstrip().endswith(opening)
+
+
 def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], turn: Turn, refusal: str) -> str:
     """Chat messages through the template, up to where the answer begins, marked for `token_ids`.
 

@@ -14,10 +14,12 @@ from typing import Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from grao.chat import Turn, dialogue_text, guarded, prompt_text, token_ids, turn_of, unmarked, without_end
+from grao.chat import Turn, dialogue_text, guarded, prompt_text, token_ids, turn_of, unmarked, without_end, written_out
 from grao.errors import InputError
 from grao.types import Encoded, Example, Message
 
+_PROBED = 16
+"""Prompts by which it is told whether all have gone through the chat template before."""
 _CONTEXT = 8
 """Prompt tokens that `decode_completion` looks at."""
 _OPENED = re.compile(r"(<\w+>|\[\w+\])\s*$")
@@ -119,7 +121,7 @@ def settled_turn(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
     """
     chats = [example for example in examples if not isinstance(example.prompt, str)]
     if not chats:
-        if tokenizer.chat_template:
+        if tokenizer.chat_template and not all(written_out(tokenizer, str(each.prompt)) for each in examples[:_PROBED]):
             problem = "prompts are plain text, and the model has a chat template, which they do not go through"
             warnings.warn(f"{problem}; if it was taught to chat, set data.chat: true", stacklevel=2)
         return Turn()

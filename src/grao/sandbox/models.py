@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -32,6 +32,15 @@ Progress = Callable[[int, int, float], None]
 PIECES = r"User: |\nAssistant:\n| ?[A-Za-z']+| ?[0-9]| ?[^\sA-Za-z0-9]|\s"
 """How a text falls apart; a space belongs to what follows it."""
 END, PAD = "<|end|>", "<|pad|>"
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'user' %}User: {{ message.content }}\n"
+    "{% elif message.role == 'assistant' %}Assistant:\n{{ message.content }}<|end|>"
+    "{% else %}{{ raise_exception('only user and assistant speak here') }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:\n{% endif %}"
+)
+"""The chat template: a user's message reads like the prompt of a task."""
 SAMPLE = 1500
 """Tasks of each kind that are looked at for words: enough to see every word in every place."""
 
@@ -51,8 +60,9 @@ def build_tokenizer(kinds: tuple[str, ...] = USUAL_KINDS) -> PreTrainedTokenizer
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PIECES), "isolated"), byte_level])
     tokenizer.decoder = decoders.ByteLevel()
-    settings = {"padding_side": "left", "clean_up_tokenization_spaces": False, "model_max_length": 256}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, **settings)
+    settings: dict[str, Any] = {"padding_side": "left", "clean_up_tokenization_spaces": False, "model_max_length": 256}
+    settings |= {"eos_token": END, "pad_token": PAD, "chat_template": TEMPLATE}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
 
 
 @cache

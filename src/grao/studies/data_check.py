@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
+from grao.chat import written_out
 from grao.config.recipe import Recipe
 from grao.config.strict_yaml import write_yaml
 from grao.data.encoding import EncodedSet
@@ -65,7 +66,9 @@ def check_data(recipe: Recipe, given: Collection[str], model: bool, screen: Any)
     if model:
         tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
     split = load_split(recipe.data, recipe.seed, table)
-    if tokenizer and tokenizer.chat_template and "chat" not in given and isinstance(split.train[0].prompt, str):
+    first = split.train[0].prompt
+    bare = tokenizer and tokenizer.chat_template and isinstance(first, str) and not written_out(tokenizer, first)
+    if bare and "chat" not in given:
         recipe = replace(recipe, data=replace(recipe.data, chat=True))
         split = load_split(recipe.data, recipe.seed, table)
         screen.say("guessed: data.chat: true, since the model has a chat template and prompts are plain text")
