@@ -14,7 +14,6 @@ from grao.cli.main import main
 from grao.cli.parser import parse_arguments
 from grao.config.load import load_recipe
 from grao.config.recipe import Recipe
-from grao.config.schema import field_facts
 from grao.errors import InputError, RewardUnavailableError
 
 RECIPE = """\
@@ -71,6 +70,12 @@ def test_train_gets_a_checked_recipe(command: Callable[..., list[Any]]) -> None:
     assert recipe.rewards[0].weight == -2.0
 
 
+def test_a_value_may_begin_like_an_option() -> None:
+    rule = ["--rewards.0.function", "null", "--rewards.0.rule.regex.pattern", "-seed"]
+    _, recipe = parse_arguments(["train", "--config", "recipe.yaml", *rule])
+    assert recipe.rewards[0].rule.regex.pattern == "-seed"
+
+
 @pytest.mark.parametrize("value", ["-2", "-1e-3", "-.5"])
 def test_negative_values_need_no_equals_sign(value: str) -> None:
     _, recipe = parse_arguments(["train", "--config", "recipe.yaml", "--rewards.0.weight", value])
@@ -110,9 +115,12 @@ def test_quickstart_and_report() -> None:
     ("argv", "message"),
     [
         ("", "the following arguments are required: COMMAND; see grao --help"),
-        ("trian", "argument COMMAND: invalid choice: 'trian'"),
+        ("trian", "grao trian is unknown; did you mean grao train?"),
         ("train", "give --config FILE or --resume RUN"),
-        ("train recipe.yaml", "'recipe.yaml' is not expected here; a recipe is given as --config FILE"),
+        (
+            "train recipe.yaml",
+            "'recipe.yaml' is not expected here; a recipe is given as grao train --config recipe.yaml",
+        ),
         ("train -x", "'-x' is not expected here; options begin with --"),
         ("train --confg recipe.yaml", "--confg is unknown; did you mean --config?"),
         ("train --conf recipe.yaml", "--conf is unknown; did you mean --config?"),
@@ -125,7 +133,7 @@ def test_quickstart_and_report() -> None:
         ("train --config recipe.yaml --resume .", "--resume takes no --config"),
         ("train --resume . --output there", "--resume takes no --config, --print_config, --dry-run or --output"),
         ("train --resume none", "--resume: none is not a folder"),
-        ("evaluate", "give models, --run RUN or --config FILE"),
+        ("evaluate", "give grao evaluate RUN, models with --run RUN, or --config FILE"),
         ("evaluate --run . --model.path x", "--model.path changes what is sampled, and --run RUN judges the recorded"),
         ("evaluate --run . --config recipe.yaml", "--run takes no --config: its prompts are those of the run"),
         ("evaluate --run none", "--run: none is not a folder"),
@@ -197,19 +205,7 @@ def test_print_config_is_read_back(command: Callable[..., list[Any]], capsys: py
     assert seen == []
 
 
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    overview = capsys.readouterr().out
-    assert main(["train", "--help"]) == 0
-    train = capsys.readouterr().out
-    for name in ("quickstart", "train", "evaluate", "report"):
-        assert f"\n  {name} " in overview
-        assert main([name, "--help"]) == 0
-        text = capsys.readouterr().out
-        assert text.startswith(f"usage: grao {name} ")
-        assert max(len(line) for line in text.split("\n")) <= 100
-    assert all(f"\n  {path[-1]} " in train for path in field_facts())
-    assert "--config FILE" in train
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("grao 0.")
 
@@ -227,8 +223,7 @@ print(code, sorted({set(HEAVY)!r} & set(sys.modules)))
 @pytest.mark.parametrize(
     ("argv", "code"),
     [
-        (["--help"], 0),
-        (["train", "--help"], 0),
+        (["train", "--help", "-s", "lora"], 0),
         (["train", "--config", "recipe.yaml", "--print_config"], 0),
         (["train", "--config", "recipe.yaml", "--rollout.group_size", "1"], 2),
         (["quickstart", "--rollout.group_size", "1"], 2),

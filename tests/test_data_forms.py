@@ -86,7 +86,7 @@ def test_csv_of_pandas(tmp_path: Path) -> None:
         ),
         (",prompt,reference,,prompt\n", "line 1: the first line must name each column once"),
         ('sep=;\nprompt;reference\n"a;b\n', "line 3: malformed CSV: unexpected end of data"),
-        ("sep=;\nprompt,reference\na,b\n", "has no column 'prompt' (data.prompt), only 'prompt,reference'"),
+        ("sep=;\nprompt,reference\na,b\n", "(data.reference), only 'prompt,reference'"),
     ],
 )
 def test_csv_that_is_unclear(tmp_path: Path, content: str, message: str) -> None:

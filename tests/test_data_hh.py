@@ -63,7 +63,7 @@ def test_rows_of_another_format_raise(tmp_path: Path) -> None:
         _load(tmp_path, {"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": "b"})
     with pytest.raises(InputError, match="line 2, column 'rejected': must be a dialogue in one text, is a list"):
         _load(tmp_path, GOOD, {**GOOD, "rejected": []})
-    with pytest.raises(InputError, match="has no column 'chosen', only 'prompt'"):
+    with pytest.raises(InputError, match="has no column 'chosen' and no column 'rejected', only 'prompt'"):
         _load(tmp_path, {"prompt": "a"})
     with pytest.raises(InputError, match="line 1, column 'chosen': holds half of a surrogate pair"):
         _load(tmp_path, {**GOOD, "chosen": ASK + "\ud800"})

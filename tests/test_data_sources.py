@@ -92,10 +92,10 @@ GOOD = json.dumps(ROWS[0])
         ("a.csv", 'prompt,reference\na,b\n"c,d\n', "a.csv, line 3: malformed CSV: unexpected end of data"),
         ("a.csv", "prompt,\na,b\n", "a.csv, line 1: the first line must name each column once, is 'prompt,'"),
         ("a.csv", "yes,yes\nyes,no\n", "a.csv, line 1: the first line must name each column once"),
-        ("a.csv", "What is 2+2?,4\nWhat is 3+3?,6\n", "a.csv: has no column 'prompt' (data.prompt), only 'What is"),
+        ("a.csv", "What is 2+2?,4\nWhat is 3+3?,6\n", "(data.reference), only 'What is 2+2?', '4'"),
         ("a.csv", b"prompt,reference\na,b\nc,\xe4\n", "a.csv, line 3: is not UTF-8"),
         ("a.parquet", "prompt", "a.parquet: is no readable parquet file"),
-        ("a.txt", "prompt", "a.txt: cannot read this kind of file; use one of .jsonl"),
+        ("a.txt", "prompt", "a.txt: cannot read this kind of file; write a .jsonl with a row a line"),
     ],
 )
 def test_mistakes_in_a_file(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:

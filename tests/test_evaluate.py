@@ -218,7 +218,7 @@ def test_answers_that_do_not_fit_are_one_line(
         (["model", "--labels", "none.jsonl"], "none.jsonl: no such file"),
         (["model", "none.jsonl"], "none.jsonl: no such file"),
         (["model", "--rollout.temprature", "1"], "--rollout.temprature is unknown"),
-        (["--run", "model"], "model holds no finished run"),
+        (["--run", "model"], "--run: model holds a model, not a run"),
     ],
 )
 def test_mistakes_are_one_line(place: Path, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

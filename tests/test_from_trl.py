@@ -8,7 +8,7 @@ import pytest
 from grao import GRAOConfig, RolloutConfig
 from grao.cli.main import main
 from grao.config.load import load_recipe
-from grao.config.other_trainers import ABSENT, OTHER_NAMES, OTHER_VALUES
+from grao.config.other_trainers import ABSENT, OTHER_NAMES, OTHER_VALUES, WORDS
 from grao.config.recipe import Recipe
 from grao.config.schema import field_facts
 from grao.errors import InputError
@@ -39,7 +39,7 @@ def test_what_python_is_told_to_write_can_be_written(name: str):
     assert getattr(GRAOConfig(output_dir="x", **{section: made}), section) == made
 
 
-@pytest.mark.parametrize("name", ["num_generations", "lr", "report_to", "per_device_train_batch_size", "top_k"])
+@pytest.mark.parametrize("name", ["num_generations", "lr", "bf16", "per_device_train_batch_size", "top_k"])
 def test_in_a_recipe_and_on_the_command_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"{NEEDED}{name}: 1\n")
@@ -54,12 +54,13 @@ def test_in_a_recipe_and_on_the_command_line(name: str, tmp_path: Path, capsys: 
 
 def test_every_name_leads_to_a_field():
     fields = field_facts(Recipe)
-    for name, field in OTHER_NAMES.items():
+    for name, field in {**OTHER_NAMES, **WORDS}.items():
         path = tuple(field.partition(" ")[0].split("."))
         assert path[:2] == ("training", "trainer") or path in fields or any(path == at[: len(path)] for at in fields), (
             name
         )
-    assert set(OTHER_VALUES) <= set(OTHER_NAMES)
+    assert set(OTHER_VALUES) <= {*OTHER_NAMES, *WORDS}
+    assert not OTHER_NAMES.keys() & WORDS.keys()
 
 
 def test_the_page_has_every_name():
@@ -84,6 +85,17 @@ def test_a_mistake_in_a_section_is_one_line(values: dict[str, object], message: 
         RolloutConfig(**values)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_all_mistakes_of_a_section_stand_in_one_line():
+    with pytest.raises(
+        InputError, match=r"no group_sise; did you mean group_size\? RolloutConfig has no zzz, only grou"
+    ):
+        RolloutConfig(group_sise=1, zzz=2)
+    with pytest.raises(
+        InputError, match=r"^RolloutConfig: group_size must be .*, got 1; temperature must be a valid n"
+    ):
+        RolloutConfig(group_size=1, temperature="hot")
 
 
 def test_what_is_missing_is_named():

@@ -120,7 +120,7 @@ def test_the_best_model_is_the_one_with_most_reward(tmp_path: Path):
         ("beta", "method.kl"),
         ("num_train_epochs", "training.steps"),
         ("lr_scheduler_type", "training.schedule"),
-        ("report_to", "training.trainer.report_to"),
+        ("run_name", "training.trainer.run_name"),
         ("temperature", "rollout.temperature"),
         ("mask_truncated_completions", "training.drop_truncated"),
     ],

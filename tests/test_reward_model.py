@@ -272,9 +272,9 @@ def test_the_command(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     ("argv", "message"),
     [
         ("reward", "the following arguments are required: COMMAND; see grao reward --help"),
-        ("reward tran", "argument COMMAND: invalid choice: 'tran'"),
+        ("reward tran", "grao reward tran is unknown; did you mean grao reward train?"),
         ("reward train", "give --config FILE; see grao reward train --help"),
-        ("reward train --rollout.group_size 3", "--rollout is unknown"),
+        ("reward train --rollout.group_size 3", "--rollout.group_size is unknown; see grao reward train --help"),
         ("reward train --training.epoch 3", "--training.epoch is unknown; did you mean --training.epochs?"),
         ("reward train --confg x", "--confg is unknown; did you mean --config?"),
     ],

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from grao.config.library import GRAOConfig
+from grao.config.other_trainers import CLASSES
 from grao.config.recipe import DataConfig, LoraConfig, RolloutConfig, TrainingConfig
 from grao.errors import InputError, RewardUnavailableError
 from grao.methods.dpo import DPO
@@ -47,4 +48,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HEAVY:
         return getattr(import_module(_HEAVY[name]), name)
+    if name in CLASSES:
+        raise ImportError(f"grao has no {name}; here it is {CLASSES[name]} (docs/from-trl.md)")
     raise AttributeError(f"module 'grao' has no attribute {name!r}")

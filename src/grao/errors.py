@@ -1,5 +1,7 @@
 """The ways in which a run ends early. The command line prints their text as one line, never a traceback."""
 
+from collections.abc import Sequence
+
 
 class InputError(ValueError):
     """A mistake in what the user gave: one line that names file, row and field and says what to do. Exit code 2."""
@@ -17,3 +19,14 @@ class BrokenNumbersError(ArithmeticError):
 def one_line(error: BaseException, length: int | None = 300) -> str:
     """What another library says, on one line."""
     return " ".join(str(error).split())[:length] or type(error).__name__
+
+
+def listed(sentences: Sequence[str], file: str = "") -> str:
+    """Sentences in one line, with the file that several begin with, and advice behind a semicolon, only once."""
+    text = sentences[0]
+    for each in sentences[1:]:
+        if file and file in text:
+            each = each.removeprefix(f"{file}, ").removeprefix(f"{file}: ")
+        fact, _, advice = each.partition("; ")
+        text += (" " if text.endswith("?") else "; ") + fact + f"; {advice}" * (advice not in text)
+    return text

@@ -6,8 +6,11 @@ What is no regular file is never waited for: a named pipe, a device, a folder. E
 import os
 import stat
 import unicodedata
+from importlib.resources import files
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import yaml
 
 from grao.errors import InputError
 
@@ -33,6 +36,12 @@ def usable_path(text: str) -> str:
         return os.fspath(Path(text).expanduser()) if text.startswith("~") else text
     except RuntimeError as error:
         raise ValueError(f"names a home folder that is not known: {text}") from error
+
+
+def read_packaged(package: str, name: str) -> Any:
+    """The content of a YAML file that comes with the package, such as `("grao.config", "common.yaml")`."""
+    text = files(package).joinpath(name).read_text("utf-8")
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506, safe too, and ten times as fast
 
 
 def open_file(path: Path) -> BinaryIO:

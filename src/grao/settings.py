@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from grao.errors import InputError
+from grao.errors import InputError, listed
 from grao.files import usable_path
 
 Section = TypeVar("Section")
@@ -45,21 +45,30 @@ def settings(cls: type[Section]) -> type[Section]:
 
 
 def _mistake(error: ValidationError, section: Any) -> str:
-    """The first mistake in the arguments of a section; names that are unknown come first."""
+    """The mistakes in the arguments of a section: all names that are unknown, else all that is missing or wrong."""
     items = error.errors(include_url=False)
-    first = min(items, key=lambda item: item["type"] != "unexpected_keyword_argument")
-    *above, last = map(str, first["loc"] or ("",))
-    name, at = section.__name__, ".".join((*above, last))
-    if first["type"] == "unexpected_keyword_argument":
-        fields = list(section.__dataclass_fields__)
-        near = get_close_matches(last, fields, n=1)
-        return f"{name} has no {at}" + (f"; did you mean {near[0]}?" if near else f", only {', '.join(fields)}")
-    if first["type"] == "missing":
-        return f"{name}: {at} is missing"
-    said = first["msg"].removeprefix("Value error, ")
-    if said == first["msg"]:
-        return f"{name}: {at} {said.replace('Input should be', 'must be')}, got {str(first['input'])[:60]}"
-    return f"{name}: {at}{': ' * bool(at)}{said}"
+    unknown = [item for item in items if item["type"] == "unexpected_keyword_argument"]
+    names = list(section.__dataclass_fields__)
+    if unknown:
+        return listed([_unknown(section.__name__, item, names) for item in unknown])
+    missing = [".".join(map(str, item["loc"])) for item in items if item["type"] == "missing"]
+    said = [_wrong(item) for item in items if item["type"] != "missing"]
+    if missing:
+        said.append(f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing")
+    return f"{section.__name__}: {'; '.join(said)}"
+
+
+def _unknown(section: str, item: Any, names: list[str]) -> str:
+    at = ".".join(map(str, item["loc"]))
+    near = get_close_matches(str(item["loc"][-1]), names, n=1)
+    return f"{section} has no {at}" + (f"; did you mean {near[0]}?" if near else f", only {', '.join(names)}")
+
+
+def _wrong(item: Any) -> str:
+    at, said = ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")
+    if said == item["msg"]:
+        return f"{at} {said.replace('Input should be', 'must be')}, got {str(item['input'])[:60]}"
+    return f"{at}{': ' * bool(at)}{said}"
 
 
 LARGEST_COUNT, LARGEST_NUMBER = 2**31, 1e30

@@ -8,14 +8,13 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from grao.cli.entrants import EvaluateArguments, Models, is_run, named
+from grao.cli.meant import belongs
 from grao.config.arms import study_arms
 from grao.config.load import dump_recipe, load_config, load_recipe
-from grao.config.other_trainers import ABSENT, OTHER_NAMES
 from grao.config.recipe import Recipe
 from grao.config.schema import names
 from grao.config.strict_yaml import write_inline
@@ -184,7 +183,7 @@ def read_evaluate(namespace: Namespace, overrides: Overrides) -> EvaluateArgumen
         given = {name for name, _ in overrides}
         needed = (("model.path", models[0][1]), ("output", _EVALUATION))
         overrides = (*((name, write_inline(text)) for name, text in needed if name not in given), *overrides)
-    recipe = read_recipe(namespace, overrides, "models, --run RUN or --config FILE")
+    recipe = read_recipe(namespace, overrides, "grao evaluate RUN, models with --run RUN, or --config FILE")
     return EvaluateArguments(recipe, recipe.output, models, options=options)
 
 
@@ -248,7 +247,7 @@ def read_chat(namespace: Namespace, overrides: Overrides) -> ChatArguments:
 
 def read_runs(namespace: Namespace, overrides: Overrides) -> Path:
     """Of `grao runs`: the folder."""
-    return _folder("FOLDER", namespace.folder)
+    return _folder("FOLDER", namespace.folder, "the folder that holds the runs")
 
 
 def read_recipe(namespace: Namespace, overrides: Overrides, needed: str = "--config FILE") -> Any:
@@ -267,40 +266,29 @@ def read_recipe(namespace: Namespace, overrides: Overrides, needed: str = "--con
     return recipe
 
 
-def overrides_of(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+def overrides_of(command: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Pairs out of `--a.b value` and `--a.b=value`, in order."""
     rest = iter(words)
     for word in rest:
         name, equals, text = word.partition("=")
         if not name.startswith("--"):
-            hint = "a recipe is given as --config FILE" if word.endswith((".yaml", ".yml")) else "options begin with --"
-            raise InputError(f"{word!r} is not expected here; {hint}")
+            raise InputError(f"{word!r} is not expected here; {belongs(word, command) or 'options begin with --'}")
         value = text if equals else next(rest, None)
         if value is None or (value.startswith("--") and not equals):
             raise InputError(f"{name} needs a value")
         yield name[2:], value
 
 
-def check_names(namespace: Namespace, overrides: Overrides) -> None:
-    """Refuses words without a dot that are no field at the top of the recipe: slips in an option of the command."""
-    fields = names(namespace.root)[()] if namespace.root else ()
-    for name, _ in overrides:
-        if "." not in name and name not in fields:
-            near = get_close_matches(name, [*_options(namespace), *fields], n=1)
-            if name in OTHER_NAMES and "rollout" in fields:
-                raise InputError(f"--{name} is unknown; here it is --{OTHER_NAMES[name]}")
-            if name in ABSENT and "rollout" in fields:
-                raise InputError(f"--{name} has no place here: {ABSENT[name]}; leave it out")
-            hint = f"did you mean --{near[0]}?" if near else f"see grao {namespace.command} --help"
-            raise InputError(f"--{name} is unknown; {hint}")
-
-
 def _options(namespace: Namespace) -> dict[str, Any]:
     """The command's own options."""
-    return {name: value for name, value in vars(namespace).items() if name not in ("command", "read", "root", "models")}
+    others = ("command", "read", "root", "flags", "models")
+    return {name: value for name, value in vars(namespace).items() if name not in others}
 
 
-def _folder(option: str, path: Path) -> Path:
+def _folder(option: str, path: Path, wanted: str = "the folder of a run") -> Path:
     if not os.path.isdir(path):
-        raise InputError(f"{option}: {path} is not a folder; give the folder of a run")
+        raise InputError(f"{option}: {path} is not a folder; give {wanted}")
+    if os.path.exists(path / "config.json") and not os.path.exists(path / "manifest.json"):
+        remedy = f"give {path.parent}" if is_run(str(path.parent)) else f"to talk to it: grao chat {path}"
+        raise InputError(f"{option}: {path} holds a model, not a run; {remedy}")
     return path

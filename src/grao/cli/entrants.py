@@ -7,16 +7,8 @@ from typing import Any, NamedTuple
 
 from grao.config.recipe import Recipe
 
-MODELS = """\
-MODEL is a run, a model or adapter folder, a hub id, or a file of answers (rows of id, answer).
-  grao evaluate RUN                                   its model before and after training
-  grao evaluate --run RUN --rewards.0.judge.model M   its recorded answers, judged again
-  grao evaluate A B C --run RUN                       on the held-out prompts of a run
-  grao evaluate A answers.jsonl --data.path FILE --rewards.0.function FILE.py:NAME
-"""
-"""For the help."""
-_ANSWERS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-"""Ends of files of ready answers."""
+DATA_FILES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".txt", ".xlsx")
+"""Ends of files with rows, such as ready answers."""
 Models = tuple[tuple[str, str], ...]
 """Names and paths or ids."""
 
@@ -45,7 +37,7 @@ def named(word: str) -> tuple[str, str]:
     if len(parts) > 1 and parts[-1] == "model":
         return parts[-2], word
     last = parts[-1] if parts else word
-    ending = next((end for end in _ANSWERS if last.endswith(end)), "")
+    ending = next((end for end in DATA_FILES if last.endswith(end)), "")
     return last.removesuffix(ending), word
 
 

@@ -1,14 +1,16 @@
 """What `GRAOTrainer` is told: a recipe without model, data and rewards, which are objects in Python."""
 
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
 from pydantic import model_validator
 from pydantic_core import ArgsKwargs
 
-from grao.config.other_trainers import ABSENT, OTHER_NAMES, OTHER_VALUES
+from grao.config.other_trainers import ABSENT, ABSENT_ARGUMENTS, ARGUMENTS, OTHER_NAMES, OTHER_VALUES, meaning
 from grao.config.recipe import PromptsConfig, RolloutConfig, TrainingConfig
 from grao.config.vllm import VLLMConfig
+from grao.errors import InputError
 from grao.methods import MethodSection
 from grao.methods.base import METHODS
 from grao.methods.grao import GRAO
@@ -42,36 +44,80 @@ class GRAOConfig:
     @model_validator(mode="before")
     @classmethod
     def _name_here(cls, given: Any) -> Any:
-        """Says what settings of TRL's are called here."""
-        for name, value in (given.kwargs or {} if isinstance(given, ArgsKwargs) else given).items():
-            if name in cls.__dataclass_fields__:
-                continue
-            if name in OTHER_NAMES:
-                shown = None if name in OTHER_VALUES else value
-                raise ValueError(f"{name} is {OTHER_NAMES[name]} here: {_written(OTHER_NAMES[name], shown)}")
-            if name in ABSENT:
-                raise ValueError(f"{name} has no place here: {ABSENT[name]}; leave it out")
+        """Says what settings of TRL's and others are called here, all at once."""
+        values = given.kwargs or {} if isinstance(given, ArgsKwargs) else given
+        theirs = {name: value for name, value in values.items() if name not in cls.__dataclass_fields__}
+        named = {name: value for name, value in theirs.items() if meaning(name)}
+        said = [_absent(name, ABSENT[name]) for name in theirs if name in ABSENT]
+        if named:
+            said.append(f"{', '.join(f'{name} is {meaning(name)}' for name in named)} here: {_written(named)}")
+        if said:
+            unknown = (f"{name} is unknown" for name in theirs if name not in named and name not in ABSENT)
+            raise ValueError("; ".join((*unknown, *said)))
         return given
 
 
-def _written(theirs: str, value: Any) -> str:
-    """How a field of a recipe is set in Python; None stands for a value that is another one here.
+def check_arguments(others: Mapping[str, Any]) -> None:
+    """Refuses arguments that `GRAOTrainer` does not have.
 
-    Example: `rollout.group_size` is `rollout=RolloutConfig(group_size=8)`.
+    Raises:
+        InputError: with what stands in their place.
     """
-    path = theirs.partition(" ")[0].split(".")
-    section, name, shown = path[0], path[-1], "..." if value is None or len(repr(value)) > _SHOWN else repr(value)
-    if section in _ELSEWHERE:
-        return f"GRAOTrainer takes {_ELSEWHERE[section]}"
-    if path == ["method", "name"]:
-        return f"method={', '.join(f'{method.__name__}()' for method in METHODS.values())}"
+    said = {name: f"{name} is {ARGUMENTS[name]} here" if name in ARGUMENTS else f"{name} is unknown" for name in others}
+    said |= {name: _absent(name, ABSENT_ARGUMENTS[name]) for name in others if name in ABSENT_ARGUMENTS}
+    if said:
+        raise InputError(f"GRAOTrainer: {'; '.join(said.values())}")
+
+
+def _absent(name: str, why: str) -> str:
+    return f"{name} has no place here: {why}; leave it out"
+
+
+def in_place_of(arguments: Any) -> str:
+    """The `GRAOConfig` that says what the arguments of another trainer say, as far as their names are known.
+
+    Args:
+        arguments: such as `transformers.TrainingArguments` or TRL's `GRPOConfig`; anything else gives an example.
+    """
+    fields = getattr(arguments, "__dataclass_fields__", {})
+    set_to = {name: getattr(arguments, name) for name, item in fields.items() if name in OTHER_NAMES and item.init}
+    plain = {name: getattr(value, "value", value) for name, value in set_to.items()}
+    changed = {name: value for name, value in plain.items() if value and str(value) != str(fields[name].default)}
+    folder = changed.pop("output_dir", "runs/first")
+    return f"GRAOConfig({', '.join(filter(None, (f'output_dir={folder!r}', _written(changed))))})"
+
+
+def _written(values: Mapping[str, Any]) -> str:
+    """How fields of a recipe are set in Python, by the names of another trainer.
+
+    Example: `{"num_generations": 8}` is `rollout=RolloutConfig(group_size=8)`.
+    """
+    sections: dict[str, dict[str, list[str]]] = {}
+    alone: list[str] = []
+    for name, value in values.items():
+        path = str(meaning(name)).partition(" ")[0].split(".")
+        section, last = path[0], path[-1]
+        shown = "..." if name in OTHER_VALUES or len(repr(value)) > _SHOWN else repr(value)
+        if section in _ELSEWHERE:
+            alone.append(f"GRAOTrainer takes {_ELSEWHERE[section]}")
+        elif path == ["method", "name"]:
+            alone.append(f"method={', '.join(f'{method.__name__}()' for method in METHODS.values())}")
+        elif len(path) == 1:
+            alone.append(f"{section}={shown}")
+        else:
+            inner = path[1] if len(path) > 2 else ""
+            written = f"{last!r}: {shown}" if inner == "trainer" else f"{last}={shown}"
+            sections.setdefault(_class_of(section, last), {}).setdefault(inner, []).append(written)
+    around = {"": "{}", "trainer": "trainer={{{}}}", "vllm": f"vllm={VLLMConfig.__name__}({{}})"}
+    for opened, parts in sections.items():
+        alone.append(f"{opened}({', '.join(around[inner].format(', '.join(told)) for inner, told in parts.items())})")
+    return ", ".join(dict.fromkeys(alone))
+
+
+def _class_of(section: str, name: str) -> str:
+    """`rollout=RolloutConfig`: the section of a `GRAOConfig` that has a field, with its class."""
     if section == "method":
         kind: Any = next(method for method in METHODS.values() if hasattr(method, name))
     else:
         kind = GRAOConfig.__dataclass_fields__[section].default_factory
-    written = f"{name}={shown}"
-    if "trainer" in path:
-        written = f"trainer={{{name!r}: {shown}}}"
-    elif "vllm" in path:
-        written = f"vllm={VLLMConfig.__name__}({written})"
-    return f"{section}={kind.__name__}({written})"
+    return f"{section}={kind.__name__}"

@@ -1,7 +1,8 @@
 """Recipes from strict YAML and options, and back to YAML. A mistake is one line: file and line, field, what to do.
 
 An option `--section.key value` replaces what the file says; its value is YAML too: `--model.lora null`,
-`--rewards.0.weight 2`, `--training.trainer '{bf16: true}'`. Sections and list entries that it needs are made.
+`--rewards.0.weight 2`, `--training.trainer '{bf16: true}'`. Sections and list entries that it needs are made, and text
+for a section with a path is its path: `--model MODEL` is `--model.path MODEL`.
 
 Relative paths in a file (`model.path`, `data.path`, `data.test_path`, the files of a reward) are looked up in the
 working directory and, if nothing is there, beside the recipe. What is in neither place is left as it is: it
@@ -12,18 +13,16 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from dataclasses import replace
 from glob import iglob
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
-from grao.config.other_trainers import ABSENT, OTHER_NAMES
+from grao.config.mistakes import Given, described, dotted
 from grao.config.recipe import Recipe
-from grao.config.schema import adapter, example, field_facts, general, names, sections, variants, whole
+from grao.config.schema import adapter, field_facts, general, names, sections
 from grao.config.strict_yaml import Location, read_yaml, write_inline, write_yaml
 from grao.errors import InputError
 from grao.files import read_text
@@ -40,61 +39,6 @@ _FILES |= {(*reward, *field.split(".")) for reward in _REWARDS for field in _REW
 
 _LARGEST = 1 << 20
 """Bytes of the largest recipe."""
-_SHOWN = 60
-"""Longest value that is repeated in a message, in characters."""
-
-_EXPECTED = {
-    "bool_type": "true or false",
-    "dataclass_type": "a section (keys with values)",
-    "dict_type": "a mapping (keys with values)",
-    "finite_number": "a finite number",
-    "float_type": "a number",
-    "greater_than": "above {gt}",
-    "greater_than_equal": "at least {ge}",
-    "int_type": "a whole number",
-    "less_than": "below {lt}",
-    "less_than_equal": "at most {le}",
-    "list_type": "a list",
-    "literal_error": "{expected}",
-    "string_too_short": "text that is not empty",
-    "string_type": "text",
-    "too_short": "a list of at least {min_length}",
-    "tuple_type": "a list",
-    "union_tag_not_found": "a section (keys with values)",
-}
-"""pydantic's error types -> what the field must be."""
-
-
-@dataclass(frozen=True)
-class _Given:
-    """What the user gave, before it is checked."""
-
-    root: type
-    """Class of the recipe."""
-    values: dict[str, Any]
-    """The recipe as plain values, options applied."""
-    file: Path | None
-    lines: dict[Location, int | None]
-    """Line of every key and entry in the file; None for what an option `--a.b value` sets."""
-
-    def origin(self, at: Location) -> Location | int | None:
-        """The option, or else the line, that a value or its closest section came from."""
-        for length in range(len(at), 0, -1):
-            options = (key for key, line in self.lines.items() if line is None and key[:length] == at[:length])
-            if origin := self.lines.get(at[:length]) or next(options, None):
-                return origin
-        return None
-
-    def where(self, at: Location) -> str:
-        """`recipe.yaml, line 4: rollout.group_size` or `--rollout.group_size`."""
-        if not at:
-            return str(self.file or "the options")
-        origin = self.origin(at)
-        if origin == at or self.file is None:
-            return f"--{_dotted(at)}"
-        if isinstance(origin, tuple):
-            return f"--{_dotted(origin)}: {_dotted(at)}"
-        return f"{self.file}{f', line {origin}' if origin else ''}: {_dotted(at)}"
 
 
 def load_recipe(path: Path | None, overrides: Overrides = (), values: Sequence[tuple[str, Any]] = ()) -> Recipe:
@@ -117,9 +61,9 @@ def load_config(
         The recipe, with defaults filled in.
 
     Raises:
-        InputError: one line on the first mistake, with file and line or the option.
+        InputError: one line on all mistakes, with file and line or the option; on unknown keys alone if there are any.
     """
-    given = _Given(root, {}, None, {}) if path is None else _read(root, path)
+    given = Given(root, {}, None, {}) if path is None else _read(root, path)
     for name, value in values:
         given = _set(given, name, value)
     for name, text in overrides:
@@ -127,7 +71,7 @@ def load_config(
     try:  # as JSON: only there strict means no text for a number, but text for a path
         return adapter(root).validate_json(json.dumps(given.values), strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InputError(_describe(error, given)) from error
+        raise InputError(described(error, given)) from error
 
 
 def dump_recipe(recipe: Any) -> str:
@@ -150,33 +94,13 @@ def dump_recipe(recipe: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _dotted(at: Location) -> str:
-    """`rollout.group_size`; parts that are no plain words in quotes."""
-    return ".".join(_shortened(part if part.isdecimal() else write_inline(part)) for part in at)
-
-
-def _describe(error: ValidationError, given: _Given) -> str:
-    """The first mistake of a recipe in one line, and how many more there are.
-
-    Unknown keys come first, since they often explain what is missing; then the order of the file.
-    """
-    mistakes: dict[Location, list[ErrorDetails]] = {}
-    for item in error.errors():
-        if (at := _location(item, given.values)) is not None:
-            mistakes.setdefault(at, []).append(item)
-
-    def rank(at: Location) -> tuple[bool, float]:
-        line = 0 if isinstance(origin := given.origin(at), tuple) else origin or float("inf")
-        return mistakes[at][0]["type"] != "unexpected_keyword_argument", line
-
-    first, more = min(mistakes, key=rank), len(mistakes) - 1
-    rest = f" (and {more} more mistake{'s' if more > 1 else ''})" if more else ""
-    return _sentence(first, mistakes[first], given) + rest
-
-
-def _read(root: type, path: Path) -> _Given:
+def _read(root: type, path: Path) -> Given:
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a folder; {_inside(path)}")
     if (text := read_text(path, _LARGEST)) is None:
         raise InputError(f"{path} does not exist; give a recipe file")
+    if path.suffix == ".json":
+        text = text.replace("\t", "  ")  # indents JSON, but not YAML
     try:
         document = read_yaml(text)
     except InputError as error:
@@ -187,7 +111,17 @@ def _read(root: type, path: Path) -> _Given:
         raise InputError(f"{path} is empty; a recipe needs {', '.join(needed)}")
     if not isinstance(document.value, dict):
         raise InputError(f"{path}, line 1: a recipe is a mapping of sections (model: ...), not a list or a text")
-    return _Given(root, _beside(document.value, path.parent), path, dict(document.lines))
+    return Given(root, _beside(document.value, path.parent), path, dict(document.lines))
+
+
+def _inside(folder: Path) -> str:
+    """What to give in place of a folder."""
+    recipes = sorted(file.name for file in folder.iterdir() if file.suffix in (".yaml", ".yml", ".json"))
+    if "recipe.yaml" in recipes and "manifest.json" in recipes:
+        return f"it holds a run: go on with grao train --resume {folder}, or give {folder / 'recipe.yaml'}"
+    if recipes:
+        return f"give a file in it, such as {folder / recipes[0]}"
+    return "give a recipe file"
 
 
 def _beside(value: Any, folder: Path, at: Location = ()) -> Any:
@@ -216,16 +150,19 @@ def _parsed(name: str, text: str) -> Any:
     try:
         return read_yaml(text).value
     except InputError as error:
-        option, problem = f"--{_dotted(tuple(name.split('.')))}", str(error).partition(": ")[2]
+        option, problem = f"--{dotted(tuple(name.split('.')))}", str(error).partition(": ")[2]
         raise InputError(f"{option}: {problem}; put the value in quotes twice: '\"...\"'") from error
 
 
-def _set(given: _Given, name: str, value: Any, text: str | None = None) -> _Given:
+def _set(given: Given, name: str, value: Any, text: str | None = None) -> Given:
     """The value at its dotted name, and remembered as coming from an option.
 
-    Its `text`, or else how YAML writes it, is taken where a number or a truth value is meant as text.
+    Its `text`, or else how YAML writes it, is taken where a number or a truth value is meant as text. Text for a
+    section that has a path is that path: `--model MODEL` is `--model.path MODEL`.
     """
     at = tuple(name.split("."))
+    if text is not None and isinstance(value, str) and "path" in names(given.root).get(general(at), ()):
+        at = (*at, "path")
     facts = field_facts(given.root).get(general(at))
     if facts and "text" in facts.kind.split(" | ") and isinstance(value, bool | int | float):
         value = text or write_inline(value)
@@ -238,98 +175,15 @@ def _placed(root: type, container: Any, at: Location, value: Any, above: Locatio
     if not at:
         return value
     key, *rest = at
-    option, here = f"--{_dotted((*above, *at))}", (*above, key)
+    option, here = f"--{dotted((*above, *at))}", (*above, key)
     if container is None:
         container = [] if (*above, "0") in names(root) else {}
     if isinstance(container, dict):
         return {**container, key: _placed(root, container.get(key), tuple(rest), value, here)}
     if not isinstance(container, list):
-        raise InputError(f"{option} is unknown; {_dotted(above)} is no section")
+        raise InputError(f"{option} is unknown; {dotted(above)} is no section")
     position = int(key) if re.fullmatch("[0-9]{1,6}", key) else len(container) + 1
     if position > len(container):
-        raise InputError(f"{option}: {_dotted(above)} has {len(container)} entries; the next is {len(container)}")
+        raise InputError(f"{option}: {dotted(above)} has {len(container)} entries; the next is {len(container)}")
     before, (entry, *after) = container[:position], container[position:] or [None]
     return [*before, _placed(root, entry, tuple(rest), value, here), *after]
-
-
-def _location(item: ErrorDetails, values: Any) -> Location | None:
-    """pydantic's `loc` without the members of unions that it names in between.
-
-    None if a section is reported missing that is there, with a mistake inside that is reported too.
-    """
-    at: list[str] = []
-    for part in item["loc"]:
-        keys = range(len(values)) if isinstance(values, list) else values if isinstance(values, dict) else ()
-        if part in keys:
-            values = values[part]
-            at.append(str(part))
-    if item["type"] == "union_tag_invalid":
-        return (*at, "name")
-    if item["type"] != "missing":
-        return tuple(at)
-    return (*at, str(item["loc"][-1])) if len(at) < len(item["loc"]) else None
-
-
-def _sentence(at: Location, items: list[ErrorDetails], given: _Given) -> str:
-    kind, value, where = items[0]["type"], items[0]["input"], given.where(at)
-    as_option = where == f"--{_dotted(at)}"
-    if kind == "unexpected_keyword_argument":
-        return f"{where} is unknown; {_suggestion(at, as_option, given)}"
-    if kind == "union_tag_invalid":
-        known, name = variants(general(at[:-1]), given.root), value.get("name")
-        hint = "".join(f"; did you mean {near}?" for near in get_close_matches(str(name), known, n=1))
-        return f"{where} must be {' or '.join(known)}, got {_shortened(write_inline(name))}{hint}"
-    if kind == "missing" and as_option:
-        text = example(general(at), given.root)
-        while text and isinstance(text, dict | list):  # down to the first plain value
-            key, text = next(iter(text.items())) if isinstance(text, dict) else ("0", text[0])
-            at = (*at, key)
-        return f"--{_dotted(at)} is missing, for example --{_dotted(at)} {text}"
-    if kind == "missing":
-        return f"{where} is missing, for example {at[-1]}: {write_inline(example(general(at), given.root))}"
-    if kind not in _EXPECTED:
-        return f"{where}: {items[0]['msg'].removeprefix('Value error, ')}"
-    expected = " or ".join(dict.fromkeys(_expected(item) for item in items))
-    return f"{where} must be {expected}, got {_shortened(write_inline(value))}"
-
-
-def _expected(item: ErrorDetails) -> str:
-    words = _EXPECTED[item["type"]].format(**{name: whole(value) for name, value in item.get("ctx", {}).items()})
-    quotes = item["type"] == "string_type" and isinstance(item["input"], bool | int | float)
-    return words.replace("'", "") + " in quotes" * quotes
-
-
-def _suggestion(at: Location, as_option: bool, given: _Given) -> str:
-    """The key that was probably meant, here or in another section; else all keys of this section."""
-    section, key, known = at[:-1], at[-1], names(given.root)
-    here = known[general(section)]
-    if kinds := variants(general(section), given.root):
-        name = given.values[section[0]].get("name", next(iter(kinds)))
-        keys = {kind: tuple(item.path[-1] for item in facts.fields) for kind, facts in kinds.items()}
-        if others := [kind for kind in kinds if key in keys[kind]]:
-            return f"{name} has no {key}, {' and '.join(others)} {'has' if len(others) == 1 else 'have'}"
-        here = keys[name]
-    paths = [(*path, name) for path, names_there in known.items() for name in names_there]
-    if tuple(key.split(".")) in paths:
-        return f"in a file, write {key.rpartition('.')[2]} below {key.rpartition('.')[0]}, indented"
-    same = [path for path in paths if path[-1] == key]
-    theirs = OTHER_NAMES.get(key) if "rollout" in known[()] else None
-    if "rollout" in known[()] and key in ABSENT:
-        return f"it has no place here: {ABSENT[key]}; leave it out"
-    if theirs and not same:
-        return f"here it is {'--' * as_option}{theirs}"
-    near = [(*section, name) for name in get_close_matches(key, here, n=1)]
-    alike = get_close_matches(key, [path[-1] for path in paths], n=1)
-    meant = same or near or [path for path in paths if path[-1] in alike]
-    if not meant:
-        return f"{_dotted(section) or 'a recipe'} has {', '.join(here)}"
-    if meant is near and not as_option:
-        return f"did you mean {near[0][-1]}?"
-    # Only those nearest to the top: what lies deep inside optional sections is seldom meant.
-    shallow = [".".join(path) for path in meant if len(path) == min(map(len, meant))]
-    other = f" TRL's {key} is {theirs}" if theirs and theirs not in shallow else ""
-    return f"did you mean {' or '.join('--' * as_option + path for path in shallow)}?{other}"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

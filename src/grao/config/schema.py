@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cache
-from itertools import chain, zip_longest
-from textwrap import wrap
+from itertools import chain
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
@@ -11,12 +10,8 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core.core_schema import DataclassSchema
 
 from grao.config.recipe import Recipe
-from grao.config.strict_yaml import Location, write_inline
+from grao.config.strict_yaml import Location
 from grao.settings import LARGEST_COUNT, LARGEST_NUMBER
-
-_KEY, _KIND, _DEFAULT = 19, 22, 14
-"""Widths of the first three columns of the help; the last takes the rest."""
-
 
 adapter = TypeAdapter
 """Converts recipes of a class from and to plain values."""
@@ -99,46 +94,6 @@ def example(path: Location, root: type = Recipe) -> Any:
 def whole(number: Any) -> Any:
     """A float without a fraction as a whole number, unless it is huge; anything else as it is."""
     return int(number) if isinstance(number, float) and number.is_integer() and abs(number) < 1e15 else number
-
-
-@cache
-def format_fields(root: type = Recipe, width: int = 100) -> str:
-    """A table of all fields by section, for `--help`: key, what it takes, default, meaning.
-
-    Args:
-        root: the recipe's class.
-        width: longest line in characters.
-
-    Returns:
-        Lines of text; a section that occurs a second time refers to the first.
-    """
-    lines = [*_row("key", "takes", "default", "meaning", width)]
-    first: dict[Location, Location] = {}
-    repeated: list[Location] = []
-    for section in sections(root):
-        if any(section.path[: len(path)] == path for path in repeated):
-            continue
-        shown = first.setdefault((section.doc, *(item.path[-1] for item in section.fields)), section.path)
-        kind = f" ({section.variant})" if section.variant else ""
-        optional = " Optional; null by default." if section.optional else ""
-        as_above = f" Its fields are those of {'.'.join(shown)}." if shown != section.path else ""
-        title = f"{'.'.join(section.path) or 'top level'}{kind}: {section.doc}{optional}{as_above}"
-        lines += ["", *wrap(title, width)]
-        if as_above:
-            repeated.append(section.path)
-            continue
-        for item in section.fields:
-            default = "required" if item.required else write_inline(item.default)
-            lines += _row(item.path[-1], item.kind, default, item.doc, width)
-    return "\n".join(lines)
-
-
-def _row(key: str, kind: str, default: str, doc: str, width: int) -> Iterator[str]:
-    widths = (kind, _KIND - 2), (default, _DEFAULT - 2), (doc, width - 2 - _KEY - _KIND - _DEFAULT)
-    cells = [wrap(text, columns, break_on_hyphens=False) for text, columns in widths]
-    for name, left, middle, right in zip_longest([key], *cells, fillvalue=""):
-        first = f"{name:{_KEY - 1}} {left}"  # a long key takes from the second column
-        yield f"  {first:{_KEY + _KIND}}{middle:{_DEFAULT}}{right}".rstrip()
 
 
 _Traits = tuple[bool, bool, str | None]

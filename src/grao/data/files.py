@@ -35,6 +35,15 @@ _UNPACK: dict[str, Callable[[Any], Any]] = {
 }
 FILE_TYPES = (*_TEXTS, *_TABLES, *(text + packing for text in _TEXTS for packing in _UNPACK))
 
+_REMEDIES: dict[tuple[str, ...], str] = {
+    (".xlsx", ".xls", ".ods", ".numbers"): "save the sheet as CSV (UTF-8), its first row naming the columns",
+    (".txt", ".md", ".docx", ".pdf"): 'write a .jsonl with a row a line, {"prompt": ..., "reference": ...}',
+    (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar"): "unpack it and give the file or the folder in it",
+    (".pkl", ".pickle", ".pt", ".npy", ".npz", ".h5"): "save the rows as .parquet or .jsonl",
+    (".yaml", ".yml"): "a recipe is given as --config FILE; data is a .jsonl, .csv or .parquet file",
+}
+"""Ends of files that are brought in place of data -> what to do."""
+
 _CHUNK = 16 * 2**20
 """Bytes read at once."""
 _SOME = 4 * _CHUNK
@@ -59,6 +68,8 @@ def file_type(path: Path) -> str:
     """
     name = path.name.lower()
     if not name.endswith(FILE_TYPES):
+        if remedy := next((remedy for ends, remedy in _REMEDIES.items() if name.endswith(ends)), None):
+            raise InputError(f"{shown(path)}: cannot read this kind of file; {remedy}")
         types = f"{', '.join((*_TEXTS, *_TABLES))} (the first five also with {', '.join(_UNPACK)})"
         raise InputError(f"{shown(path)}: cannot read this kind of file; use one of {types}")
     for packing in _UNPACK:

@@ -23,6 +23,7 @@ from typing import Any
 
 from grao.chat import OPEN_TURN
 from grao.config.recipe import ColumnsConfig
+from grao.data.guess import guess_columns
 from grao.data.messages import is_missing, read_messages, read_text
 from grao.data.rows import Row, Table
 from grao.errors import InputError
@@ -169,11 +170,19 @@ def _asked(example: Example) -> Example:
 
 
 def _hint(table: Table, config: ColumnsConfig) -> str:
-    """How to read what may hold prompt and reference in one."""
+    """How to read a table that lacks a column, by the names of those that it has."""
     if str(table.rows[0].cell("chosen")).startswith("\n\nHuman:"):
         return "; if 'chosen' and 'rejected' are whole dialogues, set data.format: hh"
     whole = next((name for name in _CONVERSATIONS if table.has(name) and name != config.reference), None)
-    return f"; if {whole!r} ends with the reference, set data.reference: {whole}" if whole else ""
+    if whole:
+        return f"; if {whole!r} ends with the reference, set data.reference: {whole}"
+    guess = guess_columns(table, config)
+    texts = [name for name, value in table.rows[0].values.items() if isinstance(value, str)]
+    texts.sort(key=lambda name: not any(map(str.isalpha, table.rows[0].cell(name))))  # numbers come last
+    columns = {**dict(zip(("prompt", "reference"), texts, strict=False)), **guess.settings}
+    lacking = (field for field in ("prompt", "reference") if field in columns and not table.has(getattr(config, field)))
+    settings = " and ".join(f"data.{field}: {columns[field][:40]}" for field in lacking)
+    return "; ".join(("", f"if that is what they hold, set {settings}", *guess.remarks)) if settings else ""
 
 
 def _example(row: Row, config: ColumnsConfig, used: Collection[str]) -> Example:

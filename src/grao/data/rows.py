@@ -82,17 +82,17 @@ class Table:
         Raises:
             InputError: naming the columns there are and the nearest, or the row that lacks one.
         """
-        for name, field in fields.items():
-            lacking = [row for row in self.rows if not row.has(name)]
-            if len(lacking) == len(self.rows):
-                columns = self.names
-                listed = ", ".join(repr(column)[:40] for column in columns[:_LISTED])
-                chosen = f" ({field})" if field else ""
-                near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
-                meant = f"; did you mean {near[0][:80]!r}?" if near else hint
-                raise InputError(f"{self.source}: has no column {name!r}{chosen}, only {listed}{meant}")
-            if lacking:
-                raise InputError(f"{lacking[0].at}: has no column {name!r}, other rows do")
+        unknown = {name: field for name, field in fields.items() if not self.has(name)}
+        if unknown:
+            columns = self.names
+            listed = ", ".join(repr(column)[:40] for column in columns[:_LISTED])
+            named = (f"no column {name!r}" + f" ({field})" * bool(field) for name, field in unknown.items())
+            near = difflib.get_close_matches(next(iter(unknown)), columns, 1, cutoff=0.8 if len(unknown) > 1 else 0.5)
+            meant = f"; did you mean {near[0][:80]!r}?" if near else hint
+            raise InputError(f"{self.source}: has {' and '.join(named)}, only {listed}{meant}")
+        for name in fields:
+            if lacking := next((row for row in self.rows if not row.has(name)), None):
+                raise InputError(f"{lacking.at}: has no column {name!r}, other rows do")
 
 
 def _find(values: Mapping[str, Any], name: str) -> tuple[bool, Any]:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerState
 
 from grao.chat import set_arguments
-from grao.config.library import GRAOConfig
+from grao.config.library import GRAOConfig, check_arguments, in_place_of
 from grao.config.recipe import total_steps
 from grao.data.encoding import EncodedSet, encode_examples, end_token_id, settled_turn, token_texts
 from grao.data.load import examples_from_dataset
@@ -89,6 +89,7 @@ class GRAOTrainer(CheckedTrainer):
         watch: a second reward that looks on and warns when the first is hacked.
         method: what is learned, in place of `args.method`; it may come from outside the package.
         generator: the sampling engine, in place of the one that `args.rollout.engine` names.
+        others: arguments of other trainers; refused, with their name here.
 
     Raises:
         InputError: for a mistake in any of these, in one line.
@@ -97,7 +98,7 @@ class GRAOTrainer(CheckedTrainer):
     def __init__(
         self,
         model: str | PreTrainedModel | PeftModel,
-        reward_funcs: Mix | RewardLike | Sequence[RewardLike],
+        reward_funcs: Mix | RewardLike | Sequence[RewardLike] | None = None,
         args: GRAOConfig | None = None,
         train_dataset: Rows | None = None,
         eval_dataset: Rows | None = None,
@@ -107,15 +108,18 @@ class GRAOTrainer(CheckedTrainer):
         watch: Watch | None = None,
         method: Method | None = None,
         generator: Generator | None = None,
+        **others: Any,
     ) -> None:
+        check_arguments(others)
         if not isinstance(args, GRAOConfig):
             given = "nothing" if args is None else type(args).__name__
-            example = "such as GRAOConfig(output_dir='runs/first'); docs/from-trl.md has the names of its settings"
+            example = f"such as {in_place_of(args)}; docs/from-trl.md has the names of its settings"
             raise InputError(f"args must be a GRAOConfig, got {given}; {example}")
+        if reward_funcs is None:
+            raise InputError("reward_funcs is missing: f(prompts, completions, **columns) -> list[float], or a model")
         if train_dataset is None:
             raise InputError("train_dataset is missing: rows with columns prompt and reference")
-        self.folder = args.output_dir
-        self.config, self.rewards, self.watch = args, as_mix(reward_funcs), watch
+        self.folder, self.config, self.rewards, self.watch = args.output_dir, args, as_mix(reward_funcs), watch
         self.method = method or args.method
         self.max_bad_steps, self.save_async = args.training.max_bad_steps, args.training.save_async
         set_seed(args.seed)  # what an adapter begins with must follow from the seed

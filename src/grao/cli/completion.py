@@ -1,0 +1,56 @@
+"""Completion for shells: a script with all commands, options, settings and their values, so that no Python runs at Tab.
+
+shtab writes it from a parser in which every setting of a recipe is an option.
+"""
+
+from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from grao.cli.help import takes_of
+from grao.config.schema import field_facts
+from grao.errors import InputError
+
+SHELLS = ("bash", "zsh", "fish")
+"""For which there is a script."""
+_BASIC = {"text", "number", "integer", "mapping", "list"}
+"""Kinds of values that are no value themselves."""
+_FILES = ("path", "function", "output", "ledger", "criterion", "recipe", "labels", "config", "file", "run", "resume")
+"""Last words of settings, options and arguments that are files or folders."""
+
+
+def completion_script(shell: str, parser: ArgumentParser, commands: Mapping[str, ArgumentParser]) -> str:
+    """The script for a shell.
+
+    Args:
+        shell: one of `SHELLS`.
+        parser: of `grao`; it gets all settings as options.
+        commands: the parser of each command in it.
+
+    Raises:
+        InputError: if shtab is not installed.
+    """
+    try:
+        shtab: Any = import_module("shtab")
+    except ImportError as error:
+        raise InputError("completion needs the package shtab: pip install 'grao[completion]'") from error
+    for command in (parser, *commands.values()):
+        if root := command.get_default("root"):
+            _add_settings(command, root)
+        for action in command._actions:
+            action.help = "" if action.help == SUPPRESS else action.help  # what is not in the help is left out
+            if (action.option_strings or [action.dest])[-1].rpartition(".")[2].lstrip("-") in _FILES:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    script: str = shtab.complete(parser, shell)
+    return script
+
+
+def _add_settings(parser: ArgumentParser, root: type) -> None:
+    """Makes an option of every setting that is none yet."""
+    for path, item in field_facts(root).items():
+        name = f"--{'.'.join(path)}"
+        if name not in parser._option_string_actions:
+            words = takes_of(item, root).split(" | ")
+            choices = words if len(words) > 1 and not any(word.split()[0] in _BASIC for word in words) else None
+            parser.add_argument(name, choices=choices, help=item.doc)

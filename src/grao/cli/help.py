@@ -1,0 +1,169 @@
+"""What `--help` prints about settings: those that people use, all of a section, or those that mention a word.
+
+Which ones people use is said in `config/common.yaml`. Lines fit the terminal; elsewhere they have 100 columns.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from textwrap import wrap
+from typing import Any
+
+from grao.config.arms import SANDBOX
+from grao.config.other_trainers import meaning
+from grao.config.recipe import Recipe
+from grao.config.schema import FieldFacts, SectionFacts, field_facts, sections, variants
+from grao.config.strict_yaml import Location, write_inline
+from grao.errors import InputError
+from grao.files import read_packaged
+
+_USUAL, _WIDEST, _NARROWEST = 100, 120, 60
+"""Columns where there is no terminal, and the most and fewest that are used."""
+COMMON: list[dict[str, Any]] = read_packaged("grao.config", "common.yaml")
+"""The groups of settings that people use, with the commands whose help has them."""
+_JOINED = "\u00a0"
+"""A space where no line is broken."""
+COLUMN = 33
+"""Where the meaning of a name begins."""
+_NOTHING = ("null", "''", "{}", "[]")
+_PLAIN = ("text", "mapping", "true | false")
+"""Defaults and kinds of values that are clear without being said."""
+_OWN = {"quickstart": {**SANDBOX, "training.steps": 100}}
+"""Defaults of a command that are not those of the recipe."""
+Entry = tuple[str, str]
+"""A name, and what it means."""
+
+
+def width() -> int:
+    """Columns of the terminal, or what COLUMNS says."""
+    return min(max(shutil.get_terminal_size((_USUAL, 0)).columns, _NARROWEST), _WIDEST)
+
+
+def table(entries: Iterable[Entry], column: int = COLUMN) -> str:
+    """Names and, beside them or below one that is too long, what they mean; each line fits.
+
+    Args:
+        entries: the rows.
+        column: where the meanings begin.
+    """
+    lines = []
+    for name, text in entries:
+        below = [""] * (len(name) + 4 > column)
+        first, *others = [*below, *wrap(text, width() - column, break_on_hyphens=False, break_long_words=False), ""]
+        lines += [f"  {name:{column - 2}}{first}", *(" " * column + line for line in others[:-1])]
+    return "\n".join(line.rstrip() for line in lines).replace(_JOINED, " ")
+
+
+def filled(text: str) -> str:
+    """Text whose lines are broken where the terminal ends."""
+    return "\n".join("\n".join(wrap(line, width())) for line in text.split("\n"))
+
+
+def settings_of(command: str, root: type) -> str:
+    """The settings in the help of a command: of a recipe those that people use, of anything else all."""
+    if root is not Recipe:
+        return _sections_text(sections(root), root)
+    groups = (group for group in COMMON if command in group["commands"])
+    tables = ((g["group"], table(_common_entry(k, v, command) for k, v in g["settings"].items())) for g in groups)
+    more = f"grao {command} --help SECTION shows all settings of a section: {_known(root)}, judge, lora, ..."
+    searched = f"grao {command} --help -s WORD shows the settings that mention a word."
+    return "\n\n".join((*map("\n".join, tables), f"{filled(more)}\n{filled(searched)}"))
+
+
+def section_text(word: str, root: type) -> str:
+    """All settings of the sections that a word names, and of those inside them; else those that mention it.
+
+    Args:
+        word: `training`, `judge`, `rewards.0.judge`.
+        root: class of the recipe.
+
+    Raises:
+        InputError: if it neither names a section nor is mentioned by a setting.
+    """
+    sought = "." + ".".join(part for part in word.lower().lstrip("-").split(".") if part != "0")
+    told = [each.path for each in sections(root) if f".{'.'.join(p for p in each.path if p != '0')}".endswith(sought)]
+    inside = [section for section in sections(root) if any(section.path[: len(path)] == path for path in told)]
+    return _sections_text(inside, root) if told else search_text(word, root)
+
+
+def search_text(word: str, root: type) -> str:
+    """The settings whose name or text mentions a word, and the one that has this name elsewhere.
+
+    Raises:
+        InputError: if there is none.
+    """
+    told = (section for section, same in _once(sections(root)) if not same)
+    entries = (_entry(item, root) for section in told for item in _fields(section, root))
+    sought, meant = word.lower().lstrip("-"), f"--{meaning(word)}".partition(" ")[0]
+    found = [row for row in entries if sought in " ".join(row).lower() or row[0].startswith(meant)]
+    if not found:
+        raise InputError(f"--help: nothing mentions {word!r}; sections are {_known(root)}")
+    return table(dict.fromkeys(found))
+
+
+def _known(root: type) -> str:
+    return ", ".join(dict.fromkeys(section.path[0] for section in sections(root)[1:]))
+
+
+def _once(told: Iterable[SectionFacts]) -> Iterator[tuple[SectionFacts, Location | None]]:
+    """Every section; with one whose fields an earlier one has too, the path of that, and without those inside."""
+    first: dict[Location, Location] = {}
+    repeated: list[Location] = []
+    for section in told:
+        if any(section.path[: len(path)] == path for path in repeated):
+            continue
+        shown = first.setdefault((section.doc, *(item.path[-1] for item in section.fields)), section.path)
+        repeated += [section.path] if shown != section.path else []
+        yield section, shown if shown != section.path else None
+
+
+def _fields(section: SectionFacts, root: type) -> list[FieldFacts]:
+    """Its fields; of several kinds of it only the default has the name that tells them apart."""
+    first = section.variant in (None, next(iter(variants(section.path, root)), None))
+    return [item for item in section.fields if first or item.path[-1] != "name"]
+
+
+def _sections_text(told: Iterable[SectionFacts], root: type) -> str:
+    parts = []
+    for section, same in _once(told):
+        kind = f" ({section.variant})" if section.variant else ""
+        optional = " Left out by default." if section.optional else ""
+        as_there = f" Its settings are those of {'.'.join(same)}." if same else ""
+        title = f"{'.'.join(section.path) or 'top level'}{kind}: {section.doc}{optional}{as_there}"
+        rows = "" if same else f"\n{table(_entry(item, root) for item in _fields(section, root))}"
+        parts.append(filled(title) + rows)
+    return "\n\n".join(parts)
+
+
+def _common_entry(name: str, text: str | None, command: str) -> Entry:
+    """A field among those that people use, or a section: with choices and default, without what goes by itself."""
+    path = tuple(name.split("."))
+    item = field_facts().get(path)
+    if item is None:
+        return f"--{name}...", f"{text} [--help {path[-1]}]"
+    item = item._replace(default=_OWN.get(command, {}).get(name, item.default))
+    inside = any(section.optional and section.path == path[:-1] for section in sections())
+    takes = takes_of(item, Recipe)
+    clear = takes in _PLAIN or takes.startswith(("integer", "number"))
+    return _row(item, text or item.doc, "" if clear else takes, "" if inside else _default(item))
+
+
+def _entry(item: FieldFacts, root: type) -> Entry:
+    """A field as an option: its meaning, what it takes, and what it is unless it is given."""
+    takes = takes_of(item, root)
+    return _row(item, item.doc, "" if takes in _PLAIN else takes, _default(item))
+
+
+def _row(item: FieldFacts, text: str, *notes: str) -> Entry:
+    known = "; ".join(filter(None, notes))
+    return f"--{'.'.join(item.path)}", f"{text} [{known}]" if known else text
+
+
+def takes_of(item: FieldFacts, root: type) -> str:
+    """What a field takes, in words; values stand between bars."""
+    kinds = variants(item.path[:-1], root) if item.path[-1] == "name" else {}
+    return " | ".join(kinds) or item.kind.removesuffix(" | null")
+
+
+def _default(item: FieldFacts) -> str:
+    shown = write_inline(item.default)
+    return "required" if item.required else "" if shown in _NOTHING else f"default{_JOINED}{shown}"

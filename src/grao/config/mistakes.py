@@ -1,0 +1,210 @@
+"""What is said about a recipe that is wrong: one line with all unknown keys, or else all that is wrong and missing."""
+
+import json
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from grao.config.other_trainers import ABSENT, meaning
+from grao.config.recipe import Recipe, RewardModelRecipe
+from grao.config.schema import adapter, example, general, names, variants, whole
+from grao.config.strict_yaml import Location, write_inline
+from grao.config.study import Study
+from grao.errors import listed
+from grao.files import read_packaged
+
+_SHOWN = 60
+"""Longest value that is repeated in a message, in characters."""
+_MOST = 12
+"""Mistakes that one message names."""
+_UNKNOWN, _MISSING = "unexpected_keyword_argument", "missing"
+_KINDS: dict[type, tuple[str, str]] = {
+    Recipe: ("the recipe of a run", "grao train"),
+    Study: ("a study", "grao compare"),
+    RewardModelRecipe: ("the recipe of a reward model", "grao reward train"),
+}
+"""What a file may be, and the command that it is for."""
+
+_EXPECTED: dict[str, str] = read_packaged("grao.config", "expected.yaml")
+"""pydantic's error types -> what the field must be."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user gave, before it is checked."""
+
+    root: type
+    """Class of the recipe."""
+    values: dict[str, Any]
+    """The recipe as plain values, options applied."""
+    file: Path | None
+    lines: dict[Location, int | None]
+    """Line of every key and entry in the file; None for what an option `--a.b value` sets."""
+
+    def origin(self, at: Location) -> Location | int | None:
+        """The option, or else the line, that a value or its closest section came from."""
+        for length in range(len(at), 0, -1):
+            options = (key for key, line in self.lines.items() if line is None and key[:length] == at[:length])
+            if origin := self.lines.get(at[:length]) or next(options, None):
+                return origin
+        return None
+
+    def where(self, at: Location) -> str:
+        """`recipe.yaml, line 4: rollout.group_size` or `--rollout.group_size`."""
+        if not at:
+            return str(self.file or "the options")
+        origin = self.origin(at)
+        if origin == at or self.file is None:
+            return f"--{dotted(at)}"
+        if isinstance(origin, tuple):
+            return f"--{dotted(origin)}: {dotted(at)}"
+        return f"{self.file}{f', line {origin}' if origin else ''}: {dotted(at)}"
+
+
+def dotted(at: Location) -> str:
+    """`rollout.group_size`; parts that are no plain words in quotes."""
+    return ".".join(_shortened(part if part.isdecimal() else write_inline(part)) for part in at)
+
+
+def described(error: ValidationError, given: Given) -> str:
+    """The mistakes of a recipe in one line, in the order of the file.
+
+    Unknown keys alone if there are any, since they often explain what is missing.
+    """
+    mistakes: dict[Location, list[ErrorDetails]] = {}
+    for item in error.errors():
+        if (at := _location(item, given.values)) is not None:
+            mistakes.setdefault(at, []).append(item)
+
+    def line(at: Location) -> float:
+        return 0 if isinstance(origin := given.origin(at), tuple) else origin or float("inf")
+
+    unknown = [at for at in mistakes if mistakes[at][0]["type"] == _UNKNOWN]
+    if unknown and (other := _other_kind(given)):
+        return other
+    told = sorted(unknown or mistakes, key=line)
+    absent = [at for at in told if mistakes[at][0]["type"] == _MISSING and given.file is None]
+    said = [_sentence(at, mistakes[at], given) for at in told if at not in absent]
+    options = [_missing_options(absent, given.root)] if absent else []
+    more = len(mistakes) - len(absent) - len(said[:_MOST])
+    rest = f" (and {more} more mistake{'s' if more > 1 else ''})" if more else ""
+    return listed([*said[:_MOST], *options], str(given.file or "")) + rest
+
+
+def _other_kind(given: Given) -> str | None:
+    """What a file is that holds keys unknown here, if they are all known to another command."""
+    for root, (what, command) in _KINDS.items():
+        if given.file is None or root is given.root:
+            continue
+        try:
+            adapter(root).validate_json(json.dumps(given.values), strict=True, by_alias=True, by_name=False)
+        except ValidationError as error:
+            if any(item["type"] == _UNKNOWN for item in error.errors()):
+                continue
+        command = "grao sweep" if root is Study and given.values.get("over") else command
+        return f"{given.file} is {what}: {command} --config {given.file}"
+    return None
+
+
+def _location(item: ErrorDetails, values: Any) -> Location | None:
+    """pydantic's `loc` without the members of unions that it names in between.
+
+    None if a section is reported missing that is there, with a mistake inside that is reported too.
+    """
+    at: list[str] = []
+    for part in item["loc"]:
+        keys = range(len(values)) if isinstance(values, list) else values if isinstance(values, dict) else ()
+        if part in keys:
+            values = values[part]
+            at.append(str(part))
+    if item["type"] == "union_tag_invalid":
+        return (*at, "name")
+    if item["type"] != _MISSING:
+        return tuple(at)
+    return (*at, str(item["loc"][-1])) if len(at) < len(item["loc"]) else None
+
+
+def _sentence(at: Location, items: list[ErrorDetails], given: Given) -> str:
+    kind, value, where = items[0]["type"], items[0]["input"], given.where(at)
+    if kind == _UNKNOWN:
+        return f"{where} is unknown; {suggestion(at, where == f'--{dotted(at)}', given.root, given.values)}"
+    if kind == "union_tag_invalid":
+        known, name = variants(general(at[:-1]), given.root), value.get("name")
+        hint = "".join(f"; did you mean {near}?" for near in get_close_matches(str(name), known, n=1))
+        return f"{where} must be {' or '.join(known)}, got {_shortened(write_inline(name))}{hint}"
+    if kind == _MISSING:
+        return f"{where} is missing, for example {at[-1]}: {write_inline(example(general(at), given.root))}"
+    if kind not in _EXPECTED:
+        return f"{where}: {items[0]['msg'].removeprefix('Value error, ')}"
+    expected = " or ".join(dict.fromkeys(_expected(item) for item in items))
+    of_path = kind == "dataclass_type" and isinstance(value, str) and "path" in names(given.root).get(general(at), ())
+    hint = "; write the path below it, indented: path: ..." if of_path else ""
+    return f"{where} must be {expected}, got {_shortened(write_inline(value))}{hint}"
+
+
+def _missing_options(places: list[Location], root: type) -> str:
+    """What is missing where there is no file, with options that would say it."""
+    options = []
+    for at in places:
+        text = example(general(at), root)
+        while text and isinstance(text, dict | list):  # down to the first plain value
+            key, text = next(iter(text.items())) if isinstance(text, dict) else ("0", text[0])
+            at = (*at, key)
+        options.append((f"--{dotted(at)}", text))
+    *names_before, last = (name for name, _ in options)
+    names_all = f"{', '.join(names_before)} and {last} are" if names_before else f"{last} is"
+    return f"{names_all} missing, for example {' '.join(f'{name} {text}' for name, text in options)}"
+
+
+def _expected(item: ErrorDetails) -> str:
+    words = _EXPECTED[item["type"]].format(**{name: whole(value) for name, value in item.get("ctx", {}).items()})
+    quotes = item["type"] == "string_type" and isinstance(item["input"], bool | int | float)
+    return words.replace("'", "") + " in quotes" * quotes
+
+
+def suggestion(at: Location, as_option: bool, root: type, values: Any = None) -> str:
+    """What was probably meant by a key that is unknown: one here, or in another section; else all of this section.
+
+    Args:
+        at: where it stands.
+        as_option: whether it is an option, not a line in a file.
+        root: class of the recipe.
+        values: the recipe as far as it is known; says which of several kinds a section is.
+    """
+    section, key, known = at[:-1], at[-1], names(root)
+    of_run, here = "rollout" in known[()], known.get(general(section), ())
+    if kinds := variants(general(section), root):
+        name = (values or {}).get(section[0], {}).get("name", next(iter(kinds)))
+        keys = {kind: tuple(item.path[-1] for item in facts.fields) for kind, facts in kinds.items()}
+        if others := [kind for kind in kinds if key in keys[kind]]:
+            return f"{name} has no {key}, {' and '.join(others)} {'has' if len(others) == 1 else 'have'}"
+        here = keys[name]
+    paths = [(*path, name) for path, names_there in known.items() for name in names_there]
+    if tuple(key.split(".")) in paths:
+        return f"in a file, write {key.rpartition('.')[2]} below {key.rpartition('.')[0]}, indented"
+    same = [path for path in paths if path[-1] == key]
+    if of_run and key in ABSENT:
+        return f"it has no place here: {ABSENT[key]}; leave it out"
+    theirs = (meaning(f"{section[-1]}_{key}" if section else key) or meaning(key)) if of_run else None
+    if theirs and not same:
+        return f"here it is {'--' * as_option}{theirs}"
+    near = [(*section, name) for name in get_close_matches(key, here, n=1)]
+    alike = get_close_matches(key, [path[-1] for path in paths], n=1)
+    meant = same or near or [path for path in paths if path[-1] in alike]
+    if not meant:
+        return f"{dotted(section) if here and section else 'a recipe'} has {', '.join(here or known[()])}"
+    if meant is near and not as_option:
+        return f"did you mean {near[0][-1]}?"
+    # Only those nearest to the top: what lies deep inside optional sections is seldom meant.
+    shallow = [".".join(path) for path in meant if len(path) == min(map(len, meant))]
+    if theirs and theirs.partition(" ")[0] not in shallow:
+        shallow.append(theirs)
+    return f"did you mean {' or '.join('--' * as_option + path for path in shallow)}?"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
