@@ -126,8 +126,10 @@ def what_was_said(folder: Path, test: Path, model: str) -> list[Said]:
 class Silent:
     """Satisfies `grao.studies.prepare.Screen`."""
 
-    def say(self, line: str) -> None:
+    def say(self, line: object) -> None:
         """Nothing."""
+
+    copyable = phases = follow = say
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:
@@ -135,7 +137,7 @@ class Silent:
         yield lambda done, total: None
 
     @contextmanager
-    def training(self, steps: int) -> Iterator[TrainerCallback]:
+    def training(self, steps: int, samples: object) -> Iterator[TrainerCallback]:
         """Nothing."""
         yield TrainerCallback()
 

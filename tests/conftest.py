@@ -126,14 +126,24 @@ class SilentScreen:
     def say(self, line: str) -> None:
         self.lines.append(line)
 
+    copyable = say
+
+    def follow(self, recipe: object) -> None:
+        pass
+
+    def phases(self, count: int) -> None:
+        self.lines.append(f"{count} phases")
+
     @contextmanager
     def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:
+        self.lines.append(title)
         yield lambda done, total: self.lines.append(f"{title} {done}/{total}")
 
     @contextmanager
-    def training(self, steps: int) -> Iterator[TrainerCallback]:
+    def training(self, steps: int, samples: object) -> Iterator[TrainerCallback]:
         from transformers import TrainerCallback
 
+        self.lines.append("training")
         yield TrainerCallback()
 
 

@@ -12,6 +12,7 @@ from grao.cli.arguments import QuickstartArguments, ResumeArguments
 from grao.cli.entrants import EvaluateArguments
 from grao.cli.main import main
 from grao.cli.parser import parse_arguments
+from grao.command import command as pasted
 from grao.config.load import load_recipe
 from grao.config.recipe import Recipe
 from grao.errors import InputError, RewardUnavailableError
@@ -62,8 +63,9 @@ def refused(*argv: str) -> str:
 def test_train_gets_a_checked_recipe(command: Callable[..., list[Any]]) -> None:
     seen = command("train", 0)
     argv = ["train", "--rollout.group_size", "8", "--config", "recipe.yaml", "--rewards.0.weight=-2", "--seed", "3"]
-    assert main(argv) == 0
-    (recipe,) = seen
+    assert main([*argv, "--show-samples", "2"]) == 0
+    ((recipe, samples),) = seen
+    assert samples == 2
     assert recipe == load_recipe(
         Path("recipe.yaml"), [("rollout.group_size", "8"), ("rewards.0.weight", "-2"), ("seed", "3")]
     )
@@ -78,7 +80,7 @@ def test_a_value_may_begin_like_an_option() -> None:
 
 @pytest.mark.parametrize("value", ["-2", "-1e-3", "-.5"])
 def test_negative_values_need_no_equals_sign(value: str) -> None:
-    _, recipe = parse_arguments(["train", "--config", "recipe.yaml", "--rewards.0.weight", value])
+    _, (recipe, _) = parse_arguments(["train", "--config", "recipe.yaml", "--rewards.0.weight", value])
     assert isinstance(recipe, Recipe)
     assert recipe.rewards[0].weight == float(value)
 
@@ -102,11 +104,11 @@ def test_evaluate() -> None:
 
 def test_quickstart_and_report() -> None:
     assert parse_arguments(["quickstart"])[1] == QuickstartArguments(
-        ability="weak", architecture="dense", seed=0, output=Path("runs/quickstart"), steps=None, overrides=()
+        "weak", "dense", seed=0, output=Path("runs/quickstart"), steps=None, show_samples=0, overrides=()
     )
     words = "quickstart --ability 0.5 --architecture moe --seed 2 --steps 9 --output q --method.beta 1"
     assert parse_arguments(words.split(" "))[1] == QuickstartArguments(
-        ability=0.5, architecture="moe", seed=2, output=Path("q"), steps=9, overrides=(("method.beta", "1"),)
+        0.5, "moe", seed=2, output=Path("q"), steps=9, show_samples=0, overrides=(("method.beta", "1"),)
     )
     assert parse_arguments(["report", "."])[1] == Path(".")
 
@@ -160,7 +162,7 @@ def test_mistakes_on_the_command_line(argv: str, message: str) -> None:
         (4, 4, ""),
         (InputError("data.jsonl, row 3:\nno prompt"), 2, "error: data.jsonl, row 3: no prompt\n"),
         (RewardUnavailableError("the judge is silent"), 3, "error: the judge is silent\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (KeyboardInterrupt(), 130, "stopped; the same command begins again\n"),
         (KeyboardInterrupt("stopped at step 3"), 130, "stopped at step 3\n"),
         (OSError(errno.EACCES, "Permission denied", "o/x"), 2, "error: Permission denied: o/x\n"),
         (OSError(errno.EROFS, "Read-only file system", "o/x"), 2, "error: Read-only file system: o/x\n"),
@@ -233,6 +235,26 @@ print(code, sorted({set(HEAVY)!r} & set(sys.modules)))
 def test_answers_without_heavy_imports(argv: list[str], code: int) -> None:
     done = subprocess.run([sys.executable, "-c", PROBE, *argv], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == f"{code} []"
+
+
+def test_the_first_line_needs_no_heavy_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys, grao.cli.main; sys.exit(any(name in sys.modules for name in ('pydantic', 'yaml', 'torch')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_commands_can_be_pasted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/pytest"])
+    assert pasted("train", "--resume", Path("my run")) == "grao train --resume 'my run'"
+    program = tmp_path / "bin" / "grao"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", ["bin/grao"])
+    assert pasted("runs") == "bin/grao runs"  # as it was started
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert pasted("runs") == "grao runs"  # found there
+    monkeypatch.setattr(sys, "argv", ["/lib/grao/__main__.py"])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    assert pasted("runs") == "bin/python -m grao runs"
 
 
 def test_module_is_the_command_and_passes_the_exit_code() -> None:

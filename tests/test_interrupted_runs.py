@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ from grao.config.study import Study
 from grao.records import checkpoints
 from grao.records.lock import locked
 from grao.records.run import MetricsLog, read_evaluation, read_manifest, read_metrics
+from grao.signals import insistent
 from grao.studies.evaluate import evaluate_recipe
 from grao.studies.reward_model import train_reward_model
 from grao.studies.settings import changed, decisive
@@ -312,6 +314,20 @@ def study(reward: str) -> str:
         "arms: {sft: {method.name: sft}, grao: {}}\nbudget: {steps: 1}\nseeds: [0]\n"
         "learning_rates: [1e-2]\noutput: study\n"
     )
+
+
+def test_ctrl_c_in_a_destructor_is_not_lost():
+    class Cleared:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)  # where it arrives
+
+        wait = staticmethod(time.sleep)
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with insistent(), pytest.raises(KeyboardInterrupt):
+        Cleared().wait(5)
+    signal.signal(signal.SIGINT, previous)
 
 
 def test_outside_of_the_main_thread_nothing_is_caught_and_ignored_signals_stay_ignored():

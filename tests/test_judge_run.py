@@ -11,10 +11,14 @@ from random import Random
 import pytest
 
 from forked import Forked
+from grao.cli.arguments import overrides_of
 from grao.cli.main import main
 from grao.config.load import dump_recipe, load_recipe
 from grao.errors import InputError
 from grao.records.run import read_evaluation, read_items, read_metrics
+from grao.rewards.judge.ledger import JudgeAnswer, Ledger, Question
+from grao.rewards.judge.wording import load_template
+from grao.studies.spending import Spending
 from judge_server import Asked, JudgeServer, Told
 from tiny import saved_model, tiny_model
 
@@ -99,6 +103,11 @@ def test_a_whole_run(place: Path, server: JudgeServer, capsys):
     said = capsys.readouterr()
     assert "judge helpful: up to 120 questions, 0.0 million tokens, about 0.0" in said.out
     assert asked_once(server)
+    cost = 150e-6 * len(server.asked)
+    spent = f"{len(server.asked)} questions, {cost:.2g} paid"
+    assert f"judges  {spent}\n" in said.out  # the question before the work counts too
+    assert "4/4 writing the page: " in said.out
+    assert f" s, {spent} so far\n" in said.out
     steps = read_metrics(place / "run")
     assert len(steps) == 3
     for step in steps:
@@ -123,6 +132,30 @@ def test_a_whole_run(place: Path, server: JudgeServer, capsys):
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
     assert KEY not in said.out + said.err
     assert "JUDGE_KEY" in (place / "run" / "recipe.yaml").read_text()
+
+
+def test_what_was_spent_before_does_not_count(place: Path, server: JudgeServer):
+    config = load_recipe(None, list(overrides_of(options(server))))
+    ledger = Ledger(place / "judge-ledger.sqlite", run=str(config.output.absolute()))
+
+    def answer(number: int, cost: float) -> None:
+        question = Question("m", load_template("helpful"), str(number), "a", "b")
+        ledger.add(question, JudgeAnswer("1 > 2", "stop", None, cost=cost))
+
+    spending = Spending()
+    assert spending.words == ""
+    spending.follow(config)
+    assert spending.words == "0 questions"  # there is no ledger yet
+    answer(1, 0.0)
+    assert spending.words == "1 question"
+    answer(2, 0.05)
+    assert spending.words == "2 questions, 0.05 paid"
+    spending.follow(config)  # the run after it
+    answer(3, 1234.5)
+    assert spending.words == "3 questions, 1,234.55 paid"
+    again = Spending()
+    again.follow(config)
+    assert again.total() == (0, 0.0)
 
 
 def test_a_judge_that_looks_on_is_in_the_estimate(place: Path, server: JudgeServer, capsys):

@@ -154,7 +154,7 @@ def test_arguments_that_are_missing_or_of_another_library_are_told(arguments: tu
 def test_trackers_are_an_option_of_their_own(tmp_path: Path):
     told = tmp_path / "told.yaml"
     told.write_text("model: {path: m}\ndata: {path: d}\nrewards: [{function: 'r:r'}]\noutput: o\n")
-    _, recipe = parse_arguments(["train", "--config", str(told), "--report-to", "wandb,tensorboard"])
+    _, (recipe, _) = parse_arguments(["train", "--config", str(told), "--report-to", "wandb,tensorboard"])
     assert recipe.training.trainer["report_to"] == ["wandb", "tensorboard"]
 
 
@@ -225,7 +225,7 @@ def test_what_is_measured_while_training_is_kept_and_shown(place: list[str], cap
     assert [line["step"] for line in measured] == [0, 2, 4]
     assert all(line["eval/win"] + line["eval/tie"] + line["eval/lose"] == pytest.approx(1) for line in measured)
     assert [line["step"] for line in read_metrics(Path("run"))] == [1, 2, 3, 4]
-    assert "step 2, held-out prompts: eval reward" in capsys.readouterr().out
+    assert "step 2, held-out prompts: reward" in capsys.readouterr().out
     assert "Held-out prompts while training" in Path("run/report.html").read_text()
 
 

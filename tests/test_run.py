@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,10 @@ def interrupts_last(completions):
     if metrics.exists() and metrics.read_text().count("\\n") == 3:
         os.kill(os.getpid(), signal.SIGINT)
     return vowels(completions)
+def interrupts_before(completions):
+    if first_time_when("run/manifest.json"):
+        os.kill(os.getpid(), signal.SIGINT)
+    return vowels(completions)
 calls = 0
 def interrupts(completions):
     global calls
@@ -112,6 +117,14 @@ def recipe(**changes):
         "output": "run",
     }
     return load_recipe(None, list({**settings, **changes}.items()))
+
+
+def phases(screen) -> tuple[int, int]:
+    """How many were announced last, and how many came after that."""
+    at = max(number for number, line in enumerate(screen.lines) if line.endswith(" phases"))
+    begun = ("judging", "training", "saving", "writing", "checking")
+    titles = [line for line in screen.lines[at:] if line.startswith(begun) and "/" not in line]
+    return int(screen.lines[at].split()[0]), len(titles)
 
 
 def numbers(evaluation: Evaluation) -> Evaluation:
@@ -164,7 +177,7 @@ def test_evaluating_a_run_again_gives_the_same_numbers(place: Path, screen):
 
 def test_an_adapter_run(place: Path, screen):
     finished = start_run(recipe(**{"model.lora.rank": "4"}), screen)
-    assert "12 prompts, 8 held out" in screen.lines[0]
+    assert any("12 prompts, 8 held out" in line for line in screen.lines)
     assert (place / "run" / "model" / "adapter_model.safetensors").exists()
     again = evaluate_run(place / "run", place / "again", screen)
     assert again.models["after"].ras == finished.evaluation.models["after"].ras
@@ -287,13 +300,15 @@ def test_training_is_not_repeated_for_an_evaluation(place: Path, screen, functio
     assert numbers(resume_run(Path("run"), screen).evaluation) == numbers(whole)
     assert any("going on from checkpoint-4" in line for line in screen.lines)
     assert read_metrics(place / "run") == steps
+    assert phases(screen) == (3, 3)
 
 
 def test_ctrl_c_in_the_last_step_stops_before_the_evaluation(place: Path, screen):
     with pytest.raises(StoppedError, match="step 4 of 4 is saved; continue with"):
         start_run(recipe(**{"rewards.0.function": "rewards.py:interrupts_last"}), screen)
-    assert not any(line.startswith("after") for line in screen.lines)
+    assert not any("trained model" in line for line in screen.lines)
     assert resume_run(Path("run"), screen).evaluation is not None
+    assert phases(screen) == (3, 3)
 
 
 def test_half_written_files_are_passed_over(place: Path, screen):
@@ -393,12 +408,80 @@ def test_the_terminal_is_given_back_when_training_fails(place: Path):
 def test_plain_output_is_short(place: Path):
     shown = io.StringIO()
     start_run(recipe(), TerminalScreen(Console(file=shown)))
-    words = [line.split(":")[0].split()[:2] for line in shown.getvalue().splitlines() if line[0] != " "]
-    prepared = [["12", "prompts,"], ["answers", "begin"]]
-    assert [word for word in words if word[0] in ["12", "answers", "before", "training", "after"]] == [
-        *prepared, ["before"], ["training"], ["after"]
-    ]  # fmt: skip
+    titles = [line.split(":")[0].split(";")[0] for line in shown.getvalue().splitlines() if line[0] != " "]
+    assert titles == [
+        "loading data, model and rewards",
+        "12 prompts, 8 held out",
+        "answers begin behind 'say red cat' and end with '<end>'",
+        "in a browser, while it runs",
+        "1/4 judging 8 prompts with the start model",
+        "2/4 training",
+        "3/4 judging 8 prompts with the trained model",
+        "4/4 writing the page",
+    ]
     assert "training: 4 steps" in shown.getvalue()
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_while_the_start_model_is_judged(place: Path, screen, capsys):
+    name = written(place, **{"rewards.0.function": "rewards.py:interrupts_before", "audit.before_training": "warn"})
+    assert main(["train", "--config", name]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped; continue with: grao train --resume run"
+    resume_run(Path("run"), screen)
+    assert phases(screen) == (4, 4)
+
+
+def test_phases_of_whole_runs(place: Path, screen):
+    start_run(recipe(**{"audit.before_training": "warn"}), screen)
+    assert phases(screen) == (5, 5)
+    resume_run(Path("run"), screen, [("training.steps", "5")])
+    assert phases(screen) == (3, 3)
+    start_run(recipe(**{"evaluation.enabled": "false", "output": "other"}), screen)
+    assert phases(screen) == (3, 3)
+
+
+def test_ctrl_c_before_and_behind_the_run(place: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    name = written(place)
+    with monkeypatch.context() as patched:
+        patched.setattr("grao.studies.prepare.load_policy", stop)
+        assert main(["train", "--config", name]) == 130
+    assert capsys.readouterr().err == "stopped; the same command begins again\n"
+    assert not Path("run").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr("grao.studies.train.write_report", stop)
+        assert main(["train", "--config", name]) == 130
+    *_, said = capsys.readouterr().err.splitlines()
+    assert said == "stopped; all but the page is done, write it with: grao report run"
+    assert main(["report", "run"]) == 0
+
+
+def test_what_lies_in_the_run_is_found_wherever_it_is_copied(place: Path, screen, monkeypatch: pytest.MonkeyPatch):
+    (place / "run" / "world").mkdir(parents=True)
+    for name in ("model", "data.jsonl", "rewards.py"):
+        shutil.move(place / name, place / "run" / "world" / name)
+    own = {"model.path": "run/world/model", "data.path": "run/world/data.jsonl"}
+    function = "run/world/rewards.py:fails_after"
+    with pytest.raises(InputError, match="no such luck"):
+        start_run(recipe(**own, **{"rewards.0.function": function}), screen)
+    assert str(place) not in (place / "run" / "recipe.yaml").read_text()
+    shutil.move(place / "run", place / "elsewhere" / "moved")
+    decoy = place / "elsewhere" / "world"
+    decoy.mkdir()
+    (decoy / "data.jsonl").write_text('{"prompt": "other", "reference": "data"}\n')
+    monkeypatch.chdir(place / "elsewhere")
+    assert resume_run(Path("moved"), screen).evaluation.prompts == 8
+    again = load_recipe(Path("moved/recipe.yaml"), [("output", "again")])
+    assert start_run(again, screen).evaluation.prompts == 8
+    assert evaluate_run(Path("again"), Path("judged"), screen).prompts == 8
+
+
+def test_half_of_a_small_file_is_held_out_and_said(place: Path, screen):
+    start_run(recipe(**{"data.held_out": "300", "training.steps": "1"}), screen)
+    assert any("10 prompts, 10 held out" in line for line in screen.lines)
+    assert any(line.startswith("held out is half of the prompts, since data.held_out asks") for line in screen.lines)
 
 
 def test_changed_data_are_noticed(place: Path, screen):

@@ -35,6 +35,7 @@ from grao.sandbox.tasks import (
     split_of,
     versions,
 )
+from grao.studies.study import build_world
 
 CITIES = ["Paris", "Rome", "Oslo"]
 SUM = ("arithmetic", "12", [], "7 plus 5")
@@ -392,6 +393,15 @@ def test_pretraining_is_determined_by_the_seed_and_leaves_the_global_one_alone()
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_world_in_the_cache_takes_no_phase(tmp_path, screen, monkeypatch):
+    monkeypatch.setenv("GRAO_CACHE", str(tmp_path))
+    wanted = {"prompts": 12, "held_out": 6, "steps": 2}
+    built, title = build_world(screen, **wanted), "building a tiny model"
+    assert screen.lines == [title, f"{title} 1/2", f"{title} 2/2"]
+    assert build_world(screen, **wanted) == built
+    assert len(screen.lines) == 3
 
 
 def test_an_interrupted_run_leaves_nothing_in_the_cache(tmp_path):

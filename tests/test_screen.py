@@ -10,13 +10,16 @@ from rich.console import Console
 
 from grao.cli import screen
 from grao.cli.screen import TerminalScreen, _Phase
+from grao.studies.prepare import LastSample
 
 WORDS = "DRIFTING APART  wins 23%  ties 4%  reward +0.53 over the reference  42 tokens  second 31%"
 
 
-def phase(done: int, total: int, elapsed: float, first: int = 0, words: str = WORDS) -> _Phase:
+def phase(
+    done: int, total: int, elapsed: float, first: int = 0, words: str = WORDS, title: str = "training", spent: str = ""
+) -> _Phase:
     now = [0.0]
-    made = _Phase("training", lambda: now[0])
+    made = _Phase(title, lambda: now[0], lambda: spent)
     made.resume(first)
     made.advance(done, total, words)
     now[0] = elapsed
@@ -32,6 +35,60 @@ def test_counts_and_times_are_never_cut(width: int):
     assert ("DRIFTING" in line) == (width >= 60)  # then the end of the words
     assert line.endswith("…") == (60 <= width < 200)
     assert len(line) <= max(width, 48)
+
+
+SPENT = "1,204 questions, 12.42 paid"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+@pytest.mark.parametrize(
+    "title", ["3/5 training", "2/5 judging 10,000 prompts with the start model", "24/24 grao " * 9]
+)
+def test_titles_give_way_to_counts_times_and_money(width: int, title: str):
+    made = phase(137, 2400, 3723, title=title, spent=SPENT)
+    line = made.line(width)
+    assert "137/2,400, 1 h 2 min, 17 h 4 min left" in line
+    assert (SPENT in line) == (width >= 80)
+    assert line.startswith(title[:11])
+    assert len(line) <= width
+    assert made.line().startswith(f"{title} 137/2,400, 1 h 2 min, 17 h 4 min left, {SPENT}, DRIFTING")
+
+
+def test_phases_know_their_place_and_what_was_spent():
+    shown = io.StringIO()
+    terminal = TerminalScreen(Console(file=shown))
+    terminal.spending = SimpleNamespace(words=SPENT)
+    terminal.phases(2)
+    for title in ("first", "second", "third"):
+        with terminal.stage(title):
+            pass
+    took = r": 0\.0 s, 1,204 questions, 12\.42 paid so far"
+    assert re.fullmatch(rf"1/2 first{took}\n2/2 second{took}\nthird{took}\n", shown.getvalue())
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_samples_of_the_last_step(monkeypatch: pytest.MonkeyPatch, live: bool):
+    monkeypatch.setattr(screen, "_PLAIN_EVERY", 0.02)
+    last = [LastSample("2 + 2?\n", "\x1b[31mfour", 1.0), LastSample("say " * 150, "long " * 99, -0.5)]
+    last.append(LastSample("3?", "", float("nan")))
+    console = Console(file=(shown := io.StringIO()), force_terminal=live, width=60)
+    with TerminalScreen(console, samples=3).training(9, lambda count: last[:count]) as callback:
+        callback.on_step_end(None, SimpleNamespace(global_step=4), None)
+        time.sleep(0.3)
+    text = shown.getvalue()
+    if live:
+        assert "[31mfour" not in text.replace("␛[31mfour", "")
+    lines = text.splitlines()[-7:]
+    assert lines[:3] == [
+        "answers of step 4, each with its reward over the reference:",
+        "  2 + 2?",
+        "      +1.00  ␛[31mfour",
+    ]
+    assert lines[3].startswith("  say say say")
+    assert lines[4].startswith("      -0.50  long long")
+    assert lines[5:] == ["  3?", "  no reward  "]
+    assert all(line.endswith("…") and len(line) == (60 if live else 400) for line in lines[3:5])
+    assert text.count("answers of step 4") > 1  # while it trained too
 
 
 def test_a_bar_takes_the_room_that_is_left():
@@ -62,7 +119,7 @@ def test_no_terminal_gets_a_line_every_few_seconds_in_every_phase(monkeypatch: p
 
 def test_steps_count_whatever_a_method_logs():
     shown = io.StringIO()
-    with TerminalScreen(Console(file=shown)).training(30) as callback:
+    with TerminalScreen(Console(file=shown)).training(30, lambda count: []) as callback:
         for step in range(1, 31):
             state = SimpleNamespace(global_step=step)
             callback.on_step_end(None, state, None)

@@ -3,28 +3,30 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from grao.config.library import GRAOConfig
-from grao.config.other_trainers import CLASSES
-from grao.config.recipe import DataConfig, LoraConfig, RolloutConfig, TrainingConfig
 from grao.errors import InputError, RewardUnavailableError
-from grao.methods.dpo import DPO
-from grao.methods.grao import GRAO
-from grao.methods.grpo import GRPO
-from grao.methods.ppo import PPO
-from grao.methods.sft import SFT
 
 if TYPE_CHECKING:
+    from grao.config.library import GRAOConfig
+    from grao.config.recipe import DataConfig, LoraConfig, RolloutConfig, TrainingConfig
     from grao.core import group_advantages, sequence_weights
+    from grao.methods.dpo import DPO
+    from grao.methods.grao import GRAO
+    from grao.methods.grpo import GRPO
+    from grao.methods.ppo import PPO
+    from grao.methods.sft import SFT
     from grao.training.trainer import GRAOTrainer
 
 __version__ = "0.1.0"
 
-_HEAVY = {
+_LAZY = {
+    **dict.fromkeys(("DataConfig", "LoraConfig", "RolloutConfig", "TrainingConfig"), "grao.config.recipe"),
+    **{name: f"grao.methods.{name.lower()}" for name in ("DPO", "GRAO", "GRPO", "PPO", "SFT")},
+    "GRAOConfig": "grao.config.library",
     "GRAOTrainer": "grao.training.trainer",
     "group_advantages": "grao.core",
     "sequence_weights": "grao.core",
 }
-"""Names that import torch: loaded at first use, so that the command line answers at once."""
+"""Names that import pydantic or torch: loaded at first use, so that the command line answers at once."""
 
 __all__ = [
     "DPO",
@@ -46,8 +48,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HEAVY:
-        return getattr(import_module(_HEAVY[name]), name)
-    if name in CLASSES:
-        raise ImportError(f"grao has no {name}; here it is {CLASSES[name]} (docs/from-trl.md)")
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    classes = import_module("grao.config.other_trainers").CLASSES
+    if name in classes:
+        raise ImportError(f"grao has no {name}; here it is {classes[name]} (docs/from-trl.md)")
     raise AttributeError(f"module 'grao' has no attribute {name!r}")

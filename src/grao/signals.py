@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 import threading
+from _thread import interrupt_main
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -39,6 +41,23 @@ def handled(handler: Handler, interrupt: bool = True) -> Iterator[None]:
     finally:
         for number, before in previous.items():
             signal.signal(number, signal.SIG_DFL if before is None else before)
+
+
+@contextmanager
+def insistent() -> Iterator[None]:
+    """Within it, a Ctrl-C that arrives in a destructor comes again: there Python reports the exception and drops it."""
+
+    def hook(dropped: "sys.UnraisableHookArgs") -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            threading.Timer(0.05, interrupt_main).start()
+        else:
+            previous(dropped)
+
+    previous, sys.unraisablehook = sys.unraisablehook, hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
 
 
 def stop(number: int, frame: FrameType | None) -> None:

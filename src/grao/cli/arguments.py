@@ -47,8 +47,18 @@ class QuickstartArguments(NamedTuple):
     output: Path
     steps: int | None
     """Optimiser steps; None leaves the choice to the command."""
+    show_samples: int
+    """Answers of the last step on the screen."""
     overrides: Overrides
     """For the recipe that the command writes; keys and values are checked."""
+
+
+class TrainArguments(NamedTuple):
+    """`grao train`."""
+
+    recipe: Recipe
+    show_samples: int = 0
+    """Answers of the last step on the screen."""
 
 
 class ResumeArguments(NamedTuple):
@@ -58,6 +68,8 @@ class ResumeArguments(NamedTuple):
     """Of the run; it exists."""
     overrides: Overrides
     """Fields of its recipe that are other ones from here."""
+    show_samples: int = 0
+    """Answers of the last step on the screen."""
 
 
 class DryRunArguments(NamedTuple):
@@ -144,11 +156,13 @@ def read_train(namespace: Namespace, overrides: Overrides) -> Any:
         overrides = (*overrides, ("training.trainer.report_to", services))
     if namespace.resume is None:
         recipe = read_recipe(namespace, overrides, "--config FILE or --resume RUN")
-        return DryRunArguments(recipe, namespace.card, namespace.gpus or 1) if namespace.dry_run else recipe
+        if namespace.dry_run:
+            return DryRunArguments(recipe, namespace.card, namespace.gpus or 1)
+        return TrainArguments(recipe, namespace.show_samples)
     if namespace.config or namespace.print_config or namespace.dry_run or "output" in dict(overrides):
         said = "--resume takes no --config, --print_config, --dry-run or --output"
         raise InputError(f"{said}: the run keeps its folder and the recipe it was started with")
-    return ResumeArguments(_folder("--resume", namespace.resume), overrides)
+    return ResumeArguments(_folder("--resume", namespace.resume), overrides, namespace.show_samples)
 
 
 def read_data_check(namespace: Namespace, overrides: Overrides) -> DataCheckArguments:

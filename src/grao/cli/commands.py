@@ -4,7 +4,9 @@ the exit code.
 `main` imports this module last, since it loads torch.
 """
 
+import shutil
 import sys
+from itertools import chain, repeat
 from pathlib import Path
 
 from rich.console import Console
@@ -17,10 +19,12 @@ from grao.cli.arguments import (
     QuickstartArguments,
     ResumeArguments,
     StudyArguments,
+    TrainArguments,
     WatchArguments,
 )
 from grao.cli.entrants import EvaluateArguments
-from grao.cli.screen import terminal
+from grao.cli.screen import TerminalScreen, terminal
+from grao.command import command
 from grao.config.arms import SANDBOX
 from grao.config.load import load_recipe
 from grao.config.recipe import Recipe, RewardModelRecipe
@@ -37,7 +41,7 @@ from grao.reports.study import study_tables, write_study_report
 from grao.reports.sweep import sweep_headline, sweep_sentences
 from grao.reports.verdict import notes, verdict
 from grao.rollouts.base import Sampling
-from grao.sandbox.world import prepare
+from grao.sandbox.world import Sandbox
 from grao.studies.audit import audit_folder, audit_rewards
 from grao.studies.data_check import check_data
 from grao.studies.evaluate import (
@@ -51,8 +55,9 @@ from grao.studies.evaluate import (
 from grao.studies.export import export_run
 from grao.studies.likelihood import start_of
 from grao.studies.plan import dry_run
+from grao.studies.prepare import check_writable
 from grao.studies.reward_model import train_reward_model
-from grao.studies.study import quick, recorded_result, run_study
+from grao.studies.study import build_world, quick, recorded_result, run_study
 from grao.studies.talk import BEFORE, Speaker, talk, typed
 from grao.studies.train import Finished, resume_run, start_run
 from grao.visible import visible
@@ -62,15 +67,15 @@ def quickstart(arguments: QuickstartArguments) -> None:
     """Builds the embedded world, aligns its model by an ordinary recipe and shows the result."""
     if (arguments.output / "manifest.json").exists():
         raise InputError(f"--output: {arguments.output} already holds a run; choose another folder or remove it")
-    wanted = arguments.ability, arguments.architecture, arguments.seed
-    with terminal() as screen:
-        with screen.stage("building a tiny model") as advance:
-            world = prepare(*wanted, progress=lambda step, total, loss: advance(step, total))
+    check_writable(arguments.output)
+    wanted = {name: getattr(arguments, name) for name in ("ability", "architecture", "seed")}
+    with terminal(arguments.show_samples) as screen:
+        world = _kept(build_world(screen, **wanted), arguments.output / "world")
         data = {"data.path": str(world.train), "data.test_path": str(world.test)}
         settings = {"model.path": str(world.model), **data, "output": str(arguments.output), "seed": arguments.seed}
         settings |= {**SANDBOX, "training.steps": 100 if arguments.steps is None else arguments.steps}
         finished = start_run(load_recipe(None, arguments.overrides, list(settings.items())), screen)
-    _show_run(finished, screen.console)
+    _show_run(finished, screen)
 
 
 def data_check(arguments: DataCheckArguments) -> None:
@@ -79,16 +84,17 @@ def data_check(arguments: DataCheckArguments) -> None:
         check_data(*arguments, screen)
 
 
-def train(run: Recipe | ResumeArguments | DryRunArguments) -> None:
+def train(run: TrainArguments | ResumeArguments | DryRunArguments) -> None:
     """Trains as a recipe says, or resumes the run in a folder; evaluates and reports. A dry run says what it takes."""
-    with terminal() as screen:
-        if isinstance(run, DryRunArguments):
+    if isinstance(run, DryRunArguments):
+        with terminal() as screen:
             return dry_run(*run, screen)
+    with terminal(run.show_samples) as screen:
         if isinstance(run, ResumeArguments):
             finished = resume_run(run.folder, screen, run.overrides)
         else:
-            finished = start_run(run, screen)
-    _show_run(finished, screen.console)
+            finished = start_run(run.recipe, screen)
+    _show_run(finished, screen)
 
 
 def evaluate(arguments: EvaluateArguments) -> None:
@@ -104,7 +110,13 @@ def evaluate(arguments: EvaluateArguments) -> None:
         else:
             result = evaluate_recipe(source, screen, options)
     _show_evaluation(result, screen.console)
+    _show_spending(screen)
     _show_path(screen.console, "report", folder / "report.html")
+    recipe = folder / "recipe.yaml"
+    if isinstance(source, Recipe):
+        _show_next(screen.console, command("train", "--config", recipe, "--output", f"{folder}-trained"))
+    else:
+        _show_next(screen.console, command("chat", source, "--against", BEFORE), command("export", source))
 
 
 def compare(arguments: StudyArguments) -> None:
@@ -116,6 +128,8 @@ def compare(arguments: StudyArguments) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; finished runs are kept, the same command goes on from there") from None
     _show_study(result, study.output / "study.html", screen.console)
+    _show_spending(screen)
+    _show_next(screen.console, command("report", study.output))
 
 
 ablate = sweep = compare
@@ -128,6 +142,7 @@ def reward_train(recipe: RewardModelRecipe) -> None:
     screen.console.print(reward_model_table(record))
     _show_path(screen.console, "model", recipe.output / "model")
     _show_path(screen.console, "record", recipe.output / "reward.json")
+    _show_path(screen.console, "next", f"in a recipe: rewards: [{{model: {{path: {recipe.output / 'model'}}}}}]")
 
 
 def reward_audit(recipe: Recipe) -> None:
@@ -136,10 +151,12 @@ def reward_audit(recipe: Recipe) -> None:
     with terminal() as screen:
         audit = audit_rewards(recipe, screen)
     screen.console.print(audit_tables(audit))
+    _show_spending(screen)
     for name in ("audit.html", "audit.json"):
         _show_path(screen.console, f"{name:12}", folder / name)
     screen.console.print()
     screen.console.print(verdict_words(audit.verdict))
+    _show_path(screen.console, "next", "mend what is named above, or give `grao train` the same recipe and options")
 
 
 def export(arguments: ExportArguments) -> None:
@@ -198,12 +215,25 @@ def runs(folder: Path) -> None:
     console.print(runs_table(folder, console.width))
 
 
-def _show_run(finished: Finished, console: Console) -> None:
-    """The headline table and where everything lies."""
+def _kept(world: Sandbox, folder: Path) -> Sandbox:
+    """The world in the run's folder, which then holds all that its recipe names."""
+    kept = Sandbox(folder / "model", folder / "train.jsonl", folder / "test.jsonl")
+    shutil.copytree(world.model, kept.model, dirs_exist_ok=True)
+    for source, target in zip(world[1:], kept[1:], strict=True):
+        shutil.copyfile(source, target)
+    return kept
+
+
+def _show_run(finished: Finished, screen: TerminalScreen) -> None:
+    """The headline table, what was spent, where everything lies, and what can be done with it."""
+    folder, console = finished.folder, screen.console
     if finished.evaluation:
         _show_evaluation(finished.evaluation, console)
-    _show_path(console, "model", finished.folder / "model")
+    _show_spending(screen)
+    _show_path(console, "model", folder / "model")
     _show_path(console, "report", finished.report)
+    audit = command("reward", "audit", "--config", folder / "recipe.yaml")
+    _show_next(console, command("chat", folder, "--against", BEFORE), audit, command("export", folder))
 
 
 def _show_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -225,6 +255,18 @@ def _show_study(result: StudyResult, page: Path, console: Console) -> None:
     for line in (*said, *notes(result)):
         console.print(visible(line), highlight=False, markup=False)
     _show_path(console, "report", page)
+
+
+def _show_spending(screen: TerminalScreen) -> None:
+    """What judges on servers were asked and paid, if there are any."""
+    if words := screen.spending.words:
+        _show_path(screen.console, "judges", words)
+
+
+def _show_next(console: Console, *commands: str) -> None:
+    """Commands to go on with."""
+    for heading, line in zip(chain(["next"], repeat("")), commands, strict=False):
+        _show_path(console, heading, line)
 
 
 def _show_path(console: Console, what: str, path: Path | str) -> None:

@@ -1,4 +1,4 @@
-"""The `grao` command: words into typed arguments, the commands' module imported last, mistakes in one line.
+"""The `grao` command: a first line at once, words into typed arguments, the commands imported last, mistakes in a line.
 
 Exit codes: 0 done; 1 a bug (with traceback), or another process of the run has ended; 2 a mistake in the input, or a
 disk that is full or not writable; 3 the reward cannot be had; 4 numbers that are not finite; 130 stopped by Ctrl-C,
@@ -9,13 +9,14 @@ import errno
 import io
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from threading import Event, Thread
 
-from grao.cli.parser import parse_arguments
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
-from grao.signals import handled, stop
+from grao.signals import handled, insistent, stop
 from grao.visible import visible
 
 _CODES: dict[type[Exception], int] = {InputError: 2, RewardUnavailableError: 3, BrokenNumbersError: 4}
@@ -29,14 +30,14 @@ _LOST = ("Connection closed by peer", "Connection reset by peer", "remote proces
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
     try:
-        with handled(stop, interrupt=False):
+        with handled(stop, interrupt=False), insistent():
             code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return code
     except tuple(_CODES) as error:
         return _fail(error, str(error), next(code for kind, code in _CODES.items() if isinstance(error, kind)))
     except KeyboardInterrupt as stopped:
-        sys.stderr.write(f"{str(stopped) or 'interrupted'}\n")
+        sys.stderr.write(f"{str(stopped) or 'stopped; the same command begins again'}\n")
         return 130
     except BrokenPipeError:
         _drop_output()
@@ -63,11 +64,13 @@ def _run(argv: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):  # text of a model or a file may hold what the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    with _announced(next(iter(argv), ""), live=True):
+        parser = import_module("grao.cli.parser")
     try:
-        name, argument = parse_arguments(argv)
+        name, argument = parser.parse_arguments(argv)
     except SystemExit as done:
         return int(done.code or 0)
-    with _announced(name):
+    with _announced(name, live=sys.stdout.isatty()):
         commands = import_module("grao.cli.commands")
     code: int = getattr(commands, name.replace(" ", "_"))(argument) or 0
     torch = sys.modules.get("torch")  # of several processes, one that leaves early takes the connections of the others
@@ -78,18 +81,35 @@ def _run(argv: Sequence[str]) -> int:
 
 
 @contextmanager
-def _announced(name: str) -> Iterator[None]:
-    """Says that the libraries are loaded, which takes seconds; in a terminal only as long as it does."""
-    if os.environ.get("RANK", "0") != "0" or "grao.cli.commands" in sys.modules:
+def _announced(name: str, live: bool) -> Iterator[None]:
+    """Says that libraries are loaded, which takes seconds; `live` only in a terminal, and only as long as it does."""
+    loaded = os.environ.get("RANK", "0") != "0" or "grao.cli.commands" in sys.modules
+    if loaded or (live and not sys.stdout.isatty()):
         yield
         return
-    live = sys.stdout.isatty()
-    sys.stdout.write(f"grao {name}: loading" + ("" if live else "\n"))
-    sys.stdout.flush()
+    began, ended = time.monotonic(), Event()
+    before, behind = ("\r", "") if live else ("", "\n")
+
+    def say(words: str = "") -> None:
+        sys.stdout.write(f"{before}grao {name}: loading{words}{behind}")
+        sys.stdout.flush()
+
+    def go_on() -> None:
+        while not ended.wait(1.0 if live else 15.0):
+            say(f" {time.monotonic() - began:.0f} s")
+
+    say()
+    speaker = Thread(target=go_on, daemon=True)
+    speaker.start()
     try:
         yield
     finally:
+        ended.set()
+        speaker.join()
+        if not live and time.monotonic() - began > 5.0:
+            say(f" took {time.monotonic() - began:.0f} s")
         sys.stdout.write("\r\x1b[K" * live)
+        sys.stdout.flush()
 
 
 def _fail(error: Exception, message: str, code: int = 2) -> int:

@@ -38,6 +38,7 @@ from grao.settings import Dtype
 
 _TEXTS: dict[str, dict[str, str]] = read_packaged("grao.cli", "commands.yaml")
 """What the help says of each command."""
+_SAMPLES = "show N answers of the last step, with their rewards, while it trains"
 _HOTTEST = 10.0
 """Temperature of `grao chat`."""
 _LARGEST_CARD = 10_000
@@ -119,6 +120,7 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
     add("--architecture", choices=get_args(Architecture), default="dense", help="of the model; default dense")
     add("--seed", type=partial(_whole, 0), default=0, metavar="N", help="of everything random; default 0")
     add("--steps", type=partial(_whole, 1), metavar="N", help="optimiser steps")
+    add("--show-samples", type=partial(_whole, 0), default=0, metavar="N", help=_SAMPLES)
     folder = Path("runs/quickstart")
     add("--output", type=_path, default=folder, metavar="FOLDER", help=f"the run folder; default {folder}")
 
@@ -130,6 +132,7 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
     add("--config", type=_path, metavar="FILE", help="the recipe, a YAML file")
     add("--resume", type=_path, metavar="RUN", help="go on with this run; --training.steps N takes it further")
     add("--report-to", metavar="NAME", help="send metrics to tensorboard, wandb, trackio, ...; several with commas")
+    add("--show-samples", type=partial(_whole, 0), default=0, metavar="N", help=_SAMPLES)
     add("--print_config", action="store_true", help="print the complete recipe and stop")
     add("--dry-run", action="store_true", help="read the data, plan memory and cost, and stop; needs no weights")
     add("--card", type=_bytes, metavar="SIZE", help="plan for a GPU of this memory, such as 24GiB")

@@ -1,10 +1,11 @@
-"""What runs and studies look like in the terminal: a live line with bars, or plain lines where it is no terminal."""
+"""What runs and studies look like in the terminal: a live line with a bar, or plain lines where it is no terminal."""
 
 import logging
+import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any
@@ -18,14 +19,20 @@ from rich.text import Text
 from transformers import TrainerCallback, TrainerState
 from transformers.utils import logging as transformers_logging
 
+from grao.config.recipe import Recipe
 from grao.reports.tables import duration
-from grao.studies.prepare import Advance
+from grao.studies.prepare import Advance, LastSample
+from grao.studies.spending import Spending
 from grao.visible import visible
 
 _PLAIN_EVERY = 15.0
 """Seconds between two plain lines."""
 _BAR, _SHORTEST_BAR = 24, 6
 """Characters of a bar, at most and at least; without room for that there is none."""
+_SHORTEST_TITLE = 12
+"""Characters of a title that is cut for what is done, the times and what is spent."""
+_LONGEST_SAMPLE = 400
+"""Characters of a prompt or an answer where no terminal sets a width."""
 
 
 def open_console() -> Console:
@@ -53,14 +60,17 @@ class TerminalScreen:
 
     Args:
         console: where it is shown.
+        samples: so many answers of the last step are shown with the training.
     """
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, samples: int = 0) -> None:
+        self.console, self.spending = console, Spending()
+        self._samples = samples
+        self._places: Iterator[str] = iter(())
 
     def say(self, line: str) -> None:
-        """One line of news."""
-        self.console.print(visible(line), highlight=False, markup=False)
+        """One line of news; a terminal breaks it between words."""
+        self.console.print(visible(line), highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
 
     def show(self, table: Table) -> None:
         """A table."""
@@ -70,35 +80,70 @@ class TerminalScreen:
         """Text whose lines stay whole, whatever the width."""
         self.console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
 
+    def follow(self, recipe: Recipe) -> None:
+        """From here on, what the judges of this recipe are asked and paid stands in every phase."""
+        self.spending.follow(recipe)
+
+    def phases(self, count: int) -> None:
+        """So many phases follow; each shows its place among them."""
+        self._places = iter([f"{place}/{count} " for place in range(1, count + 1)])
+
     @contextmanager
     def stage(self, title: str) -> Iterator[Advance]:
         """A phase with a bar; it ends with how long it took."""
-        with _progress(self.console, title) as phase:
+        with self._phase(next(self._places, "") + title) as phase:
             yield phase.advance
-        self.say(f"{title}: {_clock(phase.elapsed)}")
+        self.say(phase.summary())
 
     @contextmanager
-    def training(self, steps: int) -> Iterator[TrainerCallback]:
-        """The phase of training: each step with its reward and wins over the reference."""
-        with _progress(self.console, "training") as phase:
-            shown = _TrainingBar(phase, steps, self.say)
+    def training(self, steps: int, samples: Callable[[int], Sequence[LastSample]]) -> Iterator[TrainerCallback]:
+        """The phase of training: each step with its reward and wins over the reference, and its samples if wanted."""
+        with self._phase(next(self._places, "") + "training") as phase:
+            shown = _TrainingBar(phase, steps, self.say, lambda: samples(self._samples) if self._samples else ())
             yield shown
-        last = f"; the last: {phase.words}" if phase.words else ""
-        self.say(f"training: {shown.step} steps, {_clock(phase.elapsed)}{last}")
+        self.say(phase.summary(f"{shown.step} steps, ", f"; the last: {phase.words}" if phase.words else ""))
+        for line in phase.sample_lines(self.console.width if self.console.is_terminal else _LONGEST_SAMPLE):
+            self.say(line)
 
     @contextmanager
     def cell(self, title: str, left: float | None) -> Iterator[Advance]:
         """One run of the study, with the seconds that are `left` to the end of the study behind it."""
         words = f"study: about {duration(left)} left" if left is not None and self.console.is_terminal else ""
-        with _progress(self.console, title) as phase:
+        with self._phase(title) as phase:
             yield lambda done, total: phase.advance(done, total, words)
+
+    @contextmanager
+    def _phase(self, title: str) -> Iterator["_Phase"]:
+        """Shows a phase while it lasts: a live line, or a plain one every 15 seconds where there is no terminal."""
+        console, phase, ended = self.console, _Phase(title, spent=lambda: self.spending.words), Event()
+
+        def speak() -> None:
+            shown = 0
+            while not ended.wait(_PLAIN_EVERY):
+                step, _ = phase.samples
+                said = phase.line() if step == shown else phase.text()
+                shown = step
+                console.print(said, highlight=False, markup=False, soft_wrap=True)
+
+        if console.is_terminal:
+            with Progress(_Lines(console, phase), console=console, transient=True, refresh_per_second=4) as shown:
+                shown.add_task(title)
+                yield phase
+            return
+        speaker = Thread(target=speak, daemon=True)
+        speaker.start()
+        try:
+            yield phase
+        finally:
+            ended.set()
+            speaker.join()
 
 
 @contextmanager
-def terminal() -> Iterator[TerminalScreen]:
-    """The screen of a command, while which the libraries are quiet."""
+def terminal(samples: int = 0) -> Iterator[TerminalScreen]:
+    """The screen of a command, while which the libraries are quiet; for `samples` see `TerminalScreen`."""
     with quiet_libraries():
-        yield TerminalScreen(open_console())
+        yield TerminalScreen(open_console(), samples)
 
 
 class _Phase:
@@ -107,10 +152,15 @@ class _Phase:
     Args:
         title: what is going on.
         clock: the time in seconds.
+        spent: what was asked and paid so far, in words.
     """
 
-    def __init__(self, title: str, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.title, self.words = visible(title), ""
+    def __init__(
+        self, title: str, clock: Callable[[], float] = time.perf_counter, spent: Callable[[], str] = lambda: ""
+    ) -> None:
+        self.title, self.words, self._spent = visible(title), "", spent
+        self.samples: tuple[int, Sequence[LastSample]] = 0, ()
+        """A step, and answers of it."""
         self.done = self.total = 0
         self._clock, self._begin, self._first = clock, clock(), 0
 
@@ -133,70 +183,75 @@ class _Phase:
         here = self.done - self._first
         return self.elapsed * (self.total - self.done) / here if here > 0 else None
 
+    def summary(self, counted: str = "", words: str = "") -> str:
+        """How it ended: how long it took, and what was spent by then."""
+        spent = self._spent()
+        return f"{self.title}: {counted}{duration(self.elapsed)}{f', {spent} so far' if spent else ''}{words}"
+
+    def text(self, width: int | None = None) -> str:
+        """The line of the phase and the samples below it; see `line`."""
+        return "\n".join([self.line(width), *self.sample_lines(_LONGEST_SAMPLE if width is None else width)])
+
     def line(self, width: int | None = None) -> str:
-        """The phase in a line: what is done, elapsed and left always stand in it; a bar if there is room.
+        """The phase in a line: what is done, elapsed and left always stand in it, what is spent if a title fits beside.
+
+        The bar goes first where there is no room, then the end of the words, then that of the title.
 
         Args:
             width: of the terminal; None for a plain line, as long as it needs to be.
         """
         count = f"{self.done:,}/{self.total:,}" if self.total else ""
         left = f"{duration(self.left)} left" if self.left is not None and self.done < self.total else ""
-        facts = ", ".join(filter(None, (count, duration(self.elapsed), left)))
+        facts, spent = ", ".join(filter(None, (count, duration(self.elapsed), left))), self._spent()
         if width is None:
-            return ", ".join(filter(None, (f"{self.title} {facts}", self.words)))
-        room = width - len(self.title) - len(facts) - len(self.words) - 3 * bool(self.words) - 4
+            return ", ".join(filter(None, (f"{self.title} {facts}", spent, self.words)))
+        if spent and width - len(facts) - len(spent) - 4 >= _SHORTEST_TITLE:
+            facts = f"{facts}, {spent}"
+        title = _cut(self.title, max(width - len(facts) - 2, _SHORTEST_TITLE))
+        room = width - len(title) - len(facts) - len(self.words) - 3 * bool(self.words) - 4
         size = min(_BAR, room) if self.total and room >= _SHORTEST_BAR else 0
         filled = round(size * self.done / self.total) if self.total else 0
         bar = f"{'#' * filled}{'.' * (size - filled)}  " if size else ""
-        return _fitted(f"{self.title}  {bar}{facts}", f"   {self.words}" if self.words else "", width)
+        line = f"{title}  {bar}{facts}"
+        room = width - len(line) - 3
+        return f"{line}   {_cut(self.words, room)}" if self.words and room >= _SHORTEST_BAR else line
+
+    def sample_lines(self, width: int) -> list[str]:
+        """The samples, two lines each, cut to the width."""
+        step, samples = self.samples
+        lines = [f"answers of step {step}, each with its reward over the reference:"] if samples else []
+        for sample in samples:
+            prompt, text = (" ".join(visible(words).split()) for words in (sample.prompt, sample.text))
+            reward = "no reward" if math.isnan(sample.reward) else f"{sample.reward:+.2f}"
+            lines += [_cut(f"  {prompt}", width), _cut(f"  {reward:>9}  {text}", width)]
+        return lines
 
 
-def _fitted(line: str, words: str, width: int) -> str:
-    """A line and words behind it, which are cut where they pass the width."""
-    room = width - len(line)
-    return line + (words if len(words) <= room else f"{words[: room - 1]}…" if room > _SHORTEST_BAR else "")
+def _cut(text: str, width: int) -> str:
+    cut = Text(text)
+    cut.truncate(width, overflow="ellipsis")
+    return cut.plain
 
 
-class _Line(ProgressColumn):
-    """The whole line of a phase, at the width that the terminal has at the moment."""
+class _Lines(ProgressColumn):
+    """All of a phase, at the width that the terminal has at the moment."""
 
     def __init__(self, console: Console, phase: _Phase) -> None:
         super().__init__()
         self._console, self._phase = console, phase
 
     def render(self, task: Task) -> Text:
-        """See `_Phase.line`."""
-        return Text(self._phase.line(self._console.width - 1), no_wrap=True)
-
-
-@contextmanager
-def _progress(console: Console, title: str) -> Iterator[_Phase]:
-    """Shows a phase while it lasts: a live line, or a plain one every 15 seconds where there is no terminal."""
-    phase, ended = _Phase(title), Event()
-
-    def speak() -> None:
-        while not ended.wait(_PLAIN_EVERY):
-            console.print(phase.line(), highlight=False, markup=False, soft_wrap=True)
-
-    if console.is_terminal:
-        with Progress(_Line(console, phase), console=console, transient=True) as shown:
-            shown.add_task(title)
-            yield phase
-        return
-    speaker = Thread(target=speak, daemon=True)
-    speaker.start()
-    try:
-        yield phase
-    finally:
-        ended.set()
-        speaker.join()
+        """See `_Phase.text`."""
+        return Text(self._phase.text(self._console.width - 1), no_wrap=True)
 
 
 class _TrainingBar(TrainerCallback):
     """Moves the line of the training with every step, and says what is measured on held-out prompts."""
 
-    def __init__(self, phase: _Phase, steps: int, say: Callable[[str], None]) -> None:
-        self._phase, self._steps, self._say = phase, steps, say
+    def __init__(
+        self, phase: _Phase, steps: int, say: Callable[[str], None], samples: Callable[[], Sequence[LastSample]]
+    ) -> None:
+        self._phase, self._steps, self._say, self._samples = phase, steps, say, samples
         self.step, self._alarm, self._words, self._second = 0, "", "", ""
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -206,6 +261,7 @@ class _TrainingBar(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Counts, whatever is logged."""
+        self._phase.samples = state.global_step, self._samples()
         self._move(state.global_step)
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -216,7 +272,8 @@ class _TrainingBar(TrainerCallback):
             self._second = f"  second {logs['watch/second']:.0%}"
         if "eval_reward" in logs:
             verdicts = f"wins {logs['eval_win']:.0%}  ties {logs['eval_tie']:.0%}"
-            self._say(f"step {state.global_step}, held-out prompts: eval reward {logs['eval_reward']:+.2f}  {verdicts}")
+            reward = f"reward {logs['eval_reward']:+.2f} over the reference"
+            self._say(f"step {state.global_step}, held-out prompts: {reward}  {verdicts}")
         if "reward/mean" in logs:
             verdicts = f"wins {logs['verdict/win']:.0%}  ties {logs['verdict/tie']:.0%}"
             reward = f"reward {logs['reward/mean']:+.2f} over the reference"
@@ -228,8 +285,3 @@ class _TrainingBar(TrainerCallback):
     def _move(self, step: int) -> None:
         self.step = step
         self._phase.advance(step, self._steps, self._alarm + self._words + self._second)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

@@ -5,8 +5,8 @@ An option `--section.key value` replaces what the file says; its value is YAML t
 for a section with a path is its path: `--model MODEL` is `--model.path MODEL`.
 
 Relative paths in a file (`model.path`, `data.path`, `data.test_path`, the files of a reward) are looked up in the
-working directory and, if nothing is there, beside the recipe. What is in neither place is left as it is: it
-may be a hub id. Paths in options are left alone.
+working directory and, if nothing is there, beside the recipe; those in the `recipe.yaml` of a run the other way around.
+What is in neither place is left as it is: it may be a hub id. Paths in options are left alone.
 """
 
 import json
@@ -137,7 +137,8 @@ def _beside(value: Any, folder: Path, at: Location = ()) -> Any:
     # Not files: a function of a package, a criterion's name. A ledger without a dot belongs to the working directory.
     is_file = file.endswith(".py") if at[-1] == "function" else "." in file or at[-1] not in ("criterion", "ledger")
     beside = os.path.join(folder, file)
-    return f"{beside}{colon}{name}" if is_file and not _is_there(file) and _is_there(beside) else value
+    hidden = _is_there(file) and not (folder / "manifest.json").exists()
+    return f"{beside}{colon}{name}" if is_file and not hidden and _is_there(beside) else value
 
 
 def _is_there(file: str) -> bool:

@@ -85,11 +85,14 @@ def audit_rewards(recipe: Recipe, screen: Screen) -> Audit:
     """
     folder = audit_folder(recipe)
     check_writable(folder)
-    ready = prepare(recipe)
+    screen.follow(recipe)
+    with screen.stage("loading data, model and rewards"):
+        ready = prepare(recipe)
     if ready.trainer.accelerator.num_processes > 1:
         raise InputError("grao reward audit runs as one process; start it without a launcher")
     panel, pairs, edits = Panel(ready), _pairs(ready), _edits(ready)
     _introduce(ready, panel, len(pairs), len(edits), screen)
+    screen.phases(bool(pairs) + bool(edits) + 1)
     judged = any(isinstance(member.reward, JudgeReward) for member in panel.members)
     kept = "; the answers of a judge on a server are kept, the same command goes on from there" if judged else ""
     try:
@@ -146,6 +149,8 @@ class Panel:
             InputError, RewardUnavailableError: as `Reward.relative`.
         """
         readings: list[dict[str, Reading]] = []
+        if not texts:
+            return readings
         with screen.stage(title) as advance:
             for start in range(0, len(texts), _CHUNK):
                 chunk = texts[start : start + _CHUNK]
@@ -181,12 +186,13 @@ def _audit(
     ids = [text.item.example.id for text, _ in pairs]
     given = read_labels(recipe.audit.labels, ids, ["rejected"], PAIR_SIDES) if recipe.audit.labels else {"rejected": {}}
     people = {prompt: label.preferred for prompt, label in given["rejected"].items()}
-    said = panel.ask([text for text, _ in pairs], screen, "pairs")
+    title = f"judging {len(pairs):,} rejected answers"
+    said = panel.ask([text for text, _ in pairs], screen, title)
     pair_items = [
         PairItem(text.item.example.id, text.item.prompt_text, text.item.reference_text, text.text, held_out, read)
         for (text, held_out), read in zip(pairs, said, strict=True)
     ]
-    said = panel.ask([text for _, text in edits], screen, "trivial edits")
+    said = panel.ask([text for _, text in edits], screen, f"judging {len(edits):,} edits and wrong answers")
     edit_items = [EditItem(text.item.example.id, name, read) for (name, text), read in zip(edits, said, strict=True)]
     groups, timing = _sample_policy(ready, panel, screen)
 
@@ -223,7 +229,7 @@ def _sample_policy(ready: Prepared, panel: Panel, screen: Screen) -> tuple[list[
     mixed: list[MixedRewards] = []
     rollout = reward = 0.0
     before = panel.questions()
-    with screen.stage("samples of the model") as advance:
+    with screen.stage(f"sampling and judging answers to {len(draws):,} prompts") as advance:
         for start in range(0, len(draws), size):
             chunk = draws[start : start + size]
             items, keys = [source.items[draw[-1]] for draw in chunk], [draw_key(source.seed, *draw) for draw in chunk]
@@ -234,18 +240,18 @@ def _sample_policy(ready: Prepared, panel: Panel, screen: Screen) -> tuple[list[
             rollout, reward = rollout + sampled - begin, reward + time.perf_counter() - sampled
             panel.count(mixed[-1].tallies)
             advance(len(groups), len(draws))
-    cached, asked = (after - earlier for after, earlier in zip(panel.questions(), before, strict=True))
+        cached, asked = (after - earlier for after, earlier in zip(panel.questions(), before, strict=True))
 
-    check_heard(mixed)
-    total = torch.cat([chunk.total for chunk in mixed])
-    parts = {name: torch.cat([chunk.parts[name] for chunk in mixed]) for name in mixed[0].parts}
-    weighted = source.method.weigh(source.step_groups(0, groups, total))
-    update = source.assemble(Experience(groups, MixedRewards(total, parts), weighted))
-    seconds = ready.trainer.time_update(update) if update.positions else None
-    said = {name: [missing_as_none(row) for row in part.tolist()] for name, part in parts.items()}
-    if panel.second:
-        readings = panel.ask_member(panel.second, [Text(group.item, group.texts[0]) for group in groups])
-        said[panel.second.name] = [[reading.value] for reading in readings]
+        check_heard(mixed)
+        total = torch.cat([chunk.total for chunk in mixed])
+        parts = {name: torch.cat([chunk.parts[name] for chunk in mixed]) for name in mixed[0].parts}
+        weighted = source.method.weigh(source.step_groups(0, groups, total))
+        update = source.assemble(Experience(groups, MixedRewards(total, parts), weighted))
+        seconds = ready.trainer.time_update(update) if update.positions else None
+        said = {name: [missing_as_none(row) for row in part.tolist()] for name, part in parts.items()}
+        if panel.second:
+            readings = panel.ask_member(panel.second, [Text(group.item, group.texts[0]) for group in groups])
+            said[panel.second.name] = [[reading.value] for reading in readings]
     timing = figures.Timing(len(groups), rollout, reward, seconds, known=cached / asked if asked else 0.0)
     return _group_items(groups, total, said), timing
 

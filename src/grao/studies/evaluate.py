@@ -161,10 +161,12 @@ class _Contest:
     def __init__(self, recipe: Recipe, options: Options, screen: Screen) -> None:
         self.recipe, self.options, self.screen, self.started = recipe, options, screen, now()
         self.error = judge_error(options.judge_error)
-        self.split: Split = load_split(recipe.data, recipe.seed)
-        if not self.split.test:
-            raise InputError("data.held_out: no prompts are held out, so there is nothing to evaluate on")
-        self.rewards: Mix = make_rewards(recipe)
+        screen.follow(recipe)
+        with screen.stage("loading data and rewards"):
+            self.split: Split = load_split(recipe.data, recipe.seed)
+            if not self.split.test:
+                raise InputError("data.held_out: no prompts are held out, so there is nothing to evaluate on")
+            self.rewards: Mix = make_rewards(recipe)
         self.jury = Jury(self.rewards)
         self.items: Sequence[Encoded] = []
         self.answers: Answers = {}
@@ -190,6 +192,7 @@ class _Contest:
                 raise InputError("--kl: none of the models is a run or an adapter, so what it began with is not known")
         if files:
             self._without_model(next((each.model.path for each in models if each.model), None))
+        self.screen.phases(len(models) + len({*self.starts.values()}) + len(contestants) + 1)
         for each in files:
             self.answers[each.name] = read_answers(each.file, self.items, self.tokenizer)
             self.asked[each.name] = self.items
@@ -214,25 +217,27 @@ class _Contest:
             chosen.append(replace(by_id[item.id].pop(0), prompt_text=item.prompt, reference_text=item.reference))
         self.items = chosen
         self.answers = {name: [item.answers[name] for item in items] for name in items[0].answers}
+        self.screen.phases(len(self.answers) + 1)
         self._judge()
 
     def record(self, manifest: Callable[[Manifest], Manifest], recipe: str = "") -> Evaluation:
         """Writes everything, the text of a recipe too; `manifest` turns what was done here into what is written."""
-        items = self.jury.items(self.items, self.answers)
-        options, confidence = self.options, self.recipe.evaluation.confidence
-        labels = agreed(items, self.labels, confidence)
-        retest = self.jury.retest(self.items, [*self.answers.values()][-1], options.retest, confidence)
-        checks = Checks(self.error, retest, labels, self.jury.asked)
-        paths = {**self.models, **({"start": self.recipe.model.path} if self.models else {})}
-        about = [*trained_on(self.recipe, self.models.values()), *related_judges(self.recipe, paths.values())]
-        about = [*short_audit(self.recipe, self.rewards, self.split.train, self.tokenizer, self.writes), *about]
-        evaluation = evaluated(items, self.recipe, about, checks)
-        if self.writes:
-            records.write_evaluation(self.recipe.output, evaluation, items)
-            if recipe:
-                replace_text(self.recipe.output / "recipe.yaml", recipe)
-            records.write_manifest(self.recipe.output, manifest(self._made()))
-            write_report(self.recipe.output)
+        with self.screen.stage("comparing, and writing the page"):
+            items = self.jury.items(self.items, self.answers)
+            options, confidence = self.options, self.recipe.evaluation.confidence
+            labels = agreed(items, self.labels, confidence)
+            retest = self.jury.retest(self.items, [*self.answers.values()][-1], options.retest, confidence)
+            checks = Checks(self.error, retest, labels, self.jury.asked)
+            paths = {**self.models, **({"start": self.recipe.model.path} if self.models else {})}
+            about = [*trained_on(self.recipe, self.models.values()), *related_judges(self.recipe, paths.values())]
+            about = [*short_audit(self.recipe, self.rewards, self.split.train, self.tokenizer, self.writes), *about]
+            evaluation = evaluated(items, self.recipe, about, checks)
+            if self.writes:
+                records.write_evaluation(self.recipe.output, evaluation, items)
+                if recipe:
+                    replace_text(self.recipe.output / "recipe.yaml", recipe)
+                records.write_manifest(self.recipe.output, manifest(self._made()))
+                write_report(self.recipe.output)
         return evaluation
 
     def _read_labels(self, names: Sequence[str]) -> None:
@@ -260,24 +265,25 @@ class _Contest:
 
     def _sample(self, contestant: Contestant) -> None:
         assert contestant.model  # noqa: S101
-        ready = prepared(replace(self.recipe, model=contestant.model), self.split, self.rewards)
-        self.models[contestant.name], self.writes = contestant.model.path, ready.trainer.is_world_process_zero()
-        self.asked[contestant.name] = held_out(ready)
-        if self.manifest is None:
-            self.items, self.tokenizer, self.manifest = held_out(ready), ready.trainer.tokenizer, ready.manifest
-            self.screen.say(answers_stand(ready))
-        with self.screen.stage(contestant.name) as advance:
+        with self.screen.stage(f"{len(self.split.test):,} answers of {contestant.name}") as advance:
+            ready = prepared(replace(self.recipe, model=contestant.model), self.split, self.rewards)
+            self.models[contestant.name], self.writes = contestant.model.path, ready.trainer.is_world_process_zero()
+            self.asked[contestant.name] = held_out(ready)
+            if self.manifest is None:
+                self.items, self.tokenizer, self.manifest = held_out(ready), ready.trainer.tokenizer, ready.manifest
+                self.screen.say(answers_stand(ready))
             self.answers[contestant.name] = sampled(ready, advance)
-        if contestant.name in self.starts:
-            self._add_likelihoods(ready, contestant.name, 1)
+            if contestant.name in self.starts:
+                self._add_likelihoods(ready, contestant.name, 1)
 
     def _measure_kl(self) -> None:
         """From log pi(o) of each trained model to log pi(o) - log pi_start(o)."""
         for path in dict.fromkeys(self.starts.values()):
             model = replace(self.recipe.model, path=path, adapter="continue", lora=None)
-            ready = prepared(replace(self.recipe, model=model), self.split, self.rewards)
-            for name in (name for name, start in self.starts.items() if start == path):
-                self._add_likelihoods(ready, name, -1)
+            with self.screen.stage(f"distance from {path}"):
+                ready = prepared(replace(self.recipe, model=model), self.split, self.rewards)
+                for name in (name for name, start in self.starts.items() if start == path):
+                    self._add_likelihoods(ready, name, -1)
 
     def _add_likelihoods(self, ready: Prepared, name: str, sign: int) -> None:
         logs = sequence_likelihoods(ready.trainer, held_out(ready), self.answers[name])
@@ -299,7 +305,7 @@ class _Contest:
         texts = {name: [answer.text for answer in answers] for name, answers in self.answers.items()}
         check_labelled(self.labels, {name: dict(zip(ids, said, strict=True)) for name, said in texts.items()})
         for name, answers in self.answers.items():
-            with self.screen.stage(f"{name}, judged") as advance:
+            with self.screen.stage(f"judging {name} against the references") as advance:
                 self.answers[name] = self.jury.judge(self.items, answers, advance)
 
     def _without_model(self, path: str | None) -> None:

@@ -23,6 +23,7 @@ from pydantic.dataclasses import dataclass
 from transformers import GenerationConfig
 from transformers.utils.hub import cached_file
 
+from grao.command import command
 from grao.config.load import load_recipe
 from grao.config.recipe import ModelConfig, Recipe
 from grao.engine.adapters import Adapter, adapter_at
@@ -162,7 +163,7 @@ def _trained(run: Path, step: int | None, manifest: Manifest) -> Path:
             raise InputError(f"--checkpoint: {folder} is not whole: {why}")
         return folder
     if not any((run / "model" / name).exists() for name in ("config.json", "adapter_config.json")):
-        go_on = f"continue it with `grao train --resume {run}`"
+        go_on = f"continue it with `{command('train', '--resume', run)}`"
         remedy = f"{go_on}, or give --checkpoint {steps[-1]}" if steps else go_on
         raise InputError(f"RUN: {run} has no model yet (status: {manifest.status}); {remedy}")
     return run / "model"

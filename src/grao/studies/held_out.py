@@ -18,24 +18,20 @@ from grao.records.run import Doubt, Evaluation, Item, RecordedAnswer
 from grao.rewards.mix import Mix
 from grao.rollouts.base import Sampling
 from grao.studies.doubts import judge_words
-from grao.studies.prepare import Advance, Prepared, Screen, prepare
+from grao.studies.prepare import Advance, Prepared, prepare
 from grao.types import Encoded
 
 Answers = dict[str, list[RecordedAnswer]]
 """By the name of who gave them, in the order of the prompts."""
 
 
-def evaluate_policy(ready: Prepared, screen: Screen, title: str) -> list[RecordedAnswer]:
-    """`answer_held_out`, shown as a stage."""
-    with screen.stage(title) as advance:
-        return answer_held_out(ready, advance)
-
-
-def answer_held_out(ready: Prepared, advance: Advance = lambda done, total: None) -> list[RecordedAnswer]:
-    """The current model's answers to the held-out prompts, judged."""
-    answers = sampled(ready, lambda done, total: advance(done // 2, total))
+def answer_held_out(
+    ready: Prepared, advance: Advance = lambda done, total: None, parts: int = 2
+) -> list[RecordedAnswer]:
+    """The current model's answers to the held-out prompts, judged: two of the `parts` of what is shown as one."""
+    answers = sampled(ready, lambda done, total: advance(done // parts, total))
     judged = Jury(ready.trainer.rewards)
-    return judged.judge(held_out(ready), answers, lambda done, total: advance((done + total) // 2, total))
+    return judged.judge(held_out(ready), answers, lambda done, total: advance((done + total) // parts, total))
 
 
 def sampled(ready: Prepared, advance: Advance = lambda done, total: None) -> list[RecordedAnswer]:

@@ -14,6 +14,7 @@ from typing import Protocol
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
+from grao.command import command
 from grao.config.library import GRAOConfig
 from grao.config.recipe import Recipe
 from grao.config.rewards import RewardConfig
@@ -50,22 +51,45 @@ Advance = Callable[[int, int], None]
 """Takes what is done and the whole."""
 
 
-class _Stages(Protocol):
+@dataclass(frozen=True)
+class LastSample:
+    """An answer of the last step, for people to read."""
+
+    prompt: str
+    text: str
+    reward: float
+    """Over the reference; NaN is missing."""
+
+
+class Stages(Protocol):
+    """Where a command shows how far it is."""
+
     def say(self, line: str) -> None:
         """One line of news."""
+
+    def copyable(self, text: str) -> None:
+        """Text whose lines stay whole, whatever the width."""
+
+    def phases(self, count: int) -> None:
+        """So many phases follow; each shows its place among them."""
 
     def stage(self, title: str) -> AbstractContextManager[Advance]:
         """A phase with a bar."""
 
+    def follow(self, recipe: Recipe) -> None:
+        """From here on, what the judges on servers of this recipe are asked and paid stands in every phase."""
 
-class Screen(_Stages, Protocol):
+
+class Screen(Stages, Protocol):
     """Where a run shows how far it is."""
 
-    def training(self, steps: int) -> AbstractContextManager[TrainerCallback]:
-        """The phase of training, followed by its callback."""
+    def training(
+        self, steps: int, samples: Callable[[int], Sequence[LastSample]]
+    ) -> AbstractContextManager[TrainerCallback]:
+        """The phase of training, followed by its callback; `samples` gives up to so many of the last step."""
 
 
-class StudyScreen(_Stages, Protocol):
+class StudyScreen(Stages, Protocol):
     """Where a study shows how far it is."""
 
     def cell(self, title: str, left: float | None) -> AbstractContextManager[Advance]:
@@ -96,7 +120,7 @@ def claimed(folder: Path) -> Iterator[None]:
         if any((folder / name).exists() for name in ("manifest.json", "metrics.jsonl", "items.jsonl")):
             if (folder / "evaluation.json").exists() and not (folder / "metrics.jsonl").exists():
                 raise InputError(f"output: {folder} already holds an evaluation; give --output another folder")
-            resume = f"continue it with `grao train --resume {folder}`"
+            resume = f"continue it with `{command('train', '--resume', folder)}`"
             raise InputError(f"output: {folder} already holds a run; {resume}, or choose another folder")
         for taken in (folder / "checkpoints", folder / "model"):
             if taken.is_dir() and any(taken.iterdir()):

@@ -95,13 +95,14 @@ def _made(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRecord:
     except ImportError as error:
         raise InputError("training a reward model needs TRL: pip install 'grao[reward]'") from error
     started = now()
-    split = load_split(recipe.data, recipe.seed)
-    transformers.set_seed(recipe.seed)  # the new output layer is drawn
-    model = new_reward_model(recipe.model.path, recipe.model.dtype, recipe.model.trust_remote_code)
-    tokenizer = load_tokenizer(recipe.model.path, recipe.model.trust_remote_code)
-    set_arguments(tokenizer, recipe.model.chat_template_kwargs, "model.chat_template_kwargs")
-    longest = min(recipe.data.max_tokens, positions(model) or recipe.data.max_tokens)
-    train, test = (_pairs(examples, tokenizer, longest, recipe.data.path) for examples in (split.train, split.test))
+    with screen.stage("loading data and model"):
+        split = load_split(recipe.data, recipe.seed)
+        transformers.set_seed(recipe.seed)  # the new output layer is drawn
+        model = new_reward_model(recipe.model.path, recipe.model.dtype, recipe.model.trust_remote_code)
+        tokenizer = load_tokenizer(recipe.model.path, recipe.model.trust_remote_code)
+        set_arguments(tokenizer, recipe.model.chat_template_kwargs, "model.chat_template_kwargs")
+        longest = min(recipe.data.max_tokens, positions(model) or recipe.data.max_tokens)
+        train, test = (_pairs(examples, tokenizer, longest, recipe.data.path) for examples in (split.train, split.test))
     too_long = len(split.train) + len(split.test) - len(train) - len(test)
     left_out = {**split.skipped, **({f"longer than {longest} tokens": too_long} if too_long else {})}
     if adapter_given := adapter_at(recipe.model.path):
@@ -110,6 +111,7 @@ def _made(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRecord:
     for reason, count in left_out.items():
         screen.say(f"left out: {count:,} rows, {reason}")
 
+    screen.phases(2)
     begin = time.perf_counter()
     with screen.stage("training") as advance:
         trained, steps = _train(trl, model, tokenizer, train, recipe, advance)
@@ -161,7 +163,7 @@ def _measure(reward: RewardModel, pairs: Sequence[_Pair], confidence: float, scr
     """
     better: list[float] = []
     worse: list[float] = []
-    with screen.stage("held-out pairs") as advance:
+    with screen.stage(f"scoring {len(pairs):,} held-out pairs") as advance:
         for start in range(0, len(pairs), _PAIRS_PER_REPORT):
             chunk = [pair.example for pair in pairs[start : start + _PAIRS_PER_REPORT]]
             prompts = [example.prompt for example in chunk]

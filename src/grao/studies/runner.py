@@ -80,6 +80,7 @@ class Runner:
     def _fresh(self, cell: Cell) -> CellRecord:
         title = f"{len(self.done) + 1}/{self.total} {cell.key.words}"
         drop_answers(self.output, cell.key)
+        self.screen.follow(cell.recipe)
         with self.screen.cell(title, self._left()) as progress:
             try:
                 record = run_cell(cell, self.output / "work" / "before", progress)

@@ -45,7 +45,11 @@ _SAMPLE = 1 << 20
 
 
 def anchored(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths to what lies here, so that the run can be resumed from any folder."""
+    """The recipe as a run keeps it, so that it can be resumed from any folder: with absolute paths to what lies here.
+
+    What lies in the run's own folder is named from there (`load_config` looks beside a run's recipe first), so that a
+    folder that holds all it needs works wherever it is copied.
+    """
     values = ADAPTER.dump_python(recipe, mode="json", by_alias=True)
     return ADAPTER.validate_json(json.dumps(_absolute(values, "", recipe.output)), by_alias=True)
 
@@ -61,8 +65,9 @@ def _absolute(value: Any, field: str, output: Path) -> Any:
     if not isinstance(value, str) or not field.endswith(_FILES) or (field.endswith(".criterion") and value in CRITERIA):
         return value
     file, colon, name = value.rpartition(":") if field.endswith(".function") else (value, "", "")
-    here = Path(file).expanduser()
-    return f"{here.absolute()}{colon}{name}" if here.exists() and (not colon or here.suffix == ".py") else value
+    here, own = Path(file).expanduser().absolute(), output.absolute()
+    kept = here.relative_to(own) if here != own and here.is_relative_to(own) else here
+    return f"{kept}{colon}{name}" if here.exists() and (not colon or here.suffix == ".py") else value
 
 
 def decisive(recipe: Recipe) -> dict[str, Any]:

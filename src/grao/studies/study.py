@@ -14,10 +14,12 @@ failed is recorded with its error, stands in the result as failed, and is tried 
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from itertools import chain, combinations_with_replacement
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,9 +35,10 @@ from grao.records import study as records
 from grao.records.files import replace_text
 from grao.records.lock import locked
 from grao.reports.study import write_study_report
+from grao.sandbox.world import Sandbox
 from grao.sandbox.world import prepare as build_sandbox
 from grao.studies.cells import Material, best, candidates, study_cells
-from grao.studies.prepare import StudyScreen, check_writable
+from grao.studies.prepare import Advance, Stages, StudyScreen, check_writable
 from grao.studies.runner import Runner
 from grao.types import PerAnswer
 
@@ -69,7 +72,8 @@ def run_study(study: Study, screen: StudyScreen, retry: bool = False) -> records
 def _run(study: Study, arms: Sequence[Arm], screen: StudyScreen, retry: bool) -> records.StudyResult:
     folder = study.output
     arms, material = _in_worlds(arms, screen), Material(study)
-    _check_held_out(arms, material)
+    with screen.stage("reading the data"):
+        _check_held_out(arms, material)
     (folder / "work").mkdir(parents=True, exist_ok=True)
     replace_text(folder / "work" / ".gitignore", "*\n")
     replace_text(folder / "study.yaml", dump_recipe(study))
@@ -87,9 +91,10 @@ def _run(study: Study, arms: Sequence[Arm], screen: StudyScreen, retry: bool) ->
     rates = {arm.name: best(offered[arm.name]) if arm.name in offered else arm.learning_rates[0] for arm in arms}
     finals = runner.run(study_cells(material, arms, "final", {arm: [rate] for arm, rate in rates.items() if rate}))
 
-    result = study_result(study, arms, list(chain(*offered.values())), selected, finals)
-    records.write_study(folder, result)
-    write_study_report(folder, result, dump_recipe(study))
+    with screen.stage("writing the page"):
+        result = study_result(study, arms, list(chain(*offered.values())), selected, finals)
+        records.write_study(folder, result)
+        write_study_report(folder, result, dump_recipe(study))
     return result
 
 
@@ -234,11 +239,23 @@ def _in_worlds(arms: Sequence[Arm], screen: StudyScreen) -> list[Arm]:
 
     @cache
     def build(world: SandboxConfig) -> dict[str, str]:
-        with screen.stage("building a tiny model") as advance:
-            built = build_sandbox(**vars(world), progress=lambda step, total, loss: advance(step, total))
+        built = build_world(screen, **vars(world))
         return {"model.path": str(built.model), "data.path": str(built.train), "data.test_path": str(built.test)}
 
     return [with_world(arm, build(arm.world)) if arm.world else arm for arm in arms]
+
+
+def build_world(screen: Stages, **settings: Any) -> Sandbox:
+    """An embedded world of these settings (`grao.sandbox.world.prepare`); a model in the cache takes no phase."""
+    with ExitStack() as phase:
+        shown: list[Advance] = []
+
+        def progress(step: int, steps: int, loss: float) -> None:
+            if not shown:
+                shown.append(phase.enter_context(screen.stage("building a tiny model")))
+            shown[0](step, steps)
+
+        return build_sandbox(**settings, progress=progress)
 
 
 def _check_held_out(arms: Sequence[Arm], material: Material) -> None:

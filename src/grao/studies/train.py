@@ -11,14 +11,16 @@ model/          the result
 report.html     all of it to look at
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
+from grao.command import command
 from grao.config.load import Overrides, dump_recipe, load_recipe
 from grao.config.recipe import Recipe
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
@@ -28,10 +30,11 @@ from grao.records.files import replace_text
 from grao.records.lock import locked
 from grao.records.run import Doubt, Evaluation, RecordedAnswer, now
 from grao.reports.run import write_report
+from grao.rewards.judge.wording import context_text
 from grao.studies.content import short_audit
 from grao.studies.doubts import training_reward_only
-from grao.studies.held_out import answers_stand, evaluate_policy, held_out, record_answers
-from grao.studies.prepare import Prepared, Screen, claimed, judge_forecasts, prepare
+from grao.studies.held_out import answer_held_out, answers_stand, held_out, record_answers
+from grao.studies.prepare import LastSample, Prepared, Screen, claimed, judge_forecasts, prepare
 from grao.studies.settings import anchored, changed
 from grao.training.arguments import refusals
 from grao.training.callbacks import InterruptGuard, SaveLastStep
@@ -64,9 +67,12 @@ def start_run(recipe: Recipe, screen: Screen) -> Finished:
     """
     folder = recipe.output
     with claimed(folder):
-        ready = prepare(recipe)
+        ready = _load(recipe, screen)
         _introduce(ready, screen)
-        _check_rewards(ready, screen)
+        checked = recipe.audit.before_training != "skip"
+        screen.phases(checked + _phases(ready))
+        if checked:
+            _check_rewards(ready, screen)
         if ready.trainer.is_world_process_zero():
             folder.mkdir(parents=True, exist_ok=True)
             replace_text(folder / "recipe.yaml", dump_recipe(anchored(recipe)))
@@ -94,8 +100,8 @@ def resume_run(folder: Path, screen: Screen, overrides: Overrides = ()) -> Finis
         finished = manifest.status == "finished"
         if finished and not overrides:
             more = "give it more steps with --training.steps"
-            raise InputError(f"{folder} is finished; look at it with `grao report {folder}`, or {more}")
-        ready = prepare(load_recipe(folder / "recipe.yaml", overrides, [("output", str(folder))]))
+            raise InputError(f"{folder} is finished; look at it with `{command('report', folder)}`, or {more}")
+        ready = _load(load_recipe(folder / "recipe.yaml", overrides, [("output", str(folder))]), screen)
         _check_unchanged(ready, manifest, overrides)
         checkpoint, passed = ready.trainer.last_checkpoint()
         _check_steps(ready, step_of(checkpoint), finished)
@@ -106,7 +112,19 @@ def resume_run(folder: Path, screen: Screen, overrides: Overrides = ()) -> Finis
         none = "no whole checkpoint is left" if passed else "no checkpoint yet"
         for line in (*passed, f"going on from {checkpoint.name}" if checkpoint else f"{none}: starting at step 1"):
             screen.say(line)
+        screen.phases(_phases(ready))
         return _carry_out(ready, screen, checkpoint)
+
+
+def _load(recipe: Recipe, screen: Screen) -> Prepared:
+    screen.follow(recipe)
+    with screen.stage("loading data, model and rewards"):
+        return prepare(recipe)
+
+
+def _phases(ready: Prepared) -> int:
+    """Of `_carry_out`: training, what follows it, the page, and first the answers of the start model if need be."""
+    return 3 + (ready.trainer.eval_items is not None and not _recorded_before(ready))
 
 
 def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None) -> Finished:
@@ -116,25 +134,32 @@ def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None) -> Fini
         begin_reporting(trainer, ready.recipe.training.trainer)
         before = _answers_before(ready, screen) if evaluated else []
         _train(ready, screen, checkpoint)
-        save_policy(trainer, folder / "model")
-        best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
-        _note(ready, saved=step_of(Path(best)) if best else trainer.state.global_step)
-        if evaluated:
-            after = evaluate_policy(ready, screen, "after")
-            about = [*_doubts_about_rewards(ready), training_reward_only()]
-            evaluation = record_answers(ready, {"before": before, "after": after}, about)
-            log_scores(trainer, evaluation)
+        with screen.stage(_judging(ready, "trained") if evaluated else "saving the model") as advance:
+            save_policy(trainer, folder / "model")
+            best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
+            _note(ready, saved=step_of(Path(best)) if best else trainer.state.global_step)
+            if evaluated:
+                after = answer_held_out(ready, advance, parts=3)  # the third compares with the start model
+                about = [*_doubts_about_rewards(ready), training_reward_only()]
+                evaluation = record_answers(ready, {"before": before, "after": after}, about)
+                log_scores(trainer, evaluation)
     _note(ready, status="finished", finished=now())
-    report = write_report(folder) if trainer.is_world_process_zero() else folder / "report.html"
+    try:
+        with screen.stage("writing the page"):
+            report = write_report(folder) if trainer.is_world_process_zero() else folder / "report.html"
+    except KeyboardInterrupt:
+        raise StoppedError(f"stopped; all but the page is done, write it with: {command('report', folder)}") from None
     return Finished(folder, evaluation, report)
 
 
 def _check_rewards(ready: Prepared, screen: Screen) -> None:
     """The short audit: warns of rewards that do not look at content, or ends the run before it begins, if so told."""
-    for doubt in broadcast_object_list([_doubts_about_rewards(ready)])[0]:  # all processes stop, or none
+    with screen.stage("checking the rewards on wrong answers"):
+        doubts = broadcast_object_list([_doubts_about_rewards(ready)])[0]  # all processes stop, or none
+    for doubt in doubts:
         if ready.recipe.audit.before_training == "stop":
             raise InputError(f"{doubt.words} Set audit.before_training: warn to train all the same")
-        screen.say(f"warning: {doubt.words} See `grao reward audit`.")
+        screen.say(f"warning: {doubt.words} See `grao reward audit` with the same options.")
 
 
 def _doubts_about_rewards(ready: Prepared) -> list[Doubt]:
@@ -194,18 +219,38 @@ def _begin_again(ready: Prepared, before: records.Manifest, overrides: Overrides
 
 def _answers_before(ready: Prepared, screen: Screen) -> list[RecordedAnswer]:
     """From the records of a resumed run; given anew where these are missing or damaged."""
-    before: list[RecordedAnswer] = []
+    before = _recorded_before(ready)
+    if not before:
+        with screen.stage(_judging(ready, "start")) as advance:
+            before = answer_held_out(ready, advance)
+            log_scores(ready.trainer, record_answers(ready, {"before": before}))
+    return before
+
+
+def _recorded_before(ready: Prepared) -> list[RecordedAnswer]:
     with suppress(InputError, KeyError):
         before = [item.answers["before"] for item in records.read_items(ready.recipe.output)]
-    if len(before) != len(held_out(ready)):
-        before = evaluate_policy(ready, screen, "before")
-        log_scores(ready.trainer, record_answers(ready, {"before": before}))
-    return before
+        return before if len(before) == len(held_out(ready)) else []
+    return []
+
+
+def _judging(ready: Prepared, which: str) -> str:
+    return f"judging {len(held_out(ready)):,} prompts with the {which} model"
+
+
+def _last_samples(trainer: GRAOTrainer, count: int) -> Sequence[LastSample]:
+    """One answer to each of the first prompts of the last step, on this process."""
+    last = trainer.source.last
+    if last is None or not last.sampled:
+        return []
+    rows = zip(last.groups[:count], last.rewards.total.tolist(), strict=False)
+    return [LastSample(context_text(each.item.example.prompt), each.texts[0], rewards[0]) for each, rewards in rows]
 
 
 def _train(ready: Prepared, screen: Screen, checkpoint: Path | None) -> None:
     trainer = ready.trainer
-    with InterruptGuard(screen.say) as interrupt, screen.training(ready.steps) as shown:
+    samples = partial(_last_samples, trainer)
+    with InterruptGuard(screen.say) as interrupt, screen.training(ready.steps, samples) as shown:
         for callback in (SaveLastStep(), interrupt, shown):
             trainer.add_callback(callback)
         try:
@@ -228,7 +273,7 @@ def _train(ready: Prepared, screen: Screen, checkpoint: Path | None) -> None:
 @contextmanager
 def _accounted(ready: Prepared) -> Iterator[None]:
     """If a run ends early, records that in its manifest and tells the user how to resume."""
-    go_on = f"continue with: grao train --resume {ready.recipe.output}"
+    go_on = f"continue with: {command('train', '--resume', ready.recipe.output)}"
     if ready.trainer.is_deepspeed_enabled:
         go_on = "begin anew in another folder"
     ended = "failed"
@@ -259,6 +304,10 @@ def _introduce(ready: Prepared, screen: Screen) -> None:
     data, weights = ready.manifest.data, ready.manifest.weights
     trained = f"{weights.trained:,} of {weights.all:,} weights are trained"
     screen.say(f"{data.prompts:,} prompts, {data.held_out:,} held out; {trained}")
+    wanted, rows = ready.recipe.data.held_out, data.prompts + data.held_out
+    if data.held_out < wanted and 2 * wanted > rows and ready.recipe.data.test_path is None and data.held_out:
+        why = f"held out is half of the prompts, since data.held_out asks for {wanted:,} and as many stay for training"
+        screen.say(f"{why}; a lower data.held_out trains on more, and shows smaller changes less surely")
     trainer, sizes = ready.trainer, ""
     if trainer.accelerator.device.type == "cuda":
         tokens, rows = trainer.learner.budget.size, trainer.rows
@@ -269,6 +318,6 @@ def _introduce(ready: Prepared, screen: Screen) -> None:
         *filter(None, (ready.note, sizes)),
         *left_out,
         *(forecast.words for forecast in judge_forecasts(ready)),
-        f"in a browser, while it runs: grao watch {ready.recipe.output}",
     ):
         screen.say(line)
+    screen.copyable(f"in a browser, while it runs: {command('watch', ready.recipe.output)}")

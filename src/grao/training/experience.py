@@ -93,7 +93,7 @@ class ExperienceSource:
     steps: int = 0
     sampled: dict[int, list[Group]] = field(default_factory=dict)
     """Step -> its groups on this process, with `ahead`: the step that is under way, and the next."""
-    latest: Experience | None = None
+    last: Experience | None = None
     """Of the last step."""
 
     def update(self, step: int) -> Update:
@@ -112,8 +112,8 @@ class ExperienceSource:
             groups = [Group.of(item, ()) for item in self._items(step)]
             rewards = MixedRewards(torch.zeros(len(groups), 0, dtype=torch.float64), {})
         weighted = self.method.weigh(self.step_groups(step, groups, rewards.total))
-        self.latest = Experience(groups, rewards, weighted, seconds)
-        return self.assemble(self.latest)
+        self.last = Experience(groups, rewards, weighted, seconds)
+        return self.assemble(self.last)
 
     def restore(self, step: int, samples: Sequence[Sequence[Answer]]) -> None:
         """Takes up what was sampled ahead of `step` before an interruption: samples of all its prompts, or nothing."""

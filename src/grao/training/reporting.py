@@ -59,7 +59,7 @@ class SampleLog(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Takes a look."""
-        experience, step = self._source.latest, state.global_step
+        experience, step = self._source.last, state.global_step
         due = self._every and (self._every == 1 or step % self._every == 1)
         if due and state.is_world_process_zero and experience and experience.sampled:
             group = first_group(experience, step)

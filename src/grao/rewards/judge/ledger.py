@@ -131,6 +131,15 @@ class Ledger:
         """What this run has paid for a judge in all its processes, earlier starts included."""
         return self._sum("spending", judge)
 
+    def asked(self) -> tuple[int, float]:
+        """Answers that this run has got from all judges, and what they cost; counted as in `spent`."""
+        if not os.path.exists(self.path):
+            return 0, 0.0
+        with self._open() as ledger:
+            query = "SELECT total(answers), total(cost) FROM spending WHERE run = ?"
+            answers, cost = ledger.execute(query, (self.run,)).fetchone()
+            return int(answers), float(cost)
+
     def reserved(self, judge: str) -> float:
         """What requests of this run may cost that are under way or in doubt, in all its processes."""
         return self._sum("under_way", judge) + self._sum("reserved", judge)

@@ -1,0 +1,51 @@
+"""What judges on servers are asked and paid while a command runs, for its screen: read from their ledgers.
+
+The ledger counts for all processes of a run at once. Not counted: judges in this process, and answers that were known.
+"""
+
+from contextlib import suppress
+
+from grao.config.recipe import Recipe
+from grao.errors import InputError
+from grao.rewards.judge.ledger import Ledger
+from grao.rewards.judge.server import ledger_path
+
+
+class Spending:
+    """Questions and money of the runs that are followed, one after another."""
+
+    def __init__(self) -> None:
+        self._ledgers: list[tuple[Ledger, tuple[int, float]]] = []
+        self._questions, self._cost = 0, 0.0
+
+    def follow(self, recipe: Recipe) -> None:
+        """Counts what this run asks from now on; what the run before it asked stays counted.
+
+        Raises:
+            InputError: if a ledger cannot be used.
+        """
+        self._questions, self._cost = self.total()
+        for ledger, _ in self._ledgers:
+            ledger.close()
+        others = [section for section in (recipe.watch and recipe.watch.reward, recipe.audit.second) if section]
+        judges = [section.judge for section in (*recipe.rewards, *others) if section.judge]
+        paths = {ledger_path(judge.ledger, recipe.output) for judge in judges if judge.model and not judge.replay}
+        # A connection of its own: the judge's belongs to the event loop's thread.
+        ledgers = [Ledger(path, run=str(recipe.output.absolute())) for path in paths]
+        self._ledgers = [(ledger, ledger.asked()) for ledger in ledgers]
+
+    def total(self) -> tuple[int, float]:
+        """Questions that were answered, and what they cost in the currency of the prices."""
+        questions, cost = self._questions, self._cost
+        for ledger, before in self._ledgers:
+            with suppress(InputError):  # the judge itself says what is wrong with it
+                answers, paid = ledger.asked()
+                questions, cost = questions + answers - before[0], cost + paid - before[1]
+        return questions, cost
+
+    @property
+    def words(self) -> str:
+        """`1,204 questions, 0.42 paid`; empty without a judge on a server."""
+        questions, cost = self.total()
+        paid = f", {cost:,.2f} paid" if cost >= 0.1 else f", {cost:.2g} paid" if cost else ""
+        return f"{questions:,} question{'s' * (questions != 1)}{paid}" if self._ledgers or questions else ""
