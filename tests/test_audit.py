@@ -311,7 +311,7 @@ def test_policy_figures_by_hand() -> None:
 
 
 def test_forecast_by_hand() -> None:
-    plan = {"steps": 10, "prompts_per_step": 6, "samples": 4, "held_out": 20, "judges": []}
+    plan = {"steps": 10, "prompts_per_step": 6, "group_size": 4, "sampled": 280, "compared": 300, "judges": []}
     found = forecast(Timing(groups=8, rollout=16.0, reward=4.0, update=8.0, known=0.25), **plan)
     assert (found.steps, found.prompts_per_step, found.samples) == (10, 6, 240 + 40)
     # a group: 2 s of sampling, 0.5 s of rewards, 1 s of update; 70 groups are sampled, 75 rewarded, 60 learned from

@@ -279,7 +279,7 @@ def test_a_run_is_judged_again_by_another_judge_without_sampling(
     monkeypatch.setattr("grao.engine.policy.load_model", None)
     judge = [word for name, value in judged_by(server).items() if value for word in (f"--{name}", value)]
     assert main(["evaluate", "--run", "run", *judge]) == 0
-    assert "judge helpful: up to 60 questions" in capsys.readouterr().out
+    assert "judge helpful: up to 61 questions" in capsys.readouterr().out
     out = place / "run-evaluation"
     asked = [one for one in server.asked if "France" not in one.context]
     assert asked

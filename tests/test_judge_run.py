@@ -101,7 +101,8 @@ def test_a_whole_run(place: Path, server: JudgeServer, capsys):
     prices = {"rewards.0.judge.price_input": "1", "rewards.0.judge.price_output": "10"}
     assert train(server, **prices) == 0
     said = capsys.readouterr()
-    assert "judge helpful: up to 120 questions, 0.0 million tokens, about 0.0" in said.out
+    told = "judge helpful: up to 121 questions (1 of them before anything is sampled), 0.0 million tokens, about 0.0"
+    assert told in " ".join(said.out.split())
     assert asked_once(server)
     cost = 150e-6 * len(server.asked)
     spent = f"{len(server.asked)} questions, {cost:.2g} paid"
@@ -163,7 +164,7 @@ def test_a_judge_that_looks_on_is_in_the_estimate(place: Path, server: JudgeServ
     changes = {"watch.reward": json.dumps(watch), "watch.every": "2", "watch.prompts": "2"}
     assert train(server, **changes) == 0
     # two looks, at the steps 1 and 3, at two prompts of four samples in both orders
-    assert "judge wary (watch): up to 32 questions, 0.0 million tokens\n" in capsys.readouterr().out
+    assert "judge wary (watch): up to 33 questions (1 of them" in capsys.readouterr().out  # one if it is there
     watched = [asked for asked in server.asked if asked.body["model"] == "other" and "France" not in asked.context]
     assert 0 < len(watched) <= 32
     looks = [step for step in read_metrics(place / "run") if "watch/second" in step]

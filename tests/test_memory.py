@@ -170,7 +170,7 @@ def test_a_dry_run_plans_without_weights_and_leaves_nothing(tmp_path: Path, caps
     assert main(["train", "--dry-run", *words]) == 0
     said = capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
-    assert "4 held out" in said
+    assert "14 prompts, 1 held out" in said  # of 16 and 4
     assert "prompt too long" in said
     assert "activations of" in said
     assert "it fits" in said

@@ -80,6 +80,8 @@ class DryRunArguments(NamedTuple):
     """Bytes of the card to plan for; None is the device at hand."""
     gpus: int
     """How many of them the model is split over."""
+    ask: bool
+    """Judges on servers may be asked, to time them."""
 
 
 class DataCheckArguments(NamedTuple):
@@ -148,16 +150,16 @@ def read_quickstart(namespace: Namespace, overrides: Overrides) -> QuickstartArg
 
 def read_train(namespace: Namespace, overrides: Overrides) -> Any:
     """Of `grao train`: a recipe, a run to go on with, or a dry run."""
-    for name in ("card", "gpus"):
-        if getattr(namespace, name) is not None and not namespace.dry_run:
-            raise InputError(f"--{name}: is for --dry-run, which plans for it; leave it out")
+    for name in ("card", "gpus", "ask_judges"):
+        if getattr(namespace, name) and not namespace.dry_run:
+            raise InputError(f"--{name.replace('_', '-')}: is for --dry-run, which plans with it; leave it out")
     if namespace.report_to:
         services = write_inline(namespace.report_to.split(","))
         overrides = (*overrides, ("training.trainer.report_to", services))
     if namespace.resume is None:
         recipe = read_recipe(namespace, overrides, "--config FILE or --resume RUN")
         if namespace.dry_run:
-            return DryRunArguments(recipe, namespace.card, namespace.gpus or 1)
+            return DryRunArguments(recipe, namespace.card, namespace.gpus or 1, namespace.ask_judges)
         return TrainArguments(recipe, namespace.show_samples)
     if namespace.config or namespace.print_config or namespace.dry_run or "output" in dict(overrides):
         said = "--resume takes no --config, --print_config, --dry-run or --output"

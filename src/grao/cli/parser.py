@@ -134,7 +134,8 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
     add("--report-to", metavar="NAME", help="send metrics to tensorboard, wandb, trackio, ...; several with commas")
     add("--show-samples", type=partial(_whole, 0), default=0, metavar="N", help=_SAMPLES)
     add("--print_config", action="store_true", help="print the complete recipe and stop")
-    add("--dry-run", action="store_true", help="read the data, plan memory and cost, and stop; needs no weights")
+    add("--dry-run", action="store_true", help="read the data, plan memory, time and cost, and stop; needs no weights")
+    add("--ask-judges", action="store_true", help="with --dry-run: ask judges on servers a few questions, to time them")
     add("--card", type=_bytes, metavar="SIZE", help="plan for a GPU of this memory, such as 24GiB")
     add("--gpus", type=partial(_whole, 1), metavar="N", help="plan for N of them, over which the model is split")
 

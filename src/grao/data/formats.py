@@ -23,6 +23,7 @@ from typing import Any
 
 from grao.chat import OPEN_TURN
 from grao.config.recipe import ColumnsConfig
+from grao.data.files import FILE_TYPES
 from grao.data.guess import guess_columns
 from grao.data.messages import is_missing, read_messages, read_text
 from grao.data.rows import Row, Table
@@ -70,7 +71,8 @@ def column_examples(table: Table, config: ColumnsConfig) -> Loaded:
         InputError: naming source, row and column, if a column is unknown, or a value is missing, empty or of the
             wrong type.
     """
-    used = _used(table, config)
+    local = table.source.lower().endswith(FILE_TYPES)
+    used = _used(table, config, f"; `grao data check {table.source}` shows more" if local else "")
     examples = _without_prompts([_example(row, config, used) for row in table.rows])
     return Loaded([_asked(example) for example in examples] if config.chat else examples, {})
 
@@ -151,15 +153,16 @@ def _hh_example(row: dict[str, Any], number: int) -> Example | Quirk:
     return next((quirk for quirk, applies in quirks.items() if applies), Example(messages, good, bad, row, number))
 
 
-def _used(table: Table, config: ColumnsConfig) -> dict[str, str]:
-    """Column that makes up the example -> the field of the recipe that names it."""
+def _used(table: Table, config: ColumnsConfig, otherwise: str = "") -> dict[str, str]:
+    """Column that makes up the example -> the field of the recipe that names it; `otherwise` ends the message about a
+    column that nothing else hints at."""
     used = {config.prompt: "data.prompt", config.reference: "data.reference"}
     if config.rejected is not None:
         used[config.rejected] = "data.rejected"
     first = table.rows[0]
     if not table.has(config.prompt) and len(read_messages(first.cell(config.reference), first.at) or ()) > 1:
         del used[config.prompt]
-    table.require(used, _hint(table, config))
+    table.require(used, _hint(table, config) or otherwise)
     return used
 
 

@@ -15,13 +15,11 @@ Config = TypeVar("Config", bound=ColumnsConfig)
 
 _PROMPTS = ("prompt", "instruction", "question", "query", "problem", "user", "input", "context", "post", "text")
 _REFERENCES: tuple[str, ...] = ("reference", "response", "output", "answer", "completion", "chosen", "target")
-_REFERENCES += ("solution", "best_answer")
+_REFERENCES += ("solution", "best_answer", "preferred_output")
 _REFERENCES += ("messages", "conversations", "conversation", "assistant", "reply", "correct_answer", "ground_truth")
-_REJECTED = ("rejected", "rejected_response", "worse", "bad_answer", "best_incorrect_answer")
+_REJECTED = ("rejected", "rejected_response", "worse", "bad_answer", "best_incorrect_answer", "non_preferred_output")
 _NAMES = {"prompt": _PROMPTS, "reference": _REFERENCES, "rejected": _REJECTED}
 """Field of `data` -> names that such a column usually has, the likeliest first."""
-_FURTHER = ("input", "system", "context")
-"""Columns that hold a part of the prompt beside an instruction."""
 _DIALOGUE = "\n\nHuman:"
 
 
@@ -58,10 +56,12 @@ def guess_columns(table: Table, config: ColumnsConfig, given: Collection[str] = 
             continue
         if column := next((columns[name] for name in names if name in columns), None):
             settings[field] = column
-    taken = settings.get("prompt", config.prompt), settings.get("reference", config.reference)
-    if taken[0] == taken[1]:  # one column holds the whole conversation
+    prompt, reference = settings.get("prompt", config.prompt), settings.get("reference", config.reference)
+    if "prompt" in settings and isinstance(first.cell(prompt), Mapping) and table.has(f"{prompt}.messages"):
+        settings["prompt"] = f"{prompt}.messages"
+    if prompt == reference:  # one column holds the whole conversation
         settings.pop("prompt", None)
-    return Guess(settings, list(_remarks(table, taken[0])))
+    return Guess(settings, list(_remarks(table)))
 
 
 def _columns(table: Table) -> dict[str, str]:
@@ -70,15 +70,10 @@ def _columns(table: Table) -> dict[str, str]:
     return {name.rpartition(".")[2].lower().strip().replace(" ", "_"): name for name in reversed(names)}
 
 
-def _remarks(table: Table, prompt: str) -> Iterator[str]:
-    for name in _FURTHER:
-        if name != prompt and table.has(name) and isinstance(table.rows[0].cell(prompt), str):
-            filled = sum(isinstance(cell := row.cell(name), str) and bool(cell.strip()) for row in table.rows)
-            if filled:
-                yield (
-                    f"column {name!r} holds text in {filled:,} of {len(table.rows):,} rows, which is no part of the "
-                    f"prompt; if it belongs there, join it with {prompt!r} into one column"
-                )
+def _remarks(table: Table) -> Iterator[str]:
+    tools = sum(bool(row.values.get("tools")) for row in table.rows)
+    if tools:
+        yield f"column 'tools' describes tools in {tools:,} rows; chat templates are not told of them"
 
 
 class Column(NamedTuple):

@@ -20,6 +20,7 @@ from grao.errors import InputError
 from grao.types import Message
 
 _ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant", "function": "tool", "observation": "tool"}
+_ROLES |= {"prompter": "user"}
 _DEEPEST = 50
 """Levels of objects and lists in a message."""
 _LIST = re.compile(r"\s*\[\s*\{")

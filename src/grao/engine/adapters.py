@@ -106,6 +106,16 @@ def adapter_at(path: str) -> Adapter | None:
     return Adapter(path, _base_of(path, config.base_model_name_or_path), config)
 
 
+def has_weights(path: str) -> bool:
+    """Whether the weights of a model, and of an adapter's base, lie on this machine: nothing has to be fetched."""
+    if adapter := adapter_at(path):
+        return has_weights(adapter.base)
+    names = "model.safetensors", "model.safetensors.index.json"
+    quiet = {"local_files_only": True, "_raise_exceptions_for_missing_entries": False}
+    folder = model_folder(path)
+    return any(cached_file(folder, name, **quiet, _raise_exceptions_for_connection_errors=False) for name in names)
+
+
 def check_kind(config: PeftConfig, name: str) -> None:
     """Raises: InputError for an adapter that adds tokens or keys in place of changing weights."""
     if config.is_prompt_learning or config.is_adaption_prompt:

@@ -295,7 +295,7 @@ def mean_size(rewards: Sequence[Sequence[float | None]]) -> float:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that the groups of an audit took, all of them together."""
+    """Seconds that some groups took, all of them together."""
 
     groups: int
     rollout: float
@@ -307,7 +307,13 @@ class Timing:
 
 
 def forecast(
-    timing: Timing, steps: int, prompts_per_step: int, samples: int, held_out: int, judges: Sequence[JudgeForecast]
+    timing: Timing,
+    steps: int,
+    prompts_per_step: int,
+    group_size: int,
+    sampled: int,
+    compared: int,
+    judges: Sequence[JudgeForecast],
 ) -> records.Forecast:
     """The whole run: seconds per group, scaled by samples (rollout), comparisons (reward) and groups (update).
 
@@ -315,19 +321,21 @@ def forecast(
     the samples change while training goes on.
 
     Args:
-        timing: of the audit's groups.
+        timing: of some groups.
         steps: of the run.
         prompts_per_step: groups of a step.
-        samples: per prompt, G.
-        held_out: prompts that are answered before and after training; 0 without an evaluation. Each has three
-            comparisons: twice against the reference, and after on before.
+        group_size: samples of a group, G.
+        sampled: completions of training and evaluations.
+        compared: comparisons of both.
         judges: what each will be asked.
     """
     groups = steps * prompts_per_step
-    sampled, compared = groups * samples + 2 * held_out, groups * samples + 3 * held_out
     rollout, reward = timing.rollout / timing.groups, timing.reward / timing.groups
     update = None if timing.update is None else timing.update / timing.groups
-    known, hours = timing.known, ((rollout * sampled + reward * compared) / samples + (update or 0.0) * groups) / 3600
+    known, hours = (
+        timing.known,
+        ((rollout * sampled + reward * compared) / group_size + (update or 0.0) * groups) / 3600,
+    )
     return records.Forecast(steps, prompts_per_step, sampled, rollout, reward, update, known, hours, list(judges))
 
 

@@ -236,11 +236,14 @@ class JudgeForecast:
     max_cost: float | None
     model: str = ""
     """On the server; judges of one model share what is spent."""
+    certain: int = 0
+    """Of the questions, those that are asked whatever is sampled."""
 
     @property
     def words(self) -> str:
         """In a line."""
-        asked = f"up to {self.questions:,} questions, {self.tokens / 1e6:,.1f} million tokens"
+        known = f" ({self.certain:,} of them before anything is sampled)" if self.certain else ""
+        asked = f"up to {self.questions:,} questions{known}, {self.tokens / 1e6:,.1f} million tokens"
         return f"judge {self.name}: {asked}{f', about {self.cost:,.2f}' if self.cost else ''}"
 
 

@@ -10,10 +10,9 @@ moves. Left out: several processes, and the rewards' behaviour on texts that tra
 """
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, count, islice
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -28,20 +27,20 @@ from grao.errors import InputError, RewardUnavailableError
 from grao.evaluation import audit_figures as figures
 from grao.evaluation.agreement import bradley_terry
 from grao.evaluation.answers import missing_as_none, single_batch
-from grao.groups import reward_groups, sample_groups
 from grao.records.audit import Audit, EditItem, GroupItem, PairItem, Reading, write_audit
 from grao.records.run import now
 from grao.reports.audit import write_audit_page
 from grao.rewards.base import Reward, RewardBatch, ask
 from grao.rewards.judge.base import JudgedPair, JudgeTally, Pair
 from grao.rewards.judge.reward import JudgeReward
-from grao.rewards.mix import Mix, MixedRewards, check_heard, make_reward
+from grao.rewards.mix import Mix, make_reward
 from grao.rollouts.base import draw_key
 from grao.studies.audit_verdict import verdict
 from grao.studies.doubts import related_judges
+from grao.studies.forecast import judge_forecast, judge_forecasts, try_groups, workload
 from grao.studies.given import PAIR_SIDES, read_labels
-from grao.studies.prepare import Prepared, Screen, check_writable, judge_forecast, judge_forecasts, prepare, probe
-from grao.training.experience import Experience, shuffled
+from grao.studies.prepare import Prepared, Screen, check_writable, prepare, probe
+from grao.training.experience import shuffled
 from grao.types import Encoded, Group, Role
 
 _CHUNK = 128
@@ -173,11 +172,6 @@ class Panel:
             before = vars(self.tallies[name])
             self.tallies[name] = JudgeTally(**{field: total + tally[field] for field, total in before.items()})
 
-    def questions(self) -> tuple[int, int]:
-        """So far to all judges: those whose answers were known, and all."""
-        cached = sum(tally.cached for tally in self.tallies.values())
-        return cached, cached + sum(tally.requests for tally in self.tallies.values())
-
 
 def _audit(
     ready: Prepared, panel: Panel, pairs: Sequence[tuple[Text, bool]], edits: Sequence[tuple[str, Text]], screen: Screen
@@ -207,8 +201,9 @@ def _audit(
     if people:
         agreements.append(figures.agreement_with_people(panel.subjects[0].name, pair_items, people, confidence))
     policy = figures.policy_figures(groups, confidence)
-    size = (ready.steps, recipe.training.prompts_per_step, recipe.rollout.group_size, ready.manifest.data.held_out)
-    expected = figures.forecast(timing, *size, judge_forecasts(ready))
+    work, size = workload(ready), (ready.steps, recipe.training.prompts_per_step, recipe.rollout.group_size)
+    drawn, judgements = work.samples + work.answers, work.samples + work.judged
+    expected = figures.forecast(timing, *size, drawn, judgements, judge_forecasts(ready))
     related = [doubt.words for doubt in related_judges(recipe, [recipe.model.path])]
     judged = verdict(rewards, agreements, policy, expected, related)
     ended = {"status": "finished", "finished": now(), "command": "grao reward audit --config recipe.yaml"}
@@ -217,43 +212,14 @@ def _audit(
 
 
 def _sample_policy(ready: Prepared, panel: Panel, screen: Screen) -> tuple[list[GroupItem], figures.Timing]:
-    """Groups on the first prompts of the run, drawn as its first steps will draw them, and a gradient that is timed.
-
-    No weight moves. A second reward is asked about the first sample of each group.
-    """
-    source = ready.trainer.source
-    order = ((step, epoch, prompt) for step in count() for epoch, prompt in source.draws(step))
-    draws = list(islice(order, min(ready.recipe.audit.prompts, len(source.items))))
-    size = max(1, ready.trainer.rows // source.sampling.samples)
-    groups: list[Group] = []
-    mixed: list[MixedRewards] = []
-    rollout = reward = 0.0
-    before = panel.questions()
-    with screen.stage(f"sampling and judging answers to {len(draws):,} prompts") as advance:
-        for start in range(0, len(draws), size):
-            chunk = draws[start : start + size]
-            items, keys = [source.items[draw[-1]] for draw in chunk], [draw_key(source.seed, *draw) for draw in chunk]
-            begin = time.perf_counter()
-            groups += sample_groups(items, keys, ready.trainer.sampler(), source.sampling, source.tokenizer)
-            sampled = time.perf_counter()
-            mixed.append(reward_groups(groups[start:], panel.mix))
-            rollout, reward = rollout + sampled - begin, reward + time.perf_counter() - sampled
-            panel.count(mixed[-1].tallies)
-            advance(len(groups), len(draws))
-        cached, asked = (after - earlier for after, earlier in zip(panel.questions(), before, strict=True))
-
-        check_heard(mixed)
-        total = torch.cat([chunk.total for chunk in mixed])
-        parts = {name: torch.cat([chunk.parts[name] for chunk in mixed]) for name in mixed[0].parts}
-        weighted = source.method.weigh(source.step_groups(0, groups, total))
-        update = source.assemble(Experience(groups, MixedRewards(total, parts), weighted))
-        seconds = ready.trainer.time_update(update) if update.positions else None
-        said = {name: [missing_as_none(row) for row in part.tolist()] for name, part in parts.items()}
-        if panel.second:
-            readings = panel.ask_member(panel.second, [Text(group.item, group.texts[0]) for group in groups])
-            said[panel.second.name] = [[reading.value] for reading in readings]
-    timing = figures.Timing(len(groups), rollout, reward, seconds, known=cached / asked if asked else 0.0)
-    return _group_items(groups, total, said), timing
+    """Groups of the run's first steps, as every reward sees them; a second one is asked about the first samples."""
+    trial = try_groups(ready, ready.recipe.audit.prompts, screen)
+    panel.count(trial.mixed.tallies)
+    said = {name: [missing_as_none(row) for row in part.tolist()] for name, part in trial.mixed.parts.items()}
+    if panel.second:
+        readings = panel.ask_member(panel.second, [Text(group.item, group.texts[0]) for group in trial.groups])
+        said[panel.second.name] = [[reading.value] for reading in readings]
+    return _group_items(trial.groups, trial.mixed.total, said), trial.timing
 
 
 def _group_items(groups: Sequence[Group], total: Tensor, parts: dict[str, list[list[float | None]]]) -> list[GroupItem]:

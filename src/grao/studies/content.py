@@ -23,8 +23,11 @@ from grao.rewards.base import RewardBatch
 from grao.rewards.functions import FunctionReward
 from grao.rewards.mix import Mix, WeightedReward
 from grao.studies.audit_verdict import BLIND
-from grao.studies.prepare import SHORT_AUDIT, token_ids
+from grao.studies.prepare import token_ids
 from grao.types import Example
+
+_PROMPTS = 32
+"""That are looked at."""
 
 
 def short_audit(
@@ -58,12 +61,9 @@ def content_doubts(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrai
     Raises:
         InputError, RewardUnavailableError: as `Reward.relative`.
     """
-    examples = examples[:SHORT_AUDIT]
-    texts = list(wrong_texts(examples))
-    if len({example.id for example in examples}) < 2 or not texts:
+    if not (texts := _texts(examples)):
         return []
-    chosen = [examples[index] for _, index, _ in texts]
-    mixed = _apart(rewards)(_batch(chosen, [text for _, _, text in texts], tokenizer))
+    mixed = _apart(rewards)(content_batch(examples, tokenizer))
     values = missing_as_none(mixed.total.squeeze(1).tolist())
     blind = []
     for name in WRONG:
@@ -102,7 +102,18 @@ def _apart(rewards: Mix) -> Mix:
     )
 
 
-def _batch(examples: Sequence[Example], texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None) -> RewardBatch:
-    references = [example.reference for example in examples]
+def content_batch(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase | None) -> RewardBatch:
+    """The wrong texts that `content_doubts` asks about, a group each; without any there is no group."""
+    chosen, texts = [], []
+    for _, index, text in _texts(examples):
+        chosen.append(examples[index])
+        texts.append(text)
+    references = [example.reference for example in chosen]
     ids = [token_ids(tokenizer, column) for column in (texts, references)]
-    return single_batch(examples, list(zip(texts, ids[0], strict=True)), list(zip(references, ids[1], strict=True)))
+    return single_batch(chosen, list(zip(texts, ids[0], strict=True)), list(zip(references, ids[1], strict=True)))
+
+
+def _texts(examples: Sequence[Example]) -> list[tuple[str, int, str]]:
+    """Of the first examples; see `wrong_texts`."""
+    examples = examples[:_PROMPTS]
+    return list(wrong_texts(examples)) if len({example.id for example in examples}) > 1 else []

@@ -9,6 +9,8 @@ import statistics
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import chain
+from textwrap import indent
 from typing import Any
 
 from rich.table import Table as RichTable
@@ -19,9 +21,11 @@ from grao.chat import written_out
 from grao.config.recipe import Recipe
 from grao.config.strict_yaml import write_yaml
 from grao.data.encoding import EncodedSet
+from grao.data.facts import last_message, oddities
 from grao.data.formats import row_faults
 from grao.data.guess import Guess, describe_columns, guess_columns
 from grao.data.load import Split, load_split, load_table
+from grao.data.public_forms import known_form, written_by
 from grao.data.rows import Table
 from grao.engine.limits import positions
 from grao.engine.loading import load_tokenizer, model_shape
@@ -60,8 +64,7 @@ def check_data(recipe: Recipe, given: Collection[str], model: bool, screen: Any)
     screen.show(_columns_table(table, recipe))
     for line in _reading(guess):
         screen.say(line)
-    if recipe.data.format == "columns":
-        _check_rows(table, recipe, screen)
+    _check_rows(table, recipe, guess, screen)
     chosen, tokenizer = recipe.model, None
     if model:
         tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
@@ -72,16 +75,25 @@ def check_data(recipe: Recipe, given: Collection[str], model: bool, screen: Any)
         recipe = replace(recipe, data=replace(recipe.data, chat=True))
         split = load_split(recipe.data, recipe.seed, table)
         screen.say("guessed: data.chat: true, since the model has a chat template and prompts are plain text")
-    for line in (*_facts(split), *_sides(recipe, split)):
+    for line in _facts(split):
         screen.say(line)
-    encoded, room = None, 0
-    if tokenizer:
+    if not tokenizer:
+        room, shown = 0, _sides(recipe, split, len(split.train), len(split.test))
+    else:
         shape = model_shape(chosen.path, chosen.dtype, chosen.trust_remote_code)
         short = replace(recipe, rollout=replace(recipe.rollout, max_new_tokens=1))  # of which nothing is asked yet
-        encoded = encoded_as_run(short, split.train, tokenizer, shape)
-        room = _room(encoded.items, positions(shape))
-        for line in _as_the_model_reads(recipe, encoded, tokenizer):
-            screen.say(line)
+        train = encoded_as_run(short, split.train, tokenizer, shape)
+        tested = (
+            encoded_as_run(short, split.train, tokenizer, shape, split.test) if split.test else EncodedSet([], 0, 0)
+        )
+        whole = EncodedSet(
+            [*train.items, *tested.items], train.dropped + tested.dropped, train.truncated + tested.truncated
+        )
+        room = _room(whole.items, positions(shape))
+        sides = _sides(recipe, split, len(train.items), len(tested.items), whole.dropped)
+        shown = chain(sides, _as_the_model_reads(recipe, whole, tokenizer))
+    for line in shown:
+        screen.say(line)
     screen.say("a recipe to begin with:")
     screen.copyable(write_yaml(_first_recipe(recipe, split, room)).rstrip())
 
@@ -125,56 +137,66 @@ def _reading(guess: Guess) -> Iterator[str]:
     yield from guess.remarks
 
 
-def _check_rows(table: Table, recipe: Recipe, screen: Any) -> None:
-    """Raises: InputError if a row cannot be read, after the first ones were named."""
-    faults = row_faults(table, recipe.data)
+def _check_rows(table: Table, recipe: Recipe, guess: Guess, screen: Any) -> None:
+    """Says what form the rows have, if it is known and not the one that is read.
+
+    Raises:
+        InputError: if a row cannot be read, after the first ones were named.
+    """
+    data = recipe.data
+    if data.format == "hh":
+        return
+    try:
+        faults = row_faults(table, data)
+    except InputError as error:
+        faults = [str(error)]
+    form = known_form(table, guess, faults)
+    if faults and not form and not table.has(data.reference):
+        asked = table.has(data.prompt)
+        what = "there are prompts, but no answers" if asked else "no column looks like prompts or answers"
+        remedy = "name the columns with --data.prompt and --data.reference"
+        more = ", or add a column 'reference' with a good answer to each, such as a stronger model's" if asked else ""
+        raise InputError(f"{table.source}: {what}; {remedy}{more}")
     if len(faults) > 1:
         for fault in faults[1:_SHOWN_FAULTS]:
             screen.say(fault)
         kinds = Counter(fault.split(": ")[-1] for fault in faults)
         listed = "; ".join(f"{count:,}: {kind}" for kind, count in kinds.most_common(_SHOWN_FAULTS))
         screen.say(f"{len(faults):,} of {len(table.rows):,} rows cannot be read ({listed})")
+    if form:
+        screen.say(f"{form.words}:")
+        screen.copyable(indent(form.code(data.path), "    "))
     if faults:
-        raise InputError(f"{faults[0]}; mend the row or leave it out")
+        then = f"run these lines in Python, then: grao data check {written_by(data.path)}"
+        read = f"{table.source}: is not read in this form" if len(faults) == 1 < len(table.rows) else faults[0]
+        raise InputError(f"{read}; {then}" if form else f"{faults[0]}; mend the row or leave it out")
 
 
 def _facts(split: Split) -> Iterator[str]:
     """What stands out in the examples of both sides."""
     examples = [*split.train, *split.test]
-    prompts = Counter(example.id for example in examples)
-    answers = {(example.id, example.reference) for example in examples}
-    repeated = sum(count for count in prompts.values() if count > 1)
-    if repeated:
-        several = sum(count > 1 for count in Counter(prompt for prompt, _ in answers).values())
-        also = f", {several:,} of them with different references" if several else ""
-        often = sum(count > 1 for count in prompts.values())
-        yield f"repeated: {often:,} prompts stand in {repeated:,} rows{also}"
+    yield from oddities(examples)
     (text, count), *_ = Counter(example.reference.strip() for example in examples).most_common(1)
     if count > max(1, _FREQUENT * len(examples)):
         yield f"the same reference stands in {_rows(count)}: {visible(_cut(text))!r}"
-    echoes = sum(_text(example).strip() == example.reference.strip() for example in examples)
-    if echoes:
-        yield f"{echoes:,} references only repeat their prompt"
-    same = sum(example.rejected is not None and example.rejected == example.reference for example in examples)
-    if same:
-        yield f"{same:,} rejected answers are the reference itself"
     words = {
-        "prompts": [len(_text(example).split()) for example in examples],
+        "prompts": [len(last_message(example).split()) for example in examples],
         "references": [len(example.reference.split()) for example in examples],
     }
     yield _spread("words", words)
 
 
-def _sides(recipe: Recipe, split: Split) -> Iterator[str]:
-    """How many rows go where, and why."""
+def _sides(recipe: Recipe, split: Split, train: int, tested: int, long: int = 0) -> Iterator[str]:
+    """How many rows go where, and why; `long` are left out by the model's tokenizer."""
     wanted, held = recipe.data.held_out, len({example.id for example in split.test})
     why = ""
     if recipe.data.test_path:
         why = f" ({recipe.data.test_path})"
     elif held < wanted:
         why = f" (at most half of all prompts; data.held_out is {wanted})"
-    yield f"{len(split.train):,} rows to train on, {len(split.test):,} held out for the evaluation{why}"
-    for reason, count in split.skipped.items():
+    yield f"{train:,} rows to train on, {tested:,} held out for the evaluation{why}"
+    limit = f"prompt too long (data.max_prompt_tokens is {recipe.data.max_prompt_tokens:,})"
+    for reason, count in {**split.skipped, **({limit: long} if long else {})}.items():
         yield f"left out: {_rows(count)}, {reason}"
 
 
@@ -187,8 +209,6 @@ def _as_the_model_reads(recipe: Recipe, encoded: EncodedSet, tokenizer: PreTrain
     }
     yield _spread("tokens", tokens)
     longest, cut = recipe.data.max_prompt_tokens, encoded.truncated
-    if encoded.dropped:
-        yield f"left out: {_rows(encoded.dropped)}, too long (data.max_prompt_tokens is {longest:,})"
     if cut and recipe.data.long_prompts == "truncate":
         yield f"cut on the left: {cut:,} prompts (data.max_prompt_tokens is {longest:,})"
     step = max(1, len(items) // _SHOWN_ROWS)
@@ -223,7 +243,7 @@ def _reward(examples: Sequence[Example]) -> dict[str, Any]:
         return {"rule": {"numeric": {}}}
     if all(len(text.split()) <= _SHORT for text in references):
         return {"rule": {"exact": {}}}
-    return {"judge": {"model": "JUDGE", "base_url": "http://localhost:8000/v1"}}
+    return {"judge": {"model": "JUDGE", "base_url": "http://localhost:8000/v1", "api_key_env": None}}
 
 
 def _room(items: Sequence[Encoded], longest: int | None) -> int:
@@ -240,11 +260,6 @@ def _spread(unit: str, lengths: Mapping[str, Sequence[int]]) -> str:
 
 def _rows(count: int) -> str:
     return f"{count:,} row{'s' if count > 1 else ''}"
-
-
-def _text(example: Example) -> str:
-    """What a prompt says; of a chat its last message."""
-    return example.prompt if isinstance(example.prompt, str) else str(example.prompt[-1]["content"])
 
 
 def _shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -36,10 +36,11 @@ from grao.rewards.judge.wording import context_text
 from grao.rewards.mix import Mix, make_rewards
 from grao.studies.content import short_audit
 from grao.studies.doubts import related_judges, trained_on
+from grao.studies.forecast import audit_questions, judge_forecast
 from grao.studies.given import Labels, agreed, check_labelled, closed_ids, judge_error, read_answers, read_labels
 from grao.studies.held_out import Answers, answers_stand, evaluated, held_out, prepared, sampled
 from grao.studies.likelihood import sequence_likelihoods, start_of
-from grao.studies.prepare import Prepared, Screen, claimed, judge_forecast, probe, short_audit_pairs
+from grao.studies.prepare import Prepared, Screen, claimed, probe
 from grao.studies.settings import anchored
 from grao.types import Encoded
 
@@ -248,9 +249,9 @@ class _Contest:
         """Says what the judges will be asked, and at what price, about so many answers to each prompt."""
         test = [Encoded(each, "", (), each.reference, ()) for each in self.split.test]
         pairs = len(test) * answers * (answers + 1) // 2 + min(self.options.retest, len(test))
-        pairs += short_audit_pairs(self.recipe, len(self.split.train))
         for reward, section in zip(self.rewards.rewards, self.recipe.rewards, strict=True):
-            if expected := judge_forecast(reward, section, test, pairs):
+            certain = 1 + audit_questions(reward, self.recipe, self.split.train)
+            if expected := judge_forecast(reward, section, test, pairs, certain):
                 self.screen.say(expected.words)
 
     def _look(self, contestant: Contestant) -> None:

@@ -1,12 +1,13 @@
 """`grao train --dry-run`: what a run will take, from its recipe, its data and the model's config.json.
 
-The data go through the template, the model stands on the meta device, and its own passes are counted in shapes
-(`grao.engine.footprint`). Nothing is written, no judge is asked, no weight is read.
+The data go through the template, and what does not depend on samples is counted exactly (`forecast.py`). For the memory
+the model stands on the meta device, and its own passes are counted in shapes (`grao.engine.footprint`). Nothing is
+written, and no judge is asked unless that is allowed. Where the weights are here, they are loaded for the time alone.
 """
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import cast
@@ -22,8 +23,10 @@ from grao.config.recipe import Recipe, total_steps
 from grao.config.rewards import RewardConfig
 from grao.config.vllm import VLLMConfig
 from grao.data.encoding import EncodedSet, encode_examples, end_token_id, settled_turn
+from grao.data.facts import short_facts
 from grao.data.load import load_split
 from grao.engine import footprint
+from grao.engine.adapters import has_weights
 from grao.engine.flops import Cost, Work, matmul_peak
 from grao.engine.interface import checkpoint_activations, transformers_model
 from grao.engine.loading import load_tokenizer, parameter_count, stop_token_ids
@@ -32,11 +35,12 @@ from grao.engine.output_layer import tile_bytes
 from grao.engine.policy import policy_shape
 from grao.errors import InputError, one_line
 from grao.reports.tables import duration
-from grao.rewards.base import Reward
 from grao.rewards.judge.reward import JudgeReward
+from grao.rewards.judge.server import ServerJudge
 from grao.rollouts.captured import bucket
 from grao.rollouts.copies import copy_bytes, copy_dtype
-from grao.studies.prepare import Screen, forecasts
+from grao.studies.forecast import Workload, forecasts, timed
+from grao.studies.prepare import Screen
 from grao.training.ahead import check_ahead
 from grao.training.arguments import check_needs, check_trainer_fields, fitting
 from grao.types import Example, TokenIds
@@ -118,13 +122,14 @@ class Plan:
         return "take shorter answers (rollout.max_new_tokens), a smaller model or a larger card"
 
 
-def dry_run(recipe: Recipe, card: int | None, gpus: int, screen: Screen) -> None:
+def dry_run(recipe: Recipe, card: int | None, gpus: int, ask: bool, screen: Screen) -> None:
     """Prints what a run will take.
 
     Args:
         recipe: of the run.
         card: bytes of the GPU to plan for; None takes the device at hand.
         gpus: how many of them the model is split over (FSDP2).
+        ask: whether judges on servers may be asked about a few answers, to time them.
         screen: where it is shown.
 
     Raises:
@@ -143,15 +148,19 @@ def dry_run(recipe: Recipe, card: int | None, gpus: int, screen: Screen) -> None
     check_ahead(recipe.rollout.ahead, recipe.method, any(map(_early, recipe.rewards)))
     train = encoded_as_run(recipe, split.train, tokenizer, model)
     steps = total_steps(recipe.training, len(train.items))
-    held_out = len(split.test) if recipe.evaluation.enabled else 0
+    test = split.test if recipe.evaluation.enabled else []
+    tested = encoded_as_run(recipe, split.train, tokenizer, model, test) if test else None
+    held_out, long = len(tested.items) if tested else 0, train.dropped + (tested.dropped if tested else 0)
+    work = Workload.of(recipe, train.items, steps, held_out)
 
     trained, whole = (parameter_count(model, trainable) for trainable in (True, False))
     screen.say(f"{len(train.items):,} prompts, {held_out:,} held out; {trained:,} of {whole:,} weights are trained")
-    for reason, count in {**split.skipped, **({"prompt too long": train.dropped} if train.dropped else {})}.items():
+    for reason, count in {**split.skipped, **({"prompt too long": long} if long else {})}.items():
         screen.say(f"left out: {count:,} rows, {reason}")
-    screen.say(_lengths(train))
-    for forecast in forecasts(recipe, _judges(recipe), train.items, steps, held_out):
-        screen.say(forecast.words)
+    for line in (*short_facts(train, tested, recipe.data, recipe.rollout.max_new_tokens), _lengths(train)):
+        screen.say(line)
+    for line in (*work.lines(recipe), *_questions(recipe, train, work, gpus)):
+        screen.say(line)
     screen.say(_work(recipe, model, train, steps, card is None))
 
     plan = make_plan(recipe, model, train, card, gpus)
@@ -161,6 +170,13 @@ def dry_run(recipe: Recipe, card: int | None, gpus: int, screen: Screen) -> None
         short = max(plan.peak(plan.rollout), plan.peak(plan.update)) - plan.card
         raise InputError(f"the run does not fit, {short / _GIB:.1f} GiB are missing; {plan.remedy(recipe)}")
     screen.say(f"it fits: micro-batches of up to {plan.tokens:,} tokens, {plan.rows:,} completions at once")
+    here = card is None and gpus == 1
+    models = [section.model or (section.judge and section.judge.local) for section in recipe.rewards]
+    if not here or not all(map(has_weights, [chosen.path, *(each.path for each in models if each)])):
+        screen.say(f"time: not planned, {'the weights are not here' if here else 'for this is another device'}")
+        return
+    for line in timed(recipe, split, work, _judges(recipe), ask, screen):
+        screen.say(line)
 
 
 def make_plan(
@@ -257,17 +273,22 @@ def make_plan(
 
 
 def encoded_as_run(
-    recipe: Recipe, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | PeftModel
+    recipe: Recipe,
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | PeftModel,
+    held_out: Sequence[Example] = (),
 ) -> EncodedSet:
-    """The training prompts as the run will have them; where a model knows several end tokens, the first counts."""
+    """The training prompts as the run will have them, or those that are held out; where a model knows several end
+    tokens, the first counts."""
     chosen, data, method = recipe.model, recipe.data, recipe.method
     if chosen.chat_template_kwargs:
         tokenizer = deepcopy(tokenizer)
         set_arguments(tokenizer, chosen.chat_template_kwargs, "model.chat_template_kwargs")
     turn = settled_turn(tokenizer, examples, method.needs.references)
     end = end_token_id(tokenizer, stop_token_ids(model, tokenizer), chosen.end_token, turn)
-    longest, rejected = data.max_prompt_tokens, method.needs.rejected
-    encoded = encode_examples(examples, tokenizer, end, longest, data.long_prompts, rejected, turn)
+    longest, rejected = data.max_prompt_tokens, method.needs.rejected and not held_out
+    encoded = encode_examples(held_out or examples, tokenizer, end, longest, data.long_prompts, rejected, turn)
     config = GRAOConfig(output_dir=recipe.output, rollout=recipe.rollout)
     return fitting(config, model, encoded, tokenizer)
 
@@ -305,6 +326,15 @@ def _work(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet,
     return f"{said}: at least {duration(operations / peak)} here; sampling waits for memory and takes longer"
 
 
+def _questions(recipe: Recipe, train: EncodedSet, work: Workload, gpus: int) -> Iterator[str]:
+    """What judges on servers are asked at most, and what that costs."""
+    judges = _judges(recipe)
+    for expected in forecasts(recipe, judges, train.items, work, gpus):
+        yield expected.words
+    ledgers = {each.judge.ledger.path for each in judges if each and isinstance(each.judge, ServerJudge)}
+    yield from (f"what {path} knows already is not asked again" for path in sorted(ledgers) if path.exists())
+
+
 def _half(recipe: Recipe) -> torch.dtype | None:
     """Of mixed precision; None without."""
     return next((dtype for name, dtype in _HALF.items() if recipe.training.trainer.get(name)), None)
@@ -315,7 +345,7 @@ def _early(section: RewardConfig) -> bool:
     return bool(section.function or (section.judge and not section.judge.local))
 
 
-def _judges(recipe: Recipe) -> list[Reward | None]:
+def _judges(recipe: Recipe) -> list[JudgeReward | None]:
     """The judges on servers in the order of the rewards, none of which can ask; None for any other reward."""
     sections = [*recipe.rewards, *([recipe.watch.reward] if recipe.watch else [])]
     return [

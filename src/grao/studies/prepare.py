@@ -1,6 +1,6 @@
 """From a recipe to objects: data, rewards, model and trainer. Everything that can go wrong before training.
 
-Also what every run and study needs beside them: where it shows how far it is, and what its judges will cost.
+Also what every run and study needs beside them: where it shows how far it is.
 """
 
 import os
@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from grao.command import command
 from grao.config.library import GRAOConfig
 from grao.config.recipe import Recipe
-from grao.config.rewards import RewardConfig
 from grao.config.schema import ADAPTER
 from grao.data.load import Split, fingerprint, load_split
 from grao.engine.loading import add_adapter, load_tokenizer
@@ -25,27 +24,19 @@ from grao.engine.policy import load_policy
 from grao.errors import InputError
 from grao.evaluation.answers import single_batch
 from grao.files import usable_path
-from grao.records.audit import JudgeForecast
 from grao.records.lock import locked, no_empty_folders
 from grao.records.run import Manifest, now
-from grao.rewards.base import Reward
-from grao.rewards.judge.base import Pair
 from grao.rewards.judge.reward import JudgeReward
-from grao.rewards.judge.server import ServerJudge
 from grao.rewards.mix import Mix, check_heard, make_reward, make_rewards
 from grao.studies.settings import decisive
 from grao.training.library import manifest_of
 from grao.training.loglines import LogLines
 from grao.training.trainer import GRAOTrainer
 from grao.training.watch import Watch
-from grao.types import Encoded, Example
+from grao.types import Example
 
 _PROBES = 2
 """References that the rewards are tried on."""
-SHORT_AUDIT, WRONG_TEXTS = 32, 3
-"""Prompts that the short audit before training looks at, and texts that it asks about on each (`content.py`)."""
-_SAMPLED = 200
-"""Prompts that an estimate is made from."""
 
 Advance = Callable[[int, int], None]
 """Takes what is done and the whole."""
@@ -212,65 +203,3 @@ def probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokeni
     references = [example.reference for example in examples[:_PROBES]]
     answers = list(zip(references, token_ids(tokenizer, references), strict=True))
     check_heard([rewards(single_batch(examples[:_PROBES], answers, answers))])
-
-
-def judge_forecasts(ready: Prepared) -> list[JudgeForecast]:
-    """What a run will ask of each judge on a server and pay at most, if nothing is known already.
-
-    The evaluation judges three pairs a prompt: before and after training against the reference, and after against
-    before. A watch looks at the first step, and at every n-th from there.
-    """
-    recipe, trainer, watch = ready.recipe, ready.trainer, ready.trainer.watch
-    own = [*trainer.rewards.rewards, *([watch.reward.rewards[0]] if watch else [])]
-    items, processes = trainer.train_items.items, trainer.accelerator.num_processes
-    return forecasts(recipe, own, items, ready.steps, ready.manifest.data.held_out, processes)
-
-
-def forecasts(
-    recipe: Recipe,
-    rewards: Sequence[Reward | None],
-    items: Sequence[Encoded],
-    steps: int,
-    held_out: int,
-    processes: int = 1,
-) -> list[JudgeForecast]:
-    """`judge_forecasts` of a recipe's rewards, in its order and with that of its watch behind them."""
-    size, samples, watch = recipe.training.prompts_per_step, recipe.rollout.group_size, recipe.watch
-    pairs = steps * size * samples + 3 * held_out + short_audit_pairs(recipe, len(items))
-    expected = [
-        judge_forecast(reward, config, items, pairs) for reward, config in zip(rewards, recipe.rewards, strict=False)
-    ]
-    if watch:
-        looks, groups = (steps - 1) // watch.every + 1, min(watch.prompts * processes, size)
-        expected.append(judge_forecast(rewards[-1], watch.reward, items, looks * groups * samples, " (watch)"))
-    return [forecast for forecast in expected if forecast]
-
-
-def short_audit_pairs(recipe: Recipe, prompts: int) -> int:
-    """Pairs of which the short audit asks the rewards at most, of so many training prompts."""
-    return 0 if recipe.audit.before_training == "skip" else WRONG_TEXTS * min(prompts, SHORT_AUDIT)
-
-
-def judge_forecast(
-    reward: Reward | None, config: RewardConfig, train: Sequence[Encoded], comparisons: int, remark: str = ""
-) -> JudgeForecast | None:
-    """What a number of comparisons will ask of one judge at most, None of what is no judge on a server or a replay.
-
-    Answers are taken to be as long as the references.
-
-    Args:
-        reward: of any kind, or None.
-        config: its section.
-        train: prompts and references to judge the length of the questions by, at least one.
-        comparisons: pairs to be judged.
-        remark: behind the judge's name.
-    """
-    if not isinstance(reward, JudgeReward) or not isinstance(judge := reward.judge, ServerJudge):
-        return None
-    if config.judge is None or config.judge.replay:
-        return None
-    pairs = [Pair(item.example.prompt, item.reference_text, item.reference_text) for item in train[:_SAMPLED]]
-    expected = judge.estimate(pairs, comparisons)
-    tokens = expected.input_tokens + expected.output_tokens
-    cap, model = config.judge.max_cost, judge.endpoint.model
-    return JudgeForecast(f"{reward.name}{remark}", expected.questions, tokens, expected.cost, cap, model)

@@ -23,6 +23,7 @@ from accelerate.utils import broadcast_object_list
 from grao.command import command
 from grao.config.load import Overrides, dump_recipe, load_recipe
 from grao.config.recipe import Recipe
+from grao.data.facts import short_facts
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
 from grao.records import run as records
 from grao.records.checkpoints import publish, remove, step_of
@@ -33,8 +34,9 @@ from grao.reports.run import write_report
 from grao.rewards.judge.wording import context_text
 from grao.studies.content import short_audit
 from grao.studies.doubts import training_reward_only
+from grao.studies.forecast import judge_forecasts
 from grao.studies.held_out import answer_held_out, answers_stand, held_out, record_answers
-from grao.studies.prepare import LastSample, Prepared, Screen, claimed, judge_forecasts, prepare
+from grao.studies.prepare import LastSample, Prepared, Screen, claimed, prepare
 from grao.studies.settings import anchored, changed
 from grao.training.arguments import refusals
 from grao.training.callbacks import InterruptGuard, SaveLastStep
@@ -304,10 +306,6 @@ def _introduce(ready: Prepared, screen: Screen) -> None:
     data, weights = ready.manifest.data, ready.manifest.weights
     trained = f"{weights.trained:,} of {weights.all:,} weights are trained"
     screen.say(f"{data.prompts:,} prompts, {data.held_out:,} held out; {trained}")
-    wanted, rows = ready.recipe.data.held_out, data.prompts + data.held_out
-    if data.held_out < wanted and 2 * wanted > rows and ready.recipe.data.test_path is None and data.held_out:
-        why = f"held out is half of the prompts, since data.held_out asks for {wanted:,} and as many stay for training"
-        screen.say(f"{why}; a lower data.held_out trains on more, and shows smaller changes less surely")
     trainer, sizes = ready.trainer, ""
     if trainer.accelerator.device.type == "cuda":
         tokens, rows = trainer.learner.budget.size, trainer.rows
@@ -317,6 +315,7 @@ def _introduce(ready: Prepared, screen: Screen) -> None:
         answers_stand(ready),
         *filter(None, (ready.note, sizes)),
         *left_out,
+        *short_facts(trainer.train_items, trainer.eval_items, ready.recipe.data, ready.recipe.rollout.max_new_tokens),
         *(forecast.words for forecast in judge_forecasts(ready)),
     ):
         screen.say(line)

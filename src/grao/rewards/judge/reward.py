@@ -57,6 +57,10 @@ class JudgeReward:
         self._tally = {"flip": flips, "missing": rewards.isnan().double(), **vars(self.judge.tally)}
         return rewards
 
+    def questions(self, batch: RewardBatch) -> int:
+        """How many a judge on a server is asked about a batch, if it knows none of the answers; 0 of a local one."""
+        return self.judge.count([*_pairs(batch).values()]) if isinstance(self.judge, ServerJudge) else 0
+
     def tally(self) -> Mapping[str, Tensor | float]:
         """See `Counted.tally`: shares of flips and of missing verdicts, and what `JudgeTally` counts."""
         return self._tally

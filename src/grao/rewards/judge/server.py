@@ -109,10 +109,15 @@ class ServerJudge:
             said = _unread(known.values(), self.endpoint)
             _LOG.warning("judge %s: its first answer holds no verdict, %s", self.endpoint, said)
 
-    def estimate(self, pairs: Sequence[Pair], comparisons: int) -> CostEstimate:
-        """What a number of comparisons will cost, estimated from the length of some pairs like them, at least one."""
+    def count(self, pairs: Sequence[Pair]) -> int:
+        """Different questions that some pairs are."""
+        return len({self._question(order).key for pair in pairs for order in orders_of(pair, self.orders, self.seed)})
+
+    def estimate(self, pairs: Sequence[Pair], comparisons: int, further: int = 0) -> CostEstimate:
+        """What a number of comparisons and some further questions will cost, estimated from the length of some pairs
+        like them, at least one."""
         lengths = [len(self._question(Shown(pair, swapped=False)).content.encode()) for pair in pairs]
-        questions, mean = comparisons * (2 if self.orders == "both" else 1), sum(lengths) / len(lengths)
+        questions, mean = comparisons * (2 if self.orders == "both" else 1) + further, sum(lengths) / len(lengths)
         read, written = questions * mean / _BYTES_PER_TOKEN, questions * _VERDICT_TOKENS
         return CostEstimate(questions, read, written, self.endpoint.cost(read, written))
 

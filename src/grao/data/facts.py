@@ -1,0 +1,51 @@
+"""What stands out in the examples of a run: for `grao data check`, and in a few lines before a training."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from grao.config.recipe import DataConfig
+from grao.data.encoding import EncodedSet
+from grao.types import Example
+
+
+def oddities(examples: Sequence[Example]) -> Iterator[str]:
+    """A line each about prompts that come again, and answers that say nothing of their own."""
+    prompts = Counter(example.id for example in examples)
+    if often := sum(count > 1 for count in prompts.values()):
+        rows, answers = len(examples) - len(prompts) + often, {(example.id, example.reference) for example in examples}
+        several = sum(count > 1 for count in Counter(prompt for prompt, _ in answers).values())
+        also = f", {several:,} of them with different references" if several else ""
+        yield f"repeated: {often:,} prompts stand in {rows:,} rows{also}"
+    if echoes := sum(last_message(example).strip() == example.reference.strip() for example in examples):
+        yield f"{echoes:,} references only repeat their prompt"
+    if same := sum(example.rejected is not None and example.rejected == example.reference for example in examples):
+        yield f"{same:,} rejected answers are the reference itself"
+
+
+def short_facts(train: EncodedSet, tested: EncodedSet | None, config: DataConfig, longest: int) -> Iterator[str]:
+    """What a user should know before a training, if there is anything; rows that are left out are said elsewhere.
+
+    Args:
+        train: to train on.
+        tested: held out; None without an evaluation.
+        config: where they come from.
+        longest: tokens of a completion, at most.
+    """
+    held = tested.items if tested else []
+    items, wanted = [*train.items, *held], config.held_out
+    yield from oddities([item.example for item in items])
+    if cut := sum(len(item.reference_ids) > longest for item in items):
+        limit = f"rollout.max_new_tokens ({longest:,}), where completions are cut"
+        yield f"{cut:,} of {len(items):,} references are longer than {limit}"
+    if cut := train.truncated + (tested.truncated if tested else 0):
+        yield f"{cut:,} prompts are cut on the left (data.max_prompt_tokens is {config.max_prompt_tokens:,})"
+    prompts = len({item.example.id for item in held})
+    if held and not config.test_path and prompts < wanted and tested and not tested.dropped:
+        every = len({item.example.id for item in items})
+        limit = f"at most half are, and data.held_out is {wanted:,}"
+        yield f"{prompts:,} of {every:,} prompts are held out for the evaluation: {limit}"
+
+
+def last_message(example: Example) -> str:
+    """What a prompt says; of a chat its last message."""
+    return example.prompt if isinstance(example.prompt, str) else str(example.prompt[-1]["content"])
