@@ -32,7 +32,7 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_library_script(newcomer: Path, capsys: pytest.CaptureFixture[str]):
     (script,) = (block for block in blocks("python") if "GRAOTrainer(" in block)
-    exec(compile(script.replace("steps=60", "steps=2"), "README.md", "exec"), {"__name__": "__main__"})
+    exec(compile(script.replace("steps=120", "steps=2"), "README.md", "exec"), {"__name__": "__main__"})
     said = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in said[:4]] == ["step 0", "step 1/2", "step 2/2", "step 2/2"]
     assert said[1].endswith("tokens")
@@ -68,7 +68,7 @@ def test_the_notebook(newcomer: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr("grao.sandbox.world.prepare", lambda: made)
     cells = json.loads((EXAMPLES / "first_run.ipynb").read_text())["cells"]
     script = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    exec(compile(script.replace("STEPS = 60", "STEPS = 1"), "first_run.ipynb", "exec"), {"__name__": "__main__"})
+    exec(compile(script.replace("STEPS = 120", "STEPS = 1"), "first_run.ipynb", "exec"), {"__name__": "__main__"})
     said = capsys.readouterr().out.splitlines()
     assert any(line.startswith("RAS ") and "NAG" in line for line in said)
     assert sum("reference: It is" in line for line in said) == 10
