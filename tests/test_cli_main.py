@@ -74,7 +74,7 @@ def test_train_gets_a_checked_recipe(command: Callable[..., list[Any]]) -> None:
 
 def test_a_value_may_begin_like_an_option() -> None:
     rule = ["--rewards.0.function", "null", "--rewards.0.rule.regex.pattern", "-seed"]
-    _, recipe = parse_arguments(["train", "--config", "recipe.yaml", *rule])
+    _, (recipe, _) = parse_arguments(["train", "--config", "recipe.yaml", *rule])
     assert recipe.rewards[0].rule.regex.pattern == "-seed"
 
 

@@ -144,7 +144,7 @@ def test_what_simply_works(typed: str, brought: Path, monkeypatch: pytest.Monkey
     name, argument = parse_arguments(typed.split())
     assert name == typed.split()[0]
     if name == "train":
-        assert (argument.model.path, argument.data.path) == ("m", "d")
+        assert (argument.recipe.model.path, argument.recipe.data.path) == ("m", "d")
 
 
 def lines_of(rows: list[dict[str, Any]]) -> bytes:
@@ -236,7 +236,7 @@ def test_data_that_is_brought(
 def test_what_is_left_out_of_an_alpaca_file_is_said(tmp_path: Path) -> None:
     path = tmp_path / "alpaca.jsonl"
     path.write_bytes(lines_of([{**row, "input": "a table"} for row in ALPACA]))
-    with pytest.raises(InputError, match=r"set data\.prompt: instruction and .*; column 'input' holds text in 4 of 4"):
+    with pytest.raises(InputError, match=r"set data\.prompt: instruction and .*; `grao data check .*` shows more"):
         load_examples(DataConfig(path=str(path)))
 
 

@@ -35,7 +35,7 @@ def test_what_python_is_told_to_write_can_be_written(name: str):
     with pytest.raises(InputError) as error:
         GRAOConfig(output_dir="x", **{name: True if name == "bf16" else 2})
     section, value = str(error.value).rpartition("here: ")[2].split("=", 1)
-    made = eval(value, vars(grao))
+    made = eval(value, {name: getattr(grao, name) for name in grao.__all__})
     assert getattr(GRAOConfig(output_dir="x", **{section: made}), section) == made
 
 

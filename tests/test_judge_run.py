@@ -136,7 +136,7 @@ def test_a_whole_run(place: Path, server: JudgeServer, capsys):
 
 
 def test_what_was_spent_before_does_not_count(place: Path, server: JudgeServer):
-    config = load_recipe(None, list(overrides_of(options(server))))
+    config = load_recipe(None, list(overrides_of("train", options(server))))
     ledger = Ledger(place / "judge-ledger.sqlite", run=str(config.output.absolute()))
 
     def answer(number: int, cost: float) -> None:

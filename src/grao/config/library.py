@@ -81,6 +81,7 @@ def in_place_of(arguments: Any) -> str:
     """
     fields = getattr(arguments, "__dataclass_fields__", {})
     set_to = {name: getattr(arguments, name) for name, item in fields.items() if name in OTHER_NAMES and item.init}
+    set_to.pop("disable_tqdm", None)  # follows from how much the libraries say, if it is not set
     plain = {name: getattr(value, "value", value) for name, value in set_to.items()}
     changed = {name: value for name, value in plain.items() if value and str(value) != str(fields[name].default)}
     folder = changed.pop("output_dir", "runs/first")

@@ -162,7 +162,7 @@ def _used(table: Table, config: ColumnsConfig, otherwise: str = "") -> dict[str,
     first = table.rows[0]
     if not table.has(config.prompt) and len(read_messages(first.cell(config.reference), first.at) or ()) > 1:
         del used[config.prompt]
-    table.require(used, _hint(table, config) or otherwise)
+    table.require(used, _hint(table, config) + otherwise)
     return used
 
 
