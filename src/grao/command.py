@@ -15,6 +15,14 @@ def command(*words: object) -> str:
     return shlex.join([*_program(), *map(str, words)])
 
 
+def installing(extra: str) -> str:
+    """The command that installs what an extra of grao needs, for the Python that runs.
+
+    Example: installing("judge") is `.venv/bin/python -m pip install 'grao[judge]'`.
+    """
+    return shlex.join([_found(sys.executable), "-m", "pip", "install", f"grao[{extra}]"])
+
+
 def _program() -> list[str]:
     started = sys.argv[0]
     folder, name = os.path.split(started)

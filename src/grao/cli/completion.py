@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from grao.cli.help import takes_of
+from grao.command import installing
 from grao.config.schema import field_facts
 from grao.errors import InputError
 
@@ -34,7 +35,7 @@ def completion_script(shell: str, parser: ArgumentParser, commands: Mapping[str,
     try:
         shtab: Any = import_module("shtab")
     except ImportError as error:
-        raise InputError("completion needs the package shtab: pip install 'grao[completion]'") from error
+        raise InputError(f"completion needs the package shtab: {installing('completion')}") from error
     for command in (parser, *commands.values()):
         if root := command.get_default("root"):
             _add_settings(command, root)

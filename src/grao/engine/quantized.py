@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
+from grao.command import installing
 from grao.errors import InputError
 
 FOUR_BITS = 1 / 2 + 1 / 64 + 4 / (64 * 256)
@@ -23,7 +24,7 @@ def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
         InputError: if bitsandbytes is not installed.
     """
     if find_spec("bitsandbytes") is None:
-        raise InputError("model.quantization: 4bit needs bitsandbytes; pip install 'grao[quantized]'")
+        raise InputError(f"model.quantization: 4bit needs bitsandbytes: {installing('quantized')}")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

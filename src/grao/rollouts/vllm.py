@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from grao.command import installing
 from grao.config.vllm import COLDEST, HOTTEST, VLLMConfig
 from grao.engine.interface import base_model
 from grao.errors import InputError, one_line
@@ -215,7 +216,7 @@ def check_version(found: str, where: str) -> None:
     numbers = tuple(map(int, re.findall(r"\d+", found)[:2]))
     if not OLDEST <= numbers <= NEWEST:
         known = " to ".join(f"{major}.{minor}" for major, minor in (OLDEST, NEWEST))
-        raise InputError(f"rollout.engine: vLLM {found} {where}, and grao knows {known}: pip install 'grao[vllm]'")
+        raise InputError(f"rollout.engine: vLLM {found} {where}, and grao knows {known}: {installing('vllm')}")
 
 
 def _library() -> Any:
@@ -231,7 +232,7 @@ def _library() -> Any:
         import_module("vllm.sampling_params")
         return import_module("vllm")
     except (ImportError, PackageNotFoundError) as error:
-        raise InputError(f"rollout.engine: vllm needs vLLM: pip install 'grao[vllm]' ({one_line(error)})") from error
+        raise InputError(f"rollout.engine: vllm needs vLLM: {installing('vllm')} ({one_line(error)})") from error
 
 
 def _save_config(policy: nn.Module, folder: str) -> None:

@@ -24,6 +24,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grao.chat import conversation_ids, set_arguments
+from grao.command import installing
 from grao.config.load import dump_recipe
 from grao.config.recipe import RewardModelRecipe, RewardTrainingConfig
 from grao.config.schema import adapter
@@ -93,7 +94,7 @@ def _made(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRecord:
     try:
         import trl
     except ImportError as error:
-        raise InputError("training a reward model needs TRL: pip install 'grao[reward]'") from error
+        raise InputError(f"training a reward model needs TRL: {installing('reward')}") from error
     started = now()
     with screen.stage("loading data and model"):
         split = load_split(recipe.data, recipe.seed)

@@ -16,6 +16,7 @@ from itertools import count
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from grao.command import installing
 from grao.config.rewards import JudgeConfig
 from grao.errors import InputError, RewardUnavailableError
 from grao.rewards.judge.ledger import Budget, JudgeAnswer, Ledger, Question
@@ -118,7 +119,7 @@ class JudgeClient:
         try:
             import openai
         except ImportError as error:
-            raise InputError("a judge on a server needs the package openai: pip install 'grao[judge]'") from error
+            raise InputError(f"a judge on a server needs the package openai: {installing('judge')}") from error
         self.openai = openai
         self.endpoint, self.ledger, self.known = endpoint, ledger, known
         self.budget = Budget(endpoint.config.max_cost, ledger, endpoint.model)
