@@ -44,7 +44,10 @@ def test_the_library_script(newcomer: Path, capsys: pytest.CaptureFixture[str]):
     assert evaluation.judges == ["reward right"]
     assert evaluation.prompts == 150
     assert read_manifest(run).complete
-    assert "answers beat the reference" in (run / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    page = (run / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert "answers beat the reference" in page
+    assert "The settings of the script" in page
+    assert "grao train" not in page  # there is no recipe.yaml to go on from
     assert (run / "model" / "model.safetensors").exists()
     assert main(["runs", str(run.parent)]) == 0
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from grao.records.run import Alarm, Evaluation, Manifest, Step
 from grao.records.study import StudyResult
+from grao.reports.reproduce import scripted
 from grao.reports.tables import measured, seeds_needed
 
 MOST = 4
@@ -37,6 +38,8 @@ def next_steps(
     """
     folder = shlex.quote(name)
     recipe = shlex.quote(f"{name}/recipe.yaml")
+    if manifest and scripted(manifest):  # there is no recipe to go on from
+        return []
     if manifest and not manifest.complete:
         unfinished = NextStep("It has not come to its end.", f"grao train --resume {folder}")
         return [unfinished, NextStep("See this page again when it has gone on.", f"grao report {folder}")]

@@ -26,9 +26,10 @@ _ELSEWHERE = ("output", "ledger")
 
 
 def origin(manifest: Manifest) -> dict[str, Any]:
-    """What the templates say: `model`, `facts`, `command`, `changed`, `files`, `recipe`."""
+    """What the templates say: `model`, `facts`, `command`, `scripted`, `changed`, `files`, `recipe`."""
     recorded = manifest.model_dump(mode="json", exclude_unset=True, exclude={"config", "decisive"})
-    command = recorded.pop("command", None) or "grao train --config recipe.yaml"
+    command = recorded.pop("command", None)
+    command = "grao train --config recipe.yaml" if command is None else command
     data, versions = recorded.pop("data", {}), recorded.pop("versions", {})
     config = portable(manifest.config)
     changes = differences(config)
@@ -37,10 +38,19 @@ def origin(manifest: Manifest) -> dict[str, Any]:
         "model": str(portable(manifest.setting("model", "path")) or ""),
         "facts": {"Data": flat(data), "Run": flat(portable(recorded)), "Versions": flat(versions)},
         "command": _portable_command(command),
+        "scripted": scripted(manifest),
         "changed": as_yaml(changes),
         "files": list(files(manifest.config)),
         "recipe": as_yaml(config),
     }
+
+
+def scripted(manifest: Manifest) -> bool:
+    """Whether a script made the run, so that there is no recipe.yaml in its folder."""
+    command = manifest.command
+    return command is not None and not str(command if isinstance(command, str) else " ".join(command)).startswith(
+        "grao"
+    )
 
 
 def portable(value: Any) -> Any:

@@ -7,6 +7,7 @@ written, and no judge is asked unless that is allowed. Where the weights are her
 
 import math
 import os
+import statistics
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -299,13 +300,11 @@ def _columns(train: EncodedSet) -> tuple[list[TokenIds], list[TokenIds]]:
 
 
 def _lengths(train: EncodedSet) -> str:
-    prompts, references = (sorted(map(len, ids)) for ids in _columns(train))
-    words = [
-        f"{name} {lengths[len(lengths) // 2]:,}, at most {lengths[-1]:,}"
-        for name, lengths in (("prompts", prompts), ("references", references))
-    ]
+    named = zip(("prompts", "references"), _columns(train), strict=True)
+    lengths = [(name, list(map(len, ids))) for name, ids in named]
+    words = [f"{name} {round(statistics.median(each)):,} / {max(each):,}" for name, each in lengths]
     cut = f"; {train.truncated:,} prompts are cut" if train.truncated else ""
-    return f"median tokens: {'; '.join(words)}{cut}"
+    return f"tokens, median / longest: {', '.join(words)}{cut}"
 
 
 def _work(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet, steps: int, here: bool) -> str:
@@ -317,7 +316,7 @@ def _work(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet,
     forwards = int(needs.old) + int(needs.frozen or recipe.training.measure_kl)
     operations = needs.updates * cost.update(work) + forwards * cost.forward(work)
     operations = steps * (operations + cost.forward(Work.of([(prompt, sampled)] * size)))
-    said = f"{steps:,} steps are {operations / 1e15:,.2f} PFLOP if answers are as long as references"
+    said = f"{steps:,} steps are {operations / 1e15:,.2g} PFLOP if answers are as long as references"
     if not here:
         return said
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
