@@ -200,7 +200,7 @@ SHEET = "\ufeffNr;Frage;Antwort\n" + "".join(
         ("shards", shards, "", {}),
         ("rows.parquet", parquet, "", {}),
         ("saved", saved_to_disk, "", {}),
-        ("rows.jsonl.gz", gzip.compress(lines_of(ROWS)), "", {}),
+        ("rows.jsonl.gz", gzip.compress(lines_of(ROWS), mtime=0), "", {}),
         ("alpaca.json", json.dumps(ALPACA).encode(), "", {"prompt": "instruction", "reference": "output"}),
         ("sharegpt.json", json.dumps(SHAREGPT).encode(), "", {"reference": "conversations"}),
         ("openai.jsonl", lines_of(OPENAI), "", {"reference": "messages"}),
