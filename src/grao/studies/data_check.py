@@ -194,7 +194,7 @@ def _sides(recipe: Recipe, split: Split, train: int, tested: int, long: int = 0)
         why = f" ({recipe.data.test_path})"
     elif held < wanted:
         why = f" (at most half of all prompts; data.held_out is {wanted})"
-    yield f"{train:,} rows to train on, {tested:,} held out for the evaluation{why}"
+    yield f"{_rows(train)} to train on, {tested:,} held out for the evaluation{why}"
     limit = f"prompt too long (data.max_prompt_tokens is {recipe.data.max_prompt_tokens:,})"
     for reason, count in {**split.skipped, **({limit: long} if long else {})}.items():
         yield f"left out: {_rows(count)}, {reason}"
