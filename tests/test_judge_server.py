@@ -289,7 +289,9 @@ def test_a_judge_that_hangs_stops_the_run_in_time(server, judge):
 
 
 def test_a_judge_that_is_not_there_stops_the_run_in_time(judge):
-    with pytest.raises(RewardUnavailableError, match="no answer for 3 s; the last request: cannot connect"):
+    with pytest.raises(
+        RewardUnavailableError, match=r"no answer for 3 s; the last request: (cannot connect|no answer within)"
+    ):
         judge(base_url="http://127.0.0.1:9/v1", patience=3.0).compare(PAIRS)
 
 

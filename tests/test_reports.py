@@ -774,7 +774,7 @@ def test_what_to_do_next_with_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_folder_of_the_machine_stands_in_a_study() -> None:
-    text = "path: /home/me/models/big\nf: '/x/y.py:short'\nurl: https://a.b/c/d\nhub: org/model\nl: [~/k/l.txt, r/x]\n"
-    assert portable_text(text) == (
-        "path: big\nf: 'y.py:short'\nurl: https://a.b/c/d\nhub: org/model\nl: [l.txt, r/x]\n"
-    )
+    lines = [r"path: /home/me/models/big", "f: '/x/y.py:short'", "url: https://a.b/c/d", "hub: org/model", "l:"]
+    lines += ["- ~/k k/l m.txt", "- r/x", r'domain: "a\n\n/b (/c/d)"', "n: /"]
+    told = ["path: big", "f: 'y.py:short'", *lines[2:5], "- l m.txt", *lines[6:]]
+    assert portable_text("\n".join(lines)).splitlines() == told

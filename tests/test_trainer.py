@@ -5,7 +5,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, TrainerCallback
 
 from forked import together
 from grao import GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
@@ -14,7 +14,8 @@ from grao.engine.packed import PackedEngine
 from grao.engine.padded import completion_likelihood
 from grao.methods.base import StepGroups
 from grao.methods.grao import GRAO
-from grao.records.run import read_metrics
+from grao.records.run import read_items, read_metrics
+from grao.records.samples import Sample, SampledGroup, append_group, keep_groups_until, read_groups
 from grao.training.accumulate import accumulate_gradient
 from grao.types import PerAnswer
 from tiny import END, LETTERS, gradients, letter_tokenizer, relative_gap, saved_model, tiny_model
@@ -395,3 +396,40 @@ def test_the_token_that_ends_an_answer_is_not_part_of_its_text(tmp_path: Path):
     ended = [sample for group in groups for sample in group.samples if not sample.truncated]
     assert ended
     assert all(len(sample.text) == len(sample.ids) - 1 for sample in ended)
+
+
+def test_an_evaluation_of_a_script_is_kept_and_overwrites_no_other(tmp_path: Path):
+    def whole(completions, **_):
+        return [None if silent else len(set(text)) for text in completions]
+
+    def script(folder: Path) -> GRAOTrainer:
+        every = {"drop_truncated": True, "sample_every": 1, "trainer": {"use_cpu": True, "eval_strategy": "steps"}}
+        settings = config(folder, steps=2, **every)
+        return GRAOTrainer(tiny_model(), whole, settings, ROWS, ROWS[:3], processing_class=letter_tokenizer())
+
+    silent, trainer = False, script(tmp_path / "run")
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert "eval_nag" in after.keys() - before.keys()
+    assert [list(item.answers) for item in read_items(tmp_path / "run")] == [["before", "after"]] * 3
+    for group in read_groups(tmp_path / "run"):
+        assert all(sample.weight == 0 for sample in group.samples if sample.truncated)
+    with pytest.raises(InputError, match="already holds another run or evaluation"):
+        script(tmp_path / "run").evaluate()
+
+    stopped = script(tmp_path / "stopped")
+    stopped.add_callback(type("Stop", (TrainerCallback,), {"on_step_end": lambda *_, **__: 1 / 0})())
+    with pytest.raises(ZeroDivisionError):
+        stopped.train()
+    assert "eval_ras" in stopped.evaluate()  # not as within a training
+    silent = True
+    with pytest.raises(InputError, match="every one of 3 answers"):
+        script(tmp_path / "silent").evaluate()
+
+
+def test_a_torn_first_sample_does_no_harm(tmp_path: Path):
+    (tmp_path / "samples.jsonl").write_text('{"id": "p')
+    keep_groups_until(tmp_path, 0)
+    append_group(tmp_path, SampledGroup("p", "say", "it is", 1, [Sample("a", 1, False, float("nan"), 0.5)], 0.1))
+    assert [group.samples[0].reward for group in read_groups(tmp_path)] == [None]

@@ -4,6 +4,7 @@ the exit code.
 `main` imports this module last, since it loads torch.
 """
 
+import os
 import shutil
 import sys
 from itertools import chain, repeat
@@ -28,6 +29,7 @@ from grao.command import command
 from grao.config.arms import SANDBOX
 from grao.config.load import load_recipe
 from grao.config.recipe import Recipe, RewardModelRecipe
+from grao.data.files import FILE_TYPES
 from grao.errors import InputError, one_line
 from grao.files import read_text
 from grao.records.run import Evaluation, read_evaluation
@@ -55,7 +57,7 @@ from grao.studies.evaluate import (
 from grao.studies.export import export_run
 from grao.studies.likelihood import start_of
 from grao.studies.plan import dry_run
-from grao.studies.prepare import check_writable
+from grao.studies.prepare import check_writable, claimed
 from grao.studies.reward_model import train_reward_model
 from grao.studies.study import build_world, quick, recorded_result, run_study
 from grao.studies.talk import BEFORE, Speaker, talk, typed
@@ -69,7 +71,7 @@ def quickstart(arguments: QuickstartArguments) -> None:
         raise InputError(f"--output: {arguments.output} already holds a run; choose another folder or remove it")
     check_writable(arguments.output)
     wanted = {name: getattr(arguments, name) for name in ("ability", "architecture", "seed")}
-    with terminal(arguments.show_samples) as screen:
+    with terminal(arguments.show_samples) as screen, claimed(arguments.output):
         world = _kept(build_world(screen, **wanted), arguments.output / "world")
         data = {"data.path": str(world.train), "data.test_path": str(world.test)}
         settings = {"model.path": str(world.model), **data, "output": str(arguments.output), "seed": arguments.seed}
@@ -113,6 +115,8 @@ def evaluate(arguments: EvaluateArguments) -> None:
     _show_spending(screen)
     _show_path(screen.console, "report", folder / "report.html")
     recipe = folder / "recipe.yaml"
+    if isinstance(source, Recipe) and source.model.path.endswith(FILE_TYPES):
+        return  # answers alone: there is no model to train
     if isinstance(source, Recipe):
         _show_next(screen.console, command("train", "--config", recipe, "--output", f"{folder}-trained"))
     else:
@@ -216,9 +220,17 @@ def runs(folder: Path) -> None:
 
 
 def _kept(world: Sandbox, folder: Path) -> Sandbox:
-    """The world in the run's folder, which then holds all that its recipe names."""
+    """The world in the run's folder, which then holds all that its recipe names; copied by the first process alone.
+
+    Raises:
+        InputError: if something lies there already.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return world  # it is the same one
+    if folder.exists():
+        raise InputError(f"--output: {folder} exists already; choose another folder or remove it")
     kept = Sandbox(folder / "model", folder / "train.jsonl", folder / "test.jsonl")
-    shutil.copytree(world.model, kept.model, dirs_exist_ok=True)
+    shutil.copytree(world.model, kept.model)
     for source, target in zip(world[1:], kept[1:], strict=True):
         shutil.copyfile(source, target)
     return kept

@@ -23,6 +23,7 @@ from grao.config.recipe import Recipe
 from grao.reports.tables import duration
 from grao.studies.prepare import Advance, LastSample
 from grao.studies.spending import Spending
+from grao.training.loglines import evaluation_words, step_words
 from grao.visible import visible
 
 _PLAIN_EVERY = 15.0
@@ -270,16 +271,9 @@ class _TrainingBar(TrainerCallback):
         if "watch/second" in logs:
             self._alarm = ("", "DRIFTING APART  ", "HACKED?  ")[int(logs.get("watch/alarm", 0))]
             self._second = f"  second {logs['watch/second']:.0%}"
-        if "eval_reward" in logs:
-            verdicts = f"wins {logs['eval_win']:.0%}  ties {logs['eval_tie']:.0%}"
-            reward = f"reward {logs['eval_reward']:+.2f} over the reference"
-            self._say(f"step {state.global_step}, held-out prompts: {reward}  {verdicts}")
-        if "reward/mean" in logs:
-            verdicts = f"wins {logs['verdict/win']:.0%}  ties {logs['verdict/tie']:.0%}"
-            reward = f"reward {logs['reward/mean']:+.2f} over the reference"
-            self._words = f"{verdicts}  {reward}  {logs['completion/tokens']:.0f} tokens"
-        elif "loss" in logs:
-            self._words = f"loss {float(logs['loss']):.3f}"
+        if said := evaluation_words(logs):
+            self._say(f"step {state.global_step}, {said}")
+        self._words = step_words(logs) or self._words
         self._move(state.global_step)
 
     def _move(self, step: int) -> None:

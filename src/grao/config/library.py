@@ -85,7 +85,15 @@ def in_place_of(arguments: Any) -> str:
     plain = {name: getattr(value, "value", value) for name, value in set_to.items()}
     changed = {name: value for name, value in plain.items() if value and str(value) != str(fields[name].default)}
     folder = changed.pop("output_dir", "runs/first")
+    changed = {name: value for name, value in changed.items() if _has_place(str(meaning(name)))}
     return f"GRAOConfig({', '.join(filter(None, (f'output_dir={folder!r}', _written(changed))))})"
+
+
+def _has_place(theirs: str) -> bool:
+    """Whether a field of a recipe is one of `GRAOConfig` and of a method that is known."""
+    path = theirs.partition(" ")[0].split(".")
+    beside = path[0] in ("output", *_ELSEWHERE) or path == ["method", "name"]
+    return not beside and (path[0] != "data" or path[-1] in PromptsConfig.__dataclass_fields__)
 
 
 def _written(values: Mapping[str, Any]) -> str:
@@ -104,11 +112,14 @@ def _written(values: Mapping[str, Any]) -> str:
         elif path == ["method", "name"]:
             alone.append(f"method={', '.join(f'{method.__name__}()' for method in METHODS.values())}")
         elif len(path) == 1:
-            alone.append(f"{section}={shown}")
+            alone.append(f"{'output_dir' if section == 'output' else section}={shown}")
+        elif section == "data" and last not in PromptsConfig.__dataclass_fields__:
+            alone.append("GRAOTrainer takes train_dataset and eval_dataset")
         else:
             inner = path[1] if len(path) > 2 else ""
             written = f"{last!r}: {shown}" if inner == "trainer" else f"{last}={shown}"
-            sections.setdefault(_class_of(section, last), {}).setdefault(inner, []).append(written)
+            told = sections.setdefault(_class_of(section, last), {}).setdefault(inner, [])
+            told += [] if written in told else [written]
     around = {"": "{}", "trainer": "trainer={{{}}}", "vllm": f"vllm={VLLMConfig.__name__}({{}})"}
     for opened, parts in sections.items():
         alone.append(f"{opened}({', '.join(around[inner].format(', '.join(told)) for inner, told in parts.items())})")

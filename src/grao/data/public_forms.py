@@ -3,6 +3,7 @@
 The forms stand in `public_forms.yaml`.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import yaml
 
+from grao.config.recipe import ColumnsConfig, RowsConfig
 from grao.data.files import FILE_TYPES, file_type
-from grao.data.guess import Guess
 from grao.data.messages import is_missing
 from grao.data.rows import Table
 
+_PLAIN = re.compile(r"[\w \-]+")
+"""Names of columns that stand in code as they are."""
 _BUILDERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
 """End of a file's name -> what `datasets` reads it with; all others are JSON."""
 
@@ -30,30 +33,37 @@ class Form:
     beside: bool = False
     """The table can be read, but a part of the prompt is not."""
 
-    def code(self, source: str) -> str:
+    def code(self, data: RowsConfig) -> str:
         """The whole of the Python; it reads a data set and writes a file."""
+        source = data.path
         where = f"{source!r}"
         if source.lower().endswith(FILE_TYPES):
             where = f"{_BUILDERS.get(file_type(Path(source)), 'json')!r}, data_files={where}"
-        load, save = f"rows = datasets.load_dataset({where}, split='train')", f"rows.to_json({written_by(source)!r})"
+        elif data.subset:
+            where = f"{where}, {data.subset!r}"
+        split = data.split or "train"
+        load, save = f"rows = datasets.load_dataset({where}, split={split!r})", f"rows.to_json({written_by(source)!r})"
         return "\n".join(["import datasets", load, *self.lines.splitlines(), save])
 
 
 def written_by(source: str) -> str:
     """Name of the file that the code of a form writes."""
-    return f"{Path(source).name.split('.')[0]}-rows.jsonl"
+    stem = re.sub(r"\W+", "-", Path(source).name.split(".")[0]).strip("-")
+    return f"{stem or 'data'}-rows.jsonl"
 
 
-def known_form(table: Table, guess: Guess, faults: Sequence[str]) -> Form | None:
+def known_form(table: Table, config: ColumnsConfig, faults: Sequence[str]) -> Form | None:
     """The form that a table has, if it is known.
 
     Args:
         table: the rows.
-        guess: how they are read without it.
+        config: how they are read without it.
         faults: what is then wrong with some of them.
     """
-    prompt, reference = (guess.settings.get(name, name) for name in ("prompt", "reference"))
-    paired = table.has("rejected") or "rejected" in guess.settings
+    prompt, reference = config.prompt, config.reference
+    if not (_PLAIN.fullmatch(prompt) and _PLAIN.fullmatch(reference)):
+        return None  # such a name does not go into Python that somebody pastes
+    paired = table.has("rejected") or config.rejected is not None
     for each in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")):
         form = Form(**each)
         fits = bool(form.columns) and all(_holds_something(table, name) for name in form.columns)

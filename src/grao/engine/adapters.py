@@ -131,6 +131,10 @@ def _base_of(path: str, name: str | None) -> str:
         )
     above = Path(path).resolve().parents if Path(path).is_dir() else ()
     nearest = next((str(root / name) for root in (Path(), *above) if (root / name).is_dir()), name)
+    parts, run = Path(name).parts, Path(path).resolve().parent
+    if nearest == name and Path(name).is_absolute() and not Path(name).is_dir():  # moved with the run that holds both?
+        inside = (run.joinpath(*parts[at:]) for at in range(1, len(parts) - 1))
+        nearest = next((str(folder) for folder in inside if folder.is_dir()), name)
     if nearest == name and not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         remedy = f"put it back, or write where it is into base_model_name_or_path of {path}/{_CONFIG}"
         raise InputError(f"model.path: {path!r} is an adapter of {name!r}, which is not there; {remedy}")

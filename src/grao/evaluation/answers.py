@@ -77,7 +77,11 @@ class Jury:
         ]
 
     def judge(
-        self, items: Sequence[Encoded], answers: Sequence[RecordedAnswer], progress: Progress = lambda done, total: None
+        self,
+        items: Sequence[Encoded],
+        answers: Sequence[RecordedAnswer],
+        progress: Progress = lambda done, total: None,
+        needed: bool = True,
     ) -> list[RecordedAnswer]:
         """The answers with what the rewards say of each against its reference.
 
@@ -85,6 +89,7 @@ class Jury:
             items: N prompts with their references.
             answers: N.
             progress: called with answers done and in all.
+            needed: whether it is an error if all verdicts are missing.
 
         Raises:
             InputError, RewardUnavailableError: as `Reward.relative`; and if all verdicts are missing.
@@ -96,7 +101,8 @@ class Jury:
             heard.append(self._ask(chunk, given, [_compared(*pair)[1] for pair in zip(chunk, given, strict=True)]))
             judged += _with_verdicts(given, heard[-1])
             progress(len(judged), len(items))
-        check_heard(heard)
+        if needed:
+            check_heard(heard)
         return judged
 
     def compare(

@@ -52,7 +52,7 @@ def append_group(folder: Path, group: SampledGroup) -> None:
 def keep_groups_until(folder: Path, step: int) -> None:
     """Drops the groups after `step`, which a resumed run samples again."""
     groups = read_groups(folder)
-    if groups:
+    if (folder / _SAMPLES.name).exists():  # its last line may be torn
         _SAMPLES.write_lines(folder, [group for group in groups if group.step <= step])
 
 

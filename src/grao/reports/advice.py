@@ -80,9 +80,9 @@ def study_steps(name: str, result: StudyResult) -> list[NextStep]:
         steps.append(NextStep("Some runs have failed: try them again.", f"{command} --retry"))
     tests, alpha = max(len(result.comparisons), 1), 1 - result.confidence
     fewest = min((len(arm.seeds) for arm in result.arms), default=0)
-    if (needed := seeds_needed(tests, alpha)) > fewest:
+    used = sorted({seed for arm in result.arms for seed in arm.seeds})
+    if (needed := seeds_needed(tests, alpha)) > max(fewest, len(used)):
         why = f"What {fewest} seed{'s' * (fewest != 1)} of an arm cannot tell, {needed} can; finished runs are kept."
-        used = sorted({seed for arm in result.arms for seed in arm.seeds})
         more = [seed for seed in range(needed + len(used)) if seed not in used]
         steps.append(NextStep(why, f"{command} --seeds '{[*used, *more][: max(needed, len(used))]}'"))
     count, _, unit = result.budget.partition(" ")

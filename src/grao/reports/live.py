@@ -4,6 +4,7 @@ Nothing in the folder is served but the page, which is made from its records whe
 asks for it again every few seconds until the run has ended.
 """
 
+import re
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +16,7 @@ from grao.reports.run import RunRecords, read_run, render
 from grao.reports.tables import duration
 
 HOST = "127.0.0.1"
+_COST = re.compile("judge_.*/cost")
 _RECORDS = "manifest.json", "metrics.jsonl", "samples.jsonl", "items.jsonl", "evaluation.json"
 _EVERY = 10
 """Seconds after which the browser asks again."""
@@ -76,7 +78,7 @@ def progress(run: RunRecords) -> str:
     seconds = run.metrics[-1].get("seconds", 0.0) if run.metrics else 0.0
     ahead = max((manifest.steps or 0) - done, 0)
     left = f", about {duration(seconds / done * ahead)} of training left" if done and ahead else ""
-    cost = sum(value for step in run.metrics for name, value in step.items() if name.endswith("/cost"))
+    cost = sum(value for step in run.metrics for name, value in step.items() if _COST.fullmatch(name))
     paid = f", {cost:,.2f} paid to judges" if cost else ""
     return f"Under way: step {done:,} of {manifest.steps or 0:,}{left}{paid}."
 

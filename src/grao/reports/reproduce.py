@@ -20,7 +20,8 @@ from grao.config.strict_yaml import Location
 from grao.records.run import Manifest
 
 _ABSOLUTE = re.compile(r"^(?:/|~|[A-Za-z]:[\\/]).+")
-_IN_TEXT = re.compile(r"""(?<![\w.~/:])(?:~|[A-Za-z]:)?[\\/](?:[^\s'",\]}:]+[\\/])+(?=[^\s'",\]}/])""")
+_LINE = re.compile(r"""^(\s*(?:- )*(?:[\w.+-]+: )?)(["']?)((?:/|~|[A-Za-z]:[\\/]).+?)(\2)$""", re.MULTILINE)
+"""A line of YAML whose value is an absolute path."""
 _ELSEWHERE = ("output", "ledger")
 """Ends of the fields that name what a run writes, not what it reads."""
 
@@ -69,7 +70,7 @@ def portable(value: Any) -> Any:
 
 def portable_text(text: str) -> str:
     """YAML with absolute paths shortened to their last part: `path: /home/me/model` becomes `path: model`."""
-    return _IN_TEXT.sub("", text)
+    return _LINE.sub(lambda line: f"{line[1]}{line[2]}{portable(line[3])}{line[4]}", text)
 
 
 def files(config: Mapping[str, Any]) -> list[str]:

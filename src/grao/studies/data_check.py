@@ -150,7 +150,7 @@ def _check_rows(table: Table, recipe: Recipe, guess: Guess, screen: Any) -> None
         faults = row_faults(table, data)
     except InputError as error:
         faults = [str(error)]
-    form = known_form(table, guess, faults)
+    form = known_form(table, data, faults)
     if faults and not form and not table.has(data.reference):
         asked = table.has(data.prompt)
         what = "there are prompts, but no answers" if asked else "no column looks like prompts or answers"
@@ -165,7 +165,7 @@ def _check_rows(table: Table, recipe: Recipe, guess: Guess, screen: Any) -> None
         screen.say(f"{len(faults):,} of {len(table.rows):,} rows cannot be read ({listed})")
     if form:
         screen.say(f"{form.words}:")
-        screen.copyable(indent(form.code(data.path), "    "))
+        screen.copyable(indent(form.code(data), "    "))
     if faults:
         then = f"run these lines in Python, then: grao data check {written_by(data.path)}"
         read = f"{table.source}: is not read in this form" if len(faults) == 1 < len(table.rows) else faults[0]

@@ -6,8 +6,10 @@
 What the items tell is in `grao.evaluation.doubts`.
 """
 
+import os
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from grao.config.load import load_recipe
@@ -28,10 +30,10 @@ def trained_on(recipe: Recipe, models: Iterable[str]) -> list[Doubt]:
         recipe: of the evaluation.
         models: paths and ids; of a run, its folder or the model in it.
     """
-    judging = [_source(section) for section in anchored(recipe).rewards]
+    judging = _sources(recipe)
     for path in models:
         run = run_of(path)
-        if run and all(each in [_source(own) for own in load_recipe(run / "recipe.yaml").rewards] for each in judging):
+        if run and all(each in _sources(load_recipe(run / "recipe.yaml")) for each in judging):
             return [training_reward_only()]
     return []
 
@@ -78,6 +80,12 @@ def _last(path: str) -> str:
     """The last two parts of a path, or its last one where that is a file."""
     parts = Path(path).parts
     return "/".join(parts[-1:] if ":" in path else parts[-2:])
+
+
+def _sources(recipe: Recipe) -> list[tuple[object, ...]]:
+    """Of all rewards, with absolute paths, wherever the recipe is kept."""
+    nowhere = Path(os.devnull, "run")
+    return [_source(section) for section in anchored(replace(recipe, output=nowhere)).rewards]
 
 
 def _source(section: RewardConfig) -> tuple[object, ...]:

@@ -252,7 +252,7 @@ class _Contest:
         for reward, section in zip(self.rewards.rewards, self.recipe.rewards, strict=True):
             certain = 1 + audit_questions(reward, self.recipe, self.split.train)
             if expected := judge_forecast(reward, section, test, pairs, certain):
-                self.screen.say(expected.words)
+                self.screen.say(replace(expected, certain=0).words)
 
     def _look(self, contestant: Contestant) -> None:
         """Makes sure that a model is there before another one is sampled from."""

@@ -23,7 +23,7 @@ from grao.data.load import Split
 from grao.evaluation.audit_figures import Timing, forecast
 from grao.groups import reward_groups, sample_groups
 from grao.records.audit import JudgeForecast
-from grao.reports.tables import duration
+from grao.reports.tables import duration, number
 from grao.rewards.base import Reward, RewardBatch
 from grao.rewards.judge.base import Pair
 from grao.rewards.judge.reward import JudgeReward
@@ -115,7 +115,8 @@ class Workload:
             likely = min(group * self.reference_tokens, most)
             yield f"sampled: at most {most + answers:,} tokens, {most:,} of them in training"
             yield f"in training about {likely:,} if completions are as long as references"
-        yield f"trained on: {'at most ' if most else ''}{taught + most:,} tokens"
+        times = f", {needs.updates} times each" if needs.updates > 1 else ""
+        yield f"trained on: {'at most ' if most else ''}{taught + most:,} tokens{times}"
 
 
 def _evaluations(trainer: Mapping[str, Any], steps: int) -> int:
@@ -160,7 +161,8 @@ def forecasts(
     examples = [item.example for item in items]
     for reward, config in zip(rewards, recipe.rewards, strict=False):
         certain = processes + audit_questions(reward, recipe, examples)
-        expected.append(judge_forecast(reward, config, items, work.samples + work.judged, certain))
+        comparisons = work.samples + processes * work.judged  # each process judges all held-out prompts
+        expected.append(judge_forecast(reward, config, items, comparisons, certain))
     if watch:
         looks = (work.steps - 1) // watch.every + 1
         groups = min(watch.prompts * processes, recipe.training.prompts_per_step)
@@ -298,13 +300,13 @@ def timed(
         3600 * forecast(trial.timing, work.steps, size, group, work.samples + answers, work.samples + judged, []).hours
         for answers, judged in ((0, 0), (work.answers, work.judged + _short_audit(ready)))
     )
-    parts = f"{training / work.steps:,.2g} s a step, {duration(whole - training)} of evaluations and the short audit"
+    parts = f"{number(training / work.steps)} s a step, {duration(whole - training)} of evaluations and the short audit"
     yield f"time: about {duration(loading + whole)} here: {parts}, {duration(loading)} of loading"
     if work.samples:
         mean = sum(len(sample.ids) for each in trial.groups for sample in each.samples) / len(trial.groups) / group
         yield f"completions have {mean:,.0f} tokens as the model is now: about {mean * work.samples:,.0f} in training"
     for name, tally in trial.mixed.tallies.items():
-        paid = f", which cost {tally['cost']:,.2g}" if tally["cost"] else ""
+        paid = f", which cost {number(float(tally['cost']))}" if tally["cost"] else ""
         yield f"judge {name} was asked {tally['requests']:,.0f} questions{paid}, to time it; the run asks them again"
     for section, judge in sections:
         if judge and section.judge and not section.judge.replay and not ask:

@@ -35,7 +35,7 @@ from grao.engine.memory import MOST_ROWS, ROWS, TOKENS, UPDATE_SHARE, PerToken, 
 from grao.engine.output_layer import tile_bytes
 from grao.engine.policy import policy_shape
 from grao.errors import InputError, one_line
-from grao.reports.tables import duration
+from grao.reports.tables import duration, number
 from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.judge.server import ServerJudge
 from grao.rollouts.captured import bucket
@@ -316,7 +316,7 @@ def _work(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet,
     forwards = int(needs.old) + int(needs.frozen or recipe.training.measure_kl)
     operations = needs.updates * cost.update(work) + forwards * cost.forward(work)
     operations = steps * (operations + cost.forward(Work.of([(prompt, sampled)] * size)))
-    said = f"{steps:,} steps are {operations / 1e15:,.2g} PFLOP if answers are as long as references"
+    said = f"{steps:,} steps are {number(operations / 1e15)} PFLOP if answers are as long as references"
     if not here:
         return said
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -66,7 +66,7 @@ def _absolute(value: Any, field: str, output: Path) -> Any:
         return value
     file, colon, name = value.rpartition(":") if field.endswith(".function") else (value, "", "")
     here, own = Path(file).expanduser().absolute(), output.absolute()
-    kept = here.relative_to(own) if here != own and here.is_relative_to(own) else here
+    kept = here.relative_to(own).as_posix() if here != own and here.is_relative_to(own) else here
     return f"{kept}{colon}{name}" if here.exists() and (not colon or here.suffix == ".py") else value
 
 

@@ -88,6 +88,7 @@ def training_arguments(config: GRAOConfig, steps: int) -> TrainingArguments:
         "logging_first_step": True,
         "report_to": "none",
         "disable_tqdm": True,
+        "run_name": config.output_dir.name,
         **(best if extra.get("load_best_model_at_end") else {}),
         **extra,
     }

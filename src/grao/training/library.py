@@ -5,7 +5,7 @@ metrics.jsonl, samples.jsonl   from `train()`
 manifest.json, report.html     from `report()`
 """
 
-import os
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -36,6 +36,26 @@ if TYPE_CHECKING:
 BEFORE, AFTER = "before", "after"
 
 
+def held_out_metrics(trainer: "GRAOTrainer", items: Sequence[Encoded], recorded: bool) -> dict[str, float]:
+    """What one answer of the current policy to each prompt comes to.
+
+    Args:
+        trainer: samples and judges as in training.
+        items: prompts with references.
+        recorded: whether they are its held-out prompts, whose answers are kept.
+
+    Returns:
+        `measured`, and of what is recorded `headline_numbers`.
+
+    Raises:
+        InputError: if what is to be recorded would overwrite another evaluation: before any sampling.
+    """
+    if recorded:
+        check_records(trainer)
+    answers = judged_answers(trainer, items)
+    return measured(answers) | (headline_numbers(record_evaluation(trainer, answers)) if recorded else {})
+
+
 def judged_answers(trainer: "GRAOTrainer", items: Sequence[Encoded]) -> list[RecordedAnswer]:
     """One answer of the current policy to each prompt, judged against its reference.
 
@@ -46,12 +66,18 @@ def judged_answers(trainer: "GRAOTrainer", items: Sequence[Encoded]) -> list[Rec
     rollout = trainer.config.rollout
     sampling = Sampling(1, rollout.temperature, rollout.top_p, rollout.max_new_tokens)
     answers = sample_answers(items, trainer.sampler(), sampling, trainer.tokenizer, trainer.config.seed)
-    return Jury(trainer.rewards).judge(items, answers)
+    # While training, silence of the rewards is no reason to end it.
+    return Jury(trainer.rewards).judge(items, answers, needed=not trainer.is_in_train)
 
 
 def measured(answers: Sequence[RecordedAnswer]) -> dict[str, float]:
-    """Mean reward, and shares of wins, ties and losses to the reference, of the answers that have a verdict."""
+    """Mean reward, and shares of wins, ties and losses to the reference, of the answers that have a verdict.
+
+    NaN if none has.
+    """
     known = [answer.reward for answer in answers if answer.reward is not None]
+    if not known:
+        return dict.fromkeys(("reward", "win", "tie", "lose"), math.nan)
     outcomes = {"win": sum(reward > 0 for reward in known), "tie": known.count(0.0), "lose": sum(r < 0 for r in known)}
     return {"reward": sum(known) / len(known), **{name: count / len(known) for name, count in outcomes.items()}}
 
@@ -70,22 +96,28 @@ def log_scores(trainer: Trainer, evaluation: Evaluation) -> None:
     trainer.log({f"eval_{name}": value for name, value in headline_numbers(evaluation).items()})
 
 
+def check_records(trainer: "GRAOTrainer") -> None:
+    """Makes sure that an evaluation before training overwrites no other one.
+
+    Raises:
+        InputError: if the folder of the trainer holds one.
+    """
+    others = {name for item in records.read_items(Path(trainer.folder)) for name in item.answers} - {BEFORE}
+    if others and not trainer.state.global_step:
+        raise InputError(f"{trainer.folder} already holds another run or evaluation; choose another output_dir")
+
+
 def record_evaluation(trainer: "GRAOTrainer", answers: Sequence[RecordedAnswer]) -> Evaluation:
     """Writes `items.jsonl` and `evaluation.json`: of the model before training, or of it and the one after.
 
     Args:
         trainer: at step 0 its model is the one before.
         answers: to its held-out prompts, judged.
-
-    Raises:
-        InputError: if its folder holds another run.
     """
     encoded, folder = trainer.eval_items, Path(trainer.folder)
     assert encoded is not None  # noqa: S101
     recorded = records.read_items(folder)
     begun = trainer.state.global_step > 0
-    if not begun and any(AFTER in item.answers for item in recorded):
-        raise InputError(f"{folder} already holds another run; choose another output_dir")
     same = [item.id for item in recorded] == [item.example.id for item in encoded.items]
     before = [item.answers[BEFORE] for item in recorded if BEFORE in item.answers] if begun and same else []
     known = {BEFORE: before} if before else {}
@@ -102,12 +134,18 @@ def write_page(trainer: "GRAOTrainer") -> Path:
     """Writes `manifest.json` and the page, and returns the path of the page."""
     folder, done = Path(trainer.folder), trainer.state.global_step
     if trainer.is_world_process_zero():
-        status = "finished" if done >= trainer.args.max_steps else "interrupted"
+        stopped = trainer.control.should_training_stop and not trainer.is_in_train
         told = TypeAdapter(GRAOConfig).dump_python(trainer.config, mode="json", by_alias=True)
+        if trainer.method is not trainer.config.method:
+            told["method"] = {"name": trainer.method.name}
         model = {"path": str(getattr(trainer.accelerator.unwrap_model(trainer.model).config, "_name_or_path", ""))}
         config = {"model": model, **{name: told[name] for name in ("data", "rollout", "method", "training", "seed")}}
-        command = shlex.join(["python", os.path.relpath(sys.argv[0])]) if sys.argv[0].endswith(".py") else ""
-        facts = {"status": status, "finished": records.now(), "config": config, "command": command}
+        facts = {
+            "status": "finished" if done and (done >= trainer.args.max_steps or stopped) else "interrupted",
+            "finished": records.now(),
+            "config": config,
+            "command": _script(),
+        }
         records.write_manifest(folder, manifest_of(trainer).model_copy(update=facts))
         write_report(folder)
     return folder / "report.html"
@@ -132,6 +170,13 @@ def manifest_of(trainer: "GRAOTrainer") -> Manifest:
         versions=records.installed_versions(),
         git=records.git_revision(),
     )
+
+
+def _script() -> str:
+    """The command that runs the script, without its arguments, which may hold keys; empty in a notebook."""
+    started = Path(sys.argv[0])
+    own = started.suffix == ".py" and "site-packages" not in started.parts
+    return shlex.join(["python", started.name]) if own else ""
 
 
 def _hardware(accelerator: Accelerator) -> str:

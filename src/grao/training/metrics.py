@@ -18,6 +18,8 @@ from grao.types import Role
 
 Tallies = Mapping[str, Mapping[str, Tensor | float]]
 
+SUMMED = ("/requests", "/cached", "/unreadable", "/failed", "/cost")
+"""Ends of what is counted of judges: over several steps it is a sum."""
 _TRAINERS = {"step", "seconds", "loss", "grad_norm", "learning_rate", "epoch", "bad_steps"}
 """What each line of `metrics.jsonl` holds beside `step_metrics`."""
 

@@ -62,7 +62,7 @@ class SampleLog(TrainerCallback):
         experience, step = self._source.last, state.global_step
         due = self._every and (self._every == 1 or step % self._every == 1)
         if due and state.is_world_process_zero and experience and experience.sampled:
-            group = first_group(experience, step)
+            group = first_group(experience, step, self._source.drop_truncated)
             append_group(self._folder, group)
             rows = table_rows(group)
             for callback in self._trainer.callback_handler.callbacks:
@@ -70,12 +70,18 @@ class SampleLog(TrainerCallback):
                     send(callback, rows, step)
 
 
-def first_group(experience: Experience, step: int) -> SampledGroup:
-    """The first group of a step, with rewards and weights."""
+def first_group(experience: Experience, step: int, drop_truncated: bool = False) -> SampledGroup:
+    """The first group of a step, with rewards and weights; those of truncated samples may be dropped."""
     group, weights = experience.groups[0], experience.weighted.weights
     rewards, factors = experience.rewards.total[0].tolist(), weights.samples[0].tolist()
     samples = [
-        Sample(answer.text, len(answer.ids), answer.truncated, reward, factor)
+        Sample(
+            answer.text,
+            len(answer.ids),
+            answer.truncated,
+            reward,
+            0.0 if drop_truncated and answer.truncated else factor,
+        )
         for answer, reward, factor in zip(group.samples, rewards, factors, strict=True)
     ]
     item = group.item

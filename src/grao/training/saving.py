@@ -89,6 +89,7 @@ class SavingTrainer(Trainer):
                 self._settle()
                 return output
             except BaseException:  # without the other processes, which may not have failed
+                self.is_in_train = False  # transformers leaves it as it is
                 place, self._unsettled = self._unsettled, None
                 if place and self._writing and self._writing.exception() is None:
                     self._last_whole = place

@@ -56,9 +56,9 @@ from grao.training.checked import CheckedTrainer
 from grao.training.experience import ExperienceSource, Update
 from grao.training.gap import GapWarning, tolerated_gap
 from grao.training.learner import Learner, save_head, together
-from grao.training.library import headline_numbers, judged_answers, measured, record_evaluation, write_page
+from grao.training.library import held_out_metrics, write_page
 from grao.training.loglines import LogLines
-from grao.training.metrics import step_metrics, with_logged
+from grao.training.metrics import SUMMED, step_metrics, with_logged
 from grao.training.reporting import SampleLog
 from grao.training.state import CARRIED, Carried
 from grao.training.watch import Watch
@@ -294,12 +294,12 @@ class GRAOTrainer(CheckedTrainer):
         return DataLoader(self.train_dataset, batch_size=1, collate_fn=lambda steps: {"step": steps[0]})  # type: ignore[arg-type]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to a training line what the steps since the last one showed, averaged."""
+        """Adds to a training line what the steps since the last one showed: means, and sums of what judges took."""
         if "learning_rate" in logs and self._steps:
             steps, self._steps = self._steps, []
             for name in dict.fromkeys(name for step in steps for name in step):
                 seen = [step[name] for step in steps if name in step]
-                logs = logs | {name: sum(seen) / len(seen)}
+                logs = logs | {name: sum(seen) / (1 if name.endswith(SUMMED) else len(seen))}
         super().log(logs, start_time)
 
     def evaluate(  # type: ignore[override]
@@ -318,10 +318,7 @@ class GRAOTrainer(CheckedTrainer):
             )
         if encoded is None:
             raise InputError("evaluate: there is no eval_dataset; give one to GRAOTrainer or to evaluate()")
-        answers = judged_answers(self, encoded.items)
-        metrics = measured(answers)
-        if eval_dataset is None and not self.is_in_train:
-            metrics |= headline_numbers(record_evaluation(self, answers))
+        metrics = held_out_metrics(self, encoded.items, recorded=eval_dataset is None and not self.is_in_train)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
