@@ -443,7 +443,7 @@ def test_margins_of_next_to_nothing_are_doubted() -> None:
             [f"{Random(row).getrandbits(60):x} is the {'qvz' * (row + 1)} of it" for row in range(len(EXAMPLES))],
             "nowhere",
         ),
-        ([EXAMPLES[row - 7].reference for row in range(len(EXAMPLES))], "better than others in"),
+        ([EXAMPLES[row - 7].reference for row in range(len(EXAMPLES))], "better than another's in"),
         ([f"{example.reference} \x15\N{REPLACEMENT CHARACTER}" for example in EXAMPLES], "characters of no text"),
     ],
 )

@@ -37,7 +37,7 @@ from grao.records.study import StudyResult, read_study
 from grao.reports.audit import audit_tables, verdict_words
 from grao.reports.evaluation import evaluation_lines, evaluation_tables
 from grao.reports.live import LiveServer
-from grao.reports.run import reward_model_table, write_report
+from grao.reports.run import certainty, net_gain, reward_model_table, run_verdict, write_report
 from grao.reports.runs import runs_table
 from grao.reports.study import study_tables, write_study_report
 from grao.reports.sweep import sweep_headline, sweep_sentences
@@ -203,6 +203,9 @@ def chat(arguments: ChatArguments) -> None:
 
 def watch(arguments: WatchArguments) -> None:
     """Serves the page of a run to this machine until Ctrl-C."""
+    inside = sorted(path.parent.name for path in arguments.run.glob("*/manifest.json"))
+    if inside and not (arguments.run / "manifest.json").exists():
+        raise InputError(f"RUN: {arguments.run} is no run but holds some; name one of them: {', '.join(inside[:5])}")
     try:
         server = LiveServer(arguments.run, arguments.port)
     except (OSError, OverflowError) as error:
@@ -244,13 +247,14 @@ def _show_run(finished: Finished, screen: TerminalScreen) -> None:
     _show_spending(screen)
     _show_path(console, "model", folder / "model")
     _show_path(console, "report", finished.report)
-    audit = command("reward", "audit", "--config", folder / "recipe.yaml")
-    _show_next(console, command("chat", folder, "--against", BEFORE), audit, command("export", folder))
+    judged = command("evaluate", "--run", folder, "--rewards.0.judge.model", "NAME")
+    _show_next(console, command("chat", folder, "--against", BEFORE), judged, command("export", folder))
 
 
 def _show_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Who judged, what speaks against believing it, and the tables."""
-    for line in evaluation_lines(evaluation):
+    sentences = (run_verdict(evaluation, None), certainty(evaluation), net_gain(evaluation))
+    for line in filter(None, (*evaluation_lines(evaluation), *sentences)):
         console.print(visible(line), highlight=False, markup=False)
     for table in evaluation_tables(evaluation):
         console.print()

@@ -109,13 +109,15 @@ def _texts(items: Sequence[Item], name: str) -> Iterator[tuple[str, str]]:
             said.append(f"{shares[0]} of their words occur nowhere else (references: {shares[1]})")
     theirs, right = (follows(column, prompts, references) for column in (texts, references))
     if theirs and right and theirs.n >= _FEWEST and right.low > _FOLLOWS and theirs.high < _IGNORES:
-        share = percent(theirs.value, 1)
-        said.append(f"they fit their own prompt better than others in {share}")
+        shares = percent(theirs.value, 1), percent(right.value, 1)
+        said.append(
+            f"they fit their own prompt better than another's in {shares[0]} (chance: 50 %, references: {shares[1]})"
+        )
     garbled, clean = (proportion(sum(map(broken, column)), len(column)) for column in (texts, references))
     if garbled.low > 2 * clean.value + _BROKEN:
         said.append(f"{percent(garbled.value, 1)} of them hold characters of no text")
     if said:
-        yield "not-text", f"The answers of {name!r} are hardly answers: {'; '.join(said)}. Read some."
+        yield "not-text", f"The answers of {name!r} may not be answers: {'; '.join(said)}. Read some."
 
 
 def _power(evaluation: Evaluation) -> Iterator[tuple[str, str]]:

@@ -134,7 +134,7 @@ def rates_table(evaluation: Evaluation) -> Table:
         cells = [f"{share(rate)} ({interval(rate)})" if (rate := read(scores)) else "" for read in kept.values()]
         rows.append([name, *cells, p_value(evaluation.corrected.get(name))])
     return plain_table(
-        "Wins against the references, half of the ties", ["Answers", *kept, "p (Holm)"], rows, dense=True
+        "Wins against the references, half of the ties", ["Answers", *kept, "p of 50 % (Holm)"], rows, dense=True
     )
 
 

@@ -166,7 +166,8 @@ def _misread(error: BaseException, prompts: Sequence[Prompt]) -> str:
         return ""
     if not all(isinstance(prompt, str) for prompt in prompts):
         return "; completions are lists of messages, as the prompts are: completion[0]['content'] is the text"
-    return "; completions are texts, as the prompts are, not messages" if "string ind" in str(error) else ""
+    told = "completions are texts, as the prompts are, not messages: take them as they are, or set data.chat: true"
+    return f"; {told}" if "string ind" in str(error) else ""
 
 
 def load_function(reference: str) -> RewardFunction:

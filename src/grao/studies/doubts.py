@@ -43,7 +43,7 @@ def training_reward_only() -> Doubt:
     return Doubt(
         "training-reward-only",
         "The reward that was trained on is the only judge, so a gain may be no more than its weak spots. Let another "
-        "judge the same answers: grao evaluate --run RUN --rewards '[{judge: {model: NAME}}]' --output FOLDER.",
+        "judge the same answers: grao evaluate --run RUN --rewards.0.judge.model NAME",
     )
 
 

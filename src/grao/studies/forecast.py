@@ -304,7 +304,8 @@ def timed(
     yield f"time: about {duration(loading + whole)} here: {parts}, {duration(loading)} of loading"
     if work.samples:
         mean = sum(len(sample.ids) for each in trial.groups for sample in each.samples) / len(trial.groups) / group
-        yield f"completions have {mean:,.0f} tokens as the model is now: about {mean * work.samples:,.0f} in training"
+        expected = f"about {mean * work.samples:,.0f} are sampled in training"
+        yield f"completions have {mean:,.0f} tokens as the model is now: {expected}"
     for name, tally in trial.mixed.tallies.items():
         paid = f", which cost {number(float(tally['cost']))}" if tally["cost"] else ""
         yield f"judge {name} was asked {tally['requests']:,.0f} questions{paid}, to time it; the run asks them again"
