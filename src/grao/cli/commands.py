@@ -226,16 +226,18 @@ def _kept(world: Sandbox, folder: Path) -> Sandbox:
     """The world in the run's folder, which then holds all that its recipe names; copied by the first process alone.
 
     Raises:
-        InputError: if something lies there already.
+        InputError: if something else lies there.
     """
     if os.environ.get("RANK", "0") != "0":
         return world  # it is the same one
-    if folder.exists():
-        raise InputError(f"--output: {folder} exists already; choose another folder or remove it")
     kept = Sandbox(folder / "model", folder / "train.jsonl", folder / "test.jsonl")
-    shutil.copytree(world.model, kept.model)
+    begun = kept.train.is_file() and kept.train.read_bytes() == world.train.read_bytes()
+    if folder.exists() and not begun:  # begun is one that was stopped before its training
+        raise InputError(f"--output: {folder} exists already; choose another folder or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
     for source, target in zip(world[1:], kept[1:], strict=True):
         shutil.copyfile(source, target)
+    shutil.copytree(world.model, kept.model, dirs_exist_ok=True)
     return kept
 
 
