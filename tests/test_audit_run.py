@@ -16,7 +16,7 @@ from grao.rewards.judge import client
 from grao.sandbox.world import prepare
 from grao.studies.given import judge_error
 from judge_server import Asked, JudgeServer, Told, longer
-from tiny import saved_model
+from tiny import option_words, saved_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
 
@@ -72,7 +72,7 @@ def options(**changes: str) -> list[str]:
         "output": "run",
         **changes,
     }
-    return [word for name, value in settings.items() if value for word in (f"--{name}", value)]
+    return option_words(settings)
 
 
 def audit(**changes: str) -> int:

@@ -31,7 +31,7 @@ from grao.rewards.mix import Mix, as_mix
 from grao.studies.content import content_doubts
 from grao.types import Example
 from judge_server import Asked, JudgeServer, Told
-from tiny import saved_model
+from tiny import option_words, saved_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
 
@@ -75,7 +75,7 @@ def options(**changes: str) -> list[str]:
         "audit.before_training": "skip",
         **changes,
     }
-    return [word for name, value in settings.items() if value for word in (f"--{name}", value)]
+    return option_words(settings)
 
 
 def judged_by(server: JudgeServer, **changes: str) -> dict[str, str]:
@@ -277,7 +277,7 @@ def test_a_run_is_judged_again_by_another_judge_without_sampling(
     recorded = read_items(place / "run")
     before = {path: path.read_bytes() for path in (place / "run").glob("*.json*")}
     monkeypatch.setattr("grao.engine.policy.load_model", None)
-    judge = [word for name, value in judged_by(server).items() if value for word in (f"--{name}", value)]
+    judge = option_words(judged_by(server))
     assert main(["evaluate", "--run", "run", *judge]) == 0
     assert "judge helpful: up to 61 questions" in capsys.readouterr().out
     out = place / "run-evaluation"

@@ -10,7 +10,7 @@ import pytest
 from grao.cli.main import main
 from grao.records.run import read_manifest, read_metrics
 from judge_server import JudgeServer
-from tiny import saved_model
+from tiny import option_words, saved_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
 
@@ -48,7 +48,7 @@ def options(**changes: str) -> list[str]:
         "output": "run",
         **changes,
     }
-    return [word for name, value in settings.items() for word in (f"--{name}", value)]
+    return option_words(settings)
 
 
 def planned(capsys: pytest.CaptureFixture[str], words: list[str], *more: str) -> str:

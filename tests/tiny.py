@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -130,3 +131,8 @@ def relative_gap(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     """Largest relative difference in norm over all tensors."""
     assert one.keys() == other.keys()
     return max(((one[name] - other[name]).norm() / other[name].norm().clamp(min=1e-12)).item() for name in one)
+
+
+def option_words(settings: Mapping[str, str]) -> list[str]:
+    """Settings as words of a command line; empty ones are left out."""
+    return [word for name, value in settings.items() if value for word in (f"--{name}", value)]

@@ -57,7 +57,7 @@ from grao.studies.evaluate import (
 from grao.studies.export import export_run
 from grao.studies.likelihood import start_of
 from grao.studies.plan import dry_run
-from grao.studies.prepare import check_writable, claimed
+from grao.studies.prepare import claimed
 from grao.studies.reward_model import train_reward_model
 from grao.studies.study import build_world, quick, recorded_result, run_study
 from grao.studies.talk import BEFORE, Speaker, talk, typed
@@ -69,7 +69,6 @@ def quickstart(arguments: QuickstartArguments) -> None:
     """Builds the embedded world, aligns its model by an ordinary recipe and shows the result."""
     if (arguments.output / "manifest.json").exists():
         raise InputError(f"--output: {arguments.output} already holds a run; choose another folder or remove it")
-    check_writable(arguments.output)
     wanted = {name: getattr(arguments, name) for name in ("ability", "architecture", "seed")}
     with terminal(arguments.show_samples) as screen, claimed(arguments.output):
         world = _kept(build_world(screen, **wanted), arguments.output / "world")

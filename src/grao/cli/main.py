@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from threading import Event, Thread
 
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
+from grao.heartbeat import every
 from grao.signals import handled, insistent, stop
 from grao.visible import visible
 
@@ -87,25 +87,18 @@ def _announced(name: str, live: bool) -> Iterator[None]:
     if loaded or (live and not sys.stdout.isatty()):
         yield
         return
-    began, ended = time.monotonic(), Event()
+    began = time.monotonic()
     before, behind = ("\r", "") if live else ("", "\n")
 
     def say(words: str = "") -> None:
         sys.stdout.write(f"{before}grao {name}: loading{words}{behind}")
         sys.stdout.flush()
 
-    def go_on() -> None:
-        while not ended.wait(1.0 if live else 15.0):
-            say(f" {time.monotonic() - began:.0f} s")
-
     say()
-    speaker = Thread(target=go_on, daemon=True)
-    speaker.start()
     try:
-        yield
+        with every(1.0 if live else 15.0, lambda: say(f" {time.monotonic() - began:.0f} s")):
+            yield
     finally:
-        ended.set()
-        speaker.join()
         if not live and time.monotonic() - began > 5.0:
             say(f" took {time.monotonic() - began:.0f} s")
         sys.stdout.write("\r\x1b[K" * live)

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Event, Thread
 from typing import Any
 
 from datasets.utils.logging import disable_progress_bar as disable_datasets_bar
@@ -20,6 +19,7 @@ from transformers import TrainerCallback, TrainerState
 from transformers.utils import logging as transformers_logging
 
 from grao.config.recipe import Recipe
+from grao.heartbeat import every
 from grao.reports.tables import duration
 from grao.studies.prepare import Advance, LastSample
 from grao.studies.spending import Spending
@@ -116,28 +116,22 @@ class TerminalScreen:
     @contextmanager
     def _phase(self, title: str) -> Iterator["_Phase"]:
         """Shows a phase while it lasts: a live line, or a plain one every 15 seconds where there is no terminal."""
-        console, phase, ended = self.console, _Phase(title, spent=lambda: self.spending.words), Event()
+        console, phase, shown = self.console, _Phase(title, spent=lambda: self.spending.words), 0
 
         def speak() -> None:
-            shown = 0
-            while not ended.wait(_PLAIN_EVERY):
-                step, _ = phase.samples
-                said = phase.line() if step == shown else phase.text()
-                shown = step
-                console.print(said, highlight=False, markup=False, soft_wrap=True)
+            nonlocal shown
+            step, _ = phase.samples
+            said = phase.line() if step == shown else phase.text()
+            shown = step
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
 
         if console.is_terminal:
-            with Progress(_Lines(console, phase), console=console, transient=True, refresh_per_second=4) as shown:
-                shown.add_task(title)
+            with Progress(_Lines(console, phase), console=console, transient=True, refresh_per_second=4) as bars:
+                bars.add_task(title)
                 yield phase
             return
-        speaker = Thread(target=speak, daemon=True)
-        speaker.start()
-        try:
+        with every(_PLAIN_EVERY, speak):
             yield phase
-        finally:
-            ended.set()
-            speaker.join()
 
 
 @contextmanager

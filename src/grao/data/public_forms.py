@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from grao.config.recipe import ColumnsConfig, RowsConfig
 from grao.data.files import FILE_TYPES, file_type
 from grao.data.messages import is_missing
 from grao.data.rows import Table
+from grao.files import read_packaged
 
 _PLAIN = re.compile(r"[\w \-]+")
 """Names of columns that stand in code as they are."""
@@ -64,7 +63,7 @@ def known_form(table: Table, config: ColumnsConfig, faults: Sequence[str]) -> Fo
     if not (_PLAIN.fullmatch(prompt) and _PLAIN.fullmatch(reference)):
         return None  # such a name does not go into Python that somebody pastes
     paired = table.has("rejected") or config.rejected is not None
-    for each in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")):
+    for each in read_packaged("grao.data", "public_forms.yaml"):
         form = Form(**each)
         fits = bool(form.columns) and all(_holds_something(table, name) for name in form.columns)
         if form.beside:

@@ -5,9 +5,8 @@ weight is read.
 """
 
 import re
-import statistics
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import chain
 from textwrap import indent
@@ -21,7 +20,7 @@ from grao.chat import written_out
 from grao.config.recipe import Recipe
 from grao.config.strict_yaml import write_yaml
 from grao.data.encoding import EncodedSet
-from grao.data.facts import last_message, oddities
+from grao.data.facts import last_message, oddities, spread
 from grao.data.formats import row_faults
 from grao.data.guess import Guess, describe_columns, guess_columns
 from grao.data.load import Split, load_split, load_table
@@ -183,7 +182,7 @@ def _facts(split: Split) -> Iterator[str]:
         "prompts": [len(last_message(example).split()) for example in examples],
         "references": [len(example.reference.split()) for example in examples],
     }
-    yield _spread("words", words)
+    yield spread("words", words)
 
 
 def _sides(recipe: Recipe, split: Split, train: int, tested: int, long: int = 0) -> Iterator[str]:
@@ -207,7 +206,7 @@ def _as_the_model_reads(recipe: Recipe, encoded: EncodedSet, tokenizer: PreTrain
         "prompts": [len(item.prompt_ids) for item in items],
         "references": [len(item.reference_ids) for item in items],
     }
-    yield _spread("tokens", tokens)
+    yield spread("tokens", tokens)
     longest, cut = recipe.data.max_prompt_tokens, encoded.truncated
     if cut and recipe.data.long_prompts == "truncate":
         yield f"cut on the left: {cut:,} prompts (data.max_prompt_tokens is {longest:,})"
@@ -251,11 +250,6 @@ def _room(items: Sequence[Encoded], longest: int | None) -> int:
     lengths = sorted(len(item.reference_ids) for item in items)
     wanted = max(16, 1 << (lengths[int(0.98 * (len(lengths) - 1))] * 3 // 2 - 1).bit_length())
     return min(wanted, longest - max(len(item.prompt_ids) for item in items)) if longest else wanted
-
-
-def _spread(unit: str, lengths: Mapping[str, Sequence[int]]) -> str:
-    kinds = (f"{name} {round(statistics.median(each)):,} / {max(each):,}" for name, each in lengths.items())
-    return f"{unit}, median / longest: {', '.join(kinds)}"
 
 
 def _rows(count: int) -> str:

@@ -7,7 +7,6 @@ written, and no judge is asked unless that is allowed. Where the weights are her
 
 import math
 import os
-import statistics
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from grao.config.recipe import Recipe, total_steps
 from grao.config.rewards import RewardConfig
 from grao.config.vllm import VLLMConfig
 from grao.data.encoding import EncodedSet, encode_examples, end_token_id, settled_turn
-from grao.data.facts import short_facts
+from grao.data.facts import short_facts, spread
 from grao.data.load import load_split
 from grao.engine import footprint
 from grao.engine.adapters import has_weights
@@ -301,10 +300,8 @@ def _columns(train: EncodedSet) -> tuple[list[TokenIds], list[TokenIds]]:
 
 def _lengths(train: EncodedSet) -> str:
     named = zip(("prompts", "references"), _columns(train), strict=True)
-    lengths = [(name, list(map(len, ids))) for name, ids in named]
-    words = [f"{name} {round(statistics.median(each)):,} / {max(each):,}" for name, each in lengths]
     cut = f"; {train.truncated:,} prompts are cut" if train.truncated else ""
-    return f"tokens, median / longest: {', '.join(words)}{cut}"
+    return spread("tokens", {name: list(map(len, ids)) for name, ids in named}) + cut
 
 
 def _work(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet, steps: int, here: bool) -> str:

@@ -72,14 +72,14 @@ def start_run(recipe: Recipe, screen: Screen) -> Finished:
         ready = _load(recipe, screen)
         _introduce(ready, screen)
         checked = recipe.audit.before_training != "skip"
-        screen.phases(checked + _phases(ready))
+        screen.phases(checked + _phases(ready, []))
         if checked:
             _check_rewards(ready, screen)
         if ready.trainer.is_world_process_zero():
             folder.mkdir(parents=True, exist_ok=True)
             replace_text(folder / "recipe.yaml", dump_recipe(anchored(recipe)))
             records.write_manifest(folder, ready.manifest)
-        return _carry_out(ready, screen, checkpoint=None)
+        return _carry_out(ready, screen, None, [])
 
 
 def resume_run(folder: Path, screen: Screen, overrides: Overrides = ()) -> Finished:
@@ -114,8 +114,9 @@ def resume_run(folder: Path, screen: Screen, overrides: Overrides = ()) -> Finis
         none = "no whole checkpoint is left" if passed else "no checkpoint yet"
         for line in (*passed, f"going on from {checkpoint.name}" if checkpoint else f"{none}: starting at step 1"):
             screen.say(line)
-        screen.phases(_phases(ready))
-        return _carry_out(ready, screen, checkpoint)
+        before = _recorded_before(ready)
+        screen.phases(_phases(ready, before))
+        return _carry_out(ready, screen, checkpoint, before)
 
 
 def _load(recipe: Recipe, screen: Screen) -> Prepared:
@@ -124,17 +125,18 @@ def _load(recipe: Recipe, screen: Screen) -> Prepared:
         return prepare(recipe)
 
 
-def _phases(ready: Prepared) -> int:
+def _phases(ready: Prepared, before: list[RecordedAnswer]) -> int:
     """Of `_carry_out`: training, what follows it, the page, and first the answers of the start model if need be."""
-    return 3 + (ready.trainer.eval_items is not None and not _recorded_before(ready))
+    return 3 + (ready.trainer.eval_items is not None and not before)
 
 
-def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None) -> Finished:
+def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None, before: list[RecordedAnswer]) -> Finished:
     trainer, folder, evaluation = ready.trainer, ready.recipe.output, None
     evaluated = trainer.eval_items is not None
     with _accounted(ready):
         begin_reporting(trainer, ready.recipe.training.trainer)
-        before = _answers_before(ready, screen) if evaluated else []
+        if evaluated and not before:
+            before = _answers_before(ready, screen)
         _train(ready, screen, checkpoint)
         with screen.stage(_judging(ready, "trained") if evaluated else "saving the model") as advance:
             save_policy(trainer, folder / "model")
@@ -220,16 +222,14 @@ def _begin_again(ready: Prepared, before: records.Manifest, overrides: Overrides
 
 
 def _answers_before(ready: Prepared, screen: Screen) -> list[RecordedAnswer]:
-    """From the records of a resumed run; given anew where these are missing or damaged."""
-    before = _recorded_before(ready)
-    if not before:
-        with screen.stage(_judging(ready, "start")) as advance:
-            before = answer_held_out(ready, advance)
-            log_scores(ready.trainer, record_answers(ready, {"before": before}))
+    with screen.stage(_judging(ready, "start")) as advance:
+        before = answer_held_out(ready, advance)
+        log_scores(ready.trainer, record_answers(ready, {"before": before}))
     return before
 
 
 def _recorded_before(ready: Prepared) -> list[RecordedAnswer]:
+    """From the records of a resumed run; none where these are missing or damaged."""
     with suppress(InputError, KeyError):
         before = [item.answers["before"] for item in records.read_items(ready.recipe.output)]
         return before if len(before) == len(held_out(ready)) else []
