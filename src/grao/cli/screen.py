@@ -255,7 +255,8 @@ class _TrainingBar(TrainerCallback):
         self._move(state.global_step)
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Counts, whatever is logged."""
+        """Counts, whatever is logged; a stage may have ended early."""
+        self._steps = state.max_steps
         self._phase.samples = state.global_step, self._samples()
         self._move(state.global_step)
 

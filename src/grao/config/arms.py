@@ -160,10 +160,12 @@ def with_method(arm: str, fields: Mapping[str, Any], shared: str) -> dict[str, A
     """An arm's settings; a method other than the shared one brings its whole section, for no shared field would fit.
 
     Args:
-        arm: the arm as the study calls it; a method's name selects that method.
+        arm: the arm as the study calls it; a method's name selects that method, unless it has stages.
         fields: its own settings.
         shared: the method that all arms have unless they say otherwise.
     """
+    if "stages" in fields:
+        return {"method": {"name": "grao"}, **fields}
     chosen = fields.get("method.name", arm if arm in method_names() else shared)
     if chosen == shared:
         return dict(fields)
@@ -229,14 +231,14 @@ def _section(shared: Section, prefix: str, fields: Mapping[str, Any], arm: str) 
 
 
 def _steps(study: Study, recipe: Recipe, name: str) -> int:
-    """Optimiser steps within the budget."""
+    """Optimiser steps within the budget, of all stages together."""
     budget, training = study.budget, recipe.training
     if budget.steps:
         return budget.steps
     if budget.samples:
         return max(1, math.ceil(budget.samples / (training.prompts_per_step * recipe.rollout.group_size)))
     if training.schedule != "constant":
-        reason = "the budget is in seconds, for the number of steps is not known"
+        reason = f"the budget is {budget.words}, for the number of steps is not known"
         raise InputError(f"arms.{name}: training.schedule must be constant where {reason}")
     return _ENDLESS
 

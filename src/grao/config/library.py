@@ -9,6 +9,7 @@ from pydantic_core import ArgsKwargs
 
 from grao.config.other_trainers import ABSENT, ABSENT_ARGUMENTS, ARGUMENTS, OTHER_NAMES, OTHER_VALUES, meaning
 from grao.config.recipe import PromptsConfig, RolloutConfig, TrainingConfig
+from grao.config.stages import StageConfig
 from grao.config.vllm import VLLMConfig
 from grao.errors import InputError
 from grao.methods import MethodSection
@@ -39,6 +40,8 @@ class GRAOConfig:
     """How the rows of `train_dataset` become prompts; of a `DataConfig`, where rows come from is ignored."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     method: MethodSection = field(default_factory=GRAO)
+    stages: list[StageConfig] = field(default_factory=list)
+    """Several methods one after another, in place of `method`."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     @model_validator(mode="before")

@@ -80,7 +80,7 @@ def dump_recipe(recipe: Any) -> str:
     values = adapter(root).dump_python(recipe, mode="json", by_alias=True)
     docs: dict[Location, str] = {}
     for section in sections(root):
-        if section.variant is None or values[section.path[0]]["name"] == section.variant:
+        if section.variant is None or section.variant in _kinds(values, section.path):
             docs[tuple(part for part in section.path if part != "0")] = section.doc
             docs |= {item.path: item.doc for item in section.fields}
     text = write_yaml(values)
@@ -92,6 +92,13 @@ def dump_recipe(recipe: Any) -> str:
             lines += [""] * (len(at) == 1 and number > 1) + [f"{indent}# {docs[at]}"]
         lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def _kinds(values: Any, path: Location) -> set[str]:
+    """The names of the sections at a path; of those in a list, each one's."""
+    if isinstance(values, list):
+        return {name for entry in values for name in _kinds(entry, path[1:])}
+    return _kinds(values.get(path[0]), path[1:]) if path else {values["name"]}
 
 
 def _read(root: type, path: Path) -> Given:

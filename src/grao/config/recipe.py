@@ -4,16 +4,17 @@ Defaults of a run are the paper's, but for `method.sign` (docs/method.md).
 The same classes are filled from strict YAML (`grao.config.load`) and built by hand in Python.
 """
 
-import math
 from dataclasses import field
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from grao.config.rewards import RewardConfig
+from grao.config.stages import StageConfig, planned
 from grao.config.vllm import COLDEST, ENGINES, HOTTEST, VLLMConfig
 from grao.methods import MethodSection
 from grao.methods.grao import GRAO
+from grao.methods.stage import Stage
 from grao.settings import (
     Dtype,
     NonNegativeFloat,
@@ -197,7 +198,7 @@ class TrainingConfig:
     """The optimisation."""
 
     steps: PositiveInt | None = None
-    """Optimiser steps; by default one pass over the prompts."""
+    """Optimiser steps, with stages those of the last; by default one pass over the prompts."""
     prompts_per_step: PositiveInt = 64
     """Prompts of one step, over all processes, B."""
     learning_rate: PositiveFloat = 1e-6
@@ -282,14 +283,16 @@ class Recipe:
     """Of everything random: split, order, sampling."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     method: MethodSection = field(default_factory=GRAO)
+    stages: list[StageConfig] = field(default_factory=list)
+    """Several methods one after another, in place of `method`."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
 
-
-def total_steps(training: TrainingConfig, prompts: int) -> int:
-    """Optimiser steps of a run: as told, or one pass over the prompts."""
-    return training.steps or max(1, math.ceil(prompts / training.prompts_per_step))
+    @property
+    def plan(self) -> list[Stage]:
+        """What is learned, one stage after another."""
+        return planned(self.method, self.stages)
 
 
 @settings

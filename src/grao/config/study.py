@@ -55,10 +55,18 @@ class BudgetConfig:
     """Rewards asked for. An arm that asks for none sees as many prompts as if it sampled its group size for each."""
     seconds: PositiveFloat | None = None
     """Wall clock of the training, evaluations not counted."""
+    work: PositiveFloat | None = None
+    """Seconds of counted work: steps and tokens, times what they took when the study began (`work.json`)."""
 
     def __post_init__(self) -> None:
-        if sum(limit is not None for limit in (self.steps, self.samples, self.seconds)) != 1:
-            raise ValueError("a budget is exactly one of steps, samples and seconds; for example steps: 100")
+        if sum(limit is not None for limit in vars(self).values()) != 1:
+            raise ValueError("a budget is exactly one of steps, samples, seconds and work; for example steps: 100")
+
+    @property
+    def words(self) -> str:
+        """`100 steps`, `40 s of counted work`."""
+        name, limit = next((name, limit) for name, limit in vars(self).items() if limit is not None)
+        return f"{limit:g} {'s of counted work' if name == 'work' else name}"
 
 
 @settings
@@ -94,7 +102,7 @@ class Study:
     over: dict[str, Axis] = field(default_factory=dict)
     """`grao sweep`: one or two axes, a field with its values, or a name with points (`{label: {field: value}}`)."""
     evaluate_every: PositiveInt | None = None
-    """Steps between the points of the curves; by default only start and end."""
+    """Steps between the points of the curves, with a budget of work units of that; by default only start and end."""
     against: str | None = None
     """The arm that all others are tested against; by default `grao`, or else the first."""
     keep_models: bool = False

@@ -71,7 +71,9 @@ def pairs(arms: Mapping[str, Runs], confidence: float) -> list[Comparison]:
 def curve_band(runs: Runs, confidence: float) -> records.Band:
     """The mean curve of an arm's runs with its interval over seeds, as far as all runs have been evaluated."""
     points = [
-        BandPoint(**_means(at, "step", "reward_calls", "seconds"), ras=mean([point.ras for point in at], confidence))
+        BandPoint(
+            **_means(at, "step", "reward_calls", "seconds", "work"), ras=mean([point.ras for point in at], confidence)
+        )
         for at in zip(*(run.curve for run in runs), strict=False)
     ]
     return records.Band(runs[0].key.arm, points)
@@ -236,7 +238,8 @@ def _by_seed(runs: Runs) -> dict[int, Letters]:
 
 def _cost(costs: Sequence[records.Cost]) -> records.Cost:
     seconds = {phase: _mean([cost.seconds[phase] for cost in costs]) for phase in costs[0].seconds}
-    return records.Cost(**_means(costs, "steps", "reward_calls", "tokens_sampled", "tokens_trained"), seconds=seconds)
+    means = _means(costs, "steps", "reward_calls", "tokens_sampled", "tokens_trained", "work")
+    return replace(costs[0], **means, seconds=seconds, stages=[])
 
 
 def _to_best(band: records.Band, x: Sequence[float]) -> float | None:

@@ -1,58 +1,33 @@
-"""GRAO that sets its own balance, group by group: explore where samples differ, imitate where all of them lose.
+"""Imitation first, as long as it pays, then exploration: the order that eq. 3 promises, handed over by measurement.
 
-In eq. 3 the coefficients beta and lambda fix how much the reference counts beside the samples, also where exploration
-alone would do better (docs/results.md). Here the group decides:
+    SFT     as long as wins on prompts that are kept away from training rise
+    GRPO    from the best of these models, for the work that is left
 
-    a sample ties or wins       w_i = A_i / G        w_y = 0            samples against each other alone
-    every sample loses          w_i = A_i / G        w_y = beta * sqrt(G) * (1, or the share of such groups)
-
-A_i is taken over the samples (scope `samples`), so a group that loses throughout by the same verdict has A_i = 0 and
-learns from its reference alone. The reference is never pushed down. With `rule: step` imitation fades as fewer groups
-of the step (on this process) lose. Not in the paper, and an experiment: on tasks that it was not tuned on it is behind
-plain GRAO (docs/results.md).
+Not in the paper.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from dataclasses import field
+from typing import Literal
 
-from grao.lazy import core, torch
-from grao.methods.base import Method, StepGroups, Weighted, group_numbers, method
-from grao.settings import NonNegativeFloat
-from grao.types import PerAnswer
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from grao.methods.base import Method, Needs, method
+from grao.methods.grpo import GRPO
+from grao.methods.sft import SFT
+from grao.methods.stage import Peak, Stage, Until
 
 
 @method
-class GRAOAuto(Method):
-    """An experiment: imitates where every sample of a group loses, else explores. Not in the paper, not recommended."""
+class Auto(Method):
+    """SFT as long as it pays on prompts kept away, then GRPO."""
 
-    name: Literal["grao-auto"] = "grao-auto"
+    name: Literal["auto"] = "auto"
     """The method."""
-    beta: NonNegativeFloat = 0.02
-    """Weight of the reference of a group that loses throughout."""
-    rule: Literal["group", "step"] = "group"
-    """`step`: that weight times the share of such groups in the step."""
+    imitation: Peak = field(default_factory=Peak)
+    """When imitation has ended."""
 
-    def weigh(self, groups: StepGroups) -> Weighted:
-        """Rewards -> advantages over samples -> weights."""
-        rewards = groups.rewards
-        scored = rewards.isfinite()
-        count = scored.sum(dim=1)
-        samples = core.group_advantages(rewards, rewards.new_zeros(len(rewards)), "samples").completions
-        lost = (count > 1) & (~scored | (rewards < 0)).all(dim=1)
-        fade = lost.double().mean() if self.rule == "step" else 1.0
-        reference = self.beta * count.sqrt() * lost * fade
-        weights = PerAnswer.of(samples / count.clamp(min=1)[:, None], reference)
-        return Weighted(weights, core.Advantages(samples, torch.where(lost, count.sqrt(), 0.0).to(samples)))
+    needs = Needs(frozen=True)
 
-    def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-        """How many groups lost, and what the reference counts."""
-        return {
-            **group_numbers(weighted.advantages),
-            "groups/lost": (weighted.advantages.reference > 0).double(),
-            "reference_weight/mean": weighted.weights.reference,
-            "reference/loglik": loglik.reference,
-        }
+    def stages(self) -> list[Stage]:
+        """Both."""
+        return [Stage(SFT(), Until(peak=self.imitation)), Stage(GRPO())]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar, dataclass_transform
 
 from grao.lazy import core, torch
+from grao.methods.stage import Stage
 from grao.settings import settings
 from grao.types import PerAnswer, Role
 
@@ -180,6 +181,10 @@ class Method:
     def weighted_likelihood(self) -> bool:
         """Whether the update is a weighted likelihood: the method has no loss of its own."""
         return type(self).loss is Method.loss
+
+    def stages(self) -> list[Stage]:
+        """What is learned one after another; most methods are their own only stage."""
+        return [Stage(self)]
 
     def weigh(self, groups: StepGroups) -> Weighted:
         """Rewards and lengths to what each answer counts."""

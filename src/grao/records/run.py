@@ -78,6 +78,8 @@ class Manifest(_Facts):
     seed: int | None = None
     steps: int | None = None
     """That the run was to take."""
+    stages: list[str] = []
+    """Methods that it learned by one after another; empty of a single one."""
     data: DataFacts = DataFacts()
     weights: WeightCounts = WeightCounts()
     stops: list[int] = []

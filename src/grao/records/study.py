@@ -61,6 +61,24 @@ class Point:
     """Of training until then, evaluations not counted."""
     ras: float
     mean_reward: float
+    work: float = 0.0
+    """Seconds of counted work until then; 0 where none is counted."""
+
+
+@dataclass(frozen=True)
+class WorkRates:
+    """Seconds that a part of a training takes (`grao.studies.work`)."""
+
+    steps: float
+    """Each step of the optimiser."""
+    sampled: float
+    """Each token drawn."""
+    forwarded: float
+    """Each token that goes through the model without a gradient."""
+    backwarded: float
+    """Each token that goes through it forward and backward."""
+    measured: str = ""
+    """When."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,10 @@ class Cost:
     tokens_trained: int | float
     seconds: dict[str, float]
     """`training`, of it `rollout`, `reward`, `update`; and `evaluation`, `total`."""
+    work: float = 0.0
+    """Seconds of counted work; 0 where none is counted."""
+    stages: list[int] = field(default_factory=list)
+    """Steps at which one stage handed over to the next."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +207,8 @@ class BandPoint:
     """Of training, mean over seeds."""
     ras: Estimate
     """Mean over seeds with its interval over seeds."""
+    work: float = 0.0
+    """Counted, mean over seeds."""
 
 
 @dataclass(frozen=True)
@@ -327,6 +351,8 @@ def _check_names(used: Sequence[str], known: Sequence[str]) -> None:
 
 _STUDY = Record("study.json", StudyResult, indent=1, remedy="run the study again; finished runs are kept")
 read_study, write_study = _STUDY.read, _STUDY.write
+_WORK = Record("work.json", WorkRates, indent=1)
+read_work, write_work = _WORK.read, _WORK.write
 _CELLS = Record("cells.jsonl", CellRecord)
 
 

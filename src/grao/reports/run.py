@@ -252,6 +252,7 @@ def _notices(run: RunRecords, state: str) -> Iterator[str]:
         planned = manifest.setting("training", "steps")
         reach = f" It reached step {run.steps or 0:,} of {planned:,}." if isinstance(planned, int) else ""
         yield f"This run has not come to its end{status}; the page shows what it has recorded so far.{reach}"
+    yield from _hand_overs(run)
     if not run.metrics and not _several(evaluation):
         yield "No training step has been logged, so there are no curves."
     if hacked := [step for step in run.metrics if step.get("watch/alarm") == records.Alarm.HACKED]:
@@ -271,6 +272,17 @@ def _notices(run: RunRecords, state: str) -> Iterator[str]:
                 f"No verdict could be had on the {name!r} answers to {scores.missing:,} of {evaluation.prompts:,} "
                 "prompts; they are in no estimate."
             )
+
+
+def _hand_overs(run: RunRecords) -> Iterator[str]:
+    """Where each stage ended, and how the held-out prompts stood there."""
+    names = run.manifest.stages if run.manifest else []
+    ends = {round(step["stage"]): step["step"] for step in run.metrics if "stage" in step}
+    for number, name in enumerate(names[: len(ends) - 1], start=1):
+        at = ends.get(number)
+        wins = next((look["eval/win"] for look in run.evaluations if look.get("step") == at), None)
+        stood = "" if wins is None else f", with wins on {wins:.0%} of the held-out prompts"
+        yield f"Stage {number} of {len(names)}, {name}, ended after step {at or 0:,.0f}{stood}."
 
 
 def _tiles(run: RunRecords) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ from grao.config.study import SandboxConfig, Study
 from grao.data.load import Split, fingerprint, load_split, split_examples
 from grao.engine.adapters import adapter_at, model_folder
 from grao.evaluation.metrics import wins
-from grao.records.study import Candidate, CellRecord, Key, Role
+from grao.records.study import Candidate, CellRecord, Key, Role, WorkRates
 from grao.studies.settings import digest
 
 _NO_SETTINGS = {
@@ -46,6 +46,8 @@ class Cell:
     """What it is trained and evaluated on."""
     settings: dict[str, Any]
     """As in its record."""
+    rates: WorkRates | None
+    """By which its work is counted."""
 
 
 class Material:
@@ -57,6 +59,7 @@ class Material:
 
     def __init__(self, study: Study) -> None:
         self.study = study
+        self.rates: WorkRates | None = None
         self._splits: dict[str, Split] = {}
         self.model = cache(self._model)
 
@@ -142,7 +145,7 @@ def _cell(material: Material, arm: Arm, key: Key) -> Cell:
     recipe = replace(arm.recipe, seed=key.seed, output=study.output / "work" / key.name, training=training)
     fields = dict(dotted(ADAPTER.dump_python(recipe, mode="json", by_alias=True), lists=True))
     settings = {
-        **{name: _content(name, value) for name, value in fields.items() if name not in _NO_SETTINGS},
+        **{name: _content(name, value) for name, value in fields.items() if name not in _NO_SETTINGS and value != []},
         **{f"study.noise.{name}": share for name, share in vars(arm.noise).items() if share},
         "study.model": material.model(recipe.model.path, arm.world),
         "study.train": fingerprint(split.train)[:16],
@@ -150,7 +153,10 @@ def _cell(material: Material, arm: Arm, key: Key) -> Cell:
         "study.evaluate_every": study.evaluate_every,
         "study.seconds": study.budget.seconds,
     }
-    return Cell(key, study, arm, recipe, split, settings)
+    if material.rates:
+        counted = {f"study.work.{name}": value for name, value in vars(material.rates).items() if name != "measured"}
+        settings |= {"study.work": study.budget.work, **counted}
+    return Cell(key, study, arm, recipe, split, settings, material.rates)
 
 
 def _content(name: str, value: Any) -> Any:

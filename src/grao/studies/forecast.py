@@ -12,14 +12,18 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from grao.config.recipe import Recipe
 from grao.config.rewards import RewardConfig
+from grao.config.stages import joint_needs
 from grao.data.load import Split
+from grao.engine.interface import checkpoint_activations
 from grao.evaluation.audit_figures import Timing, forecast
 from grao.groups import reward_groups, sample_groups
 from grao.records.audit import JudgeForecast
@@ -32,7 +36,8 @@ from grao.rewards.mix import Mix, MixedRewards, WeightedReward, check_heard, mak
 from grao.rollouts.base import draw_key
 from grao.studies.content import content_batch
 from grao.studies.prepare import Prepared, Screen, prepare
-from grao.training.experience import Experience, shuffled
+from grao.training.experience import Experience, Update, shuffled
+from grao.training.trainer import GRAOTrainer
 from grao.types import Encoded, Example, Group
 
 _SAMPLED = 200
@@ -58,28 +63,36 @@ class Workload:
     held_out: int
     evaluations: int
     """On the held-out prompts while training goes on, beside the two before and after it."""
+    looked: int = 0
+    """Answers by which stages are ended."""
 
     @classmethod
-    def of(cls, recipe: Recipe, items: Sequence[Encoded], steps: int, held_out: int) -> "Workload":
-        """Of a run of `steps` steps over these prompts that evaluates on `held_out` others."""
-        rollout, groups, needs = recipe.rollout, steps * recipe.training.prompts_per_step, recipe.method.needs
-        epochs, rest = divmod(groups, len(items))
-        last = shuffled(len(items), draw_key(recipe.seed, "order", epochs))[:rest]
+    def of(cls, recipe: Recipe, items: Sequence[Encoded], most: Sequence[int], held_out: int) -> "Workload":
+        """Of a run over these prompts, `most` steps in each of its stages, that evaluates on `held_out` others."""
+        rollout, size, plan = recipe.rollout, recipe.training.prompts_per_step, recipe.plan
+        stages = list(zip(plan, most, strict=True))
+        sampling = sum(steps for stage, steps in stages if stage.method.needs.samples)
+        peaks = [(stage.until.peak, steps) for stage, steps in stages if stage.until and stage.until.peak]
 
         def drawn(tokens: Sequence[int]) -> int:
-            return epochs * sum(tokens) + sum(tokens[index] for index in last)
+            total = 0
+            for epochs, rest in (divmod(steps * size, len(items)) for steps in most):
+                last = shuffled(len(items), draw_key(recipe.seed, "order", epochs))[:rest]
+                total += epochs * sum(tokens) + sum(tokens[index] for index in last)
+            return total
 
         return cls(
-            steps=steps,
-            groups=groups,
-            samples=groups * rollout.group_size if needs.samples else 0,
+            steps=sum(most),
+            groups=sum(most) * size,
+            samples=sampling * size * rollout.group_size,
+            looked=sum((1 + steps // peak.every) * peak.prompts * peak.samples for peak, steps in peaks),
             prompt_tokens=drawn([len(item.prompt_ids) for item in items]),
             reference_tokens=drawn([len(item.reference_ids) for item in items]),
             rejected_tokens=drawn([len(item.rejected_ids) for item in items]),
             longest=rollout.max_new_tokens,
             longest_answer=recipe.evaluation.max_new_tokens or rollout.max_new_tokens,
             held_out=held_out,
-            evaluations=_evaluations(recipe.training.trainer, steps) if held_out else 0,
+            evaluations=_evaluations(recipe.training.trainer, sum(most)) if held_out else 0,
         )
 
     @property
@@ -96,13 +109,16 @@ class Workload:
     def most_sampled(self) -> tuple[int, int]:
         """Tokens of the completions in training and of the answers in evaluations, at most."""
         answers = 2 * self.held_out * self.longest_answer + self.evaluations * self.held_out * self.longest
-        return self.samples * self.longest, answers
+        return (self.samples + self.looked) * self.longest, answers
 
     def lines(self, recipe: Recipe) -> Iterator[str]:
         """Steps, prompts, answers and tokens."""
-        needs, group = recipe.method.needs, recipe.rollout.group_size
+        needs, group = joint_needs(recipe.plan), recipe.rollout.group_size
         completions = f", {group} completions each: {self.samples:,} completions" if needs.samples else ""
-        yield f"{self.steps:,} steps of {recipe.training.prompts_per_step:,} prompts{completions}"
+        at_most = "at most " * (len(recipe.plan) > 1)
+        yield f"{at_most}{self.steps:,} steps of {recipe.training.prompts_per_step:,} prompts{completions}"
+        if self.looked:
+            yield f"looks at prompts kept away from training: at most {self.looked:,} answers"
         if self.held_out:
             more = f" and {self.evaluations:,} times while training" if self.evaluations else ""
             yield f"evaluation before and after{more}: {self.answers:,} answers, {self.judged:,} comparisons"
@@ -142,7 +158,8 @@ def judge_forecasts(ready: Prepared) -> list[JudgeForecast]:
 
 def workload(ready: Prepared) -> Workload:
     """Of a run that is prepared."""
-    return Workload.of(ready.recipe, ready.trainer.train_items.items, ready.steps, ready.manifest.data.held_out)
+    most = ready.trainer.conductor.most
+    return Workload.of(ready.recipe, ready.trainer.train_items.items, most, ready.manifest.data.held_out)
 
 
 def forecasts(
@@ -161,7 +178,7 @@ def forecasts(
     examples = [item.example for item in items]
     for reward, config in zip(rewards, recipe.rewards, strict=False):
         certain = processes + audit_questions(reward, recipe, examples)
-        comparisons = work.samples + processes * work.judged  # each process judges all held-out prompts
+        comparisons = work.samples + processes * (work.judged + work.looked)  # each process judges all of these
         expected.append(judge_forecast(reward, config, items, comparisons, certain))
     if watch:
         looks = (work.steps - 1) // watch.every + 1
@@ -229,7 +246,7 @@ def try_groups(ready: Prepared, prompts: int, screen: Screen) -> Trial:
     Raises:
         InputError, RewardUnavailableError: as `Reward.relative`.
     """
-    trainer, source, needs = ready.trainer, ready.trainer.source, ready.recipe.method.needs
+    trainer, source, needs = ready.trainer, ready.trainer.source, ready.trainer.method.needs
     order = ((step, epoch, prompt) for step in count() for epoch, prompt in source.draws(step))
     draws = list(islice(order, min(prompts, len(source.items))))
     size = max(1, trainer.rows // source.sampling.samples)
@@ -251,7 +268,7 @@ def try_groups(ready: Prepared, prompts: int, screen: Screen) -> Trial:
     learned, told = (groups, mixed) if needs.samples else _without_samples(groups)
     weighted = source.method.weigh(source.step_groups(0, learned, told.total))
     update = source.assemble(Experience(learned, told, weighted))
-    seconds = trainer.time_update(update) if update.positions else None
+    seconds = _time_update(trainer, update) if update.positions else None
     known, asked = (
         sum(float(tally.get(name, 0)) for tally in mixed.tallies.values()) for name in ("cached", "requests")
     )
@@ -288,7 +305,8 @@ def timed(
     sections = list(zip(recipe.rewards, judges, strict=False))
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # those of data and template are said already
-        elsewhere = replace(recipe, output=Path(folder, "run"), watch=None)
+        last = recipe.plan[-1].method
+        elsewhere = replace(recipe, output=Path(folder, "run"), watch=None, method=last, stages=[])
         rewards = [
             WeightedReward(_reward_apart(each, judge, ask, elsewhere), each.weight, each.normalise, each.constraint)
             for each, judge in sections
@@ -296,12 +314,15 @@ def timed(
         ready = prepare(elsewhere, split, Mix(rewards))
         loading = time.perf_counter() - begin
         trial = try_groups(ready, min(size, max(1, ready.trainer.rows // group)), screen)
+    steps = work.samples // (size * group) or work.steps  # of stages that sample nothing next to nothing is known
     training, whole = (
-        3600 * forecast(trial.timing, work.steps, size, group, work.samples + answers, work.samples + judged, []).hours
+        3600 * forecast(trial.timing, steps, size, group, work.samples + answers, work.samples + judged, []).hours
         for answers, judged in ((0, 0), (work.answers, work.judged + _short_audit(ready)))
     )
-    parts = f"{number(training / work.steps)} s a step, {duration(whole - training)} of evaluations and the short audit"
+    parts = f"{number(training / steps)} s a step, {duration(whole - training)} of evaluations and the short audit"
     yield f"time: about {duration(loading + whole)} here: {parts}, {duration(loading)} of loading"
+    if steps < work.steps:
+        yield f"not in this time: {work.steps - steps:,} steps that sample nothing"
     if work.samples:
         mean = sum(len(sample.ids) for each in trial.groups for sample in each.samples) / len(trial.groups) / group
         expected = f"about {mean * work.samples:,.0f} are sampled in training"
@@ -312,6 +333,21 @@ def timed(
     for section, judge in sections:
         if judge and section.judge and not section.judge.replay and not ask:
             yield f"not in this time: judge {judge.name}, which --ask-judges asks a few questions"
+
+
+def _time_update(trainer: GRAOTrainer, update: Update) -> float:
+    """Seconds for the gradient of an update, which is thrown away: no weight moves, nothing is logged."""
+    policy, method = cast(PreTrainedModel | PeftModel, trainer.model), trainer.method
+    if trainer.args.gradient_checkpointing:
+        checkpoint_activations(policy, trainer.args.gradient_checkpointing_kwargs)
+    model = trainer.accelerator.prepare_model(policy)
+    begin = time.perf_counter()
+    before = trainer.learner.before(model, update, method)
+    for _ in range(method.needs.updates):
+        trainer.learner.gradient(model, update, before, method).loss.item()
+    seconds = time.perf_counter() - begin
+    model.zero_grad()
+    return seconds
 
 
 def _short_audit(ready: Prepared) -> int:

@@ -19,8 +19,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 
 from grao.chat import set_arguments
 from grao.config.library import GRAOConfig
-from grao.config.recipe import Recipe, total_steps
+from grao.config.recipe import Recipe
 from grao.config.rewards import RewardConfig
+from grao.config.stages import joint_needs, most_steps
 from grao.config.vllm import VLLMConfig
 from grao.data.encoding import EncodedSet, encode_examples, end_token_id, settled_turn
 from grao.data.facts import short_facts, spread
@@ -43,6 +44,7 @@ from grao.studies.forecast import Workload, forecasts, timed
 from grao.studies.prepare import Screen
 from grao.training.ahead import check_ahead
 from grao.training.arguments import check_needs, check_trainer_fields, fitting
+from grao.training.stages import kept_away
 from grao.types import Example, TokenIds
 
 _GIB = 1 << 30
@@ -144,14 +146,15 @@ def dry_run(recipe: Recipe, card: int | None, gpus: int, ask: bool, screen: Scre
     if gpus > 1 and chosen.quantization:
         raise InputError("model.quantization: weights of 4 bits are not split; leave --gpus out")
     model = policy_shape(chosen.path, chosen.adapter, lora, chosen.dtype, chosen.trust_remote_code, chosen.quantization)
-    check_needs(recipe.method, split.train, recipe.watch is not None)
-    check_ahead(recipe.rollout.ahead, recipe.method, any(map(_early, recipe.rewards)))
-    train = encoded_as_run(recipe, split.train, tokenizer, model)
-    steps = total_steps(recipe.training, len(train.items))
+    check_needs(recipe.plan, split.train, recipe.watch is not None)
+    check_ahead(recipe.rollout.ahead, recipe.plan, any(map(_early, recipe.rewards)))
+    encoded = encoded_as_run(recipe, split.train, tokenizer, model)
+    train = replace(encoded, items=kept_away(encoded.items, recipe.plan, recipe.seed)[0])
+    most = most_steps(recipe.plan, recipe.training.steps, len(train.items), recipe.training.prompts_per_step)
     test = split.test if recipe.evaluation.enabled else []
     tested = encoded_as_run(recipe, split.train, tokenizer, model, test) if test else None
     held_out, long = len(tested.items) if tested else 0, train.dropped + (tested.dropped if tested else 0)
-    work = Workload.of(recipe, train.items, steps, held_out)
+    work = Workload.of(recipe, train.items, most, held_out)
 
     trained, whole = (parameter_count(model, trainable) for trainable in (True, False))
     screen.say(f"{len(train.items):,} prompts, {held_out:,} held out; {trained:,} of {whole:,} weights are trained")
@@ -161,7 +164,7 @@ def dry_run(recipe: Recipe, card: int | None, gpus: int, ask: bool, screen: Scre
         screen.say(line)
     for line in (*work.lines(recipe), *_questions(recipe, train, work, gpus)):
         screen.say(line)
-    screen.say(_work(recipe, model, train, steps, card is None))
+    screen.say(_work(recipe, model, train, most, card is None))
 
     plan = make_plan(recipe, model, train, card, gpus)
     for line in plan.lines():
@@ -193,7 +196,7 @@ def make_plan(
     Raises:
         InputError: if the model cannot be run on shapes alone.
     """
-    training, rollout, needs, extra = recipe.training, recipe.rollout, recipe.method.needs, recipe.training.trainer
+    training, rollout, needs, extra = recipe.training, recipe.rollout, joint_needs(recipe.plan), recipe.training.trainer
     gpu = card is not None or torch.cuda.is_available()
     room = (_device_bytes() if card is None else card) - (_DRIVER if gpu else 0)
     half = _half(recipe)
@@ -281,13 +284,13 @@ def encoded_as_run(
 ) -> EncodedSet:
     """The training prompts as the run will have them, or those that are held out; where a model knows several end
     tokens, the first counts."""
-    chosen, data, method = recipe.model, recipe.data, recipe.method
+    chosen, data, needs = recipe.model, recipe.data, joint_needs(recipe.plan)
     if chosen.chat_template_kwargs:
         tokenizer = deepcopy(tokenizer)
         set_arguments(tokenizer, chosen.chat_template_kwargs, "model.chat_template_kwargs")
-    turn = settled_turn(tokenizer, examples, method.needs.references)
+    turn = settled_turn(tokenizer, examples, needs.references)
     end = end_token_id(tokenizer, stop_token_ids(model, tokenizer), chosen.end_token, turn)
-    longest, rejected = data.max_prompt_tokens, method.needs.rejected and not held_out
+    longest, rejected = data.max_prompt_tokens, needs.rejected and not held_out
     encoded = encode_examples(held_out or examples, tokenizer, end, longest, data.long_prompts, rejected, turn)
     config = GRAOConfig(output_dir=recipe.output, rollout=recipe.rollout)
     return fitting(config, model, encoded, tokenizer)
@@ -304,16 +307,18 @@ def _lengths(train: EncodedSet) -> str:
     return spread("tokens", {name: list(map(len, ids)) for name, ids in named}) + cut
 
 
-def _work(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet, steps: int, here: bool) -> str:
+def _work(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet, most: list[int], here: bool) -> str:
     """The operations of the run, and the least time that they take on the device at hand."""
     prompt, answer = (sum(map(len, ids)) // len(train.items) for ids in _columns(train))
-    needs, size = recipe.method.needs, recipe.training.prompts_per_step
-    sampled = [answer] * recipe.rollout.group_size if needs.samples else []
-    cost, work = Cost.of(model), Work.of([(prompt, [*sampled, answer])] * size)
-    forwards = int(needs.old) + int(needs.frozen or recipe.training.measure_kl)
-    operations = needs.updates * cost.update(work) + forwards * cost.forward(work)
-    operations = steps * (operations + cost.forward(Work.of([(prompt, sampled)] * size)))
-    said = f"{steps:,} steps are {number(operations / 1e15)} PFLOP if answers are as long as references"
+    cost, size, operations = Cost.of(model), recipe.training.prompts_per_step, 0.0
+    for stage, steps in zip(recipe.plan, most, strict=True):
+        needs = stage.method.needs
+        sampled = [answer] * recipe.rollout.group_size if needs.samples else []
+        work, forwards = Work.of([(prompt, [*sampled, answer])] * size), int(needs.old)
+        forwards += needs.frozen or recipe.training.measure_kl
+        operations += steps * (needs.updates * cost.update(work) + forwards * cost.forward(work))
+        operations += steps * cost.forward(Work.of([(prompt, sampled)] * size))
+    said = f"{sum(most):,} steps are {number(operations / 1e15)} PFLOP if answers are as long as references"
     if not here:
         return said
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

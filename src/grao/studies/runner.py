@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -27,14 +27,14 @@ from grao.evaluation.metrics import letters, win_share
 from grao.records.answers import drop_answers, keep_answers
 from grao.records.files import Record, replace_text
 from grao.records.run import Prompted, RecordedAnswer, git_revision, installed_versions, now, read_metrics
-from grao.records.study import CellRecord, Cost, Key, Outcomes, Point, write_cell
+from grao.records.study import CellRecord, Cost, Key, Outcomes, Point, WorkRates, write_cell
 from grao.reports.tables import duration, percent
 from grao.rewards.base import RewardBatch
 from grao.rewards.mix import Mix, MixedRewards, WeightedReward
 from grao.studies.cells import Cell, counts
 from grao.studies.held_out import answer_held_out, held_out
 from grao.studies.prepare import Advance, Prepared, StudyScreen, prepare
-from grao.studies.train import save_policy
+from grao.studies.work import work
 from grao.types import Example
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
@@ -122,7 +122,7 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
     ready = prepare(cell.recipe, replace(cell.split, train=exchanged(cell.split.train, noise.references, seed)))
     trainer = ready.trainer
     trainer.source.rewards = counted = StudyMix(trainer.rewards.objectives, noise.rewards, seed)
-    observer = _Observer(ready, counted, study.evaluate_every if final else None, study.budget.seconds, progress)
+    observer = _Observer(ready, counted, _Budget.of(cell), study.evaluate_every if final else None, progress)
     before = _answers_before(ready, cache) if final else []
     if before:
         observer.add_point(before)
@@ -130,7 +130,7 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
     trainer.train()
     after = observer.evaluate()
     if study.keep_models and final:
-        save_policy(trainer, study.output / "models" / cell.key.name)
+        trainer.save_policy(study.output / "models" / cell.key.name)
     gains = Jury(trainer.rewards).compare(held_out(ready), after, before) if before else []
     if final:
         prompts = [Prompted(item.example.id, item.prompt_text, item.reference_text) for item in held_out(ready)]
@@ -193,16 +193,40 @@ def chosen(share: float, *parts: object) -> bool:
     return int.from_bytes(digest, "little") < share * 2**64
 
 
+@dataclass(frozen=True)
+class _Budget:
+    """What a run may spend, in the one unit that the study counts by."""
+
+    unit: Literal["steps", "seconds", "work"]
+    limit: float
+    rates: WorkRates | None
+
+    @staticmethod
+    def of(cell: Cell) -> "_Budget":
+        budget = cell.study.budget
+        if budget.seconds is not None:
+            return _Budget("seconds", budget.seconds, None)
+        if budget.work is not None:
+            return _Budget("work", budget.work, cell.rates)
+        return _Budget("steps", float(cell.recipe.training.steps or 0), None)
+
+
 class _Observer(TrainerCallback):
-    """Keeps the training's clock, takes the points of the curve, and ends a run whose time is up."""
+    """Keeps the training's clock, takes the points of the curve, and ends a run whose budget is spent."""
 
     def __init__(
-        self, ready: Prepared, rewards: StudyMix, every: int | None, limit: float | None, progress: Advance
+        self, ready: Prepared, rewards: StudyMix, budget: _Budget, every: int | None, progress: Advance
     ) -> None:
-        self.ready, self.rewards, self.every, self.limit, self.progress = ready, rewards, every, limit, progress
+        self.ready, self.rewards, self.budget, self.every, self.progress = ready, rewards, budget, every, progress
         self.curve: list[Point] = []
         self.seconds = self.evaluating = self._begin = 0.0
-        self.step = 0
+        self.step, self.taken = 0, 1
+        self.stages: list[int] = []
+
+    @property
+    def work(self) -> float:
+        """Counted so far; 0 where none is."""
+        return work(self.budget.rates, self.ready.trainer.conductor.reached.spent) if self.budget.rates else 0.0
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Starts the clock."""
@@ -212,12 +236,16 @@ class _Observer(TrainerCallback):
         """Stops it; evaluates where a point is due, but for the last one, which is the caller's."""
         self.seconds += time.perf_counter() - self._begin
         self.step = state.global_step
-        if self.limit is not None and self.seconds >= self.limit:
+        if self.ready.trainer.conductor.reached.over:
+            self.stages.append(self.step)
+        spent = {"steps": float(self.step), "seconds": self.seconds, "work": self.work}[self.budget.unit]
+        along = float(self.step) if self.budget.unit == "seconds" else spent
+        if spent >= self.budget.limit:
             control.should_training_stop = True
-        elif self.every and self.step % self.every == 0 and self.step < state.max_steps:
+        elif self.every and along >= self.taken * self.every and self.step < state.max_steps:
+            self.taken = int(along // self.every) + 1
             self.evaluate()
-        done, total = (self.step, state.max_steps) if self.limit is None else (self.seconds, self.limit)
-        self.progress(min(round(done), round(total)), round(total))
+        self.progress(min(round(spent), round(self.budget.limit)), round(self.budget.limit))
 
     def evaluate(self) -> list[RecordedAnswer]:
         """Answers to the held-out prompts, and a point of the curve."""
@@ -234,12 +262,16 @@ class _Observer(TrainerCallback):
         sampled, trained, *phases = (sum(step.get(name, 0.0) for step in steps) for name in names)
         named = ("training", "rollout", "reward", "update", "evaluation", "total")
         spent = (round(seconds, 3) for seconds in (self.seconds, *phases, self.evaluating, total))
-        return Cost(self.step, self.rewards.calls, round(sampled), round(trained), dict(zip(named, spent, strict=True)))
+        seconds = dict(zip(named, spent, strict=True))
+        return Cost(
+            self.step, self.rewards.calls, round(sampled), round(trained), seconds, round(self.work, 3), self.stages
+        )
 
     def add_point(self, answers: Sequence[RecordedAnswer]) -> None:
         """A point of the curve at this step, from answers to the held-out prompts."""
         ras, reward = win_share([answer.reward for answer in answers]), _mean_reward(answers)
-        self.curve.append(Point(self.step, self.rewards.calls, round(self.seconds, 3), ras, reward))
+        at = Point(self.step, self.rewards.calls, round(self.seconds, 3), ras, reward, round(self.work, 3))
+        self.curve.append(at)
 
 
 def _answers_before(ready: Prepared, cache: Path) -> list[RecordedAnswer]:

@@ -77,7 +77,7 @@ def decisive(recipe: Recipe) -> dict[str, Any]:
         recipe: of a run that is prepared, so that the modules of its rewards are loaded.
     """
     fields = dotted(ADAPTER.dump_python(recipe, mode="json", by_alias=True), lists=True)
-    return {name: _content(name, value) for name, value in fields if not _free(name)}
+    return {name: _content(name, value) for name, value in fields if not _free(name) and value != []}
 
 
 def changed(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str | None:

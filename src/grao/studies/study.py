@@ -40,6 +40,7 @@ from grao.sandbox.world import prepare as build_sandbox
 from grao.studies.cells import Material, best, candidates, study_cells
 from grao.studies.prepare import Advance, Stages, StudyScreen, check_writable
 from grao.studies.runner import Runner
+from grao.studies.work import measure
 from grao.types import PerAnswer
 
 _QUICK_STEPS = 6
@@ -78,6 +79,7 @@ def _run(study: Study, arms: Sequence[Arm], screen: StudyScreen, retry: bool) ->
     replace_text(folder / "work" / ".gitignore", "*\n")
     replace_text(folder / "study.yaml", dump_recipe(study))
 
+    material.rates = _work_rates(study, arms[0], material, screen)
     choosing = {arm.name: arm.learning_rates for arm in arms if len(arm.learning_rates) > 1}
     recorded, selecting = records.read_cells(folder), study_cells(material, arms, "select", choosing)
     total = len(selecting) + len(study.seeds) * len(arms)
@@ -175,7 +177,7 @@ def study_result(
         confidence=confidence,
         prompts=max(len(record.outcomes.after) for record in finished if record.outcomes),
         seeds=len(study.seeds),
-        budget=next(f"{limit:g} {name}" for name, limit in vars(study.budget).items() if limit),
+        budget=study.budget.words,
         main=study.main,
         arms=[arm_result(runs, confidence) for runs in by_arm.values()],
         comparisons=comparisons(by_arm, study.main, confidence) if study.main in by_arm else [],
@@ -195,14 +197,15 @@ def arm_weights(arms: Sequence[Arm]) -> list[records.ArmWeights]:
 
     Leaving a term out of eq. 3 does not remove a force: it changes the weights of samples and reference, and often
     nothing but their ratio (docs/method.md). So each arm's effective weights stand beside its result.
-    Left out are methods with a loss of their own, and those whose weights depend on the other groups of the step.
+    Left out are arms of several stages, methods with a loss of their own, and those whose weights depend on the other
+    groups of the step.
     """
     listed: list[records.ArmWeights] = []
     everywhere: dict[str, torch.Tensor] = {}
     for arm in arms:
         method, samples = arm.recipe.method, arm.recipe.rollout.group_size
         by_step = getattr(method, "normalise", None) == "batch" or getattr(method, "rule", None) == "step"
-        if by_step or not method.weighted_likelihood:
+        if by_step or not method.weighted_likelihood or len(arm.recipe.plan) > 1:
             continue
         # every group that wins, ties and losses can make, but for the order of its samples
         weights = _weights(method, combinations_with_replacement((1.0, 0.0, -1.0), samples))
@@ -256,6 +259,18 @@ def build_world(screen: Stages, **settings: Any) -> Sandbox:
             shown[0](step, steps)
 
         return build_sandbox(**settings, progress=progress)
+
+
+def _work_rates(study: Study, arm: Arm, material: Material, screen: StudyScreen) -> records.WorkRates | None:
+    """What counted work is counted by: measured once, then kept with the study; None where none is counted."""
+    if study.budget.work is None:
+        return None
+    if rates := records.read_work(study.output):
+        return rates
+    with screen.stage("measuring the work of a step") as advance:
+        rates = measure(arm.recipe, material.split(arm.recipe.data, "final"), advance)
+    records.write_work(study.output, rates)
+    return rates
 
 
 def _check_held_out(arms: Sequence[Arm], material: Material) -> None:

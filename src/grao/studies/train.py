@@ -13,7 +13,7 @@ report.html     all of it to look at
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from grao.config.recipe import Recipe
 from grao.data.facts import short_facts
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
 from grao.records import run as records
-from grao.records.checkpoints import publish, remove, step_of
+from grao.records.checkpoints import step_of
 from grao.records.files import replace_text
 from grao.records.lock import locked
 from grao.records.run import Doubt, Evaluation, RecordedAnswer, now
@@ -42,6 +42,7 @@ from grao.training.arguments import refusals
 from grao.training.callbacks import InterruptGuard, SaveLastStep
 from grao.training.library import log_scores
 from grao.training.reporting import begin_reporting
+from grao.training.state import CARRIED
 from grao.training.trainer import GRAOTrainer
 
 
@@ -106,6 +107,8 @@ def resume_run(folder: Path, screen: Screen, overrides: Overrides = ()) -> Finis
         ready = _load(load_recipe(folder / "recipe.yaml", overrides, [("output", str(folder))]), screen)
         _check_unchanged(ready, manifest, overrides)
         checkpoint, passed = ready.trainer.last_checkpoint()
+        carried = CARRIED.read(checkpoint) if checkpoint else None
+        ready = replace(ready, steps=ready.trainer.conductor.steps(carried.reached)) if carried else ready
         _check_steps(ready, step_of(checkpoint), finished)
         if ready.trainer.is_world_process_zero():
             if checkpoint is None:
@@ -139,9 +142,11 @@ def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None, before:
             before = _answers_before(ready, screen)
         _train(ready, screen, checkpoint)
         with screen.stage(_judging(ready, "trained") if evaluated else "saving the model") as advance:
-            save_policy(trainer, folder / "model")
+            trainer.save_policy(folder / "model")
             best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
-            _note(ready, saved=step_of(Path(best)) if best else trainer.state.global_step)
+            _note(
+                ready, saved=step_of(Path(best)) if best else trainer.state.global_step, steps=trainer.state.max_steps
+            )
             if evaluated:
                 after = answer_held_out(ready, advance, parts=3)  # the third compares with the start model
                 about = [*_doubts_about_rewards(ready), training_reward_only()]
@@ -171,18 +176,6 @@ def _doubts_about_rewards(ready: Prepared) -> list[Doubt]:
     trainer = ready.trainer
     examples = [item.example for item in trainer.train_items.items]
     return short_audit(ready.recipe, trainer.rewards, examples, trainer.tokenizer, trainer.is_world_process_zero())
-
-
-def save_policy(trainer: GRAOTrainer, folder: Path) -> None:
-    """The model as it is now, in a folder of its own: whole or not there."""
-    draft = folder.with_name(f".{folder.name}.part")
-    if trainer.args.should_save:
-        remove(draft)
-    trainer.accelerator.wait_for_everyone()  # no process may still remove what another begins to write
-    trainer.save_model(str(draft))
-    if trainer.args.should_save:
-        publish(draft, folder)
-    trainer.accelerator.wait_for_everyone()
 
 
 def _check_unchanged(ready: Prepared, began: records.Manifest, overrides: Overrides) -> None:

@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 
 from grao.errors import InputError
-from grao.methods.base import Method
+from grao.methods.stage import Stage
 from grao.training.gap import sampler_logps
 from grao.types import Answer
 
@@ -21,10 +21,11 @@ Share = Sequence[tuple[int, Sequence[Answer]]]
 """Place of a prompt in its step, over all processes, and its samples."""
 
 
-def check_ahead(ahead: int, method: Method, early: bool) -> None:
+def check_ahead(ahead: int, plan: Sequence[Stage], early: bool) -> None:
     """Raises: InputError if samples ahead of their step gain nothing; `early` as in `Mix`."""
-    if ahead and not method.needs.samples:
-        raise InputError(f"rollout.ahead: {method.name} samples nothing in training; leave it out")
+    if ahead and not any(stage.method.needs.samples for stage in plan):
+        names = " and ".join(stage.method.name for stage in plan)
+        raise InputError(f"rollout.ahead: {names} samples nothing in training; leave it out")
     if ahead and not early:
         raise InputError("rollout.ahead: no reward waits for a server meanwhile, so nothing is gained; leave it out")
 

@@ -22,7 +22,7 @@ from grao.data.encoding import EncodedSet
 from grao.engine.limits import check_tokens, positions
 from grao.engine.loading import rounded_away, usual_learning_rate
 from grao.errors import InputError, one_line
-from grao.methods.base import Method
+from grao.methods.stage import Stage
 from grao.types import Example
 
 _MOSTLY = 0.5
@@ -230,25 +230,27 @@ def check_settings(training: TrainingConfig, accelerator: Accelerator, model: nn
         )
 
 
-def check_needs(method: Method, examples: Sequence[Example], watched: bool) -> None:
-    """Checks that a method gets what it needs.
+def check_needs(plan: Sequence[Stage], examples: Sequence[Example], watched: bool) -> None:
+    """Checks that all methods of a run get what they need.
 
     Args:
-        method: what is learned.
+        plan: the stages.
         examples: to train on.
         watched: whether a second reward is to look at the samples.
 
     Raises:
         InputError: if a row lacks a rejected answer that is needed, or there are no samples to watch.
     """
-    incomplete = [example.row for example in examples if method.needs.rejected and not example.rejected]
-    if incomplete:
+    methods = [stage.method for stage in plan]
+    lacking = [example.row for example in examples if not example.rejected]
+    if lacking and (needy := next((method for method in methods if method.needs.rejected), None)):
         raise InputError(
-            f"method.name: {method.name} needs a rejected answer to every prompt, row {incomplete[0]} has none; "
+            f"method.name: {needy.name} needs a rejected answer to every prompt, row {lacking[0]} has none; "
             "name their column with data.rejected, or leave such rows out"
         )
-    if watched and not method.needs.samples:
-        raise InputError(f"watch: {method.name} samples nothing that a second reward could look at; leave watch out")
+    if watched and not any(method.needs.samples for method in methods):
+        names = " and ".join(method.name for method in methods)
+        raise InputError(f"watch: {names} samples nothing that a second reward could look at; leave watch out")
 
 
 def fitting(

@@ -25,7 +25,16 @@ from grao.engine.interface import Engine, Tokens, checkpoint_activations, mode, 
 from grao.engine.memory import PROBES, TOKENS, UPDATE_SHARE, Budget, free_bytes, gradients_dropped, measured
 from grao.engine.routers import Routers
 from grao.engine.select import engine_for, random_batch
-from grao.engine.sharded import autocast, exchanged, half_precision, local, part_of, split_over
+from grao.engine.sharded import (
+    autocast,
+    exchanged,
+    half_precision,
+    is_split,
+    local,
+    named_weights,
+    part_of,
+    split_over,
+)
 from grao.methods.base import Before, Method
 from grao.training.accumulate import Seen, UpdateLoss, accumulate_gradient, in_step
 from grao.training.experience import Update
@@ -157,16 +166,31 @@ class Learner:
         without: Callable[[], AbstractContextManager[None]] | None = None,
         copied: int = 0,
     ) -> None:
-        self._accelerator, self._policy, self._without = accelerator, policy, without
-        needs = method.needs
-        asked = needs.frozen or config.measure_kl
+        self._accelerator, self._policy, self._config = accelerator, policy, config
         self.engine = engine_for(policy, pad_id)
         experts, total = Experts.of(policy), partial(accelerator.reduce, reduction="sum")
         readable = experts and experts.seen_by(self.engine, policy)
         self._routed = RoutedEngine(self.engine, experts, total) if experts and readable else None
-        home = "cpu" if split_over(accelerator) > 1 else accelerator.device  # until there are parts to keep
-        moved = {n: w.detach() for n, w in policy.named_parameters() if w.requires_grad and asked and without is None}
-        self._start = {name: weight.to(home, copy=True) for name, weight in moved.items()}
+        self.begin(method, without)
+        size = config.token_budget if isinstance(config.token_budget, int) else self._affordable(config, copied)
+        self.budget = Budget("training.token_budget", size, accelerator.num_processes == 1)
+
+    def begin(self, method: Method, without: Callable[[], AbstractContextManager[None]] | None = None) -> None:
+        """Learns by this method from now on; the policy as it is now is the model before training.
+
+        Args:
+            method: its needs count.
+            without: as in the constructor.
+        """
+        policy, needs, config, accelerator = self._policy, method.needs, self._config, self._accelerator
+        asked = needs.frozen or config.measure_kl
+        self._without = without
+        whole = split_over(accelerator) > 1  # until there are parts to keep
+        moved = {n: w for n, w in named_weights(policy).items() if w.requires_grad and asked and without is None}
+        self._start = {
+            name: local(weight).detach().to("cpu" if whole and not is_split(weight) else accelerator.device, copy=True)
+            for name, weight in moved.items()
+        }
         self.speedometer = Speedometer(policy, accelerator, needs.updates, int(needs.old) + int(asked))
         self.critic = _value_head(policy) if needs.critic else None
         self._observer = Observer(
@@ -176,8 +200,6 @@ class Learner:
         cap = config.importance_cap
         importance = Importance(cap, RATIOS[config.importance_of]) if cap else None
         self._minimised = UpdateLoss(method, self.critic, routers, config.router_loss, importance)
-        size = config.token_budget if isinstance(config.token_budget, int) else self._affordable(config, copied)
-        self.budget = Budget("training.token_budget", size, accelerator.num_processes == 1)
 
     def before(self, model: nn.Module, update: Update, method: Method) -> Before:
         """What has to be known of an update before its first gradient; `method` in its state at this step."""

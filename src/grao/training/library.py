@@ -136,12 +136,13 @@ def write_page(trainer: "GRAOTrainer") -> Path:
     if trainer.is_world_process_zero():
         stopped = trainer.control.should_training_stop and not trainer.is_in_train
         told = TypeAdapter(GRAOConfig).dump_python(trainer.config, mode="json", by_alias=True)
-        if trainer.method is not trainer.config.method:
+        if trainer.outside:
             told["method"] = {"name": trainer.method.name}
         model = {"path": str(getattr(trainer.accelerator.unwrap_model(trainer.model).config, "_name_or_path", ""))}
         config = {"model": model, **{name: told[name] for name in ("data", "rollout", "method", "training", "seed")}}
         facts = {
-            "status": "finished" if done and (done >= trainer.args.max_steps or stopped) else "interrupted",
+            "steps": trainer.state.max_steps or trainer.args.max_steps,
+            "status": "finished" if done and (done >= trainer.state.max_steps or stopped) else "interrupted",
             "finished": records.now(),
             "config": config,
             "command": _script(),
@@ -159,6 +160,7 @@ def manifest_of(trainer: "GRAOTrainer") -> Manifest:
     return Manifest(
         seed=trainer.config.seed,
         steps=trainer.args.max_steps,
+        stages=[stage.method.name for stage in trainer.conductor.plan] if len(trainer.conductor.plan) > 1 else [],
         data=DataFacts(
             prompts=len(train.items),
             held_out=len(held_out.items) if held_out else 0,

@@ -176,13 +176,18 @@ class Speedometer:
         self._device, self._dtype = accelerator.device, half_precision(accelerator) or next(model.parameters()).dtype
 
     def operations(self, update: Update) -> dict[str, float]:
-        """Needed for the rollout and for the update, on this process; what activation checkpointing repeats is not."""
+        """Needed for the rollout and for the update, on this process; what activation checkpointing repeats is not.
+
+        Also the tokens that go through the model without and with a gradient, a prompt once a group.
+        """
         sampled = [(len(group.item.prompt_ids), group.tokens(Role.SAMPLE)) for group in update.experience.groups]
         trained = [
             (len(group.item.prompt_ids), [len(answer.ids) for answer in group.answers]) for group in update.batch.groups
         ]
-        work = Work.of(trained)
+        work, prefilled = Work.of(trained), sum(prompt for prompt, _ in sampled) * update.experience.sampled
         return {
+            "tokens/forwarded": prefilled + self.forwards * work.tokens,
+            "tokens/backwarded": self.updates * work.tokens,
             "flops/rollout": self._cost.forward(Work.of(sampled)) if update.experience.sampled else 0.0,
             "flops/update": self.updates * self._cost.update(work) + self.forwards * self._cost.forward(work),
         }

@@ -140,6 +140,17 @@ class SavingTrainer(Trainer):
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
+    def save_policy(self, folder: Path) -> None:
+        """The model as it is now, in a folder of its own: whole or not there. Every process calls it."""
+        draft = folder.with_name(f".{folder.name}.part")
+        if self.args.should_save:
+            remove(draft)
+        self.accelerator.wait_for_everyone()  # no process may still remove what another begins to write
+        self.save_model(str(draft))
+        if self.args.should_save:
+            publish(draft, folder)
+        self.accelerator.wait_for_everyone()
+
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         """Writes what is small, leaves the rest to `_publish`: in a thread with `save_async`, else at once. DeepSpeed's
         optimiser keeps what only it can read, so with it nothing is written."""

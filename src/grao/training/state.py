@@ -17,6 +17,7 @@ optimiser that has none behind it.
 import random
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import field
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -37,6 +38,7 @@ from grao.errors import InputError
 from grao.methods.base import State
 from grao.records.checkpoints import OPTIMIZER, STATE
 from grao.records.files import Record
+from grao.training.stages import Reached
 from grao.training.watch import Look
 
 Tensors = dict[str, Tensor]
@@ -98,6 +100,7 @@ class Carried:
     steps: list[dict[str, float]]
     token_budget: int | None = None
     """What memory that ran out left of it."""
+    reached: Reached = field(default_factory=Reached)
 
 
 CARRIED = Record("grao_state.json", Carried)

@@ -25,22 +25,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from grao.chat import set_arguments
 from grao.config.library import GRAOConfig, check_arguments, in_place_of
-from grao.config.recipe import total_steps
-from grao.data.encoding import EncodedSet, encode_examples, end_token_id, settled_turn, token_texts
+from grao.config.stages import joint_needs, most_steps, planned
+from grao.data.encoding import EncodedSet, encode_examples, settled_turn
 from grao.data.load import examples_from_dataset
 from grao.engine.adapters import switched_off
-from grao.engine.footprint import cache_bytes, drawing_bytes, kept_bytes
-from grao.engine.interface import checkpoint_activations
 from grao.engine.limits import padding_id
-from grao.engine.loading import check_finite, extend_stops, likeliest_stop, load_tokenizer, stop_token_ids
-from grao.engine.memory import MOST_ROWS, ROWS, affordable_rows, free_bytes
+from grao.engine.loading import check_finite, load_tokenizer
 from grao.engine.policy import given_policy
-from grao.engine.sharded import begin_splitting, half_precision, split_over
+from grao.engine.sharded import begin_splitting
 from grao.errors import InputError
 from grao.methods.base import Method
 from grao.rewards.mix import Mix, RewardLike, as_mix, check_heard
-from grao.rollouts.base import Generator, Sampling, make_generator
-from grao.rollouts.copies import copy_bytes, copy_dtype, sampler_of
+from grao.rollouts.base import Generator, Sampling
 from grao.training.accumulate import Seen
 from grao.training.ahead import check_ahead, read_ahead, write_ahead
 from grao.training.arguments import (
@@ -60,14 +56,14 @@ from grao.training.library import held_out_metrics, write_page
 from grao.training.loglines import LogLines
 from grao.training.metrics import SUMMED, step_metrics, with_logged
 from grao.training.reporting import SampleLog
-from grao.training.state import CARRIED, Carried
+from grao.training.sampler import endings, make_sampler, rows_at_once, sampling_copy
+from grao.training.stages import Conductor, Spent, kept_away
+from grao.training.state import CARRIED, Carried, load_weights
 from grao.training.watch import Watch
 from grao.types import Example
 
 Rows = Iterable[Mapping[str, Any] | Example]
 _NONE = EncodedSet([], 0, 0)
-_PROBES = 16
-"""References on which a model with several stop tokens is asked which one it uses."""
 
 
 class GRAOTrainer(CheckedTrainer):
@@ -120,7 +116,8 @@ class GRAOTrainer(CheckedTrainer):
         if train_dataset is None:
             raise InputError("train_dataset is missing: rows with columns prompt and reference")
         self.folder, self.config, self.rewards, self.watch = args.output_dir, args, as_mix(reward_funcs), watch
-        self.method = method or args.method
+        plan = method.stages() if method else planned(args.method, args.stages)
+        self.method, self.outside = plan[0].method, method is not None
         self.max_bad_steps, self.save_async = args.training.max_bad_steps, args.training.save_async
         set_seed(args.seed)  # what an adapter begins with must follow from the seed
         policy = given_policy(model, peft_config)
@@ -133,16 +130,20 @@ class GRAOTrainer(CheckedTrainer):
         self.pad_id = padding_id(self.tokenizer, policy)
 
         examples = examples_from_dataset(train_dataset, args.data)
-        self.turn = settled_turn(self.tokenizer, examples, self.method.needs.references)
-        self.stop_ids, self.end_id = self._endings(policy, examples)
-        check_needs(self.method, examples, watch is not None)
-        check_ahead(args.rollout.ahead, self.method, self.rewards.early)
+        needs = joint_needs(plan)
+        turn = settled_turn(self.tokenizer, examples, needs.references)
+        self.stop_ids, self.end_id, self.turn = endings(policy, self.tokenizer, examples, args, turn)
+        check_needs(plan, examples, watch is not None)
+        check_ahead(args.rollout.ahead, plan, self.rewards.early)
         held_out = examples_from_dataset(eval_dataset, args.data) if eval_dataset is not None else []
         for mix in self._mixes():
             mix.check_columns({name for example in (*examples, *held_out) for name in example.columns})
-        self.train_items = self._encode(examples, policy, self.method.needs.rejected)
+        encoded = self._encode(examples, policy, needs.rejected)
+        items, kept = kept_away(encoded.items, plan, args.seed)
+        self.train_items = replace(encoded, items=items)
         self.eval_items = self._encode(held_out, policy) if eval_dataset is not None else None
-        steps = total_steps(args.training, len(self.train_items.items))
+        most = most_steps(plan, args.training.steps, len(items), args.training.prompts_per_step)
+        self.conductor, steps = Conductor(self, plan, most, kept), sum(most)
         arguments = training_arguments(args, steps)
         with refusals(args.training.trainer):
             super().__init__(
@@ -151,7 +152,11 @@ class GRAOTrainer(CheckedTrainer):
                 train_dataset=range(steps),
                 eval_dataset=self.eval_items and self.eval_items.items,
                 processing_class=self.tokenizer,
-                callbacks=[MetricsCallback(args.output_dir), LogLines(), *filter(None, [watch]), *(callbacks or [])],
+                callbacks=[
+                    *(MetricsCallback(args.output_dir), LogLines(), self.conductor),
+                    *filter(None, [watch]),
+                    *(callbacks or []),
+                ],
             )
             check_library(self, steps)
         self.is_fsdp_enabled = begin_splitting(self.accelerator, policy)
@@ -159,26 +164,16 @@ class GRAOTrainer(CheckedTrainer):
         # Adapters of other beginnings change the weights below them too.
         plain = peft_config is not None and isinstance(getattr(peft_config, "init_lora_weights", True), bool)
         without = partial(switched_off, cast(PeftModel, policy)) if plain else None
-        rollout, alone, parts = args.rollout, self.accelerator.num_processes == 1, split_over(self.accelerator)
-        half = None if rollout.engine_settings else half_precision(self.accelerator)
-        rounded = copy_dtype(policy, half, self.accelerator.device.type == "cuda")
-        split = parts > 1 and not rollout.engine_settings
-        copied = copy_bytes(policy, rounded, rollout.merge_adapter, split)
-        self.learner = Learner(policy, self.method, args.training, self.accelerator, self.pad_id, without, copied)
+        rollout, alone = args.rollout, self.accelerator.num_processes == 1
+        copy = sampling_copy(policy, rollout, self.accelerator)
+        self.learner = Learner(policy, self.method, args.training, self.accelerator, self.pad_id, without, copy.bytes)
         self.engine = self.learner.engine
         self._method_state = self.method.start()
         self._steps: list[dict[str, float]] = []
         self._logged: dict[str, list[float]] = defaultdict(list)
-        self.rows = rollout.batch_size if isinstance(rollout.batch_size, int) else self._affordable_rows(policy, copied)
-        self.generator = generator or sampler_of(
-            policy,
-            lambda model: make_generator(
-                rollout.engine, model, self.stop_ids, self.pad_id, self.rows, alone, **rollout.engine_settings
-            ),
-            rounded,
-            rollout.merge_adapter,
-            split,
-        )
+        longest = max(len(item.prompt_ids) for item in (*items, *kept, *(self.eval_items or _NONE).items))
+        self.rows = rows_at_once(policy, args, copy, self.accelerator, longest)
+        self.generator = generator or make_sampler(policy, rollout, copy, self.stop_ids, self.pad_id, self.rows, alone)
         explained = rollout.ahead or arguments.neftune_noise_alpha or not self.is_world_process_zero()
         self._gap = GapWarning(math.inf if explained else tolerated_gap(policy, self.accelerator, self.generator))
         self.source = ExperienceSource(
@@ -204,18 +199,21 @@ class GRAOTrainer(CheckedTrainer):
     ) -> Tensor:
         """One batch of prompts: experience, then the gradient of what the method makes of it, once or more."""
         begin, step = time.perf_counter(), inputs["step"] + 1
+        if self.conductor.reached.over:
+            self._hand_over()
         self._logged.clear()
         for mix in self._mixes():
             mix.surround(trainer_state=self.state, log_metric=self._log_metric)
         self.begin_step(step)
         method = self.source.method = self.method.at(self._method_state)
         self.sampler()
-        update = self.source.update(inputs["step"])
+        update = self.source.update(self.conductor.step(inputs["step"]))
         if method.needs.samples:
             heard, asked = self._total(self._heard(update))
             if not heard:  # so that no process waits for one that stops
                 check_heard([update.experience.rewards], int(asked))
-        watched = self.watch.numbers(update.experience) if self.watch and self.watch.due(step) else {}
+        looks = self.watch and self.watch.due(step) and update.experience.sampled
+        watched = self.watch.numbers(update.experience) if self.watch and looks else {}
         sampled = time.perf_counter()
         before = self.learner.before(model, update, method)
         seen: list[Seen] = []
@@ -236,6 +234,10 @@ class GRAOTrainer(CheckedTrainer):
         end = time.perf_counter()
         metrics |= {"seconds/update": end - sampled, "seconds/step": end - begin}
         metrics |= self.learner.speedometer.metrics(metrics)
+        counted = (round(metrics[f"tokens/{name}"]) for name in ("sampled", "forwarded", "backwarded"))
+        if len(self.conductor.plan) > 1:
+            metrics["stage"] = self.conductor.reached.stage + 1
+        self.conductor.spend(Spent(method.needs.updates, *counted))
         self._steps.append(with_logged(metrics, self._logged, self.accelerator))
         if step == 1 and metrics.get("verdict/tie") == 1 and self.is_world_process_zero():
             names = " + ".join(reward.name for reward in self.rewards.rewards)
@@ -246,10 +248,45 @@ class GRAOTrainer(CheckedTrainer):
             )
         return seen[0].loss
 
+    def _hand_over(self) -> None:
+        """Begins the next stage, with the weights that this one leaves and an optimiser of its own."""
+        until, spent = self.conductor.now.until, self.optimizer
+        if until and until.peak:
+            load_weights(self._policy, self.conductor.folder)
+        else:
+            self.save_policy(self.conductor.folder)
+        self.conductor.advance(self.state.global_step)
+        self._begin_stage()
+        self.optimizer = self.lr_scheduler = None
+        self.create_optimizer()
+        self.accelerator._optimizers.remove(spent)
+        self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
+        self.create_scheduler(self.state.max_steps)
+        self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
+
+    def _begin_stage(self) -> None:
+        """The method of the stage under way learns from now on."""
+        self.method = self.conductor.now.method
+        self._method_state = self.method.start()
+        self.learner.begin(self.method)
+        self.source.sampled = {}
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
+        """That of the stage under way, with its learning rate."""
+        stage, chosen = self.conductor.now, cast(Optimizer, optimizer or self.optimizer)
+        for group in chosen.param_groups if stage.learning_rate else ():
+            group["lr"] = group["lr"] * stage.learning_rate / self.args.learning_rate
+        return super().create_scheduler(self.conductor.most[self.conductor.reached.stage], chosen)
+
     def sampler(self) -> Generator:
         """The sampling engine, with the weights as they are now."""
         self.generator.sync(self.accelerator.unwrap_model(self.model))
         return self.generator
+
+    def note(self, numbers: Mapping[str, float]) -> None:
+        """Adds numbers to the last step's line of the log, if it is not written yet."""
+        if self._steps:
+            self._steps[-1] |= numbers
 
     def _mixes(self) -> list[Mix]:
         """The rewards that are trained on, and those that look on."""
@@ -274,20 +311,6 @@ class GRAOTrainer(CheckedTrainer):
         self._get_grad_norm(model, self.accelerator.clip_grad_norm_(model.parameters(), limit))
         self.between_steps &= self.left_out
         cast(Optimizer, self.optimizer).step()
-
-    def time_update(self, update: Update) -> float:
-        """Seconds for the gradient of an update, which is thrown away: no weight moves, nothing is logged."""
-        policy = cast(PreTrainedModel | PeftModel, self.model)
-        if self.args.gradient_checkpointing:
-            checkpoint_activations(policy, self.args.gradient_checkpointing_kwargs)
-        model = self.accelerator.prepare_model(policy)
-        begin = time.perf_counter()
-        before = self.learner.before(model, update, self.method)
-        for _ in range(self.method.needs.updates):
-            self.learner.gradient(model, update, before, self.method).loss.item()
-        seconds = time.perf_counter() - begin
-        model.zero_grad()
-        return seconds
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Step numbers: every process gets all of them and takes its share of the step's prompts."""
@@ -334,22 +357,12 @@ class GRAOTrainer(CheckedTrainer):
         if not (_internal_call and output_dir):
             return
         if self.source.ahead:
-            write_ahead(Path(output_dir), self.source.share(self.state.global_step), self.is_world_process_zero())
+            share = self.source.share(self.conductor.step(self.state.global_step))
+            write_ahead(Path(output_dir), share, self.is_world_process_zero())
         if self.is_world_process_zero():
             looks = self.watch.looks if self.watch else []
-            carried = Carried(self._method_state, looks, self._steps, self.learner.budget.least)
+            carried = Carried(self._method_state, looks, self._steps, self.learner.budget.least, self.conductor.reached)
             CARRIED.write(Path(output_dir), carried)
-
-    def _affordable_rows(self, policy: nn.Module, copied: int) -> int:
-        """Completions at once for whose caches there is room beside what training keeps and `copied` bytes."""
-        free, config = free_bytes(self.accelerator.device), self.config
-        if free is None or config.rollout.engine_settings:
-            return ROWS if free is None else MOST_ROWS  # vLLM sizes its cache itself
-        prompt = max(len(item.prompt_ids) for item in (*self.train_items.items, *(self.eval_items or _NONE).items))
-        row = cache_bytes(policy, prompt + config.rollout.max_new_tokens) + drawing_bytes(policy)
-        optimizer, parts = str(config.training.trainer.get("optim", "")), split_over(self.accelerator)
-        kept = copied + kept_bytes(policy, optimizer, parts, half_precision(self.accelerator))
-        return affordable_rows(free - kept, row, config.rollout.group_size)
 
     def _encode(self, examples: Sequence[Example], policy: nn.Module, with_rejected: bool = False) -> EncodedSet:
         data, tokens = self.config.data, self.config.data.max_prompt_tokens
@@ -357,23 +370,6 @@ class GRAOTrainer(CheckedTrainer):
             examples, self.tokenizer, self.end_id, tokens, data.long_prompts, with_rejected, self.turn
         )
         return fitting(self.config, policy, encoded, self.tokenizer)
-
-    def _endings(self, policy: PreTrainedModel | PeftModel, examples: Sequence[Example]) -> tuple[tuple[int, ...], int]:
-        """Tokens at which sampling stops, and the one that closes a reference."""
-        stops = stop_token_ids(policy, self.tokenizer)
-        likely: Sequence[int] = stops
-        if len(stops) > 1 and not self.tokenizer.chat_template and not self.config.end_token:
-            data = self.config.data
-            probes = encode_examples(examples[:_PROBES], self.tokenizer, stops[0], data.max_prompt_tokens, "truncate")
-            prompts = [item.prompt_ids for item in probes.items]
-            likely = [likeliest_stop(policy, stops, prompts, [item.reference_ids[:-1] for item in probes.items])]
-        end = end_token_id(self.tokenizer, likely, self.config.end_token, self.turn)
-        everything = tuple(dict.fromkeys((*stops, end)))
-        if end not in stops:
-            extend_stops(policy, everything, str(self.tokenizer.convert_ids_to_tokens(end)))
-        texts = token_texts(self.tokenizer, dict.fromkeys((*everything, self.tokenizer.eos_token_id)))
-        self.turn = replace(self.turn, stops=tuple(texts))
-        return everything, end
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The policy as a plain language model, and its critic beside it."""
@@ -383,14 +379,20 @@ class GRAOTrainer(CheckedTrainer):
         super()._save(output_dir, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        carried = CARRIED.read(Path(resume_from_checkpoint))
+        if carried:
+            self.conductor.reached = carried.reached
+        if handed := self.conductor.handed:
+            load_weights(self._policy, handed)
+            self._begin_stage()
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.learner.critic is not None:
             self.learner.critic.load(resume_from_checkpoint)
         if self.source.ahead:
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, "trainer_state.json")))
             samples = read_ahead(Path(resume_from_checkpoint), self.source.prompts_per_step)
-            self.source.restore(state.global_step, samples)
-        if carried := CARRIED.read(Path(resume_from_checkpoint)):
+            self.source.restore(self.conductor.step(state.global_step), samples)
+        if carried:
             self._method_state, self._steps = carried.method, carried.steps
             self.learner.budget.at_most(carried.token_budget)
             if self.watch:

@@ -1,0 +1,76 @@
+"""The stages of a recipe, and from recipe to plan: which method learns for how long, one after another.
+
+stages:
+  - {method: {name: sft}, until: {steps: 200}}
+  - {method: {name: grpo}}                          # for training.steps
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import field, replace
+
+from grao.errors import InputError
+from grao.methods import MethodSection
+from grao.methods.base import Method, Needs
+from grao.methods.grao import GRAO
+from grao.methods.stage import Stage, Until
+from grao.settings import PositiveFloat, settings
+
+
+@settings
+class StageConfig:
+    """One of several methods that train the same model one after another."""
+
+    method: MethodSection = field(default_factory=GRAO)
+    until: Until | None = None
+    """What ends it; only the last stage may be without, it goes on for training.steps."""
+    learning_rate: PositiveFloat | None = None
+    """Peak learning rate; by default that of `training`."""
+
+
+def planned(method: Method, stages: Sequence[StageConfig]) -> list[Stage]:
+    """What a run learns, at least one stage.
+
+    Args:
+        method: of the recipe; it may be a plan of its own.
+        stages: of the recipe, in place of its method.
+
+    Raises:
+        InputError: naming the stage and what is wrong with it.
+    """
+    if not stages:
+        return method.stages()
+    if method != GRAO():
+        raise InputError(f"method: {method.name} and stages are both given; leave one out")
+    plan = [Stage(stage.method, stage.until, stage.learning_rate) for stage in stages]
+    for number, stage in enumerate(plan):
+        where, last = f"stages.{number}", number == len(plan) - 1
+        if len(stage.method.stages()) > 1:
+            raise InputError(f"{where}.method: {stage.method.name} is a plan of stages itself; give it as method")
+        if not last and stage.until is None:
+            raise InputError(f"{where}.until is missing: what ends it, such as {{steps: 200}}")
+        if not last and stage.method.needs.critic:
+            raise InputError(f"{where}.method: {stage.method.name} has a critic and can only be the last stage")
+        if last and stage.until and stage.until.peak:
+            raise InputError(f"{where}.until.peak: nothing follows the last stage; give it steps")
+    return plan
+
+
+def joint_needs(plan: Sequence[Stage]) -> Needs:
+    """All that any stage needs."""
+    needs = [stage.method.needs for stage in plan]
+    flags = {name: any(getattr(need, name) for need in needs) for name in Needs.__dataclass_fields__}
+    return replace(Needs(**flags), updates=max(need.updates for need in needs))
+
+
+def most_steps(plan: Sequence[Stage], steps: int | None, prompts: int, prompts_per_step: int) -> list[int]:
+    """Optimiser steps of each stage, at most.
+
+    Args:
+        plan: the stages.
+        steps: those of a last stage that nothing else ends; by default one pass over the prompts.
+        prompts: to train on.
+        prompts_per_step: B.
+    """
+    rest = steps or max(1, math.ceil(prompts / prompts_per_step))
+    return [stage.until.steps if stage.until else rest for stage in plan]

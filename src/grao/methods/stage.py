@@ -1,0 +1,59 @@
+"""What a run learns, one stage after another, and what ends each.
+
+Most runs have one stage: their method. A recipe may name several (`stages`), and a method may be a plan of several of
+its own (`auto`). Each begins as a run of its own would that is given the weights the one before left: with a new
+optimiser and schedule, its own count of steps, and a frozen policy that is these weights.
+
+A stage may go on as long as it pays (`Peak`). Then the policy answers prompts that are kept away from training every so
+often, always with the same random numbers. The stage ends once `patience` looks in a row were no better than the best
+before them, and hands over the weights of the best one, which may be those that it began with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from grao.settings import PositiveInt, settings
+
+if TYPE_CHECKING:
+    from grao.methods.base import Method
+
+
+@settings
+class Peak:
+    """A stage goes on as long as wins on prompts that are kept away from training rise."""
+
+    every: PositiveInt = 25
+    """Steps from look to look."""
+    prompts: PositiveInt = 64
+    """Training prompts kept away for the looks; at most half of all."""
+    samples: PositiveInt = 4
+    """Answers to each."""
+    patience: PositiveInt = 1
+    """Looks in a row that are not better than the best before they end the stage."""
+
+
+@settings
+class Until:
+    """What ends a stage: whichever of these comes first."""
+
+    steps: PositiveInt = 1000
+    """Optimiser steps."""
+    tokens: PositiveInt | None = None
+    """Tokens trained on and sampled, those of the looks included."""
+    peak: Peak | None = Field(default=None)
+    """Held-out wins that rise no longer."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One method, and how long."""
+
+    method: Method
+    until: Until | None = None
+    """None: for all steps that are left, as only the last stage may."""
+    learning_rate: float | None = None
+    """None: that of the training."""

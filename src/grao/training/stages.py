@@ -1,0 +1,190 @@
+"""Takes a run from one stage to the next: what ends a stage, and what a stage has behind it.
+
+A stage begins as a run of its own would with the weights the last one left, so a staged run equals several runs by
+hand. These weights stand in `stages/1-sft` of the run's folder, a model like any other; a resumed run measures the KL
+divergence from there. What is carried (`Reached`) is in every checkpoint.
+"""
+
+from collections.abc import Sequence
+from dataclasses import field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import proxy
+
+from pydantic.dataclasses import dataclass
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from grao.groups import reward_groups, sample_groups
+from grao.methods.stage import Peak, Stage
+from grao.rewards.mix import check_heard
+from grao.rollouts.base import draw_key
+from grao.training.experience import shuffled
+from grao.types import Encoded, Role
+
+if TYPE_CHECKING:
+    from grao.training.trainer import GRAOTrainer
+
+
+@dataclass(frozen=True)
+class Spent:
+    """The work of a training over all processes, in steps and tokens; a prompt counts once a group."""
+
+    steps: int = 0
+    """Of the optimiser."""
+    sampled: int = 0
+    """Drawn, one after another."""
+    forwarded: int = 0
+    """That went through the model without a gradient: prompts before their samples, frozen and old policies."""
+    backwarded: int = 0
+    """That went through it forward and backward."""
+
+    def __add__(self, other: "Spent") -> "Spent":
+        """Both together."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Spent(*(mine + theirs for mine, theirs in pairs))
+
+
+@dataclass(frozen=True)
+class StageLook:
+    """What a look at the policy showed."""
+
+    step: int
+    """Of the stage."""
+    score: float
+    """Mean over prompts of the share of answers that beat the reference, ties half."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a run is in its stages."""
+
+    stage: int = 0
+    """Number of the stage, from 0."""
+    first: int = 0
+    """Steps of the run before it."""
+    over: bool = False
+    """Whether it has ended; the next step hands over."""
+    looks: list[StageLook] = field(default_factory=list)
+    """In this stage."""
+    before: Spent = field(default_factory=Spent)
+    """Before this stage."""
+    spent: Spent = field(default_factory=Spent)
+    """Since the run began."""
+
+
+class Conductor(TrainerCallback):
+    """Ends stages, and says where the next one begins.
+
+    Args:
+        trainer: the policy that is trained; asked to sample, to judge and to save.
+        plan: the stages.
+        most: optimiser steps of each, at most.
+        kept: the prompts that are kept away for looks.
+    """
+
+    def __init__(
+        self, trainer: "GRAOTrainer", plan: Sequence[Stage], most: Sequence[int], kept: Sequence[Encoded]
+    ) -> None:
+        self._trainer: GRAOTrainer = proxy(trainer)  # which holds this, and is to go as soon as nobody else wants it
+        self.plan, self.most, self.kept = plan, most, kept
+        self.reached = Reached()
+
+    @property
+    def now(self) -> Stage:
+        """The stage under way."""
+        return self.plan[self.reached.stage]
+
+    @property
+    def folder(self) -> Path:
+        """Where the weights lie that this stage hands over."""
+        return self._folder(self.reached.stage)
+
+    @property
+    def handed(self) -> Path | None:
+        """Where the weights lie that this stage began with; None: where the run did."""
+        return self._folder(self.reached.stage - 1) if self.reached.stage else None
+
+    def step(self, step: int) -> int:
+        """Of a step of the run, its number in the stage; both from 0."""
+        return step - self.reached.first
+
+    def steps(self, reached: Reached) -> int:
+        """Of the whole run, at most, once it is so far."""
+        return reached.first + sum(self.most[reached.stage :])
+
+    def spend(self, spent: Spent) -> None:
+        """Counts work that is done."""
+        self.reached = replace(self.reached, spent=self.reached.spent + spent)
+
+    def advance(self, steps: int) -> None:
+        """Makes the next stage the one under way.
+
+        Args:
+            steps: of the run so far.
+        """
+        self.reached = Reached(self.reached.stage + 1, steps, before=self.reached.spent, spent=self.reached.spent)
+        self._trainer.state.max_steps = self.steps(self.reached)
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Looks at the policy that the training begins with, where a stage will be compared with it."""
+        self.reached = self.reached if state.global_step else Reached()
+        state.max_steps = self.steps(self.reached)
+        if self.now.until and self.now.until.peak and not self.reached.looks:
+            self._look(self.now.until.peak, 0)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ends the stage if it is time to."""
+        until, steps, reached = self.now.until, self.step(state.global_step), self.reached
+        if until is None or reached.over:
+            return
+        if until.peak and steps % until.peak.every == 0:
+            self._look(until.peak, steps)
+        spent = self.reached.spent
+        tokens = spent.sampled + spent.backwarded - reached.before.sampled - reached.before.backwarded
+        ended = steps >= until.steps or (until.tokens is not None and tokens >= until.tokens)
+        if not ended and not (until.peak and passed(self.reached.looks, until.peak.patience)):
+            return
+        last = self.reached.stage == len(self.plan) - 1
+        self.reached = replace(self.reached, over=not last)
+        if last:
+            state.max_steps, control.should_training_stop = state.global_step, True
+        else:
+            control.should_evaluate = self._trainer.eval_items is not None
+
+    def _look(self, peak: Peak, steps: int) -> None:
+        """Judges answers to the prompts kept away, and keeps the weights if they are the best so far."""
+        trainer, sampling = self._trainer, replace(self._trainer.source.sampling, samples=peak.samples)
+        keys = [draw_key(trainer.config.seed, "look", index) for index in range(len(self.kept))]
+        groups = sample_groups(self.kept, keys, trainer.sampler(), sampling, trainer.tokenizer)
+        scored = reward_groups(groups, trainer.rewards)
+        check_heard([scored])
+        rewards = scored.total
+        beaten = ((rewards > 0).double() + 0.5 * (rewards == 0).double()).masked_fill(rewards.isnan(), float("nan"))
+        look = StageLook(steps, beaten.nanmean(dim=1).nanmean().item())
+        earlier = [look.score for look in self.reached.looks]
+        self.reached = replace(self.reached, looks=[*self.reached.looks, look])
+        sampled = sum(sum(group.tokens(Role.SAMPLE)) for group in groups)
+        self.spend(Spent(sampled=sampled, forwarded=sum(len(item.prompt_ids) for item in self.kept)))
+        if not earlier or look.score > max(earlier):
+            trainer.save_policy(self.folder)
+        trainer.note({"look/score": look.score, "look/best": max([look.score, *earlier])})
+
+    def _folder(self, stage: int) -> Path:
+        return Path(self._trainer.folder) / "stages" / f"{stage + 1}-{self.plan[stage].method.name}"
+
+
+def passed(looks: Sequence[StageLook], patience: int) -> bool:
+    """Whether the last `patience` looks were no better than the best of those before them."""
+    scores = [look.score for look in looks]
+    return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
+
+
+def kept_away(items: Sequence[Encoded], plan: Sequence[Stage], seed: int) -> tuple[list[Encoded], list[Encoded]]:
+    """The prompts to train on, and those for the looks of the stages: at most half of all."""
+    wanted = max((stage.until.peak.prompts for stage in plan if stage.until and stage.until.peak), default=0)
+    count = min(wanted, len(items) // 2)
+    chosen = set(shuffled(len(items), draw_key(seed, "kept"))[:count])
+    return (
+        [item for index, item in enumerate(items) if index not in chosen],
+        [item for index, item in enumerate(items) if index in chosen],
+    )
