@@ -443,5 +443,5 @@ def test_a_wrong_study_is_one_line(place: Path, capsys, old: str, new: str, mess
 def test_an_arm_with_another_method_brings_its_section(place: Path) -> None:
     assert "grao" in method_names()
     fields = {"method.beta": 0.2, "rollout.group_size": 2}
-    assert with_method("grao", fields, "sft") == {"method": {"name": "grao", "beta": 0.2}, "rollout.group_size": 2}
+    assert with_method("grao", fields, "sft") == {"method": {"name": "grao"}, **fields}
     assert with_method("soft", fields, "grao") == fields

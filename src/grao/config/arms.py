@@ -169,9 +169,7 @@ def with_method(arm: str, fields: Mapping[str, Any], shared: str) -> dict[str, A
     chosen = fields.get("method.name", arm if arm in method_names() else shared)
     if chosen == shared:
         return dict(fields)
-    section = {field.removeprefix("method."): value for field, value in fields.items() if field.startswith("method.")}
-    others = {field: value for field, value in fields.items() if not field.startswith("method.")}
-    return {"method": {"name": chosen} | section, **others}
+    return {"method": {"name": chosen}, **{field: value for field, value in fields.items() if field != "method.name"}}
 
 
 def _points(axis: str, values: Axis) -> dict[str, dict[str, Any]]:

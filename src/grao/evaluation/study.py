@@ -104,7 +104,7 @@ def reach(x: Sequence[float], y: Sequence[float], share: float = 0.95, best: flo
     """Where a curve first reaches a share of its best value: sample efficiency, if x counts reward calls.
 
     Args:
-        x: steps, reward calls or seconds at each evaluation, increasing.
+        x: steps, reward calls or seconds at each evaluation, none less than the one before.
         y: the score there, such as RAS.
         share: of the best value, above 0 and at most 1.
         best: the value to reach a share of, such as the best of all methods; by default the curve's own best.
@@ -115,8 +115,8 @@ def reach(x: Sequence[float], y: Sequence[float], share: float = 0.95, best: flo
     Example: 0, 0.2 and 0.4 at 0, 100 and 200 calls reach 0.95 * 0.4 = 0.38 at 100 + 100 * 0.18 / 0.2 = 190 calls.
     """
     _check_scores(y)
-    if len(x) != len(y) or any(after <= before for before, after in pairwise(x)):
-        raise ValueError(f"x must increase and be as long as y, got {list(x)} for {len(y)} scores")
+    if len(x) != len(y) or any(after < before for before, after in pairwise(x)):
+        raise ValueError(f"x must not fall and be as long as y, got {list(x)} for {len(y)} scores")
     if not 0 < share <= 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}")
     top = max(y) if best is None else best

@@ -85,11 +85,11 @@ def study_steps(name: str, result: StudyResult) -> list[NextStep]:
         why = f"What {fewest} seed{'s' * (fewest != 1)} of an arm cannot tell, {needed} can; finished runs are kept."
         more = [seed for seed in range(needed + len(used)) if seed not in used]
         steps.append(NextStep(why, f"{command} --seeds '{[*used, *more][: max(needed, len(used))]}'"))
-    count, _, unit = result.budget.partition(" ")
-    if unit == "steps" and count.replace(",", "").isdecimal():
-        longer = 3 * int(count.replace(",", ""))
+    count, _, unit = result.budget.replace(",", "").partition(" ")
+    field = {"steps": "steps", "s of counted work": "work"}.get(unit)
+    if field and count.isdecimal():
         why = "The order of methods changes with the length of the training: see a longer one."
-        steps.append(NextStep(why, f"{command}-longer --budget.steps {longer}"))
+        steps.append(NextStep(why, f"{command}-longer --budget.{field} {3 * int(count)}"))
     return steps
 
 

@@ -36,6 +36,7 @@ _MEASURES = (
 _MOST_ARMS = 12
 """Arms whose pairs are shown as a matrix."""
 _AXES = (
+    ("By work", "seconds of counted work", "work"),
     ("By optimiser steps", "optimiser steps", "step"),
     ("By reward calls", "rewards asked for", "reward_calls"),
     ("By time", "seconds of training", "seconds"),
@@ -154,7 +155,7 @@ def _details(result: StudyResult) -> list[Table]:
 
 
 def _figures(result: StudyResult) -> Iterator[Figure]:
-    """RAS of every arm over steps, reward calls and seconds, each with the arms that move on that axis."""
+    """RAS of every arm over work, steps, reward calls and seconds, each with the arms that move on that axis."""
     order, n, styles = [arm.arm for arm in result.arms], result.prompts, arm_styles(arm.arm for arm in result.arms)
     bands = {band.arm: band.points for band in result.curves if len(band.points) > 1}
     for title, label, x in _AXES:

@@ -161,7 +161,7 @@ def prepare(recipe: Recipe, split: Split | None = None, rewards: Mix | None = No
     set_seed(recipe.seed)  # what an adapter begins with must follow from the seed
     policy = add_adapter(model, **vars(lora)) if lora and not isinstance(model, PeftModel) else model
     held_out = split.test if recipe.evaluation.enabled else []
-    shared = {name: getattr(recipe, name) for name in ("seed", "data", "rollout", "method", "training")}
+    shared = {name: getattr(recipe, name) for name in ("seed", "data", "rollout", "method", "stages", "training")}
     end, arguments = chosen.end_token, chosen.chat_template_kwargs
     config = GRAOConfig(output_dir=recipe.output, end_token=end, chat_template_kwargs=arguments, **shared)
     with no_empty_folders(Path(config.output_dir, "checkpoints")):
