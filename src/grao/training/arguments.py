@@ -201,12 +201,18 @@ def check_library(trainer: Trainer, steps: int) -> None:
     trainer.optimizer = trainer.lr_scheduler = None
 
 
-def check_settings(training: TrainingConfig, accelerator: Accelerator, model: nn.Module) -> None:
+def check_settings(training: TrainingConfig, plan: Sequence[Stage], accelerator: Accelerator, model: nn.Module) -> None:
     """Stops what cannot work and warns of what learns nothing.
 
     Raises:
-        InputError: if there are more processes than prompts in a step.
+        InputError: if there are more processes than prompts in a step, or stages where they cannot be.
     """
+    if len(plan) > 1 and accelerator.distributed_type is DistributedType.DEEPSPEED:
+        raise InputError(
+            "stages: DeepSpeed's optimiser cannot be begun anew; use FSDP2 or DDP, or a run for each stage"
+        )
+    if accelerator.num_processes > 1 and any(stage.method.needs.critic for stage in plan[1:]):
+        raise InputError("stages: a critic cannot be added to several processes later; run that stage by itself")
     if training.prompts_per_step < accelerator.num_processes:
         raise InputError(
             f"training.prompts_per_step is {training.prompts_per_step}, but there are {accelerator.num_processes} "

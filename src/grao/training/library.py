@@ -139,7 +139,10 @@ def write_page(trainer: "GRAOTrainer") -> Path:
         if trainer.outside:
             told["method"] = {"name": trainer.method.name}
         model = {"path": str(getattr(trainer.accelerator.unwrap_model(trainer.model).config, "_name_or_path", ""))}
-        config = {"model": model, **{name: told[name] for name in ("data", "rollout", "method", "stages", "training", "seed")}}
+        config = {
+            "model": model,
+            **{name: told[name] for name in ("data", "rollout", "method", "stages", "training", "seed")},
+        }
         facts = {
             "steps": trainer.state.max_steps or trainer.args.max_steps,
             "status": "finished" if done and (done >= trainer.state.max_steps or stopped) else "interrupted",

@@ -160,7 +160,7 @@ class GRAOTrainer(CheckedTrainer):
             )
             check_library(self, steps)
         self.is_fsdp_enabled = begin_splitting(self.accelerator, policy)
-        check_settings(args.training, self.accelerator, policy)
+        check_settings(args.training, plan, self.accelerator, policy)
         # Adapters of other beginnings change the weights below them too.
         plain = peft_config is not None and isinstance(getattr(peft_config, "init_lora_weights", True), bool)
         without = partial(switched_off, cast(PeftModel, policy)) if plain else None
