@@ -4,9 +4,9 @@
     python benchmarks/auto_test.py run [--minutes 8]        does what is missing; the same command goes on
     python benchmarks/auto_test.py report                   the verdict, from the records in studies/auto-test
 
-Twelve cells: base models by ability, two worlds, references that are plain or half of them bad, a judge that is right or
-errs on 30 % of its verdicts. Every run does the same counted work. In each cell the best of five fixed arms is chosen
-on seeds of its own and set against `auto` on others, seed by seed.
+Twelve cells: base models by ability, two worlds, references that are plain or half of them bad, a judge that is right
+or errs on 30 % of its verdicts. Every run does the same counted work. In each cell the best of five fixed arms is
+chosen on seeds of its own and set against `auto` on others, seed by seed.
 """
 
 import argparse

@@ -113,7 +113,7 @@ def script() -> str:
         ("grao reward ", ["audit", "train"]),
         ("grao train --training.learn", ["--training.learning_rate"]),
         ("grao train --training.schedule ", ["constant", "cosine", "linear"]),
-        ("grao train --seed 1 --method.name gr", ["grao", "grao-auto", "grpo"]),
+        ("grao train --seed 1 --method.name gr", ["grao", "grpo"]),
         ("grao compare --budget.st", ["--budget.steps"]),
         ("grao train --config reci", ["recipe.yaml"]),
         ("grao train --conf", ["--config"]),

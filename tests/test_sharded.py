@@ -25,12 +25,15 @@ from torch.distributed.tensor import DTensor
 from forked import Forked, together
 from grao import DataConfig, GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.cli.main import main
+from grao.config.stages import StageConfig
 from grao.engine.sharded import begin_splitting, is_split, whole_state
 from grao.methods.base import Method
 from grao.methods.dpo import DPO
 from grao.methods.grao import GRAO
 from grao.methods.grpo import GRPO
 from grao.methods.ppo import PPO
+from grao.methods.sft import SFT
+from grao.methods.stage import Until
 from grao.records.run import read_metrics
 from grao.rollouts.weights import policy_weights
 from grao.types import Answer
@@ -63,6 +66,8 @@ class Case:
     lora: bool = False
     reward: Callable[..., list[float]] = vowels
     training: tuple[tuple[str, object], ...] = ()
+    before: tuple[StageConfig, ...] = ()
+    """Stages before the method."""
 
 
 CASES = {
@@ -74,6 +79,7 @@ CASES = {
     "moe": Case(GRAO(), "moe", training=(("router_loss", 0.1),)),
     "padded": Case(PPO(updates=2), "gpt2"),
     "silent": Case(GRPO(kl=0.0), reward=quiet),
+    "staged": Case(GRPO(kl=0.1), before=(StageConfig(SFT(), Until(steps=2)),), training=(("steps", 3),)),
     "drawn-lora": Case(GRPO(kl=0.1), lora=True),
 }
 RECORDED = [name for name in CASES if name != "drawn-lora"]
@@ -117,7 +123,8 @@ def make(folder: Path, case: Case, generator=None, **rollout) -> GRAOTrainer:
         data=DataConfig(path="here", rejected="rejected"),
         rollout=RolloutConfig(**{"group_size": 3, "temperature": 1.0, "max_new_tokens": 6} | rollout),
         training=TrainingConfig(**training | dict(case.training), trainer={"optim": "sgd", **device}),
-        method=case.method,
+        method=GRAO() if case.before else case.method,
+        stages=[*case.before, StageConfig(case.method)] if case.before else [],
     )
     lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights="gaussian") if case.lora else None
     return GRAOTrainer(

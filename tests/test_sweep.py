@@ -282,25 +282,6 @@ def weights(name: str, rewards: list[list[float]], **fields: object) -> torch.Te
     return torch.tensor(list(weighted.weights.rows()))
 
 
-def test_auto_imitates_where_all_lose_and_explores_elsewhere() -> None:
-    nan = float("nan")
-    found = weights(
-        "grao-auto", [[-1.0] * 4, [1, -1, -1, -1], [0, -1, -1, -1], [1] * 4, [-1, nan, -1, nan], [nan] * 4], beta=0.25
-    )
-    assert found[0].tolist() == pytest.approx([0, 0, 0, 0, 0.25 * 2, 0])
-    deviation = 0.75**0.5  # of 1, -1, -1, -1 is sqrt(3) / 2, about a mean of -0.5
-    assert found[1, :4].tolist() == pytest.approx([1.5 / deviation / 4] + [-0.5 / deviation / 4] * 3)
-    assert found[1:4, 4].tolist() == [0, 0, 0]
-    assert found[3].abs().sum() == 0
-    assert found[4].tolist() == pytest.approx([0, 0, 0, 0, 0.25 * 2**0.5, 0])
-    assert found[5].abs().sum() == 0
-
-
-def test_auto_by_the_step_fades() -> None:
-    rewards = [[-1.0] * 4, [1.0, -1, -1, -1], [1.0] * 4, [0.0] * 4]
-    assert weights("grao-auto", rewards, rule="step", beta=0.25)[0, 4] == pytest.approx(0.25 * 2 / 4)
-
-
 def test_rewards_relative_to_less_than_their_group() -> None:
     rewards = [[1.0, 0, -1, -1], [-1.0, -1, -1, -1]]
     plain = {"lambda_": 0.0, "sign": "signed"}
