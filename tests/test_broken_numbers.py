@@ -41,7 +41,8 @@ from tiny import letter_tokenizer, relative_gap, saved_model, tiny_model
 PAIRS = [{**row, "rejected": f"no, {row['prompt']}"} for row in ROWS]
 METHODS = {
     "sft": SFT(), "dpo": DPO(), "grao": GRAO(), "grpo": GRPO(updates=2), "ppo": PPO(updates=2), "luffy": LUFFY(),
-    "chord-mu": CHORDMu(), "chord-phi": CHORDPhi(), "hpt": HPT(), "srft": SRFT(), "auto": Auto(imitation=Peak(every=2, prompts=2)),
+    "chord-mu": CHORDMu(), "chord-phi": CHORDPhi(), "hpt": HPT(), "srft": SRFT(),
+    "auto": Auto(imitation=Peak(every=4, prompts=2)),
 }  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
 

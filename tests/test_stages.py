@@ -151,7 +151,23 @@ def test_tokens_end_a_stage(tmp_path: Path):
     ],
 )
 def test_a_stage_is_over_once_looks_are_no_better_than_the_best_before(scores, patience, over):
-    assert passed([StageLook(step, score) for step, score in enumerate(scores)], patience) is over
+    assert passed([StageLook(step, score, 0.5) for step, score in enumerate(scores)], Peak(patience=patience)) is over
+
+
+def test_a_stage_is_over_once_enough_prompts_have_a_winner():
+    assert passed([StageLook(0, 0.1, 0.4)], Peak(enough=0.4))
+    assert not passed([StageLook(0, 0.1, 0.39)], Peak(enough=0.4))
+
+
+def test_where_there_is_enough_at_the_start_nothing_is_imitated(tmp_path: Path):
+    look = Peak(every=1, prompts=3, samples=4, enough=0.0)
+    trainer = make(tmp_path, method=Auto(imitation=look))
+    trainer.train()
+    assert [line["stage"] for line in read_metrics(tmp_path)] == [2, 2, 2]
+    alone = make(tmp_path / "alone", method=GRPO())
+    alone.source.items = trainer.train_items.items
+    alone.train()
+    assert equal(trainer.model, alone.model)
 
 
 PLANNED = [0.2, 0.5, 0.4]

@@ -178,7 +178,9 @@ def suggestion(at: Location, as_option: bool, root: type, values: Any = None) ->
     section, key, known = at[:-1], at[-1], names(root)
     of_run, here = "rollout" in known[()], known.get(general(section), ())
     if kinds := variants(general(section), root):
-        name = (values or {}).get(section[0], {}).get("name", next(iter(kinds)))
+        chosen = _inside(values, section)
+        name = chosen.get("name") if isinstance(chosen, dict) else None
+        name = name if name in kinds else next(iter(kinds))
         keys = {kind: tuple(item.path[-1] for item in facts.fields) for kind, facts in kinds.items()}
         if others := [kind for kind in kinds if key in keys[kind]]:
             return f"{name} has no {key}, {' and '.join(others)} {'has' if len(others) == 1 else 'have'}"
@@ -204,6 +206,14 @@ def suggestion(at: Location, as_option: bool, root: type, values: Any = None) ->
     if theirs and theirs.partition(" ")[0] not in shallow:
         shallow.append(theirs)
     return f"did you mean {' or '.join('--' * as_option + path for path in shallow)}?"
+
+
+def _inside(values: Any, at: Location) -> Any:
+    """What stands at a place of a recipe; None where nothing does."""
+    for part in at:
+        known = values if isinstance(values, dict) else dict(enumerate(values)) if isinstance(values, list) else {}
+        values = known.get(int(part) if isinstance(values, list) and part.isdecimal() else part)
+    return values
 
 
 def _shortened(text: str) -> str:

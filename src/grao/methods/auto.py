@@ -23,7 +23,7 @@ class Auto(Method):
 
     name: Literal["auto"] = "auto"
     """The method."""
-    imitation: Peak = field(default_factory=Peak)
+    imitation: Peak = field(default_factory=lambda: Peak(samples=8, enough=0.4))
     """When imitation has ended."""
 
     needs = Needs(frozen=True)

@@ -6,7 +6,8 @@ optimiser and schedule, its own count of steps, and a frozen policy that is thes
 
 A stage may go on as long as it pays (`Peak`). Then the policy answers prompts that are kept away from training every so
 often, always with the same random numbers. The stage ends once `patience` looks in a row were no better than the best
-before them, and hands over the weights of the best one, which may be those that it began with.
+before them, and hands over the weights of the best one, which may be those that it began with. Where there is `enough`
+to explore from, it ends as well.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from grao.settings import PositiveInt, settings
+from grao.settings import PositiveInt, Share, settings
 
 if TYPE_CHECKING:
     from grao.methods.base import Method
@@ -34,6 +35,8 @@ class Peak:
     """Answers to each."""
     patience: PositiveInt = 1
     """Looks in a row that are not better than the best before they end the stage."""
+    enough: Share | None = None
+    """Share of the prompts with at least one answer that wins from which on the stage ends at once; by default none."""
 
 
 @settings

@@ -278,7 +278,7 @@ def _hand_overs(run: RunRecords) -> Iterator[str]:
     """Where each stage ended, and how the held-out prompts stood there."""
     names = run.manifest.stages if run.manifest else []
     ends = {round(step["stage"]): step["step"] for step in run.metrics if "stage" in step}
-    for number, name in enumerate(names[: len(ends) - 1], start=1):
+    for number, name in enumerate(names[: max(ends, default=1) - 1], start=1):
         at = ends.get(number)
         wins = next((look["eval/win"] for look in run.evaluations if look.get("step") == at), None)
         stood = "" if wins is None else f", with wins on {wins:.0%} of the held-out prompts"

@@ -51,7 +51,9 @@ class StageLook:
     step: int
     """Of the stage."""
     score: float
-    """Mean over prompts of the share of answers that beat the reference, ties half."""
+    """Share of the answers that beat the reference."""
+    reach: float
+    """Share of the prompts with an answer that does."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,10 @@ class Conductor(TrainerCallback):
         """Looks at the policy that the training begins with, where a stage will be compared with it."""
         self.reached = self.reached if state.global_step else Reached()
         state.max_steps = self.steps(self.reached)
-        if self.now.until and self.now.until.peak and not self.reached.looks:
-            self._look(self.now.until.peak, 0)
+        peak = self.now.until and self.now.until.peak
+        if peak and not self.reached.looks:
+            self._look(peak, 0)
+            self.reached = replace(self.reached, over=passed(self.reached.looks, peak))
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ends the stage if it is time to."""
@@ -142,7 +146,7 @@ class Conductor(TrainerCallback):
         spent = self.reached.spent
         tokens = spent.sampled + spent.backwarded - reached.before.sampled - reached.before.backwarded
         ended = steps >= until.steps or (until.tokens is not None and tokens >= until.tokens)
-        if not ended and not (until.peak and passed(self.reached.looks, until.peak.patience)):
+        if not ended and not (until.peak and passed(self.reached.looks, until.peak)):
             return
         last = self.reached.stage == len(self.plan) - 1
         self.reached = replace(self.reached, over=not last)
@@ -158,9 +162,9 @@ class Conductor(TrainerCallback):
         groups = sample_groups(self.kept, keys, trainer.sampler(), sampling, trainer.tokenizer)
         scored = reward_groups(groups, trainer.rewards)
         check_heard([scored])
-        rewards = scored.total
-        beaten = ((rewards > 0).double() + 0.5 * (rewards == 0).double()).masked_fill(rewards.isnan(), float("nan"))
-        look = StageLook(steps, beaten.nanmean(dim=1).nanmean().item())
+        won = scored.total > 0
+        score = won.sum() / scored.total.isfinite().sum()
+        look = StageLook(steps, score.item(), won.any(dim=1).double().mean().item())
         earlier = [look.score for look in self.reached.looks]
         self.reached = replace(self.reached, looks=[*self.reached.looks, look])
         sampled = sum(sum(group.tokens(Role.SAMPLE)) for group in groups)
@@ -173,9 +177,11 @@ class Conductor(TrainerCallback):
         return Path(self._trainer.folder) / "stages" / f"{stage + 1}-{self.plan[stage].method.name}"
 
 
-def passed(looks: Sequence[StageLook], patience: int) -> bool:
-    """Whether the last `patience` looks were no better than the best of those before them."""
-    scores = [look.score for look in looks]
+def passed(looks: Sequence[StageLook], peak: Peak) -> bool:
+    """Whether the last looks were no better than the best of those before them, or there is enough to explore from."""
+    if peak.enough is not None and looks[-1].reach >= peak.enough:
+        return True
+    scores, patience = [look.score for look in looks], peak.patience
     return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
 
 
