@@ -32,8 +32,8 @@ PUBLIC = {
     ],
     "grao.rewards.functions": ["FunctionReward", "load_function"],
     "grao.rewards.mix": [
-        "Mix", "MixedRewards", "WeightedReward", "as_mix", "check_heard", "constrained", "make_reward", "make_rewards",
-        "normalised",
+        "Mix", "MixedRewards", "WeightedReward", "as_mix", "check_heard", "constrained", "joined", "make_reward",
+        "make_rewards", "normalised",
     ],
     "grao.rewards.model": ["EmbeddingSimilarity", "RewardModel", "forward_rows", "local_device"],
     "grao.rewards.rules": [

@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 
 from forked import together
 from grao import DataConfig, GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
+from grao.methods.dapo import DAPO
 from grao.methods.dpo import DPO
+from grao.methods.gac import GAC
 from grao.methods.grpo import GRPO
 from grao.methods.ppo import PPO
 from grao.methods.sft import SFT
@@ -26,6 +28,7 @@ METHODS = {
     "grpo": GRPO(updates=2),
     "ppo": PPO(updates=2, kl_target=0.5),
 }
+RESUMED = METHODS | {"gac": GAC(every=2)}
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
 
 
@@ -35,7 +38,11 @@ def quiet(prompts, completions, **_):
     return [0.0 if prompt in ("say one", "say three") else value for prompt, value in values]
 
 
-SHARED = [*((name, method, vowels) for name, method in METHODS.items()), ("silent", GRPO(kl=0.0), quiet)]
+SHARED = [
+    *((name, method, vowels) for name, method in METHODS.items()),
+    ("silent", GRPO(kl=0.0), quiet),
+    ("resampled", DAPO(), quiet),
+]
 """Name, method and reward of what is run on two processes."""
 
 
@@ -55,9 +62,9 @@ def make(folder: Path, method, rows=PAIRS, peft_config=None, watch=None, reward=
 
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
 def test_methods_that_sample_raise_the_reward(tmp_path: Path, name: str):
-    make(tmp_path, METHODS[name], steps=30, prompts_per_step=6).train()
+    make(tmp_path, METHODS[name], steps=12, prompts_per_step=6, learning_rate=1e-2).train()
     rewards = [step["reward/mean"] for step in read_metrics(tmp_path)]
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
 
 
 @pytest.mark.parametrize(("name", "sign"), [("sft", "reference/loglik"), ("dpo", "dpo/margin")])
@@ -68,12 +75,12 @@ def test_methods_that_do_not_sample_learn_from_the_answers(tmp_path: Path, name:
     assert all("reward/mean" not in step and step["tokens/sampled"] == 0 for step in read_metrics(tmp_path))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", RESUMED)
 def test_resuming_is_as_if_it_had_never_stopped(tmp_path: Path, name: str):
-    whole = make(tmp_path / "whole", METHODS[name], save_every=2)
+    whole = make(tmp_path / "whole", RESUMED[name], save_every=2)
     whole.train()
-    make(tmp_path / "half", METHODS[name], save_every=2).train()
-    again = make(tmp_path / "half", METHODS[name], save_every=2)
+    make(tmp_path / "half", RESUMED[name], save_every=2).train()
+    again = make(tmp_path / "half", RESUMED[name], save_every=2)
     again.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoints" / "checkpoint-2"))
     assert relative_gap(weights_of(again.model), weights_of(whole.model)) == 0
     one, other = (read_metrics(tmp_path / run) for run in ("whole", "half"))

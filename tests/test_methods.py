@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from datasets import Dataset
 from pydantic import TypeAdapter
-from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 
 from grao.config.recipe import Recipe
 from grao.engine.packed import PackedEngine
@@ -17,10 +17,14 @@ from grao.engine.select import engine_for
 from grao.errors import InputError
 from grao.methods import METHODS
 from grao.methods.base import Method
+from grao.methods.dapo import DAPO
 from grao.methods.dpo import DPO
+from grao.methods.dr_grpo import DrGRPO
 from grao.methods.grao import GRAO
 from grao.methods.grpo import GRPO, sample_advantages
+from grao.methods.gspo import GSPO
 from grao.methods.ppo import PPO, gae, steered
+from grao.methods.rloo import RLOO
 from grao.methods.sft import SFT
 from grao.rewards.mix import as_mix
 from grao.rollouts.base import Sampling
@@ -31,6 +35,8 @@ from grao.types import Answer, Encoded, Example, Role
 from tiny import gradients, letter_tokenizer, random_groups, relative_gap, tiny_model
 
 REWARDS = [[1.0, 0.0, -1.0, -1.0], [0.0, 0.0, 0.0, 0.0], [0.5, -0.5, 2.0, 0.0]]
+LIMIT = 16
+"""Most tokens of a sample."""
 pytestmark = pytest.mark.filterwarnings("ignore:.*fused_lm_head.*")
 
 
@@ -67,7 +73,8 @@ def update_of(method: Method, seed: int = 7) -> Update:
         for row, (q, y, n) in enumerate(zip(prompts, references, rejected, strict=True))
     ]
     generator = Given([(tuple(q), group) for q, group in zip(prompts, groups, strict=True)])
-    source = ExperienceSource(items, generator, as_mix(Table()), method, letter_tokenizer(), Sampling(4), 3)
+    sampling = Sampling(4, max_new_tokens=LIMIT)
+    source = ExperienceSource(items, generator, as_mix(Table()), method, letter_tokenizer(), sampling, 3)
     return source.update(0)
 
 
@@ -131,52 +138,97 @@ def plain(trainer):
     return trainer.model
 
 
-@pytest.mark.parametrize("budget", [20, 10_000])
-@pytest.mark.parametrize("kl", [0.0, 0.3])
-def test_grpo_is_that_of_trl(tmp_path: Path, budget: int, kl: float):
+OURS_AND_TRLS = {
+    "grpo": (GRPO(clip=0.1, kl=0.0, updates=2), {}),
+    "grpo with kl": (GRPO(clip=0.1, kl=0.3, updates=2), {}),
+    "clip-higher": (GRPO(clip=0.1, clip_high=0.02, kl=0.0, updates=2), {"epsilon_high": 0.02}),
+    "dr-grpo": (DrGRPO(clip=0.1, updates=2), {"loss_type": "dr_grpo"}),
+    "dr-grpo with kl": (DrGRPO(clip=0.1, kl=0.3, updates=2), {"loss_type": "dr_grpo"}),
+    "dapo": (DAPO(clip=0.1, clip_high=0.15, updates=2), {"loss_type": "dapo", "epsilon_high": 0.15}),
+    "gspo": (
+        GSPO(clip=0.01, clip_high=0.02),
+        {"importance_sampling_level": "sequence", "epsilon": 0.01, "epsilon_high": 0.02},
+    ),
+    "gspo with kl": (GSPO(clip=0.1, clip_high=0.1, kl=0.3), {"importance_sampling_level": "sequence"}),
+}
+
+
+def table(policy, rows: dict) -> torch.Tensor:
+    """(S, T), log-probabilities of the answers' tokens, 0 behind them."""
+    with torch.no_grad():
+        parts = [token_logps(policy, *row) for row in rows.values()]
+    return torch.stack([F.pad(part, (0, max(map(len, parts)) - len(part))) for part in parts])
+
+
+def all_samples() -> tuple[dict, torch.Tensor, dict[str, torch.Tensor]]:
+    """Of the three groups: prompt and sample by position, rewards (3, 4), and TRL's padded inputs."""
+    everything = update_of(GRPO(kl=1.0))  # with a KL term all samples count
+    rows = answers_of(everything)
+    rewards = torch.tensor([REWARDS[update_row(everything, (group, 0))] for group in range(3)]).double()
+    prompt_ids, prompt_mask = padded([prompt for prompt, _ in rows.values()], left=True)
+    completion_ids, completion_mask = padded([answer for _, answer in rows.values()])
+    names = "prompt_ids", "prompt_mask", "completion_ids", "completion_mask"
+    return rows, rewards, dict(zip(names, (prompt_ids, prompt_mask, completion_ids, completion_mask), strict=True))
+
+
+def check_against(theirs: torch.Tensor, model, method: Method, frozen, old) -> None:
+    """Our loss and gradient in the second of several updates, for several token budgets, are those given."""
+    theirs.backward()
+    expected = gradients(model)
+    engine_for(frozen, 0), engine_for(old, 0)
+    update, accelerator, engine = update_of(method), Accelerator(cpu=True), engine_for(model, 0)
+    start = (lambda: _opened(frozen)) if method.needs.frozen else None
+    for budget in (20, 10_000):
+        before = Observer(engine, accelerator, start, None).before(old, update, method, budget)
+        model.zero_grad()
+        seen = accumulate_gradient(model, update, accelerator, engine, budget, UpdateLoss(method), before)
+        assert seen.loss.item() == pytest.approx(theirs.item(), abs=1e-5)
+        assert relative_gap(gradients(model), expected) < 1e-5
+        assert 0 < seen.numbers["ratio/clipped"].mean() < 1
+
+
+@pytest.mark.parametrize("case", OURS_AND_TRLS)
+def test_grpo_and_its_kin_are_those_of_trl(tmp_path: Path, case: str):
+    method, settings = OURS_AND_TRLS[case]
     arguments = GRPOConfig(
-        output_dir=str(tmp_path), loss_type="grpo", beta=0.0, epsilon=0.1, temperature=1.0, num_generations=4,
+        output_dir=str(tmp_path), beta=0.0, temperature=1.0, num_generations=4, max_completion_length=LIMIT,
         per_device_train_batch_size=4, report_to="none", use_cpu=True, bf16=False, activation_checkpointing=False,
+        **{"loss_type": "grpo", "epsilon": 0.1} | settings,
     )  # fmt: skip
     trainer = GRPOTrainer(
         tiny_model(), lambda completions, **_: [0.0] * len(completions), arguments,
         Dataset.from_list([{"prompt": "a"}]), processing_class=letter_tokenizer(),
     )  # fmt: skip
-    trainer.beta = kl  # set afterwards, or TRL looks for the frozen model on the hub
+    trainer.beta = method.kl  # set afterwards, or TRL looks for the frozen model on the hub
     model, frozen, old = moved(plain(trainer)), tiny_model(), moved(tiny_model(seed=1))
-    method = GRPO(clip=0.1, kl=kl, updates=2)
-    everything = update_of(GRPO(kl=1.0))  # with a KL term all samples count
-    rows = answers_of(everything)
-    prompt_ids, prompt_mask = padded([prompt for prompt, _ in rows.values()], left=True)
-    completion_ids, completion_mask = padded([answer for _, answer in rows.values()])
-    rewards = torch.tensor([REWARDS[update_row(everything, (group, 0))] for group in range(3)]).double()
-    deviation = rewards.std(dim=1, keepdim=True)
-    advantages = (rewards - rewards.mean(dim=1, keepdim=True)) / (deviation + 1e-4)
-    width = completion_ids.shape[1]
-
-    def table(policy) -> torch.Tensor:
-        with torch.no_grad():
-            parts = [token_logps(policy, *row) for row in rows.values()]
-        return torch.stack([F.pad(part, (0, width - len(part))) for part in parts])
-
-    inputs = {
-        "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "completion_ids": completion_ids,
-        "completion_mask": completion_mask, "advantages": advantages.flatten().float(),
-        "old_per_token_logps": table(old), "ref_per_token_logps": table(frozen), "num_items_in_batch": torch.tensor(1),
+    rows, rewards, padded_rows = all_samples()
+    advantages = rewards - rewards.mean(dim=1, keepdim=True)
+    if not isinstance(method, DrGRPO):
+        advantages = advantages / (rewards.std(dim=1, keepdim=True) + 1e-4)
+    inputs = padded_rows | {
+        "advantages": advantages.flatten().float(), "old_per_token_logps": table(old, rows),
+        "ref_per_token_logps": table(frozen, rows), "num_items_in_batch": padded_rows["completion_mask"].sum(),
     }  # fmt: skip
-    theirs = trainer._compute_loss(model, inputs)
-    theirs.backward()
-    expected = gradients(model)
+    check_against(trainer._compute_loss(model, inputs), model, method, frozen, old)
 
-    engine_for(frozen, 0), engine_for(old, 0)
-    update, accelerator, engine = update_of(method), Accelerator(cpu=True), engine_for(model, 0)
-    start = (lambda: _opened(frozen)) if kl else None
-    before = Observer(engine, accelerator, start, None).before(old, update, method, budget)
-    model.zero_grad()
-    seen = accumulate_gradient(model, update, accelerator, engine, budget, UpdateLoss(method), before)
-    assert seen.loss.item() == pytest.approx(theirs.item(), abs=1e-5)
-    assert relative_gap(gradients(model), expected) < 1e-5
-    assert 0 < seen.numbers["ratio/clipped"].mean() < 1
+
+@pytest.mark.parametrize("kl", [0.0, 0.3])
+def test_rloo_is_that_of_trl(tmp_path: Path, kl: float):
+    arguments = RLOOConfig(
+        output_dir=str(tmp_path), beta=0.0, epsilon=0.1, num_generations=4, per_device_train_batch_size=4,
+        report_to="none", use_cpu=True, bf16=False, activation_checkpointing=False,
+    )  # fmt: skip
+    trainer = RLOOTrainer(
+        tiny_model(), lambda completions, **_: [0.0] * len(completions), arguments,
+        Dataset.from_list([{"prompt": "a"}]), processing_class=letter_tokenizer(),
+    )  # fmt: skip
+    model, frozen, old = moved(plain(trainer)), tiny_model(), moved(tiny_model(seed=1))
+    rows, rewards, padded_rows = all_samples()
+    before, start = table(old, rows).sum(dim=1), table(frozen, rows).sum(dim=1)
+    rewards = rewards - kl * (before - start).reshape(3, 4)
+    others = (rewards.sum(dim=1, keepdim=True) - rewards) / 3
+    inputs = padded_rows | {"advantages": (rewards - others).flatten().float(), "old_logps": before}
+    check_against(trainer._compute_loss(model, inputs), model, RLOO(clip=0.1, kl=kl, updates=2), frozen, old)
 
 
 @pytest.mark.parametrize("budget", [1, 10_000])

@@ -278,7 +278,7 @@ def test_the_ablation_command(place: Path) -> None:
 def weights(name: str, rewards: list[list[float]], **fields: object) -> torch.Tensor:
     values = torch.tensor(rewards, dtype=torch.float64)
     lengths = PerAnswer.of(torch.ones_like(values), 1.0)
-    weighted = METHODS[name](**fields).weigh(StepGroups(values, lengths, mean_reference=1.0, step=0))
+    weighted = METHODS[name](**fields).weigh(StepGroups(values, lengths, 1.0, step=0, mean_samples=4.0, limit=1))
     return torch.tensor(list(weighted.weights.rows()))
 
 

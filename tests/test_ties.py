@@ -28,7 +28,22 @@ from tiny import tiny_model
 
 NAN = math.nan
 _METHODS = {name: method() for name, method in METHODS.items()}
-SAMPLED = ["grao", "grpo", "luffy", "chord-mu", "chord-phi", "hpt", "srft", "ppo"]
+SAMPLED = [
+    "grao",
+    "grpo",
+    "luffy",
+    "chord-mu",
+    "chord-phi",
+    "hpt",
+    "srft",
+    "ppo",
+    "rloo",
+    "dr-grpo",
+    "dapo",
+    "gspo",
+    "gft",
+    "gac",
+]
 
 
 def batch_of(groups: int, samples: int) -> RewardBatch:
@@ -57,7 +72,7 @@ def told(reward, *groups: list[float], **kind) -> torch.Tensor:
 
 def steps_of(rewards: torch.Tensor) -> StepGroups:
     lengths = PerAnswer.of(torch.full_like(rewards, 5.0), 5.0, 0.0)
-    return StepGroups(rewards, lengths, mean_reference=5.0, step=0)
+    return StepGroups(rewards, lengths, 5.0, step=0, mean_samples=5.0 * rewards.shape[1], limit=8)
 
 
 def signals(name: str, rewards: torch.Tensor) -> torch.Tensor:

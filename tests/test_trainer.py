@@ -381,7 +381,7 @@ ONES = PerAnswer(torch.ones(1, 4), torch.ones(1), torch.ones(1))
 
 def test_a_reference_that_is_kept_out_has_no_share_of_the_weights():
     method = GRAO(sign="positive")
-    weighted = method.weigh(StepGroups(torch.ones(1, 4).double(), ONES, 1.0, 0))  # all win: A_y is -2
+    weighted = method.weigh(StepGroups(torch.ones(1, 4).double(), ONES, 1.0, 0, 4.0, 1))  # all win: A_y is -2
     report = method.report(weighted, PerAnswer.of(torch.zeros(1, 4).double()))
     assert report["weight_size/imitation"].item() == 0
     assert report["weight_size/regulariser"].item() == pytest.approx(0.6 * 0.5)

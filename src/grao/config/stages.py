@@ -60,7 +60,8 @@ def joint_needs(plan: Sequence[Stage]) -> Needs:
     """All that any stage needs."""
     needs = [stage.method.needs for stage in plan]
     flags = {name: any(getattr(need, name) for need in needs) for name in Needs.__dataclass_fields__}
-    return replace(Needs(**flags), updates=max(need.updates for need in needs))
+    most = {name: max(getattr(need, name) for need in needs) for name in ("updates", "resample")}
+    return replace(Needs(**flags), **most)
 
 
 def most_steps(plan: Sequence[Stage], steps: int | None, prompts: int, prompts_per_step: int) -> list[int]:

@@ -58,11 +58,13 @@ class Needs:
     """All answers to a prompt in one micro-batch."""
     updates: int = 1
     """Optimiser steps on one batch of samples."""
+    resample: int = 0
+    """How often further prompts may take the places of those whose group has no weight."""
 
 
 @dataclass(frozen=True)
 class StepGroups:
-    """The B groups of one step on this process, before any weight."""
+    """The B groups of one step on this process, before any weight; with `Needs.resample` all that were drawn."""
 
     rewards: Tensor
     """R(o, y), (B, G) float64, NaN = missing, relative to a reference of reward 0. Without samples G is 0."""
@@ -72,6 +74,10 @@ class StepGroups:
     """Tokens of a reference, averaged over all prompts of the step on all processes."""
     step: int
     """From 0."""
+    mean_samples: float
+    """Tokens of a prompt's G samples together, averaged as the references; of the groups that fill the step."""
+    limit: int
+    """Most tokens of a sample, `rollout.max_new_tokens`."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,11 @@ class TokenView:
     def frozen(self) -> Tensor:
         """(N,), log-probability under the model before training."""
         return known(self.before.frozen)
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """(N,), log of the probability now over that before the first update, with gradient."""
+        return self.logps - self.old
 
     def total(self, values: Tensor) -> Tensor:
         """(N,) -> (S,), sum over each answer's tokens."""
@@ -222,7 +233,12 @@ class Method:
         return self
 
     def adapt(
-        self, state: State, before: Before, lengths: Sequence[int], total: Callable[[Tensor], list[float]]
+        self,
+        state: State,
+        before: Before,
+        lengths: Sequence[int],
+        total: Callable[[Tensor], list[float]],
+        logged: Mapping[str, float],
     ) -> tuple[State, dict[str, float]]:
         """The state for the next step, and what there is to log of the change.
 
@@ -231,6 +247,7 @@ class Method:
             before: the N tokens of the S answers as they were before the update.
             lengths: S, tokens of each answer.
             total: adds a tensor up over all processes.
+            logged: what is logged of the step, over all processes: the method's own numbers among it.
         """
         return state, {}
 

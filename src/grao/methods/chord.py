@@ -38,10 +38,7 @@ class CHORDMu(Method):
 
     def mu(self, step: int) -> float:
         """The weight of SFT at a step (from 0): up in a line, down along a cosine."""
-        if step < self.warmup:
-            return self.peak * step / self.warmup
-        passed = min((step - self.warmup) / self.decay, 1.0)
-        return self.valley + (self.peak - self.valley) * (1 + math.cos(math.pi * passed)) / 2
+        return scheduled(step, self.peak, self.valley, self.warmup, self.decay)
 
     def weigh(self, groups: StepGroups) -> Weighted:
         """A weighted likelihood: (1 - mu) * A_i / G for samples, mu * |y| / mean|y| for references (eq. 4 and 5)."""
@@ -82,6 +79,14 @@ class CHORDPhi(Method):
     def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
         """How likely the references are, and groups without signal."""
         return imitation_numbers(weighted, loglik)
+
+
+def scheduled(step: int, peak: float, valley: float, warmup: int, decay: int) -> float:
+    """At a step (from 0): in a line up to `peak`, along a cosine down to `valley`; in `warmup` and `decay` steps."""
+    if step < warmup:
+        return peak * step / warmup
+    passed = min((step - warmup) / decay, 1.0)
+    return valley + (peak - valley) * (1 + math.cos(math.pi * passed)) / 2
 
 
 def mixed(groups: StepGroups, mu: float) -> tuple[Tensor, Tensor]:

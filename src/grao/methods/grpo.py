@@ -30,7 +30,9 @@ class GRPO(base.Method):
     name: Literal["grpo"] = "grpo"
     """The method."""
     clip: PositiveFloat = 0.2
-    """Half-width of the interval in which a probability ratio counts."""
+    """How far below 1 a probability ratio counts, and above it where `clip_high` does not say otherwise."""
+    clip_high: PositiveFloat | None = None
+    """How far above 1 it counts."""
     kl: NonNegativeFloat = 0.04
     """Weight of the KL divergence to the model before training."""
     updates: PositiveInt = 1
@@ -43,19 +45,25 @@ class GRPO(base.Method):
 
     def weigh(self, groups: base.StepGroups) -> base.Weighted:
         """A = (R - mean) / deviation over the samples; without a KL term, groups without signal are left out."""
-        advantages = sample_advantages(groups.rewards)
-        weights = base.scored_share(groups.rewards)
-        if self.kl == 0:
-            weights = weights * (advantages.nan_to_num(0.0) != 0)
+        return self.weighted(sample_advantages(groups.rewards), base.scored_share(groups.rewards))
+
+    def weighted(self, advantages: Tensor, shares: Tensor) -> base.Weighted:
+        """Samples count their shares, (B, G), but those without advantage only where a KL term asks for them."""
+        weights = shares if self.kl else shares * (advantages.nan_to_num(0.0) != 0)
         return base.Weighted(PerAnswer.of(weights), among_samples(advantages), PerAnswer.of(advantages))
+
+    def log_ratio(self, tokens: base.TokenView) -> Tensor:
+        """(N,), the log of each token's ratio r."""
+        return tokens.log_ratio
 
     def loss(self, tokens: base.TokenView) -> base.TokenLoss:
         """-min(r A, clip(r) A) + kl * r * KL, a mean over each sample's tokens."""
-        surrogate, clipped = clipped_surrogate(tokens, tokens.spread(tokens.signals), self.clip)
+        advantages = tokens.spread(tokens.signals)
+        surrogate, clipped = clipped_surrogate(self.log_ratio(tokens), advantages, self.clip, self.clip_high)
         numbers = {"ratio/clipped": tokens.mean(clipped)}
         if self.kl == 0:
             return base.TokenLoss(tokens.mean(surrogate), numbers)
-        ratio = (tokens.logps - tokens.old).exp()
+        ratio = self.log_ratio(tokens).exp()
         distance = tokens.mean(ratio * base.kl_estimate(tokens.logps, tokens.frozen))
         return base.TokenLoss(tokens.mean(surrogate) + self.kl * distance, numbers)
 
@@ -69,10 +77,14 @@ def sample_advantages(rewards: Tensor) -> Tensor:
 
     NaN where the reward is missing, and in a whole group with fewer than two scored samples.
     """
+    return centred(rewards) / (core.spread(rewards, rewards, freedom=1)[1] + _EPSILON)
+
+
+def centred(rewards: Tensor) -> Tensor:
+    """(B, G) -> (B, G), R - mean within each group: advantages that are not divided by the deviation. NaN as there."""
     scored = rewards.isfinite()
-    distance, deviation = core.spread(rewards, rewards, freedom=1)
     lacking = ~scored | (scored.sum(dim=1, keepdim=True) < 2)
-    return (distance / (deviation + _EPSILON)).masked_fill(lacking, torch.nan)
+    return core.spread(rewards, rewards)[0].masked_fill(lacking, torch.nan)
 
 
 def among_samples(advantages: Tensor) -> Advantages:
@@ -80,14 +92,17 @@ def among_samples(advantages: Tensor) -> Advantages:
     return core.Advantages(advantages, advantages.new_full((len(advantages),), torch.nan))
 
 
-def clipped_surrogate(tokens: base.TokenView, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """-min(r A, clip(r, 1 - clip, 1 + clip) A) of every token, and whether it was clipped; (N,) each.
+def clipped_surrogate(
+    log_ratio: Tensor, advantages: Tensor, clip: float, clip_high: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """-min(r A, clip(r, 1 - clip, 1 + clip_high) A) of tokens or of whole samples, and whether it was clipped.
 
     Args:
-        tokens: with r = pi / pi_old.
-        advantages: (N,), constants.
-        clip: half-width of the interval in which a ratio counts.
+        log_ratio: log of r = pi / pi_old, of any shape, with gradient.
+        advantages: constants of the same shape.
+        clip, clip_high: how far below and above 1 a ratio counts; above as below where nothing else is said.
     """
-    ratio = (tokens.logps - tokens.old).exp()
-    free, bounded = ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages
+    ratio = log_ratio.exp()
+    free = ratio * advantages
+    bounded = ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high)) * advantages
     return -torch.minimum(free, bounded), (bounded < free).to(ratio).detach()

@@ -3,6 +3,9 @@
 Advantages are taken over samples and reference together. A sample's tokens count by their ratio to the policy that
 drew them; the reference was drawn by nobody, so its tokens count by f(p) = p / (p + gamma), which raises what is
 unlikely more than p itself would. Every token of the group counts the same (1 / Z in eq. 7).
+
+The authors' script (github.com/ElliottYan/LUFFY, `exp_scripts/train.sh`) does not divide by the deviation and takes no
+mean over tokens (`grpo_use_std=False`, `loss_remove_token_mean=True`): `normalise: false`.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ class LUFFY(Method):
     """Half-width of the interval in which a probability ratio counts."""
     updates: PositiveInt = 1
     """Optimiser steps on one batch of samples."""
+    normalise: bool = True
+    """Divide advantages by the group's deviation, and sums over tokens by Z. If false, as in the authors' script,
+    advantages are R - mean, and the sum over an answer's tokens is divided by `rollout.max_new_tokens`."""
 
     @property
     def needs(self) -> Needs:
@@ -38,11 +44,15 @@ class LUFFY(Method):
         return Needs(old=self.updates > 1, updates=self.updates)
 
     def weigh(self, groups: StepGroups) -> Weighted:
-        """Joint advantages; each answer's weight is its part of the group's tokens."""
+        """Joint advantages; each answer's weight is its part of the group's tokens, or of the most it could have."""
         rewards, lengths = groups.rewards, groups.lengths
-        advantages = core.group_advantages(rewards, rewards.new_zeros(len(rewards)))
+        advantages = core.ADVANTAGES["group" if self.normalise else "mean"](
+            rewards, rewards.new_zeros(len(rewards)), "joint"
+        )
         signals = PerAnswer.of(advantages.completions, advantages.reference)
         tokens = lengths.samples.sum(dim=1) + lengths.reference  # Z
+        if not self.normalise:
+            tokens = (rewards.isfinite().sum(dim=1) + 1) * groups.limit
         weights = PerAnswer.of(
             lengths.samples.to(rewards) * (signals.samples != 0) / tokens[:, None],
             lengths.reference.to(rewards) * (signals.reference != 0) / tokens,
@@ -52,7 +62,7 @@ class LUFFY(Method):
     def loss(self, tokens: TokenView) -> TokenLoss:
         """Clipped for samples, shaped for references; the mean over an answer's tokens."""
         advantages = tokens.spread(tokens.signals)
-        surrogate, clipped = clipped_surrogate(tokens, advantages, self.clip)
+        surrogate, clipped = clipped_surrogate(tokens.log_ratio, advantages, self.clip)
         p = tokens.logps.exp()
         shaped = -p / (p + self.shaping) * advantages
         on_reference = tokens.only(Role.REFERENCE)

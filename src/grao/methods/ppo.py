@@ -9,7 +9,7 @@ the whole batch of samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, Self
@@ -67,7 +67,7 @@ class PPO(base.Method):
     def loss(self, tokens: base.TokenView) -> base.TokenLoss:
         """Clipped surrogate plus clipped value loss, means over each sample's tokens."""
         before, values = tokens.before, base.known(tokens.values)
-        surrogate, clipped = clipped_surrogate(tokens, base.known(before.advantages), self.clip)
+        surrogate, clipped = clipped_surrogate(tokens.log_ratio, base.known(before.advantages), self.clip)
         first, returns = base.known(before.values), base.known(before.returns)
         near = first + (values - first).clamp(-self.value_clip, self.value_clip)
         errors = torch.maximum((values - returns).square(), (near - returns).square()) / 2
@@ -86,7 +86,12 @@ class PPO(base.Method):
         return replace(self, kl=state.get("kl", self.kl))
 
     def adapt(
-        self, state: base.State, before: base.Before, lengths: Sequence[int], total: Callable[[Tensor], list[float]]
+        self,
+        state: base.State,
+        before: base.Before,
+        lengths: Sequence[int],
+        total: Callable[[Tensor], list[float]],
+        logged: Mapping[str, float],
     ) -> tuple[base.State, dict[str, float]]:
         """Steers the penalty towards the target, by the KL divergence of a sample in this step."""
         if self.kl_target is None:

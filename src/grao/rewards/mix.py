@@ -174,6 +174,21 @@ def check_heard(asked: Sequence[MixedRewards], count: int | None = None) -> None
         )
 
 
+def joined(heard: Sequence[MixedRewards]) -> MixedRewards:
+    """What was said of several batches, at least one, as of one batch; numbers of the tallies are added up."""
+
+    def tally(name: str) -> dict[str, Tensor | float]:
+        told = [mixed.tallies[name] for mixed in heard]
+        values: dict[str, list[Any]] = {}
+        for what, value in (pair for each in told for pair in each.items()):
+            values.setdefault(what, []).append(value)
+        return {what: torch.cat(each) if isinstance(each[0], Tensor) else sum(each) for what, each in values.items()}
+
+    parts = {name: torch.cat([mixed.parts[name] for mixed in heard]) for name in heard[0].parts}
+    total, constraints = torch.cat([mixed.total for mixed in heard]), heard[0].constraints
+    return MixedRewards(total, parts, {name: tally(name) for name in heard[0].tallies}, constraints)
+
+
 RewardLike = Reward | Callable[..., Any] | str | PathLike[str] | nn.Module | tuple[nn.Module, PreTrainedTokenizerBase]
 """What can be made a reward of: see `as_mix`."""
 

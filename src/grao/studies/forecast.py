@@ -32,7 +32,7 @@ from grao.rewards.base import Reward, RewardBatch
 from grao.rewards.judge.base import Pair
 from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.judge.server import ServerJudge
-from grao.rewards.mix import Mix, MixedRewards, WeightedReward, check_heard, make_reward
+from grao.rewards.mix import Mix, MixedRewards, WeightedReward, check_heard, joined, make_reward
 from grao.rollouts.base import draw_key
 from grao.studies.content import content_batch
 from grao.studies.prepare import Prepared, Screen, prepare
@@ -52,7 +52,7 @@ class Workload:
     groups: int
     """Prompts of all steps."""
     samples: int
-    """Completions of the training; 0 where the method samples nothing."""
+    """Completions of the training, at most; 0 where the method samples nothing."""
     prompt_tokens: int
     reference_tokens: int
     rejected_tokens: int
@@ -71,7 +71,11 @@ class Workload:
         """Of a run over these prompts, `most` steps in each of its stages, that evaluates on `held_out` others."""
         rollout, size, plan = recipe.rollout, recipe.training.prompts_per_step, recipe.plan
         stages = list(zip(plan, most, strict=True))
-        sampling = sum(steps for stage, steps in stages if stage.method.needs.samples)
+        further = max(len(items) - size, 0)  # a step has no prompt twice
+        groups = [size + min(stage.method.needs.resample * size, further) for stage, _ in stages]
+        drawn_at_most = sum(
+            count * steps for count, (stage, steps) in zip(groups, stages, strict=True) if stage.method.needs.samples
+        )
         peaks = [(stage.until.peak, steps) for stage, steps in stages if stage.until and stage.until.peak]
 
         def drawn(tokens: Sequence[int]) -> int:
@@ -84,7 +88,7 @@ class Workload:
         return cls(
             steps=sum(most),
             groups=sum(most) * size,
-            samples=sampling * size * rollout.group_size,
+            samples=drawn_at_most * rollout.group_size,
             looked=sum((1 + steps // peak.every) * peak.prompts * peak.samples for peak, steps in peaks),
             prompt_tokens=drawn([len(item.prompt_ids) for item in items]),
             reference_tokens=drawn([len(item.reference_ids) for item in items]),
@@ -114,7 +118,8 @@ class Workload:
     def lines(self, recipe: Recipe) -> Iterator[str]:
         """Steps, prompts, answers and tokens."""
         needs, group = joint_needs(recipe.plan), recipe.rollout.group_size
-        completions = f", {group} completions each: {self.samples:,} completions" if needs.samples else ""
+        bound = "at most " * any(stage.method.needs.resample for stage in recipe.plan)
+        completions = f", {group} completions each: {bound}{self.samples:,} completions" if needs.samples else ""
         at_most = "at most " * (len(recipe.plan) > 1)
         yield f"{at_most}{self.steps:,} steps of {recipe.training.prompts_per_step:,} prompts{completions}"
         if self.looked:
@@ -264,7 +269,7 @@ def try_groups(ready: Prepared, prompts: int, screen: Screen) -> Trial:
             rollout, reward = rollout + sampled - begin, reward + time.perf_counter() - sampled
             advance(len(groups), len(draws))
     check_heard(heard)
-    mixed = _joined(heard)
+    mixed = joined(heard)
     learned, told = (groups, mixed) if needs.samples else _without_samples(groups)
     weighted = source.method.weigh(source.step_groups(0, learned, told.total))
     update = source.assemble(Experience(learned, told, weighted))
@@ -320,12 +325,13 @@ def timed(
         for answers, judged in ((0, 0), (work.answers, work.judged + _short_audit(ready)))
     )
     parts = f"{number(training / steps)} s a step, {duration(whole - training)} of evaluations and the short audit"
-    yield f"time: about {duration(loading + whole)} here: {parts}, {duration(loading)} of loading"
+    about = "at most" if last.needs.resample else "about"
+    yield f"time: {about} {duration(loading + whole)} here: {parts}, {duration(loading)} of loading"
     if steps < work.steps:
         yield f"not in this time: {work.steps - steps:,} steps that sample nothing"
     if work.samples:
         mean = sum(len(sample.ids) for each in trial.groups for sample in each.samples) / len(trial.groups) / group
-        expected = f"about {mean * work.samples:,.0f} are sampled in training"
+        expected = f"{about} {mean * work.samples:,.0f} are sampled in training"
         yield f"completions have {mean:,.0f} tokens as the model is now: {expected}"
     for name, tally in trial.mixed.tallies.items():
         paid = f", which cost {number(float(tally['cost']))}" if tally["cost"] else ""
@@ -368,14 +374,3 @@ def _reward_apart(section: RewardConfig, judge: JudgeReward | None, ask: bool, r
 def _without_samples(groups: Sequence[Group]) -> tuple[list[Group], MixedRewards]:
     """The same prompts as a method has them that samples nothing."""
     return [Group.of(group.item, ()) for group in groups], MixedRewards(torch.zeros(len(groups), 0).double(), {})
-
-
-def _joined(heard: Sequence[MixedRewards]) -> MixedRewards:
-    """What was said of several batches, in one; of the tallies the sums of what is counted."""
-    tallies: dict[str, dict[str, float]] = {}
-    for name, tally in (pair for mixed in heard for pair in mixed.tallies.items()):
-        counted = {what: number for what, number in tally.items() if isinstance(number, int | float)}
-        before = tallies.setdefault(name, {})
-        before.update({what: before.get(what, 0) + number for what, number in counted.items()})
-    parts = {name: torch.cat([mixed.parts[name] for mixed in heard]) for name in heard[0].parts}
-    return MixedRewards(torch.cat([mixed.total for mixed in heard]), parts, tallies)

@@ -225,7 +225,9 @@ def _weights(method: Method, groups: Iterable[Sequence[float]]) -> torch.Tensor:
     """(groups, G + 1), samples and reference, for the rewards of each group."""
     rewards = torch.tensor(list(groups), dtype=torch.float64)
     lengths = PerAnswer.of(torch.ones_like(rewards), 1.0)
-    weights = method.weigh(StepGroups(rewards, lengths, mean_reference=1.0, step=0)).weights
+    weights = method.weigh(
+        StepGroups(rewards, lengths, 1.0, step=0, mean_samples=float(rewards.shape[1]), limit=1)
+    ).weights
     return torch.cat([weights.samples, weights.reference[:, None]], dim=1)
 
 

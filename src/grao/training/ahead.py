@@ -22,10 +22,12 @@ Share = Sequence[tuple[int, Sequence[Answer]]]
 
 
 def check_ahead(ahead: int, plan: Sequence[Stage], early: bool) -> None:
-    """Raises: InputError if samples ahead of their step gain nothing; `early` as in `Mix`."""
+    """Raises: InputError if samples ahead of their step gain nothing, or cannot be; `early` as in `Mix`."""
     if ahead and not any(stage.method.needs.samples for stage in plan):
         names = " and ".join(stage.method.name for stage in plan)
         raise InputError(f"rollout.ahead: {names} samples nothing in training; leave it out")
+    if ahead and (drawn := next((stage.method.name for stage in plan if stage.method.needs.resample), None)):
+        raise InputError(f"rollout.ahead: {drawn} draws further prompts after the rewards; leave one of them out")
     if ahead and not early:
         raise InputError("rollout.ahead: no reward waits for a server meanwhile, so nothing is gained; leave it out")
 

@@ -1,14 +1,15 @@
 """Where rollouts, rewards and method meet: step number in, weighted groups out.
 
-A step's prompts and samples follow from (seed, step) and the weights, so nothing has to be replayed after a resume and
-processes can work without talking to each other. Samples that are drawn one step ahead come from weights that the step
-before then changes; `sampled` holds them, and so does a checkpoint.
+A step's prompts and samples follow from (seed, step) and the weights, so nothing has to be replayed after a resume, and
+processes tell each other no more than how much they drew and which groups teach nothing. Samples that are drawn one
+step ahead come from weights that the step before then changes; `sampled` holds them, and so does a checkpoint.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grao.groups import decoded_group, reward_batch, reward_groups, sample_groups
 from grao.methods.base import Method, StepGroups, Weighted
-from grao.rewards.mix import Mix, MixedRewards
+from grao.rewards.mix import Mix, MixedRewards, joined
 from grao.rollouts.base import Generator, Sampling, draw_key
 from grao.types import Answer, Batch, Encoded, Group, PerAnswer, Role
 
@@ -27,6 +28,7 @@ class Experience:
     """What happened before the update: B groups of this process."""
 
     groups: list[Group]
+    """With `Needs.resample` all that were drawn: those of the step's own prompts, then the further ones."""
     rewards: MixedRewards
     weighted: Weighted
     seconds: dict[str, float] = field(default_factory=dict)
@@ -35,6 +37,12 @@ class Experience:
     def sampled(self) -> bool:
         """Whether the policy answered; not every method lets it."""
         return self.rewards.total.shape[1] > 0
+
+    @property
+    def heard(self) -> Tensor:
+        """(2,), how many answers have a reward, and how many there are."""
+        total = self.rewards.total
+        return torch.tensor([int((~total.isnan()).sum()), total.numel()])
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class ExperienceSource:
         process, processes: which share of the prompts this process takes.
         ahead: 1 samples each step's successor while a judge reads its own samples.
         steps: of the training, after which nothing is sampled.
+        total: adds a tensor up over all processes.
     """
 
     items: Sequence[Encoded]
@@ -91,6 +100,7 @@ class ExperienceSource:
     processes: int = 1
     ahead: int = 0
     steps: int = 0
+    total: Callable[[Tensor], list[float]] = Tensor.tolist
     sampled: dict[int, list[Group]] = field(default_factory=dict)
     """Step -> its groups on this process, with `ahead`: the step that is under way, and the next."""
     last: Experience | None = None
@@ -111,9 +121,45 @@ class ExperienceSource:
         else:
             groups = [Group.of(item, ()) for item in self._items(step)]
             rewards = MixedRewards(torch.zeros(len(groups), 0, dtype=torch.float64), {})
-        weighted = self.method.weigh(self.step_groups(step, groups, rewards.total))
+        groups, rewards, weighted = self._filled(step, groups, rewards, seconds)
         self.last = Experience(groups, rewards, weighted, seconds)
         return self.assemble(self.last)
+
+    def _filled(
+        self, step: int, groups: list[Group], rewards: MixedRewards, seconds: dict[str, float]
+    ) -> tuple[list[Group], MixedRewards, Weighted]:
+        """The groups with their weights, after further prompts took the places of those without any.
+
+        At most `Needs.resample` times, and no prompt twice in a step. The j-th place without weight, over all
+        processes, gets the j-th prompt of an order that depends on (seed, step) only, and its samples depend on (seed,
+        step, prompt): they are the same on one process or several, and after a resume.
+        """
+        places = list(range(len(groups)))  # which group stands in each place of this process
+        weighted = self.method.weigh(self.step_groups(step, groups, rewards.total, places))
+        if not self.method.needs.resample:
+            return groups, rewards, weighted
+        had = {index for _, index in self.draws(step)}
+        order = shuffled(len(self.items), draw_key(self.seed, "further", step))
+        further = (index for index in order if index not in had)
+        for _ in range(self.method.needs.resample):
+            rows, silent = list(weighted.weights.rows()), torch.zeros(self.prompts_per_step, dtype=torch.float64)
+            silent[self.process :: self.processes] = torch.tensor([float(not any(rows[number])) for number in places])
+            draws = list(zip([place for place, flag in enumerate(self.total(silent)) if flag], further, strict=False))
+            if not draws:
+                break
+            own = [(place, index) for place, index in draws if place % self.processes == self.process]
+            if own:
+                items = [self.items[index] for _, index in own]
+                keys = [draw_key(self.seed, step, "further", index) for _, index in own]
+                with _clock(seconds, "rollout"):
+                    new = sample_groups(items, keys, self.generator, self.sampling, self.tokenizer, self._begin)
+                with _clock(seconds, "reward"):
+                    rewards = joined([rewards, reward_groups(new, self.rewards)])
+                for (place, _), number in zip(own, count(len(groups)), strict=False):
+                    places[place // self.processes] = number
+                groups = [*groups, *new]
+            weighted = self.method.weigh(self.step_groups(step, groups, rewards.total, places))
+        return groups, rewards, weighted
 
     def restore(self, step: int, samples: Sequence[Sequence[Answer]]) -> None:
         """Takes up what was sampled ahead of `step` before an interruption: samples of all its prompts, or nothing."""
@@ -160,14 +206,19 @@ class ExperienceSource:
         order = {epoch: shuffled(size, draw_key(self.seed, "order", epoch)) for epoch in epochs}
         return [(position // size, order[position // size][position % size]) for position in positions]
 
-    def step_groups(self, step: int, groups: Sequence[Group], rewards: Tensor) -> StepGroups:
-        """What a method is told of a step's groups; `rewards` is (B, G)."""
+    def step_groups(
+        self, step: int, groups: Sequence[Group], rewards: Tensor, places: Sequence[int] | None = None
+    ) -> StepGroups:
+        """What a method is told of a step's groups; `rewards` is (B, G), `places` are those that fill the step."""
         references = [len(self.items[index].reference_ids) for _, index in self.draws(step)]
         lengths = PerAnswer(
             torch.tensor([group.tokens(Role.SAMPLE) for group in groups]),
             *(torch.tensor([sum(group.tokens(role)) for group in groups]) for role in (Role.REFERENCE, Role.REJECTED)),
         )
-        return StepGroups(rewards, lengths, mean_reference=sum(references) / len(references), step=step)
+        sampled = [sum(group.tokens(Role.SAMPLE)) for group in ([groups[n] for n in places] if places else groups)]
+        tokens, filled = self.total(torch.tensor([sum(sampled), len(sampled)], dtype=torch.float64))
+        mean = sum(references) / len(references)
+        return StepGroups(rewards, lengths, mean, step, tokens / max(filled, 1), self.sampling.max_new_tokens)
 
     def assemble(self, experience: Experience) -> Update:
         """Build the update from the answers whose weight is not zero."""
@@ -196,4 +247,4 @@ def shuffled(count: int, key: int) -> list[int]:
 def _clock(seconds: dict[str, float], phase: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
-    seconds[phase] = time.perf_counter() - start
+    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start

@@ -51,6 +51,7 @@ def step_metrics(
     totals = {
         "tokens/sampled": sum(sum(group.tokens(Role.SAMPLE)) for group in experience.groups),
         "tokens/trained": seen.tokens,
+        **(_drawn(experience) if method.needs.resample else {}),
         **{name: number for name, number in more.items() if not isinstance(number, Tensor)},
         **({} if seen.balance is None else {"router_loss": seen.balance.item()}),
     }
@@ -97,6 +98,12 @@ def _reward_numbers(experience: Experience) -> dict[str, Tensor]:
         "update_size/reference": experience.weighted.weights.reference.abs(),
         **_part_numbers(experience),
     }
+
+
+def _drawn(experience: Experience) -> dict[str, float]:
+    """How many groups were drawn to fill the step, and how many of them teach nothing."""
+    silent = [not any(row) for row in experience.weighted.weights.rows()]
+    return {"groups/drawn": len(silent), "groups/silent": sum(silent)}
 
 
 def _part_numbers(experience: Experience) -> dict[str, Tensor]:

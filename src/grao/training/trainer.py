@@ -49,7 +49,7 @@ from grao.training.arguments import (
 )
 from grao.training.callbacks import MetricsCallback
 from grao.training.checked import CheckedTrainer
-from grao.training.experience import ExperienceSource, Update
+from grao.training.experience import ExperienceSource
 from grao.training.gap import GapWarning, tolerated_gap
 from grao.training.learner import Learner, save_head, together
 from grao.training.library import held_out_metrics, write_page
@@ -190,6 +190,7 @@ class GRAOTrainer(CheckedTrainer):
             processes=self.accelerator.num_processes,
             ahead=rollout.ahead,
             steps=steps,
+            total=self._total,
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(SampleLog(args.output_dir, self, self.source, args.training.sample_every))
@@ -209,7 +210,7 @@ class GRAOTrainer(CheckedTrainer):
         self.sampler()
         update = self.source.update(self.conductor.step(inputs["step"]))
         if method.needs.samples:
-            heard, asked = self._total(self._heard(update))
+            heard, asked = self._total(update.experience.heard)
             if not heard:  # so that no process waits for one that stops
                 check_heard([update.experience.rewards], int(asked))
         looks = self.watch and self.watch.due(step) and update.experience.sampled
@@ -229,7 +230,8 @@ class GRAOTrainer(CheckedTrainer):
         self._gap.look(step, metrics.get("sampler/gap", math.nan))
         if self.watch and watched:
             metrics |= self.watch.look(step, metrics)
-        self._method_state, adapted = self.method.adapt(self._method_state, before, update.batch.lengths, self._total)
+        lengths = update.batch.lengths
+        self._method_state, adapted = self.method.adapt(self._method_state, before, lengths, self._total, metrics)
         metrics |= adapted | {f"seconds/{phase}": spent for phase, spent in update.experience.seconds.items()}
         end = time.perf_counter()
         metrics |= {"seconds/update": end - sampled, "seconds/step": end - begin}
@@ -296,14 +298,9 @@ class GRAOTrainer(CheckedTrainer):
         """For reward functions: a number of this step, for its line in `metrics.jsonl`."""
         self._logged[str(name)].append(float(value))
 
-    def _heard(self, update: Update) -> Tensor:
-        """(2,), how many answers of this process have a reward, and how many there are."""
-        known = ~update.experience.rewards.total.isnan()
-        return torch.tensor([int(known.sum()), known.numel()], device=self.accelerator.device)
-
     def _total(self, values: Tensor) -> list[float]:
         """The sums over all processes."""
-        return cast(list[float], self.accelerator.reduce(values, reduction="sum").tolist())
+        return cast(list[float], self.accelerator.reduce(values.to(self.accelerator.device), reduction="sum").tolist())
 
     def _optimise(self, model: nn.Module) -> None:
         """An optimiser step between two updates on the same samples; transformers makes the last one."""
