@@ -7,7 +7,7 @@ CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo -c constrai
 # What is imported is compiled once, then, and not by each process anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart compare test check format clean
+.PHONY: quickstart compare test check results format clean
 
 quickstart: .venv/installed
 	$(BIN)/grao quickstart
@@ -25,6 +25,10 @@ check: .venv/developing
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/size.py
+	$(BIN)/python scripts/results.py --check
+
+results: .venv/developing
+	$(BIN)/python scripts/results.py
 
 format: .venv/developing
 	$(BIN)/ruff check --fix

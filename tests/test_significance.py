@@ -5,8 +5,9 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.stats import permutation_test
 
-from grao.evaluation.inference import ENUMERATED, holm, mcnemar, sign_flip
+from grao.evaluation.inference import DRAWS, ENUMERATED, holm, mcnemar, sign_flip
 
 
 def outcomes(both: int, only_first: int, only_second: int, neither: int) -> tuple[list[bool], list[bool]]:
@@ -60,6 +61,15 @@ def test_sign_flip_against_a_naive_loop(n: int) -> None:
     sums = [abs(sum(s * d for s, d in zip(signs, differences, strict=True))) for signs in product((-1, 1), repeat=n)]
     extreme = sum(value >= abs(differences.sum()) - 1e-12 for value in sums)
     assert sign_flip(differences.tolist()) == pytest.approx(extreme / 2**n)
+
+
+@pytest.mark.parametrize("n", [ENUMERATED + 1, 90])
+def test_drawn_signs_are_those_of_scipy(n: int) -> None:
+    differences = np.random.default_rng(n).integers(-2, 4, n) / 3
+    test = permutation_test(
+        (differences,), np.sum, permutation_type="samples", n_resamples=DRAWS, batch=4096, rng=np.random.default_rng(3)
+    )
+    assert sign_flip(differences.tolist(), seed=3) == test.pvalue
 
 
 def test_sign_flip_of_signs_is_the_exact_test_of_mcnemar() -> None:

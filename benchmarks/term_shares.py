@@ -1,0 +1,72 @@
+"""Which of eq. 3's three terms is how large, before and after step 200? (The paper's figure on its dynamics.)
+
+    python benchmarks/term_shares.py      300 steps on the weak base; two minutes on a quiet core
+
+Trains GRAO as eq. 3 is printed (`signed`) in the embedded world, with the learning rate of `positive` in
+`studies/methods-weak`, and means `terms_share/...`, the share of each term in the sum of their magnitudes, over the
+steps to 200 and over those after. Writes `benchmarks/records/term-shares.json`; its table is in docs/claims.md.
+"""
+
+import json
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin slow down all on a shared machine
+
+from grao.cli.screen import TerminalScreen, open_console, quiet_libraries
+from grao.config.load import load_recipe
+from grao.records.run import read_metrics
+from grao.sandbox.world import Sandbox, prepare
+from grao.studies.train import start_run
+
+RECORD = Path(__file__).parent / "records" / "term-shares.json"
+BASE, SIGN, RATE = "weak", "signed", "1e-3"
+STEPS, TURN = 300, 200
+TERMS = ("exploration", "imitation", "regulariser")
+
+
+def shares(world: Sandbox, folder: Path, screen: TerminalScreen) -> list[str]:
+    """The three shares before the turn, and after, in percent."""
+    recipe = load_recipe(
+        None,
+        [
+            ("model.path", str(world.model)),
+            ("data.path", str(world.train)),
+            ("data.test_path", str(world.test)),
+            ("rewards.0.function", "grao.sandbox.judge:gold"),
+            ("method.sign", SIGN),
+            ("rollout.max_new_tokens", "40"),
+            ("training.prompts_per_step", "16"),
+            ("training.learning_rate", RATE),
+            ("training.steps", str(STEPS)),
+            ("training.trainer", "{logging_steps: 1}"),
+            ("evaluation.enabled", "false"),
+            ("output", str(folder / "run")),
+        ],
+    )
+    lines = [line for line in read_metrics(start_run(recipe, screen).folder) if "terms_share/exploration" in line]
+    halves = [[line for line in lines if (line["step"] <= TURN) is early] for early in (True, False)]
+    return [f"{100 * mean(line[f'terms_share/{term}'] for line in half):.0f}" for half in halves for term in TERMS]
+
+
+def main() -> None:
+    """Trains and writes the record."""
+    with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
+        row = shares(prepare(ability=BASE), Path(folder), TerminalScreen(open_console()))
+    record = {
+        "page": "docs/claims.md",
+        "command": "python benchmarks/term_shares.py",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": "two CPU cores, shared with other work",
+        "from": "written by the command",
+        "columns": ["base, sign", *(f"{term}, {when}" for when in (f"to step {TURN}", "after") for term in TERMS)],
+        "rows": [[f"{BASE}, `{SIGN}`", *row]],
+    }
+    RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""What sentences quote from the records, page by page: all of README, the summary of docs/results.md, and most else.
+
+Left out: times ("about three minutes"), counts of settings, and words such as "half of the way".
+"""
+
+from pages.cells import (
+    NAG,
+    RAS,
+    TIE,
+    Of,
+    Spot,
+    calls_to_best,
+    cut,
+    falling,
+    kappa_of,
+    p_prompts,
+    p_seeds,
+    steps_to,
+)
+from pages.sentences import Quote, bare, cell, change, figure, limits, number, quote
+
+README, RESULTS, CLAIMS, METHOD, METHODS = (
+    "README.md",
+    "docs/results.md",
+    "docs/claims.md",
+    "docs/method.md",
+    "docs/methods.md",
+)
+WEAK, ABLE, SIGN = "methods-weak", "methods-able", "sign-weak"
+LEAD = Of("difference")
+_TIES_OF_SFT = (
+    number(TIE, WEAK, "grao"),
+    number(TIE, WEAK, "sft"),
+    number(TIE, ABLE, "grao"),
+    number(TIE, ABLE, "sft"),
+)
+_RAS_OF_GRPO = (
+    number(RAS, WEAK, "grao"),
+    number(RAS, WEAK, "grpo"),
+    number(RAS, ABLE, "grao"),
+    number(RAS, ABLE, "grpo"),
+)
+_TIES_OF_GRPO = (
+    number(TIE, WEAK, "grao"),
+    number(TIE, WEAK, "grpo"),
+    number(TIE, ABLE, "grao"),
+    number(TIE, ABLE, "grpo"),
+)
+_LIGHT = (
+    number(TIE, "light-able", "grao-light"),
+    number(TIE, "light-able", "grao"),
+    number(TIE, "light-weak", "grao-light"),
+    number(TIE, "light-weak", "grao"),
+)
+_SHORT_ABLE = number(RAS, "ability", "grao-signed", "0.95"), number(RAS, "ability", "grao", "0.95")
+
+QUOTES: list[Quote] = [
+    quote(README, "by win or tie it is {} against {} %, {} against {} %", *_TIES_OF_SFT),
+    quote(
+        README,
+        "beat the reference in {} % ({} to {}), before in {} %, and {} % are right, before {} %",
+        *(figure("larger", name) for name in ("ras", "low", "high", "ras before", "right", "right before")),
+    ),
+    quote(README, "(On its training prompts {} % win", figure("larger", "ras on training prompts")),
+    quote(README, "{} times as fast as TRL's without checkpointing with answers of varied", cell("gpu-update", 5, 2)),
+    # docs/results.md, in short
+    quote(
+        RESULTS, "it is {} against {} % for SFT on the weak base, and {} against {} % on the able one", *_TIES_OF_SFT
+    ),
+    quote(
+        RESULTS,
+        "({} against {} %, {} against {} %; win or tie {} against {} % and {} against {} %)",
+        *_RAS_OF_GRPO,
+        *_TIES_OF_GRPO,
+    ),
+    quote(
+        RESULTS,
+        "on the weak base ({} points), and behind on the others ({})",
+        cell("imitable-kinds", 0, 1),
+        cell("imitable-kinds", 1, 1),
+    ),
+    quote(RESULTS, "more of it than the paper's {} costs wins", number(kappa_of("beta"), "beta", point="0.5")),
+    quote(
+        RESULTS,
+        "gains {} and {} points in a world not used to find that",
+        bare(number(LEAD, "light-weak", "grao")),
+        bare(number(LEAD, "light-able", "grao")),
+    ),
+    quote(RESULTS, "short runs on an able base ({} against {} %)", *_SHORT_ABLE),
+    # the rest of the page
+    quote(
+        RESULTS,
+        "SFT has {} % on the weak base, where GRAO has {} %, and {} against {} % on the able one",
+        number(TIE, WEAK, "sft"),
+        number(TIE, WEAK, "grao"),
+        number(TIE, ABLE, "sft"),
+        number(TIE, ABLE, "grao"),
+    ),
+    quote(RESULTS, "(clear over prompts, p = {} over seeds)", number(p_seeds, ABLE, "ppo")),
+    quote(RESULTS, "the distance is smaller: {} against {} % and {} against {} %", *_TIES_OF_GRPO),
+    quote(
+        RESULTS,
+        "level on the weak base ({}, {} and {})",
+        *(number(NAG, WEAK, arm) for arm in ("grao", "grpo", "sft")),
+    ),
+    quote(
+        RESULTS,
+        "it comes to {} % with eight seeds ({} to {}; {} to {}): `positive` is {} points ahead then"
+        " ({} to {} over prompts, p < 0.001; {} to {} over seeds, p = {};",
+        number(RAS, SIGN, "grao-signed"),
+        *limits("ras", SIGN, "grao-signed", "prompts"),
+        *limits("ras", SIGN, "grao-signed", "seeds"),
+        bare(number(LEAD, SIGN, "grao-signed")),
+        *limits("difference", SIGN, "grao-signed", "prompts"),
+        *limits("difference", SIGN, "grao-signed", "seeds"),
+        number(p_seeds, SIGN, "grao-signed"),
+    ),
+    quote(
+        RESULTS,
+        "weak {} (GRAO), {} (GRPO), {} (PPO) of 12,800; able {}, {}, {}",
+        *(number(calls_to_best, study, arm) for study in (WEAK, ABLE) for arm in ("grao", "grpo", "ppo")),
+    ),
+    quote(
+        RESULTS,
+        "weak {} % (GRAO), {} % (`signed`), {} % (GRPO), {} % (PPO); able {}, {}, {} and {} %",
+        *(number(falling, study, arm) for study in (WEAK, ABLE) for arm in ("grao", "grao-signed", "grpo", "ppo")),
+    ),
+    quote(
+        RESULTS,
+        "between kappa {} and {} ({}, {} and {} %); on the able one less of it is better by that too ({} against {} %)",
+        *(number(kappa_of("beta"), "beta", point=point) for point in ("0.25", "1")),
+        *(number(TIE, "beta", "grao", point) for point in ("0.25", "0.5", "1")),
+        *(number(TIE, "beta-able", "grao", point) for point in ("0.05", "0.5")),
+    ),
+    quote(
+        RESULTS,
+        "({} against {}), exploration",
+        bare(number(NAG, "terms-able-ablation", "grao")),
+        bare(number(NAG, "terms-able-ablation", "grao-no-imitation")),
+    ),
+    quote(
+        RESULTS,
+        "the change of the difference is {} points, {} to {} over three seeds",
+        *change("judge-noise", "grpo")[:3],
+    ),
+    quote(RESULTS, "is not clear ({}, {} to {} over seeds)", *change("reference-noise", "grpo")[:3]),
+    quote(RESULTS, "(GRAO - GRPO): {} points ({} to {} over seeds, p = {})", *change("experts", "grpo")),
+    quote(
+        RESULTS,
+        "the one changes by {} points, {} to {}, the other by {}, {} to {}; p = {} each",
+        *change("ability", "sft")[:3],
+        *change("ability", "grpo"),
+    ),
+    quote(
+        RESULTS,
+        "level with GRPO ({} against {} %, whose seeds scatter between few and many; by win or tie {} against {} %)",
+        *(number(of, "ability-unseen", arm, "0") for of in (RAS, TIE) for arm in ("grao", "grpo")),
+    ),
+    quote(RESULTS, "least at ability 0 in points ({})", number(LEAD, "ability", "grpo", "0")),
+    # docs/claims.md
+    quote(
+        CLAIMS,
+        "on the weak base ({} against {} %) and as much on the able one ({} against {} %)",
+        *(number(RAS, study, arm) for study in (WEAK, ABLE) for arm in ("grao-signed", "grao")),
+    ),
+    quote(
+        CLAIMS,
+        "GRAO is first ({} against {} % for GRPO, three seeds",
+        number(RAS, "stories", "grao"),
+        number(RAS, "stories", "grpo"),
+    ),
+    quote(CLAIMS, "GRAO has {} against {} % on the weak base, and {} against {} % on the able one", *_TIES_OF_SFT),
+    quote(
+        CLAIMS,
+        "GRAO ends in {} of 100 steps on the weak base and in {} on the able one",
+        *(number(steps_to(Spot(arm="grao")), study, "grpo") for study in (WEAK, ABLE)),
+    ),
+    quote(
+        CLAIMS,
+        "by {} points on the dense model and by {} with experts, a change of {} ({} to {} over eight seeds, p = {})",
+        bare(number(LEAD, "experts", "grpo", "dense")),
+        bare(number(LEAD, "experts", "grpo", "moe")),
+        *change("experts", "grpo"),
+    ),
+    quote(
+        CLAIMS,
+        "weak {} % (GRPO) against {} % (GRAO), able {} % both",
+        number(falling, WEAK, "grpo"),
+        number(falling, WEAK, "grao"),
+        number(falling, ABLE, "grao"),
+    ),
+    quote(
+        CLAIMS,
+        "have {} and {} % before step 200. The second is not: exploration does not take over after it, it has {} %",
+        *(cell("term-shares", 0, column) for column in (2, 3, 4)),
+    ),
+    quote(CLAIMS, "on the weak one not over prompts, p = {})", number(p_prompts, WEAK, "grpo")),
+    # docs/methods.md, docs/method.md
+    quote(
+        METHODS,
+        "({} points of RAS on an able base, clear over seeds; {} on a weak one",
+        number(LEAD, "light-able", "grao"),
+        number(LEAD, "light-weak", "grao"),
+    ),
+    quote(METHODS, "both are level ({} against {} %, {} against {} %)", *_LIGHT),
+    quote(
+        METHOD,
+        "RAS {} % against {} % after 100 steps with `signed` ({} points, {} to {} over seeds, p = {};"
+        " against its own selected rate {}), on the able one {} against {} % ({}, {} to {})",
+        number(RAS, SIGN, "grao"),
+        number(RAS, SIGN, "grao-signed"),
+        number(LEAD, SIGN, "grao-signed"),
+        *limits("difference", SIGN, "grao-signed", "seeds"),
+        number(p_seeds, SIGN, "grao-signed"),
+        number(LEAD, WEAK, "grao-signed"),
+        number(RAS, ABLE, "grao"),
+        number(RAS, ABLE, "grao-signed"),
+        number(LEAD, ABLE, "grao-signed"),
+        *limits("difference", ABLE, "grao-signed", "seeds"),
+    ),
+    quote(
+        METHOD,
+        "`signed` cuts {} and {} % of its answers at the token limit (`positive` {} and {} %)",
+        number(cut, SIGN, "grao-signed"),
+        number(cut, ABLE, "grao-signed"),
+        number(cut, SIGN, "grao"),
+        number(cut, ABLE, "grao"),
+    ),
+    quote(METHOD, "(40 steps: {} against {} %, ten seeds", *_SHORT_ABLE),
+    quote(
+        METHOD,
+        "after 40 steps {} against {} % on the weak base ({}, {} to {} over prompts",
+        number(RAS, "terms-weak-ablation", "grao"),
+        number(RAS, "terms-weak-ablation", "grao-scope-samples"),
+        number(LEAD, "terms-weak-ablation", "grao-scope-samples"),
+        *limits("difference", "terms-weak-ablation", "grao-scope-samples", "prompts"),
+    ),
+    quote(
+        METHOD,
+        "and {} against {} on the able one ({}, {} to {})",
+        number(RAS, "terms-able-ablation", "grao"),
+        number(RAS, "terms-able-ablation", "grao-scope-samples"),
+        number(LEAD, "terms-able-ablation", "grao-scope-samples"),
+        *limits("difference", "terms-able-ablation", "grao-scope-samples", "prompts"),
+    ),
+]

@@ -1,0 +1,360 @@
+"""Tables of README and docs/results.md, each from the records of one or two studies."""
+
+from pages.cells import (
+    BEFORE,
+    LEAD,
+    LEAD_PROMPTS,
+    LEAD_SEEDS,
+    NAG,
+    OVER_PROMPTS,
+    OVER_SEEDS,
+    RAS,
+    RAS_BOTH,
+    TIE,
+    Of,
+    Spot,
+    both_p,
+    cut,
+    kappa,
+    kappa_of,
+    less_light,
+    p_prompts,
+    percent,
+    ras_and_ties,
+    rate,
+    roughly_cut,
+    seconds,
+    with_ties,
+)
+from pages.grid import Grid, line
+
+README, RESULTS = "README.md", "docs/results.md"
+
+_METHODS = [
+    line("GRAO (`positive`)", arm="grao"),
+    line("GRAO (`signed`, eq. 3 as printed)", arm="grao-signed"),
+    line("SFT", arm="sft"),
+    line("DPO", arm="dpo"),
+    line("PPO", arm="ppo"),
+    line("GRPO", arm="grpo"),
+]
+_SIBLINGS = {
+    "GRAO": "grao",
+    "GRPO": "grpo",
+    "CHORD-phi": "chord-phi",
+    "LUFFY": "luffy",
+    "HPT": "hpt",
+    "CHORD-mu": "chord-mu",
+    "SRFT": "srft",
+}
+LEFT_OUT = [
+    line("nothing"),
+    line("exploration", variant="-no-exploration"),
+    line("imitation", variant="-no-imitation"),
+    line("the regulariser", variant="-no-regulariser"),
+    line("the reference from its group (scope `samples`)", variant="-scope-samples"),
+]
+_LESS = [
+    line("relative to the group's mean alone", arm="mean-only"),
+    line("relative to mean and deviation of the step's batch", arm="batch"),
+    line("as they are", arm="raw-reward"),
+]
+_ABILITIES = [
+    line("0", point="0"),
+    line("0.2 (`weak`)", point="0.2"),
+    line("0.5", point="0.5"),
+    line("0.95 (`able`)", point="0.95"),
+]
+_BASE = line("before", BEFORE, arm="grao", plain=True)
+
+
+def _methods(base: str) -> Grid:
+    """Five methods on one base."""
+    return Grid(
+        RESULTS,
+        f"{base}, before: {{}}",
+        study=f"methods-{base}",
+        corner_number=(BEFORE, Spot(arm="grao")),
+        columns=[
+            line("rate", rate),
+            line("RAS", RAS_BOTH),
+            line("win or tie", TIE),
+            line("NAG, net", NAG),
+            line("cut", cut),
+            line("difference", LEAD),
+            line("p", both_p),
+            line("seconds", seconds),
+        ],
+        rows=_METHODS,
+        best="RAS",
+    )
+
+
+def _siblings(base: str, order: str) -> Grid:
+    """GRAO, GRPO and the published mixtures on one base."""
+    return Grid(
+        RESULTS,
+        "arm",
+        study=f"siblings-{base}",
+        columns=[
+            line("rate", rate),
+            line("RAS", RAS),
+            line("over prompts", OVER_PROMPTS),
+            line("over seeds", OVER_SEEDS),
+            line("win or tie", TIE),
+            line("NAG, net", NAG),
+            line("difference", LEAD),
+            line("p", p_prompts),
+        ],
+        rows=[line(name, arm=_SIBLINGS[name]) for name in order.split()],
+        best="RAS",
+    )
+
+
+def _ablation(base: str, cuts: bool) -> dict[str, Grid]:
+    """The terms, and what rewards are relative to; with the answers that ran into the limit where there are any."""
+    few = [("cut", roughly_cut)] if cuts else []
+    signs = {"`positive`": "grao", "`signed`": "signed"}
+    terms = [("kappa", kappa, "grao")] if cuts else []
+    for title, arm in signs.items():
+        measures = [(f"{title}: RAS", ras_and_ties), *few, ("difference", LEAD_PROMPTS), ("p", p_prompts)]
+        terms += [(name, measure, arm) for name, measure in measures]
+    return {
+        f"terms-{base}": Grid(
+            RESULTS,
+            "left out",
+            study=f"terms-{base}-ablation",
+            columns=[line(name, measure, arm=arm) for name, measure, arm in terms],
+            rows=LEFT_OUT,
+            best="RAS",
+        ),
+        f"rewards-{base}": Grid(
+            RESULTS,
+            "rewards are taken",
+            study=f"terms-{base}-ablation",
+            columns=[
+                line("RAS", ras_and_ties),
+                *[line(*each) for each in few],
+                line("difference", LEAD_PROMPTS),
+                line("p", p_prompts),
+            ],
+            rows=_LESS,
+            best="RAS",
+        ),
+    }
+
+
+def _coefficient(name: str, study: str, values: str, best: str = "") -> Grid:
+    """beta or lambda along its values, both sign policies."""
+    return Grid(
+        RESULTS,
+        name,
+        study=study,
+        columns=[line(value.replace("*", " (default)"), point=value.rstrip("*")) for value in values.split()],
+        rows=[
+            line("kappa", kappa_of({"lambda": "lambda_"}.get(name, name)), plain=True),
+            line("`positive`", ras_and_ties, arm="grao"),
+            line("`signed`", ras_and_ties, arm="grao-signed"),
+        ],
+        best=best,
+    )
+
+
+TABLES: dict[str, Grid] = {
+    "readme-methods": Grid(
+        README,
+        "base model",
+        rows=[
+            line("right one time in ten", study="methods-weak"),
+            line("right every other time", study="methods-able"),
+        ],
+        columns=[
+            _BASE,
+            line("GRAO", with_ties, arm="grao"),
+            line("GRPO", with_ties, arm="grpo"),
+            line("PPO", with_ties, arm="ppo"),
+            line("SFT", with_ties, arm="sft"),
+            line("DPO", with_ties, arm="dpo"),
+        ],
+        best="rows",
+    ),
+    "methods-weak": _methods("weak"),
+    "methods-able": _methods("able"),
+    **_ablation("weak", cuts=True),
+    **_ablation("able", cuts=False),
+    "group-size": Grid(
+        RESULTS,
+        "samples a prompt",
+        study="group-size",
+        columns=[line(size, point=size) for size in ("2", "4", "8", "16")],
+        rows=[
+            line("GRAO", ras_and_ties, arm="grao"),
+            line(
+                "GRAO, beta 0.85, 0.66, 0.5, 0.37: kappa sqrt(G) as at 8",
+                ras_and_ties,
+                study="group-size-kappa",
+                arm="grao",
+            ),
+            line("GRPO", ras_and_ties, arm="grpo"),
+            line("GRAO less GRPO", LEAD_PROMPTS, arm="grpo"),
+            line("p", p_prompts, arm="grpo"),
+        ],
+    ),
+    "beta": _coefficient("beta", "beta", "0 0.25 0.5* 1 2", best="table"),
+    "lambda": _coefficient("lambda", "lambda", "0 0.3 0.6* 1.2"),
+    "beta-able": _coefficient("beta", "beta-able", "0 0.05 0.1 0.25 0.5*", best="rows"),
+    "temperature": Grid(
+        RESULTS,
+        "temperature of the samples (evaluated at 0.7)",
+        study="temperature",
+        columns=[line(t.replace("*", " (default)"), point=t.rstrip("*")) for t in ("0.4", "0.7*", "1", "1.4")],
+        rows=[line("GRAO", ras_and_ties, arm="grao"), line("GRPO", ras_and_ties, arm="grpo")],
+    ),
+    "kappa": Grid(
+        RESULTS,
+        "kappa (beta, lambda 0), learning rate, two seeds",
+        study="kappa",
+        columns=[line(title, point=at) for title, at in (("3e-4", "0.0003"), ("1e-3", "0.001"), ("3e-3", "0.003"))],
+        rows=[line(value, ras_and_ties, arm="grao", point=value) for value in ("0.05", "0.18", "0.36", "0.72", "1.44")],
+        best="table",
+    ),
+    "light": Grid(
+        RESULTS,
+        "",
+        rows=[line("weak", study="light-weak"), line("able", study="light-able")],
+        columns=[
+            _BASE,
+            line("`light`", RAS_BOTH, arm="grao-light"),
+            line("`grao`", RAS_BOTH, arm="grao"),
+            line("GRPO", RAS_BOTH, arm="grpo"),
+            line("less `grao`: over prompts, p; over seeds, p", less_light, arm="grao", plain=True),
+            line("less GRPO", less_light, arm="grpo", plain=True),
+        ],
+        best="rows",
+    ),
+    "light-ties": Grid(
+        RESULTS,
+        "win or tie",
+        rows=[line("weak", study="light-weak"), line("able", study="light-able")],
+        columns=[
+            line("`light`", TIE, arm="grao-light"),
+            line("`grao`", TIE, arm="grao"),
+            line("GRPO", TIE, arm="grpo"),
+        ],
+    ),
+    "reference-noise": Grid(
+        RESULTS,
+        "exchanged",
+        study="reference-noise",
+        rows=[line("0", point="0"), line("a quarter", point="0.25"), line("half", point="0.5")],
+        columns=[
+            line("GRAO", ras_and_ties, arm="grao"),
+            line("GRPO", ras_and_ties, arm="grpo"),
+            line("SFT", ras_and_ties, arm="sft"),
+            line("DPO", ras_and_ties, arm="dpo"),
+            line("GRAO less GRPO", LEAD_PROMPTS, arm="grpo"),
+            line("GRAO less SFT", LEAD_PROMPTS, arm="sft"),
+        ],
+    ),
+    "experts": Grid(
+        RESULTS,
+        "",
+        study="experts",
+        rows=[line("dense", point="dense"), line("experts", point="moe")],
+        columns=[
+            _BASE,
+            line("GRAO", with_ties, arm="grao"),
+            line("GRPO", with_ties, arm="grpo"),
+            line("GRAO less GRPO: over prompts, p", Of("difference", "{value} ({prompts}), {p_prompts}"), arm="grpo"),
+            line("over seeds, p", Of("difference", "{seeds}, {p_seeds}"), arm="grpo"),
+        ],
+    ),
+    "siblings-weak": _siblings("weak", "GRAO GRPO CHORD-phi HPT CHORD-mu LUFFY SRFT"),
+    "siblings-able": _siblings("able", "GRAO GRPO CHORD-phi LUFFY HPT CHORD-mu SRFT"),
+    "ability": Grid(
+        RESULTS,
+        "share of right answers in pretraining",
+        study="ability",
+        rows=_ABILITIES,
+        columns=[
+            _BASE,
+            line("GRAO", with_ties, arm="grao"),
+            line("GRAO `signed`", with_ties, arm="grao-signed"),
+            line("GRPO", with_ties, arm="grpo"),
+            line("SFT", with_ties, arm="sft"),
+            line("`grao-auto`, beta 0.25", with_ties, arm="grao-auto"),
+        ],
+        best="rows",
+    ),
+    "ability-leads": Grid(
+        RESULTS,
+        "GRAO less the arm, over seeds; p",
+        study="ability",
+        rows=[line(at, point=at) for at in ("0", "0.2", "0.5", "0.95")],
+        columns=[
+            line("`signed`", LEAD_SEEDS, arm="grao-signed"),
+            line("GRPO", LEAD_SEEDS, arm="grpo"),
+            line("SFT", LEAD_SEEDS, arm="sft"),
+            line("`grao-auto`", LEAD_SEEDS, arm="grao-auto"),
+        ],
+    ),
+    "auto": Grid(
+        RESULTS,
+        "ability",
+        study="auto",
+        rows=[line(at, ras_and_ties, arm="grao-auto", point=at) for at in ("0", "0.2", "0.95")],
+        columns=[
+            line("0: exploration alone", point="none"),
+            line("0.02", point="group-0.02"),
+            line("0.06", point="group-0.06"),
+            line("0.2", point="group-0.2"),
+            line("by the step, 0.06", point="step-0.06"),
+            line("by the step, 0.2", point="step-0.2"),
+        ],
+    ),
+    "ability-unseen": Grid(
+        RESULTS,
+        "ability",
+        study="ability-unseen",
+        rows=[line(at, point=at) for at in ("0", "0.2", "0.95")],
+        columns=[
+            line("`grao-auto`", with_ties, arm="grao-auto"),
+            line("by the step, 0.06", with_ties, arm="grao-auto-step"),
+            line("GRAO", with_ties, arm="grao"),
+            line("GRPO", with_ties, arm="grpo"),
+            line("SFT", with_ties, arm="sft"),
+        ],
+        best="rows",
+    ),
+    "judge-noise": Grid(
+        RESULTS,
+        "verdicts turned around",
+        study="judge-noise",
+        rows=[line(at, point=at) for at in ("0", "0.1", "0.2", "0.35")],
+        columns=[
+            line("GRAO", with_ties, arm="grao"),
+            line("GRPO", with_ties, arm="grpo"),
+            line("GRAO less GRPO", LEAD_PROMPTS, arm="grpo", plain=True),
+            line("p", p_prompts, arm="grpo", plain=True),
+        ],
+        best="rows",
+    ),
+    "stories": Grid(
+        RESULTS,
+        "353 test prompts, three seeds, before: {}",
+        study="stories",
+        corner_number=(Of("before", "{value} % ({prompts}; {seeds})"), Spot(arm="grao")),
+        columns=[
+            line("RAS", percent(RAS)),
+            line("over prompts", OVER_PROMPTS),
+            line("over seeds", OVER_SEEDS),
+            line("NAG, net", percent(NAG)),
+            line("over prompts", Of("nag", "{prompts}")),
+            line("over seeds", Of("nag", "{seeds}")),
+            line("RAS of grao less that of the arm", LEAD_PROMPTS),
+            line("p", p_prompts),
+        ],
+        rows=[line(arm, arm=arm) for arm in ("grao", "grao-signed", "sft", "dpo", "grpo", "ppo")],
+        best="RAS",
+    ),
+}

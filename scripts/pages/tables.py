@@ -1,0 +1,45 @@
+"""Every table of measurements in README and docs: on which page, from which study, with which rows and columns.
+
+    TABLES     recomputed from the records of runs in studies/NAME/cells.jsonl
+    RECORDED   written from benchmarks/records/NAME.json, where the figures of single runs and measurements are kept
+    PLAIN      hold digits and no measurement: settings, options, formulas, tables of contents
+
+A table that holds a digit and is none of these is a fault (`results.py --check`). docs/LOG.md is left out: it is the
+notebook, each entry says what was found on its day, and nothing in it is rewritten.
+"""
+
+import json
+
+from pages import claims_tables, results_tables
+from pages.cells import ROOT
+
+TABLES = {**results_tables.TABLES, **claims_tables.TABLES}
+KEPT: dict[str, dict] = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "benchmarks" / "records").glob("*.json"))
+}
+"""Name -> page, command, date, machine, where the figures are `from`; columns and rows, or figures of a sentence."""
+RECORDED = {name: record for name, record in KEPT.items() if "rows" in record}
+
+PLAIN: set[tuple[str, str]] = {
+    # Where things are, and what a name means.
+    ("CONTRIBUTING.md", "question | answer"),
+    ("docs/evaluation.md", "figure | what it says"),
+    ("docs/evaluation.md", "doubt | raised where"),
+    ("docs/from-trl.md", "TRL, transformers | here"),
+    ("docs/method.md", "name | meaning"),
+    ("docs/rewards.md", "argument | what it is"),
+    ("docs/rewards.md", "rule | r(x) | settings"),
+    ("docs/rewards.md", "figure | from | to fix if"),
+    ("docs/rewards.md", "figure | to fix if"),
+    ("docs/studies.md", "file | holds"),
+    ("docs/claims.md", "claim | here | on which models | seeds | how sure"),
+    # Formulas, their worked numbers, and sources.
+    ("docs/method.md", "`method.scope` | mean and deviation over | when all samples lose"),
+    ("docs/method.md", "scope | mean | deviation | A_i | A_y | w_i | w_y"),
+    ("docs/methods.md", "`method.name` | learns from | update of a prompt with samples o_i and reference y | source"),
+    ("docs/theory.md", "name | verdict | graded"),
+    # Settings.
+    ("docs/performance.md", "`rollout.engine` | where it runs | what goes into `rollout.vllm`"),
+}
+"""Page and heading."""
