@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "grao"
-CODE, FILES, LONGEST = 19_800, 205, 400
+CODE, FILES, LONGEST = 21_000, 220, 400
 """Lines of code, files, and lines of one file in all."""
 
 _LAYOUT = {

@@ -64,7 +64,9 @@ def joint_needs(plan: Sequence[Stage]) -> Needs:
     return replace(Needs(**flags), **most)
 
 
-def most_steps(plan: Sequence[Stage], steps: int | None, prompts: int, prompts_per_step: int) -> list[int]:
+def most_steps(
+    plan: Sequence[Stage], steps: int | None, prompts: int, prompts_per_step: int, group_size: int
+) -> list[int]:
     """Optimiser steps of each stage, at most.
 
     Args:
@@ -72,6 +74,11 @@ def most_steps(plan: Sequence[Stage], steps: int | None, prompts: int, prompts_p
         steps: those of a last stage that nothing else ends; by default one pass over the prompts.
         prompts: to train on.
         prompts_per_step: B.
+        group_size: G; a step that samples is worth so many that do not, twice over.
     """
     rest = steps or max(1, math.ceil(prompts / prompts_per_step))
-    return [stage.until.steps if stage.until else rest for stage in plan]
+    most = [stage.until.steps if stage.until else rest for stage in plan]
+    shares = [stage.until.share if stage.until else None for stage in plan]
+    later = [sum(most[number + 1 :]) * 2 * group_size for number in range(len(plan))]
+    bounds = zip(most, shares, later, strict=True)
+    return [min(own, math.ceil(after * part / (1 - part))) if part and after else own for own, part, after in bounds]

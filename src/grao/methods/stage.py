@@ -5,15 +5,15 @@ its own (`auto`). Each begins as a run of its own would that is given the weight
 optimiser and schedule, its own count of steps, and a frozen policy that is these weights.
 
 A stage may go on as long as it pays (`Peak`). Then the policy answers prompts that are kept away from training every so
-often, always with the same random numbers. The stage ends once `patience` looks in a row were no better than the best
-before them, and hands over the weights of the best one, which may be those that it began with. Where there is `enough`
-to explore from, it ends as well.
+often, always with the same random numbers, and the share of answers that are no worse than the reference is taken. The
+stage ends once `patience` looks in a row were no better than the best before them, or where there is `enough` to
+explore from, and hands over the weights of the best look, which may be those that it began with.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @settings
 class Peak:
-    """A stage goes on as long as wins on prompts that are kept away from training rise."""
+    """A stage goes on as long as it pays on prompts that are kept away from training."""
 
     every: PositiveInt = 25
     """Steps from look to look."""
     prompts: PositiveInt = 64
-    """Training prompts kept away for the looks; at most half of all."""
+    """Training prompts kept away for the looks; at most a quarter of all."""
     samples: PositiveInt = 4
     """Answers to each."""
     patience: PositiveInt = 1
@@ -47,8 +47,10 @@ class Until:
     """Optimiser steps."""
     tokens: PositiveInt | None = None
     """Tokens trained on and sampled, those of the looks included."""
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the work of the whole run; of work that is not known beforehand it is an estimate in tokens."""
     peak: Peak | None = Field(default=None)
-    """Held-out wins that rise no longer."""
+    """Answers to prompts kept away that get no better."""
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,8 @@ def dry_run(recipe: Recipe, card: int | None, gpus: int, ask: bool, screen: Scre
     check_ahead(recipe.rollout.ahead, recipe.plan, any(map(_early, recipe.rewards)))
     encoded = encoded_as_run(recipe, split.train, tokenizer, model)
     train = replace(encoded, items=kept_away(encoded.items, recipe.plan, recipe.seed)[0])
-    most = most_steps(recipe.plan, recipe.training.steps, len(train.items), recipe.training.prompts_per_step)
+    size, group = recipe.training.prompts_per_step, recipe.rollout.group_size
+    most = most_steps(recipe.plan, recipe.training.steps, len(train.items), size, group)
     test = split.test if recipe.evaluation.enabled else []
     tested = encoded_as_run(recipe, split.train, tokenizer, model, test) if test else None
     held_out, long = len(tested.items) if tested else 0, train.dropped + (tested.dropped if tested else 0)

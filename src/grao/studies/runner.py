@@ -127,6 +127,7 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
     if before:
         observer.add_point(before)
     trainer.add_callback(observer)
+    trainer.conductor.share = observer.share
     trainer.train()
     after = observer.evaluate()
     if study.keep_models and final:
@@ -228,6 +229,15 @@ class _Observer(TrainerCallback):
         """Counted so far; 0 where none is."""
         return work(self.budget.rates, self.ready.trainer.conductor.reached.spent) if self.budget.rates else 0.0
 
+    @property
+    def spent(self) -> float:
+        """Of the budget, in its unit."""
+        return {"steps": float(self.step), "seconds": self.seconds, "work": self.work}[self.budget.unit]
+
+    def share(self) -> float:
+        """Of the budget, what is spent."""
+        return self.spent / self.budget.limit
+
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Starts the clock."""
         self._begin = time.perf_counter()
@@ -238,7 +248,7 @@ class _Observer(TrainerCallback):
         self.step = state.global_step
         if self.ready.trainer.conductor.reached.over:
             self.stages.append(self.step)
-        spent = {"steps": float(self.step), "seconds": self.seconds, "work": self.work}[self.budget.unit]
+        spent = self.spent
         along = float(self.step) if self.budget.unit == "seconds" else spent
         if spent >= self.budget.limit:
             control.should_training_stop = True

@@ -5,7 +5,7 @@ hand. These weights stand in `stages/1-sft` of the run's folder, a model like an
 divergence from there. What is carried (`Reached`) is in every checkpoint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,11 @@ class Spent:
     backwarded: int = 0
     """That went through it forward and backward."""
 
+    @property
+    def tokens(self) -> int:
+        """Sampled and trained on."""
+        return self.sampled + self.backwarded
+
     def __add__(self, other: "Spent") -> "Spent":
         """Both together."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
@@ -51,9 +56,9 @@ class StageLook:
     step: int
     """Of the stage."""
     score: float
-    """Share of the answers that beat the reference."""
+    """Share of the answers that are no worse than the reference."""
     reach: float
-    """Share of the prompts with an answer that does."""
+    """Share of the prompts with an answer that beats it."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ class Conductor(TrainerCallback):
         self._trainer: GRAOTrainer = proxy(trainer)  # which holds this, and is to go as soon as nobody else wants it
         self.plan, self.most, self.kept = plan, most, kept
         self.reached = Reached()
+        self.share: Callable[[], float] = self._share
+        """Of the whole run's work, what is done."""
 
     @property
     def now(self) -> Stage:
@@ -141,11 +148,11 @@ class Conductor(TrainerCallback):
         until, steps, reached = self.now.until, self.step(state.global_step), self.reached
         if until is None or reached.over:
             return
-        if until.peak and steps % until.peak.every == 0:
-            self._look(until.peak, steps)
-        spent = self.reached.spent
-        tokens = spent.sampled + spent.backwarded - reached.before.sampled - reached.before.backwarded
+        tokens = reached.spent.tokens - reached.before.tokens
         ended = steps >= until.steps or (until.tokens is not None and tokens >= until.tokens)
+        ended |= until.share is not None and self.share() >= until.share
+        if until.peak and (ended or steps % until.peak.every == 0):
+            self._look(until.peak, steps)
         if not ended and not (until.peak and passed(self.reached.looks, until.peak)):
             return
         last = self.reached.stage == len(self.plan) - 1
@@ -162,9 +169,9 @@ class Conductor(TrainerCallback):
         groups = sample_groups(self.kept, keys, trainer.sampler(), sampling, trainer.tokenizer)
         scored = reward_groups(groups, trainer.rewards)
         check_heard([scored])
-        won = scored.total > 0
-        score = won.sum() / scored.total.isfinite().sum()
-        look = StageLook(steps, score.item(), won.any(dim=1).double().mean().item())
+        score = (scored.total >= 0).sum() / scored.total.isfinite().sum()
+        reach = (scored.total > 0).any(dim=1).double().mean()
+        look = StageLook(steps, score.item(), reach.item())
         earlier = [look.score for look in self.reached.looks]
         self.reached = replace(self.reached, looks=[*self.reached.looks, look])
         sampled = sum(sum(group.tokens(Role.SAMPLE)) for group in groups)
@@ -172,6 +179,14 @@ class Conductor(TrainerCallback):
         if not earlier or look.score > max(earlier):
             trainer.save_policy(self.folder)
         trainer.note({"look/score": look.score, "look/best": max([look.score, *earlier])})
+
+    def _share(self) -> float:
+        """As far as it is known: a step that samples is taken to be as long as references make it."""
+        source, done = self._trainer.source, self.reached.spent.tokens
+        answer = sum(len(item.reference_ids) for item in source.items) / len(source.items)
+        ahead = zip(self.plan[self.reached.stage + 1 :], self.most[self.reached.stage + 1 :], strict=True)
+        answers = (steps * (2 * source.sampling.samples if stage.method.needs.samples else 1) for stage, steps in ahead)
+        return done / (done + source.prompts_per_step * answer * sum(answers) or 1)
 
     def _folder(self, stage: int) -> Path:
         return Path(self._trainer.folder) / "stages" / f"{stage + 1}-{self.plan[stage].method.name}"
@@ -186,9 +201,9 @@ def passed(looks: Sequence[StageLook], peak: Peak) -> bool:
 
 
 def kept_away(items: Sequence[Encoded], plan: Sequence[Stage], seed: int) -> tuple[list[Encoded], list[Encoded]]:
-    """The prompts to train on, and those for the looks of the stages: at most half of all."""
+    """The prompts to train on, and those for the looks of the stages: at most a quarter of all."""
     wanted = max((stage.until.peak.prompts for stage in plan if stage.until and stage.until.peak), default=0)
-    count = min(wanted, len(items) // 2)
+    count = min(wanted, len(items) // 4)
     chosen = set(shuffled(len(items), draw_key(seed, "kept"))[:count])
     return (
         [item for index, item in enumerate(items) if index not in chosen],

@@ -142,7 +142,8 @@ class GRAOTrainer(CheckedTrainer):
         items, kept = kept_away(encoded.items, plan, args.seed)
         self.train_items = replace(encoded, items=items)
         self.eval_items = self._encode(held_out, policy) if eval_dataset is not None else None
-        most = most_steps(plan, args.training.steps, len(items), args.training.prompts_per_step)
+        size = args.training.prompts_per_step
+        most = most_steps(plan, args.training.steps, len(items), size, args.rollout.group_size)
         self.conductor, steps = Conductor(self, plan, most, kept), sum(most)
         arguments = training_arguments(args, steps)
         with refusals(args.training.trainer):
