@@ -23,11 +23,14 @@ from grao.methods.sft import SFT
 from grao.methods.stage import Peak, Until
 from grao.records.run import read_metrics
 from grao.training.stages import StageLook, passed
-from test_method_runs import PAIRS
 from test_trainer import vowels, weights_of
 from tiny import letter_tokenizer, relative_gap, saved_model, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
+PAIRS = [
+    {"prompt": f"say {word}", "reference": f"{word} it is", "rejected": f"no, {word}"}
+    for word in ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+]
 LORA = LoraConfig(r=2, target_modules="all-linear")
 SECOND = {"grpo": GRPO(), "ppo": PPO(updates=2, kl_target=0.5), "dpo": DPO(), "grao": GRAO()}
 

@@ -282,7 +282,6 @@ TABLES: dict[str, Grid] = {
             line("GRAO `signed`", with_ties, arm="grao-signed"),
             line("GRPO", with_ties, arm="grpo"),
             line("SFT", with_ties, arm="sft"),
-            line("`grao-auto`, beta 0.25", with_ties, arm="grao-auto"),
         ],
         best="rows",
     ),
@@ -295,21 +294,6 @@ TABLES: dict[str, Grid] = {
             line("`signed`", LEAD_SEEDS, arm="grao-signed"),
             line("GRPO", LEAD_SEEDS, arm="grpo"),
             line("SFT", LEAD_SEEDS, arm="sft"),
-            line("`grao-auto`", LEAD_SEEDS, arm="grao-auto"),
-        ],
-    ),
-    "auto": Grid(
-        RESULTS,
-        "ability",
-        study="auto",
-        rows=[line(at, ras_and_ties, arm="grao-auto", point=at) for at in ("0", "0.2", "0.95")],
-        columns=[
-            line("0: exploration alone", point="none"),
-            line("0.02", point="group-0.02"),
-            line("0.06", point="group-0.06"),
-            line("0.2", point="group-0.2"),
-            line("by the step, 0.06", point="step-0.06"),
-            line("by the step, 0.2", point="step-0.2"),
         ],
     ),
     "ability-unseen": Grid(
@@ -318,8 +302,6 @@ TABLES: dict[str, Grid] = {
         study="ability-unseen",
         rows=[line(at, point=at) for at in ("0", "0.2", "0.95")],
         columns=[
-            line("`grao-auto`", with_ties, arm="grao-auto"),
-            line("by the step, 0.06", with_ties, arm="grao-auto-step"),
             line("GRAO", with_ties, arm="grao"),
             line("GRPO", with_ties, arm="grpo"),
             line("SFT", with_ties, arm="sft"),
