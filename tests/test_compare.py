@@ -311,6 +311,20 @@ def test_a_failed_run_stands_in_the_result_and_is_tried_again_on_request(place: 
     assert done[2:] == ["soft-final-lr0.01-seed0"]
 
 
+def test_a_failed_run_is_counted_once(place: Path, done: list[str]) -> None:
+    (place / "breaks").touch()
+    rates = ("arms.soft.learning_rates", "[1e-2, 2e-2]"), ("arms.soft.rewards", "[{function: 'rewards.py:breaks'}]")
+    alone = study(*rates, ("seeds", "[0]"), ("selection.prompts", "2"))
+    screen = Screen()
+    result = run_study(alone, screen)
+    assert [failure.cell for failure in result.failures] == [f"soft-select-lr{rate}-seed1000" for rate in (0.01, 0.02)]
+    numbered = [line.split(" ")[0] for line in screen.lines if "rate" in line]
+    assert numbered == ["1/4", "2/4", "3/3"]  # no final run of an arm without a rate
+    screen = Screen()
+    run_study(alone, screen, retry=True)
+    assert [line.split(" ")[0] for line in screen.lines if "rate" in line] == ["1/4", "2/4"]
+
+
 def test_a_reward_that_cannot_be_had_stops_the_study(place: Path) -> None:
     away = study(("arms.soft.rewards", "[{function: 'rewards.py:away'}]"), ("seeds", "[0]"))
     with pytest.raises(RewardUnavailableError, match="the judge is down; finished runs are kept"):

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,14 +13,14 @@ from rich.console import Console
 from grao.config.arms import study_arms
 from grao.config.study import BudgetConfig, SandboxConfig, Study
 from grao.errors import InputError
-from grao.evaluation.inference import net_share, proportion
+from grao.evaluation.inference import holm, net_share, proportion
 from grao.evaluation.metrics import letters, verdicts, win_share, wins
-from grao.evaluation.study import arm_result, comparisons, curve_band
+from grao.evaluation.study import arm_result, choices, comparisons, curve_band
 from grao.records.study import Candidate, CellRecord, Cost, Key, Outcomes, Point
 from grao.reports.paper import paper_tables
 from grao.reports.study import render_study, study_csv, study_tables
 from grao.reports.tables import seeds_needed
-from grao.reports.verdict import notes, on_prompts, on_seeds, separable, verdict
+from grao.reports.verdict import notes, on_both, on_prompts, on_seeds, separable, verdict
 from grao.studies.study import study_result
 
 
@@ -133,6 +134,71 @@ def compared(seeds: int, others: dict[str, int], failed: bool = False):
     return study_result(study, study_arms(study), offered, [], finals)
 
 
+def test_prompts_and_seeds_at_once() -> None:
+    # of 40 prompts grao alone wins 20 in both seeds, then 12: 0.5 and 0.3; squares of both reaches are added
+    letters = {"grao": ("w" * 20 + "l" * 20, "w" * 12 + "l" * 28), "sft": ("l" * 40, "t" * 40)}
+    arms = {arm: [record(arm, after, seed) for seed, after in enumerate(both)] for arm, both in letters.items()}
+    (one,) = comparisons(arms, "grao", 0.95)
+    two, both = one.difference, one.both.difference
+    assert both == two.over_both == one.both.simultaneous  # a single comparison
+    assert both.value - both.low == pytest.approx(
+        math.hypot(0.4 - two.over_prompts.low, 0.4 - (0.4 - 0.1 * 12.7062047))
+    )
+    assert one.both.p == one.both.p_corrected > 0.05 > one.p_prompts
+    assert one.win_or_tie.difference.value == pytest.approx(0.4 - 0.5)
+    assert arm_result(arms["grao"], 0.95).ras.over_both.low == 0
+    (alone,) = comparisons({arm: runs[:1] for arm, runs in arms.items()}, "grao", 0.95)
+    assert alone.both is alone.win_or_tie is alone.difference.over_both is None
+
+
+def test_intervals_of_a_family_hold_at_once() -> None:
+    result = compared(8, {"sft": 30, "grpo": 57, "dpo": 61})
+    for each in result.comparisons:
+        wide, plain = each.both.simultaneous, each.both.difference
+        assert wide.low < plain.low < plain.value == wide.value < plain.high < wide.high
+        assert (plain.low > 0 or plain.high < 0) == (each.both.p < 0.05)
+    ps = [each.both.p for each in result.comparisons]
+    assert [each.both.p_corrected for each in result.comparisons] == list(
+        holm(dict(zip("abc", ps, strict=True))).values()
+    )
+    assert [each.win_or_tie for each in result.comparisons] == [each.both for each in result.comparisons]  # no ties
+
+
+def test_which_rate_a_selection_would_choose() -> None:
+    # one run each on two prompts: both won, one won, none. Resamples: ww, wl, lw, ll of the second are 1/4 each; the
+    # first always has 2 of 2, so of equals (the second drawn twice at its won prompt) the first is taken
+    assert choices([["ww"], ["wl"], ["ll"]]) == [1, 0, 0]
+    share = choices([["wl"], ["lw"]])  # the first unless prompt 2 is drawn twice
+    assert share == pytest.approx([0.75, 0.25], abs=0.04)
+    runs = choices([["wl", "wl"], ["ww", "ll"]])  # runs are drawn too: by hand below
+    # the second has 1, 1/2 or 0 with 1/4, 1/2, 1/4 by the runs; the first 1, 1/2 or 0 with the same by the prompts
+    assert runs[1] == pytest.approx(1 / 4 * 3 / 4 + 1 / 2 * 1 / 4, abs=0.04)
+    assert choices([["w-"], ["-w"]]) == pytest.approx([0.75, 0.25], abs=0.04)  # nothing known counts as no win
+
+
+def test_a_choice_that_is_not_clear_is_said() -> None:
+    result = compared(2, {"sft": 30})
+    offered = [Candidate("grao", 1e-3, 0.4, 0.1, None, 0.55), Candidate("grao", 3e-3, 0.3, 0.1, None, 0.45)]
+    said = " ".join(notes(replace(result, candidates=offered)))
+    assert "Which learning rate is best is not clear: grao 0.001, but 0.003 in 45 % of resamples of the" in said
+    offered[0] = replace(offered[0], chosen=0.9)
+    assert "not clear" not in " ".join(notes(replace(result, candidates=offered)))
+
+
+def test_right_answers_stand_beside_ras_where_they_were_recorded() -> None:
+    result = compared(2, {"sft": 30})
+    assert "Right answers" not in render_study("a", result, "")
+    runs = [record("grao", "wl", seed) for seed in (0, 1)]
+    runs = [
+        replace(run, outcomes=replace(run.outcomes, right=right)) for run, right in zip(runs, ("wl", "ww"), strict=True)
+    ]
+    arm = arm_result(runs, 0.95)
+    assert arm.right.over_prompts.value == 0.75
+    known = replace(result, arms=[replace(each, right=arm.right) for each in result.arms])
+    assert "Right answers" in render_study("a", known, "")
+    assert next(csv.DictReader(io.StringIO(study_csv(known))))["right"] == "0.75"
+
+
 def test_the_verdict_in_words() -> None:
     few = compared(3, {"sft": 30, "grpo": 59})
     assert on_prompts(few) == (
@@ -147,10 +213,14 @@ def test_the_verdict_in_words() -> None:
     assert "grao beats sft (+30.0 points, p = 0.016) and loses to grpo (-30.0 points, p = 0.016)" in on_seeds(many)
     assert verdict(many).startswith(
         "After 50 steps grpo beats the reference most often, on 90.0 % of 100 held-out prompts, mean over 8 seeds; "
-        "before training: 0.0 %. The next, grao with 60.0 %, is separable from it: p = 0.008 over 8 seeds. On other"
+        "before training: 0.0 %. Win or tie: 90.0 %. The next, grao with 60.0 %, is separable from it: p < 0.001 for "
+        "new prompts and new trainings at once, 8 seeds. For new prompts and new trainings at once: grao beats sft "
+        "(+30.0 points, p < 0.001) and loses to grpo (-30.0 points, p < 0.001). On other prompts"
     )
-    assert separable(few).endswith("is not separable from it: p = 1.00 over prompts; 3 seeds cannot tell more.")
-    assert separable(compared(6, {"sft": 30, "grpo": 60})).endswith("is not separable from it: p = 1.00 over 6 seeds.")
+    assert re.search(r"is not separable from it: p = 0.\d+ for new prompts .* at once, 3 seeds.$", separable(few))
+    one = compared(1, {"sft": 30, "grpo": 60})
+    assert separable(one).endswith("is not separable from it: p = 1.00 over prompts; one seed cannot tell more.")
+    assert on_both(one) == ""
 
 
 def test_every_two_arms_are_compared() -> None:
@@ -162,7 +232,7 @@ def test_every_two_arms_are_compared() -> None:
     page = render_study("a", result, "")
     rows = re.findall(r"<tr><td>(\w+)</td>(.*?)</tr>", page[page.index('id="pairs"') :])
     assert [name for name, _ in rows[:3]] == ["grpo", "grao", "sft"]  # highest first
-    assert re.findall('number">(.*?)<', rows[0][1]) == ["", "+30.0 ps", "+60.0 ps"]
+    assert re.findall('number">(.*?)<', rows[0][1]) == ["", "+30.0 bps", "+60.0 bps"]
 
 
 def test_the_paper_stands_beside_a_study_of_its_kind() -> None:
@@ -211,3 +281,7 @@ def test_the_csv_holds_the_numbers() -> None:
     assert float(sft["grao_minus_arm"]) == pytest.approx(0.3)
     assert float(sft["p_seeds_corrected"]) == result.comparisons[0].p_seeds_corrected
     assert float(sft["ras_low_over_prompts"]) == result.arms[1].ras.over_prompts.low
+    assert float(sft["ras_low_over_both"]) == result.arms[1].ras.over_both.low
+    assert float(sft["grao_minus_arm_win_or_tie_p"]) == result.comparisons[0].win_or_tie.p
+    columns = list(grao)
+    assert columns.index("falling") < columns.index("ras_low_over_both")  # what is new comes last

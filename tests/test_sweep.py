@@ -4,6 +4,7 @@ import csv
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from grao.evaluation.study import sweep_result
 from grao.methods import METHODS
 from grao.methods.base import StepGroups
 from grao.records.study import CellRecord, Key, Outcomes, Place, read_cells, read_study
+from grao.reports.sweep import sweep_sentences
 from grao.reports.tables import share
 from grao.rewards.base import RewardBatch
 from grao.rewards.functions import FunctionReward
@@ -75,6 +77,7 @@ def test_a_sweep_from_file_to_page(place: Path, capsys: pytest.CaptureFixture[st
     assert main(["sweep", "--config", "study.yaml"]) == 0
     shown = capsys.readouterr().out
     assert "less that of another arm at the same point" in shown
+    assert "Win or tie: mean over seeds" in " ".join(shown.split())
     result = read_study(place / "study")
     assert result.sweep.axes == ["rollout.temperature"]
     assert [(one.arm, one.other) for one in result.sweep.contrasts] == [
@@ -83,7 +86,7 @@ def test_a_sweep_from_file_to_page(place: Path, capsys: pytest.CaptureFixture[st
     ]
     assert [one.other for one in result.sweep.changes] == ["grpo"]
     assert result.comparisons == []
-    assert "With 2 seeds no test over seeds can find anything among 2 contrasts" in " ".join(shown.split())
+    assert "With 2 seeds no test over seeds alone can find anything among 2 contrasts" in " ".join(shown.split())
     rows = list(csv.DictReader((place / "study" / "study.csv").read_text().splitlines()))
     assert [(row["arm"], row["rollout.temperature"]) for row in rows] == [
         ("grao", "0.7"),
@@ -93,7 +96,8 @@ def test_a_sweep_from_file_to_page(place: Path, capsys: pytest.CaptureFixture[st
     ]
     assert rows[1]["grao_minus_arm"] == str(result.sweep.contrasts[0].difference.over_prompts.value)
     page = (place / "study" / "study.html").read_text()
-    assert "Along rollout.temperature" in page
+    assert "RAS, strict wins along rollout.temperature" in page
+    assert "Win or tie along rollout.temperature" in page
     assert '"label":"grpo"' in page
     record = read_cells(place / "study")[Key("grpo+temperature=0.7", "final", 0.01, 1)]
     assert record.settings["rollout.temperature"] == 0.7
@@ -111,7 +115,7 @@ def test_a_map_of_two_axes(place: Path) -> None:
     page = (place / "study/study.html").read_text()
     assert "training.learning_rate downwards, method.beta to the right" in page
     cells = re.findall(r'<td class="shade(\d)">(.*?)</td>', page)
-    reached = [arm.ras.over_prompts for arm in result.arms]
+    reached = [getattr(arm, name).over_prompts for name in ("ras", "ras_win_or_tie") for arm in result.arms]
     assert [text for _, text in cells] == [share(ras).replace(" %", "\N{NO-BREAK SPACE}%") for ras in reached]
     assert max(int(shade) for shade, _ in cells) == 8
 
@@ -172,6 +176,65 @@ def test_leads_and_how_they_change() -> None:
     sweep = sweep_result(places, ["x"], runs, "grao", 0.95)
     assert len(sweep.contrasts) == 1
     assert sweep.changes == []
+
+
+def letters_of(shares: dict[str, tuple[int, ...]]) -> dict[str, list[CellRecord]]:
+    """Name -> a run a seed that wins so many of 100 prompts, never the same ones for long."""
+    outcomes = {name: ["w" * won + "l" * (100 - won) for won in of] for name, of in shares.items()}
+    return {
+        name: [record(name, seed, after[7 * seed :] + after[: 7 * seed]) for seed, after in enumerate(of)]
+        for name, of in outcomes.items()
+    }
+
+
+def test_over_several_models_the_change_is_over_models() -> None:
+    # the lead moves by 20 and 10 points in the first model, by 30 and 40 in the second: 15 and 35, so 25 on average
+    shares = {
+        "grao+ability=0,seed=0": (10, 10),
+        "grpo+ability=0,seed=0": (10, 10),
+        "grao+ability=0,seed=1": (20, 20),
+        "grpo+ability=0,seed=1": (10, 10),
+        "grao+ability=1,seed=0": (40, 30),
+        "grpo+ability=1,seed=0": (20, 20),
+        "grao+ability=1,seed=1": (70, 80),
+        "grpo+ability=1,seed=1": (30, 30),
+    }
+    places = [Place(name, name[:4], [name[13], name[-1]]) for name in shares]
+    axes = ["sandbox.ability", "sandbox.seed"]
+    sweep = sweep_result(places, axes, letters_of(shares), "grao", 0.95)
+    (change,) = sweep.changes
+    assert (change.over, change.change.n) == ("models", 2)
+    assert change.change.value == pytest.approx(0.25)
+    assert change.p_seeds == 0.5
+    other = sweep_result(places, axes[::-1], letters_of(shares), "grao", 0.95)  # the labels now mean the reverse
+    assert other.changes[0].change.value == pytest.approx((0.1 + 0.3) / 2)
+
+
+def test_one_model_an_ability_is_said() -> None:
+    shares = {f"{arm}+ability={ability}": (10, 12) for ability in (0, 1) for arm in ("grao", "grpo")}
+    places = [Place(name, name[:4], [name[-1]]) for name in shares]
+    sweep = sweep_result(places, ["sandbox.ability"], letters_of(shares), "grao", 0.95)
+    result = SimpleNamespace(main="grao", prompts=100, confidence=0.95, seeds=2)
+    assert "Each ability is one pretrained model here" in " ".join(sweep_sentences(result, sweep))
+    moved = replace(sweep, axes=["rollout.temperature"])
+    assert "pretrained model" not in " ".join(sweep_sentences(result, moved))
+
+
+def test_points_of_one_arm_are_set_against_the_best() -> None:
+    shares = {"grao+x=0": (10, 11, 12), "grao+x=1": (60, 61, 59), "grao+x=2": (58, 60, 61)}
+    places = [Place(name, "grao", [name[-1]]) for name in shares]
+    runs = letters_of(shares)
+    sweep = sweep_result(places, ["x"], runs, "grao", 0.95)
+    assert [(each.name, each.best) for each in sweep.below] == [("grao+x=0", "grao+x=1"), ("grao+x=2", "grao+x=1")]
+    far, near = (each.ras for each in sweep.below)
+    assert far.difference.value == pytest.approx(-0.49)
+    assert far.p_corrected < 0.05 < near.p_corrected
+    assert far.p_corrected >= 2 * far.p
+    shown = " ".join(sweep_sentences(SimpleNamespace(main="grao", prompts=100, confidence=0.95, seeds=3), sweep))
+    assert shown == "For new prompts and new trainings 1 of 2 other points are clearly below the best, grao+x=1."
+    elsewhere = [replace(run, outcomes=replace(run.outcomes, prompts="q")) for run in runs["grao+x=0"]]
+    sweep = sweep_result(places, ["x"], runs | {"grao+x=0": elsewhere}, "grao", 0.95)
+    assert [each.name for each in sweep.below] == ["grao+x=2"]  # other prompts cannot be paired
 
 
 def test_rewards_are_turned_around_for_some_answers_and_always_the_same() -> None:

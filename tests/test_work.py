@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from grao.errors import InputError
-from grao.records.study import WorkRates, read_cells, read_study
+from grao.records.study import read_cells, read_study
+from grao.records.work import WorkRates
 from grao.studies import work
 from grao.studies.study import run_study
 from grao.training.stages import Spent

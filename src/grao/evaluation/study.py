@@ -1,7 +1,7 @@
 """From the records of a study's runs to its numbers: estimates, paired tests, curves, costs, and what a sweep shows.
 
-Of each number two intervals are given and kept apart: over prompts, for these very runs; and over seeds, for training
-again. The tests likewise. The order of records does not matter.
+Of each number three intervals are given and kept apart: over prompts, for these very runs; over seeds, for training
+again; and over both at once, which is the headline. The tests likewise. The order of records does not matter.
 
 Left out: smoothing of curves. They rest on few prompts and waver by chance, so `reach` and `share_falling` are only to
 be compared between curves that were evaluated equally often, on the same prompts.
@@ -11,21 +11,26 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, combinations, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from grao.errors import InputError
-from grao.evaluation.clusters import NET, SHARE, Kind, difference, over_prompts, over_seeds
+from grao.evaluation.clusters import NET, SHARE, Kind, both_test, difference, over_both, over_prompts, over_seeds
 from grao.evaluation.inference import holm, mcnemar, mean, sign_flip
 from grao.evaluation.metrics import verdicts, wins
 from grao.records import study as records
+from grao.records.numbers import Estimate, Measured, Tested
 from grao.records.study import BandPoint, CellRecord, Comparison, Letters
 
 Table = np.ndarray
 """(N prompts, R runs)."""
 Runs = Sequence[CellRecord]
 """Of one arm, finished."""
+ABILITY, MODEL = "sandbox.ability", "sandbox.seed"
+"""Axes along which the base model changes: how able it is, and which of several that are equally able."""
+RESAMPLES = 2_000
+"""Of a selection: the standard error of a share is at most 1.1 %."""
 
 
 def arm_result(runs: Runs, confidence: float) -> records.ArmResult:
@@ -33,7 +38,7 @@ def arm_result(runs: Runs, confidence: float) -> records.ArmResult:
     runs = sorted(runs, key=lambda run: run.key.seed)
     outcomes = [run.outcomes for run in runs if run.outcomes]
     before, after = _verdicts([each.before for each in outcomes]), _verdicts([each.after for each in outcomes])
-    gain = _verdicts([each.gain for each in outcomes])
+    gain, right = _verdicts([each.gain for each in outcomes]), [each.right for each in outcomes]
     band = curve_band(runs, confidence)
     falls = [share_falling([point.ras for point in run.curve]) for run in runs if len(run.curve) > 2]
     return records.ArmResult(
@@ -49,6 +54,7 @@ def arm_result(runs: Runs, confidence: float) -> records.ArmResult:
         calls_to_best=_to_best(band, [point.reward_calls for point in band.points]),
         steps_to_best=_to_best(band, [point.step for point in band.points]),
         falling=_mean([fall for fall in falls if fall is not None]) if falls else None,
+        right=_measured(_at_least(1, _verdicts(right)), SHARE, confidence) if all(right) else None,
     )
 
 
@@ -95,9 +101,40 @@ def sweep_result(
     for place in places:
         points.setdefault(tuple(place.point), {})[place.arm] = place.name
     pairs = [(names[main], names[arm]) for names in points.values() for arm in names if arm != main]
-    along = list(points.values())
-    changes = _changes(along[0], along[-1], runs, main, confidence) if len(axes) == 1 else []
-    return records.Sweep(list(axes), list(places), _contrasts(pairs, runs, confidence), changes)
+    at = list(axes).index(ABILITY) if set(axes) == {ABILITY, MODEL} else 0
+    lines: dict[tuple[str, ...], list[dict[str, str]]] = {}  # one of each pretrained model, or only one
+    for point, names in points.items():
+        lines.setdefault(point[:at] + point[at + 1 :], []).append(names)
+    ends = [(line[0], line[-1]) for line in lines.values()]
+    changes = _changes(ends, runs, main, confidence) if len(axes) == 1 or {*axes} == {ABILITY, MODEL} else []
+    below = [] if pairs else _below(runs, confidence)
+    return records.Sweep(list(axes), list(places), _contrasts(pairs, runs, confidence), changes, below)
+
+
+def choices(candidates: Sequence[Sequence[Letters]], seed: int = 0) -> list[float]:
+    """How often each candidate would be chosen: crossed bootstrap, prompts and runs drawn again independently.
+
+    Args:
+        candidates: of each the verdicts of its R runs on the same N prompts; of equals the first one is chosen.
+        seed: of the draws.
+    """
+    every = [letters for runs in candidates for letters in runs]
+    table = _at_least(1, _verdicts(every)).reshape(-1, len(candidates), len(every) // len(candidates))
+    rng, (n, _, r) = np.random.default_rng(seed), table.shape
+    prompts, runs = (rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) for size in (n, r))
+
+    def drawn(values: Table) -> Table:
+        return np.asarray(np.einsum("bn,ncr,br->bc", prompts, values, runs, optimize=True))
+
+    reached = drawn(np.nan_to_num(table)) / np.maximum(drawn(~np.isnan(table)), 1)
+    counts = np.bincount(reached.argmax(axis=1), minlength=len(candidates))
+    return [int(count) / RESAMPLES for count in counts]
+
+
+def selection_interval(runs: Sequence[Letters], confidence: float) -> Estimate:
+    """RAS of one candidate over the selection's prompts, with several runs over prompts and seeds at once."""
+    measured = _measured(_at_least(1, _verdicts(runs)), SHARE, confidence)
+    return measured.over_both or measured.over_prompts
 
 
 def reach(x: Sequence[float], y: Sequence[float], share: float = 0.95, best: float | None = None) -> float | None:
@@ -157,48 +194,103 @@ def _at_least(verdict: int, table: Table) -> Table:
     return np.where(np.isnan(table), table, table >= verdict)
 
 
-def _measured(table: Table, kind: Kind, confidence: float) -> records.Measured:
-    """Both estimates; the one over seeds is cut to the possible values, and None of a single seed."""
-    seeds = None
-    if table.shape[1] > 1:
-        estimate = over_seeds(table, kind, confidence)
-        seeds = replace(estimate, low=max(estimate.low, float(min(kind.outcomes))), high=min(estimate.high, 1.0))
-    return records.Measured(over_prompts(table, kind, confidence), seeds)
+def _measured(table: Table, kind: Kind, confidence: float) -> Measured:
+    """All estimates; the one over seeds is cut to the possible values, and None of a single seed."""
+    prompts = over_prompts(table, kind, confidence)
+    if table.shape[1] < 2:
+        return Measured(prompts, None)
+    seeds = over_seeds(table, kind, confidence)
+    seeds = replace(seeds, low=max(seeds.low, float(min(kind.outcomes))), high=min(seeds.high, 1.0))
+    return Measured(prompts, seeds, over_both(prompts, seeds, kind))
+
+
+class _Pair(NamedTuple):
+    """Two arms over the seeds that both have finished, at least one."""
+
+    main: str
+    other: str
+    seeds: list[int]
+    first: Table
+    """Verdicts of the one."""
+    second: Table
+
+    def shares(self, verdict: int) -> tuple[Table, Table]:
+        """What is no worse than this verdict, of the one and of the other."""
+        return _at_least(verdict, self.first), _at_least(verdict, self.second)
+
+
+def _pair(main: str, other: str, arms: Mapping[str, Runs]) -> _Pair | None:
+    """None without a seed that both have, and where they answered other prompts."""
+    first, second = (_by_seed(arms.get(name, ())) for name in (main, other))
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds or len({run.outcomes.prompts for of in (main, other) for run in arms[of] if run.outcomes}) > 1:
+        return None
+    verdict = _verdicts([arm[seed] for arm in (first, second) for seed in seeds])
+    return _Pair(main, other, seeds, verdict[:, : len(seeds)], verdict[:, len(seeds) :])
 
 
 def _contrasts(pairs: Sequence[tuple[str, str]], arms: Mapping[str, Runs], confidence: float) -> list[Comparison]:
     """The first less the second of each pair that shares a finished seed, p-values corrected for their number."""
-    contrasts = [contrast for pair in pairs if (contrast := _contrast(*pair, arms, confidence))]
-    named = {f"{contrast.arm} {contrast.other}": contrast for contrast in contrasts}
+    found = {f"{main} {other}": pair for main, other in pairs if (pair := _pair(main, other, arms))}
+    named = {name: _contrast(pair, confidence) for name, pair in found.items()}
     prompts = holm({name: contrast.p_prompts for name, contrast in named.items()})
     seeds = holm({name: contrast.p_seeds for name, contrast in named.items() if contrast.p_seeds is not None})
+    both, ties = (_tested({name: pair.shares(least) for name, pair in found.items()}, confidence) for least in (1, 0))
     return [
-        replace(contrast, p_prompts_corrected=prompts[name], p_seeds_corrected=seeds.get(name))
+        replace(
+            contrast,
+            p_prompts_corrected=prompts[name],
+            p_seeds_corrected=seeds.get(name),
+            both=both.get(name),
+            win_or_tie=ties.get(name),
+        )
         for name, contrast in named.items()
     ]
 
 
-def _contrast(main: str, other: str, arms: Mapping[str, Runs], confidence: float) -> Comparison | None:
-    """Over the seeds that both have finished, None without any; p-values not yet corrected."""
-    first, second = _by_seed(arms.get(main, ())), _by_seed(arms.get(other, ()))
-    seeds = sorted(first.keys() & second.keys())
-    if not seeds:
-        return None
-    both = _at_least(1, _verdicts([arm[seed] for arm in (first, second) for seed in seeds]))
-    tables = both[:, : len(seeds)], both[:, len(seeds) :]
+def _contrast(pair: _Pair, confidence: float) -> Comparison:
+    """P-values not yet corrected."""
+    tables = pair.shares(1)
     share, baseline = (float(np.nanmean(table)) for table in tables)
     p_prompts = _test_prompts(*tables)
     return Comparison(
-        arm=main,
-        other=other,
-        seeds=seeds,
+        arm=pair.main,
+        other=pair.other,
+        seeds=pair.seeds,
         difference=_measured(difference(*tables), NET, confidence),
         relative_ras=share / baseline - 1 if baseline else None,
         p_prompts=p_prompts,
         p_prompts_corrected=p_prompts,
-        p_seeds=sign_flip(np.nanmean(tables[0] - tables[1], axis=0).tolist()) if len(seeds) > 1 else None,
+        p_seeds=sign_flip(np.nanmean(tables[0] - tables[1], axis=0).tolist()) if len(pair.seeds) > 1 else None,
         p_seeds_corrected=None,
     )
+
+
+def _tested(pairs: Mapping[str, tuple[Table, Table]], confidence: float) -> dict[str, Tested]:
+    """The first less the second table of each pair with several seeds, corrected for the number of these."""
+    tables = {name: difference(*pair) for name, pair in pairs.items() if pair[0].shape[1] > 1}
+    at_once = 1 - (1 - confidence) / max(len(tables), 1)
+    found = {name: [_over_both(table, level) for level in (confidence, at_once)] for name, table in tables.items()}
+    ps = {name: both_test(table, found[name][0], confidence) for name, table in tables.items()}
+    corrected = holm(ps)
+    return {name: Tested(own, wide, ps[name], corrected[name]) for name, (own, wide) in found.items()}
+
+
+def _over_both(differences: Table, confidence: float) -> Estimate:
+    return over_both(over_prompts(differences, NET, confidence), over_seeds(differences, NET, confidence), NET)
+
+
+def _below(arms: Mapping[str, Runs], confidence: float) -> list[records.Below]:
+    """Every other place less the one with the highest RAS, corrected for every two places."""
+    reached = {
+        name: np.mean([np.nanmean(wins(after)) for after in _by_seed(runs).values()]) for name, runs in arms.items()
+    }
+    best = max(reached, key=lambda name: reached[name])
+    order = [*(name for name in arms if name != best), best]
+    pairs = {(one, other): pair for one, other in combinations(order, 2) if (pair := _pair(one, other, arms))}
+    tested = _tested({f"{one} {other}": pair.shares(1) for (one, other), pair in pairs.items()}, confidence)
+    below = ((name, tested.get(f"{name} {best}")) for name in order)
+    return [records.Below(name, best, ras) for name, ras in below if ras]
 
 
 def _test_prompts(main: Table, other: Table) -> float:
@@ -210,16 +302,22 @@ def _test_prompts(main: Table, other: Table) -> float:
 
 
 def _changes(
-    first: Mapping[str, str], last: Mapping[str, str], runs: Mapping[str, Runs], main: str, confidence: float
+    lines: Sequence[tuple[Mapping[str, str], Mapping[str, str]]], runs: Mapping[str, Runs], main: str, confidence: float
 ) -> list[records.Change]:
-    """How the main arm's lead over each other one moves from the first point to the last, each as arm -> name."""
+    """How the main arm's lead over each other one moves along the lines: over seeds of a single line, or over lines.
+
+    A line is its first and its last point, each as arm -> name.
+    """
     changes = []
-    for other in [arm for arm in first if arm != main]:
-        begin, end = (_leads(names[main], names[other], runs) for names in (first, last))
-        seeds = sorted(begin.keys() & end.keys())
-        if len(seeds) > 1:
-            moved = [end[seed] - begin[seed] for seed in seeds]
-            changes.append(records.Change(other, mean(moved, confidence), sign_flip(moved)))
+    for other in [arm for arm in lines[0][0] if arm != main]:
+        moved = []
+        for line in lines:
+            begin, end = (_leads(names[main], names[other], runs) for names in line)
+            moved.append([end[seed] - begin[seed] for seed in sorted(begin.keys() & end.keys())])
+        units = moved[0] if len(lines) == 1 else [_mean(of_model) for of_model in moved if of_model]
+        if len(units) > 1:
+            change = records.Change(other, mean(units, confidence), sign_flip(units))
+            changes.append(change if len(lines) == 1 else replace(change, over="models"))
     corrected = holm({change.other: change.p_seeds for change in changes})
     return [replace(change, p_seeds=corrected[change.other]) for change in changes]
 

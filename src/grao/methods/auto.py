@@ -3,8 +3,8 @@
     SFT     for at most a third of the work, as long as more answers are no worse than their references
     GRPO    from the best of these models, for the work that is left
 
-SFT is left out where exploration has enough to begin with: where one prompt in six, of some kept away from training, has
-a winner among two answers. Not in the paper. What was tried on the way to this rule, and how it was tested: docs/LOG.md.
+SFT is left out where exploration has enough to begin with: where one prompt in six of those kept away from training has
+a winner among two answers. Not in the paper. What was tried on the way, and how the rule was tested: docs/LOG.md.
 """
 
 from __future__ import annotations

@@ -17,6 +17,30 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """One number with intervals that answer different questions and are never mixed."""
+
+    over_prompts: Estimate
+    """Would it hold on other prompts, for these very models?"""
+    over_seeds: Estimate | None
+    """Would it hold if all were trained again, on these very prompts? None with a single seed."""
+    over_both: Estimate | None = None
+    """Would it hold for new prompts and new trainings at once? None with a single seed."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A difference for new prompts and new trainings at once, and whether it is one."""
+
+    difference: Estimate
+    simultaneous: Estimate
+    """The same; all that belong together hold at once (Bonferroni)."""
+    p: float
+    p_corrected: float
+    """For their number (Holm)."""
+
+
+@dataclass(frozen=True)
 class Bin:
     """Pairs of similar confidence."""
 

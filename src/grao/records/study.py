@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from grao.errors import InputError
 from grao.files import read_bytes
 from grao.records.files import Record
-from grao.records.numbers import Estimate
+from grao.records.numbers import Estimate, Measured, Tested
 
 Role = Literal["select", "final"]
 """A run that helps to choose a learning rate, or one that counts."""
@@ -66,22 +66,6 @@ class Point:
 
 
 @dataclass(frozen=True)
-class WorkRates:
-    """Seconds that a part of a training takes (`grao.studies.work`)."""
-
-    steps: float
-    """Each step of the optimiser."""
-    sampled: float
-    """Each token drawn."""
-    forwarded: float
-    """Each token that goes through the model without a gradient."""
-    backwarded: float
-    """Each token that goes through it forward and backward."""
-    measured: str = ""
-    """When."""
-
-
-@dataclass(frozen=True)
 class Cost:
     """What a run took, in whole numbers, or the runs of an arm on average."""
 
@@ -115,6 +99,8 @@ class Outcomes:
     """The model before training against the references; empty for a selection."""
     gain: Letters = ""
     """The answer after training against the one before."""
+    right: Letters = ""
+    """Of `after`: `w` right, `l` not, by the gold judge of the embedded world; empty elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -137,16 +123,6 @@ class CellRecord:
 
     def __post_init__(self) -> None:
         _check_phases([self.cost] if self.cost else [])
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One number with two intervals that answer different questions and are never mixed."""
-
-    over_prompts: Estimate
-    """Would it hold on other prompts, for these very models?"""
-    over_seeds: Estimate | None
-    """Would it hold if all were trained again, on these very prompts? None with a single seed."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +151,8 @@ class ArmResult:
     steps_to_best: float | None
     falling: float | None
     """Share of evaluations below the one before, mean over seeds; None without a curve."""
+    right: Measured | None = None
+    """Right answers, where the runs recorded them."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +173,10 @@ class Comparison:
     p_seeds: float | None
     """Signs of the seeds' differences flipped; None with a single seed."""
     p_seeds_corrected: float | None
+    both: Tested | None = None
+    """RAS of the one less RAS of the other, over prompts and seeds at once; None with a single seed."""
+    win_or_tie: Tested | None = None
+    """The same of win or tie, corrected for itself."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +210,10 @@ class Candidate:
     ras: float | None
     """Mean over the selection's seeds; None if a run failed."""
     mean_reward: float | None
+    interval: Estimate | None = None
+    """Of RAS: over the selection's prompts, with several seeds over prompts and seeds at once."""
+    chosen: float | None = None
+    """Share of resamples of the selection's prompts and seeds in which this rate is chosen."""
 
 
 @dataclass(frozen=True)
@@ -259,6 +245,18 @@ class Change:
     """Of RAS differences, over seeds."""
     p_seeds: float
     """Corrected for the number of other arms (Holm)."""
+    over: Literal["seeds", "models"] = "seeds"
+    """What interval and p-value are over: trainings of one model, or pretrained models, each a mean over seeds."""
+
+
+@dataclass(frozen=True)
+class Below:
+    """A point of a sweep of one arm against its best point."""
+
+    name: str
+    best: str
+    ras: Tested
+    """Less that of the best; corrected for every two points, since the best was picked by looking."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +268,9 @@ class Sweep:
     contrasts: list[Comparison]
     """The main arm against each other one at the same point; p-values corrected over all of them."""
     changes: list[Change]
-    """Of a sweep with one axis and several seeds."""
+    """Of a sweep with one axis and several seeds, and of one over ability and pretrained models."""
+    below: list[Below] = field(default_factory=list)
+    """Of a sweep of one arm with several seeds: its other points."""
 
     def __post_init__(self) -> None:
         if not self.places or any(len(place.point) != len(self.axes) for place in self.places):
@@ -351,8 +351,6 @@ def _check_names(used: Sequence[str], known: Sequence[str]) -> None:
 
 _STUDY = Record("study.json", StudyResult, indent=1, remedy="run the study again; finished runs are kept")
 read_study, write_study = _STUDY.read, _STUDY.write
-_WORK = Record("work.json", WorkRates, indent=1)
-read_work, write_work = _WORK.read, _WORK.write
 _CELLS = Record("cells.jsonl", CellRecord)
 
 

@@ -6,16 +6,18 @@ from pathlib import Path
 
 from grao.records.answers import read_answers
 from grao.records.files import replace_text
+from grao.records.numbers import Estimate, Measured
 from grao.records.run import Item
-from grao.records.study import ArmResult, Comparison, Measured, Situation, StudyResult, Sweep
+from grao.records.study import ArmResult, Comparison, Situation, StudyResult, Sweep
 from grao.reports import tables
 from grao.reports.advice import study_steps
-from grao.reports.figures import Figure, Legend, arm_styles, estimates, series
+from grao.reports.figures import Figure, Legend, arm_styles, estimates
 from grao.reports.items import pack, read_first
 from grao.reports.paper import paper_tables
 from grao.reports.parts import render_page
 from grao.reports.reproduce import portable_text
 from grao.reports.sweep import (
+    both_cells,
     difference_cells,
     sweep_figures,
     sweep_headline,
@@ -23,13 +25,14 @@ from grao.reports.sweep import (
     sweep_sentences,
     sweep_tables,
 )
-from grao.reports.tables import Block, Row, Table, level, number, percent, plain_table, share
-from grao.reports.verdict import headline, notes, on_prompts, on_seeds, ranked, separable
+from grao.reports.tables import Block, Row, Table, interval, level, number, percent, plain_table, share
+from grao.reports.verdict import headline, notes, on_both, on_prompts, on_seeds, ranked, separable
 
 BEFORE = "before training"
 _MEASURES = (
     ("ras", "RAS, strict wins", "answers that beat the reference", False),
     ("ras_win_or_tie", "RAS, win or tie", "answers that beat the reference or draw level", False),
+    ("right", "Right answers", "by the embedded world's gold judge", False),
     ("nag", "NAG, net", "answers after training against those before, wins minus losses", True),
 )
 """Field of `ArmResult`, title, meaning, and whether it may be negative."""
@@ -70,7 +73,7 @@ def render_study(name: str, result: StudyResult, recipe: str, items: Sequence[It
         result=result,
         headline=sweep_headline(result, swept) if swept else headline(result),
         separable="" if swept else separable(result),
-        sentences=sweep_sentences(result, swept) if swept else [on_prompts(result), on_seeds(result)],
+        sentences=sweep_sentences(result, swept) if swept else [on_both(result), on_prompts(result), on_seeds(result)],
         notices=notes(result),
         tiles=[
             (str(len(result.arms)), "arms"),
@@ -95,18 +98,20 @@ def render_study(name: str, result: StudyResult, recipe: str, items: Sequence[It
 def study_tables(result: StudyResult) -> list[Table]:
     """For the terminal, where each measure is a table of its own."""
     sure = level(result.confidence)
-    columns = ["", "value", f"{sure} over prompts", f"{sure} over seeds", "seeds"]
+    columns = ["", "value", f"{sure} over both", "over prompts", "over seeds", "seeds"]
     blocks = [] if result.sweep else _measures(result).blocks
     measures = (Table(columns, [block], f"{block.title}: {block.note}", dense=True) for block in blocks)
     return [*measures, *_details(result)]
 
 
 def study_csv(result: StudyResult) -> str:
-    """One line an arm, every number unrounded; a comparison stands with the other arm."""
+    """One line an arm, every number unrounded; a comparison stands with the other arm. Over both comes last."""
     swept = result.sweep
     against = {compared.other: compared for compared in (swept.contrasts if swept else result.comparisons)}
-    lines = [_numbers(arm, against.get(arm.arm), result) for arm in result.arms]
-    names = list(dict.fromkeys(name for line in lines for name in line))
+    first = [_numbers(arm, against.get(arm.arm), result) for arm in result.arms]
+    last = [_numbers_over_both(arm, against.get(arm.arm), result) for arm in result.arms]
+    names = list(dict.fromkeys(name for line in (*first, *last) for name in line))
+    lines = [one | other for one, other in zip(first, last, strict=True)]
     cells = [["" if line.get(name) is None else str(line[name]) for name in names] for line in lines]
     return plain_table("", names, cells).csv()
 
@@ -115,14 +120,16 @@ def _measures(result: StudyResult) -> Table:
     """The headline: RAS and NAG of every arm, the highest first, and RAS before training."""
     blocks, styles = [], arm_styles(arm.arm for arm in result.arms)
     for field, title, note, signed in _MEASURES:
+        if not all(getattr(arm, field) for arm in result.arms):
+            continue
         order = sorted(result.arms, key=lambda arm: -getattr(arm, field).over_prompts.value)
         rows = [
             replace(_row(arm.arm, getattr(arm, field), str(len(arm.seeds)), signed), style=styles[arm.arm].colour)
             for arm in order
         ]
         blocks.append(Block([*rows, *(_before(result) if field == "ras" else [])], title, note))
-    columns = ["Arm", "Value", "over prompts", "over seeds", "Seeds"]
-    return Table(columns, blocks, scale="thick over prompts, thin over seeds")
+    columns = ["Arm", "Value", "over both", "over prompts", "over seeds", "Seeds"]
+    return Table(columns, blocks, scale="thick over prompts, thin over both")
 
 
 def _matrix(result: StudyResult) -> Table | None:
@@ -137,7 +144,8 @@ def _matrix(result: StudyResult) -> Table | None:
         if (row, column) not in known:
             return ""
         sign, pair = known[row, column]
-        tests = {"p": pair.p_prompts_corrected, "s": pair.p_seeds_corrected}
+        both = pair.both.p_corrected if pair.both else None
+        tests = {"b": both, "p": pair.p_prompts_corrected, "s": pair.p_seeds_corrected}
         sure = "".join(letter for letter, p in tests.items() if p is not None and p <= 1 - result.confidence)
         return tables.points(sign * pair.difference.over_prompts.value, result.prompts) + (f" {sure}" if sure else "")
 
@@ -149,7 +157,7 @@ def _matrix(result: StudyResult) -> Table | None:
 def _details(result: StudyResult) -> list[Table]:
     """All tables behind the headline that have something to say."""
     swept = result.sweep
-    compared = sweep_tables(result, swept) if swept else [_comparisons(result), _weights(result)]
+    compared = sweep_tables(result, swept) if swept else [*_comparisons(result), _weights(result)]
     offered = [*compared, _costs(result), _dynamics(result), _selection(result)]
     return [replace(table, dense=True) for table in offered if any(table.rows)]
 
@@ -180,33 +188,34 @@ def _selection_figure(result: StudyResult) -> list[Figure]:
     styles = arm_styles(arm.arm for arm in result.arms)
     drawn, legend = [], []
     for arm in result.arms:
-        tried = sorted((c.learning_rate, c.ras) for c in result.candidates if c.arm == arm.arm and c.ras is not None)
+        offered = sorted((c.learning_rate, c.ras, c.interval) for c in result.candidates if c.arm == arm.arm)
+        tried = [(rate, bar or Estimate(ras, ras, ras, 0)) for rate, ras, bar in offered if ras is not None]
         if len(tried) > 1:
-            rates, reached = zip(*tried, strict=True)
-            drawn.append(series(arm.arm, styles[arm.arm], rates, reached))
+            drawn.append(estimates(arm.arm, styles[arm.arm], tried) | {"marked": arm.learning_rate})
             legend.append(Legend(arm.arm, styles[arm.arm], f"{number(arm.learning_rate)} chosen"))
-            drawn[-1]["marked"] = arm.learning_rate
     axes = {"x": {"label": "learning rate", "log": True}, "y": {"label": "RAS, strict wins (%)", "percent": True}}
-    note = "A ring marks the chosen rate. The test prompts took no part."
-    return (
-        [Figure("Selection", note, {"kind": "points", "joined": True, **axes, "series": drawn}, legend)]
-        if drawn
-        else []
-    )
+    note = f"A ring marks the chosen rate. The test prompts took no part. Bars: {level(result.confidence)}."
+    drawing = {"kind": "points", "joined": True, **axes, "series": drawn}
+    return [Figure("Selection", note, drawing, legend)] if drawn else []
 
 
-def _comparisons(result: StudyResult) -> Table:
-    """The main arm against each other one."""
-    sure = level(result.confidence)
+def _comparisons(result: StudyResult) -> Iterator[Table]:
+    """The main arm against each other one: over prompts and seeds at once, then over either."""
+    sure, n = level(result.confidence), result.prompts
 
     def gain(compared: Comparison) -> str:
         ratio = compared.relative_ras
         return "" if ratio is None else percent(ratio, compared.difference.over_prompts.n, signed=True)
 
-    return plain_table(
+    yield plain_table(
+        f"{result.main} less each other arm, for new prompts and new trainings at once; p after Holm's correction",
+        ["against", "RAS", sure, "p", "win or tie", sure, "p"],
+        [[arm.other, *both_cells(arm, n)] for arm in result.comparisons if arm.both],
+    )
+    yield plain_table(
         f"RAS of {result.main} less that of each other arm; p after Holm's correction; relative gain",
         ["against", "points", f"{sure} over prompts", "p", f"{sure} over seeds", "p", "gain"],
-        [[arm.other, *difference_cells(arm, result.prompts), gain(arm)] for arm in result.comparisons],
+        [[arm.other, *difference_cells(arm, n), gain(arm)] for arm in result.comparisons],
     )
 
 
@@ -239,10 +248,15 @@ def _selection(result: StudyResult) -> Table:
     rows = []
     for tried in result.candidates:
         ras = "failed" if tried.ras is None else f"{100 * tried.ras:.1f} %"
+        sure = interval(tried.interval) if tried.interval else ""
         choice = "chosen" if chosen.get(tried.arm) == tried.learning_rate else ""
-        rows.append([tried.arm, number(tried.learning_rate), ras, _cell(tried.mean_reward, "+.3f"), choice])
-    columns = ["arm", "learning rate", "RAS", "mean reward", ""]
-    return plain_table("Learning rates, on training prompts kept away from training", columns, rows)
+        again = _cell(tried.chosen, ".0%").replace("%", " %")
+        rows.append(
+            [tried.arm, number(tried.learning_rate), ras, sure, _cell(tried.mean_reward, "+.3f"), again, choice]
+        )
+    columns = ["arm", "rate", "RAS", level(result.confidence), "mean reward", "resamples", ""]
+    title = "Learning rates, on training prompts kept away from training; in how many resamples each is chosen"
+    return plain_table(title, columns, rows)
 
 
 def _weights(result: StudyResult) -> Table:
@@ -272,8 +286,8 @@ def _numbers(arm: ArmResult, compared: Comparison | None, result: StudyResult) -
     line = _point(arm.arm, result.sweep) | {"learning_rate": arm.learning_rate, "seeds": " ".join(map(str, arm.seeds))}
     for name, measured in measures.items():
         line[name] = measured.over_prompts.value
-        for kind, estimate in vars(measured).items():
-            line |= {f"{name}_{end}_{kind}": getattr(estimate, end, None) for end in ("low", "high")}
+        for kind in ("over_prompts", "over_seeds"):
+            line |= _limits(name, kind, getattr(measured, kind))
     return {
         **line,
         **tests,
@@ -282,6 +296,33 @@ def _numbers(arm: ArmResult, compared: Comparison | None, result: StudyResult) -
         **{f"seconds_{phase}": seconds for phase, seconds in arm.cost.seconds.items()},
         **{name: vars(arm)[name] for name in ("calls_to_best", "steps_to_best", "falling")},
     }
+
+
+def _numbers_over_both(arm: ArmResult, compared: Comparison | None, result: StudyResult) -> dict[str, object]:
+    """The last columns of a line: for new prompts and new trainings at once, and how the learning rate was chosen."""
+    line: dict[str, object] = {}
+    for name in ("ras", "ras_win_or_tie", "nag"):
+        line |= _limits(name, "over_both", vars(arm)[name].over_both)
+    if arm.right:
+        line |= {"right": arm.right.over_prompts.value, **_limits("right", "over_both", arm.right.over_both)}
+    lead = f"{result.main}_minus_arm"
+    families = {lead: compared.both, f"{lead}_win_or_tie": compared.win_or_tie} if compared else {}
+    for name, tested in families.items():
+        if tested:
+            line |= {name: tested.difference.value, **_limits(name, "over_both", tested.difference)}
+            line |= _limits(name, "simultaneous", tested.simultaneous)
+            line |= {f"{name}_p": tested.p, f"{name}_p_corrected": tested.p_corrected}
+    points = {point.name: point.ras for point in result.sweep.below} if result.sweep else {}
+    if below := points.get(arm.arm):
+        line |= {"minus_best": below.difference.value, **_limits("minus_best", "over_both", below.difference)}
+        line |= {"minus_best_p": below.p, "minus_best_p_corrected": below.p_corrected}
+    chosen = {(tried.arm, tried.learning_rate): tried.chosen for tried in result.candidates}
+    share = chosen.get((arm.arm, arm.learning_rate))
+    return line if share is None else line | {"learning_rate_chosen_in": share}
+
+
+def _limits(name: str, kind: str, estimate: Estimate | None) -> dict[str, object]:
+    return {f"{name}_{end}_{kind}": getattr(estimate, end, None) for end in ("low", "high")}
 
 
 def _point(name: str, sweep: Sweep | None) -> dict[str, object]:
@@ -300,9 +341,10 @@ def _before(result: StudyResult) -> list[Row]:
 
 def _row(label: str, measured: Measured, seeds: str, signed: bool = False) -> Row:
     over = measured.over_prompts
-    over_seeds = tables.interval_over_seeds(measured.over_seeds, over.n, signed)
-    cells = [label, share(over, signed), tables.interval(over, signed), over_seeds, seeds]
-    return Row(cells, over, measured.over_seeds, "earlier" if BEFORE in label else "")
+    every = (measured.over_both, over, measured.over_seeds)
+    intervals = (tables.interval_over_seeds(each, over.n, signed).removesuffix(" %") for each in every)
+    cells = [label, share(over, signed), *intervals, seeds]
+    return Row(cells, over, measured.over_both, "earlier" if BEFORE in label else "")
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -6,10 +6,14 @@ from grao.records.study import ArmResult, Comparison, StudyResult
 from grao.reports import tables
 from grao.reports.tables import level, number, share
 
+_BOTH = "new prompts and new trainings at once"
+_CLEAR = 0.8
+"""Share of resamples in which a learning rate has to be chosen for the choice to count as clear."""
+
 
 def verdict(result: StudyResult) -> str:
-    """One paragraph: what was reached, what holds for other prompts, what for training again."""
-    said = (headline(result), separable(result), on_prompts(result), on_seeds(result))
+    """One paragraph: what was reached, what holds for new prompts and trainings at once, and what for either."""
+    said = (headline(result), separable(result), on_both(result), on_prompts(result), on_seeds(result))
     return " ".join(filter(None, said))
 
 
@@ -24,12 +28,13 @@ def headline(result: StudyResult) -> str:
     over = "" if len(best.seeds) == 1 else f", mean over {len(best.seeds)} seeds"
     return (
         f"After {result.budget} {best.arm} beats the reference most often, on {share(best.ras.over_prompts)} of "
-        f"{result.prompts:,} held-out prompts{over}; before training: {share(best.before.over_prompts)}."
+        f"{result.prompts:,} held-out prompts{over}; before training: {share(best.before.over_prompts)}. Win or tie: "
+        f"{share(best.ras_win_or_tie.over_prompts)}."
     )
 
 
 def separable(result: StudyResult) -> str:
-    """Whether the best arm can be told from the next: over seeds where there are enough of them, else over prompts.
+    """Whether the best arm can be told from the next, for new prompts and trainings; with one seed for new prompts.
 
     That question needs no correction for the number of arms: the two-sided test of the best against the next errs with
     at most alpha, shown for exponential families (Hung and Fithian, Annals of Statistics 47, 2019). Empty of one arm.
@@ -42,11 +47,17 @@ def separable(result: StudyResult) -> str:
     pair = next((pair for pair in (*result.pairs, *result.comparisons) if {pair.arm, pair.other} == both), None)
     if pair is None:
         return f"{named} was not tested against it."
-    alpha, seeds = 1 - result.confidence, f"{len(pair.seeds)} seed{'s' * (len(pair.seeds) > 1)}"
-    enough = pair.p_seeds is not None and len(pair.seeds) >= tables.seeds_needed(1, alpha)
-    p = pair.p_seeds if enough and pair.p_seeds is not None else pair.p_prompts
-    over = f"over {seeds}" if enough else f"over prompts; {seeds} cannot tell more"
-    return f"{named} is {'' if p <= alpha else 'not '}separable from it: p {_equals(p)} {over}."
+    p = pair.both.p if pair.both else pair.p_prompts
+    over = f"for {_BOTH}, {len(pair.seeds)} seeds" if pair.both else "over prompts; one seed cannot tell more"
+    return f"{named} is {'' if p <= 1 - result.confidence else 'not '}separable from it: p {_equals(p)} {over}."
+
+
+def on_both(result: StudyResult) -> str:
+    """What holds for new prompts and new trainings at once; empty with a single seed."""
+    if not result.comparisons or not all(compared.both for compared in result.comparisons):
+        return ""
+    told = _told(result, lambda compared: compared.both.p_corrected if compared.both else None)
+    return f"For {_BOTH}: {result.main} {told}."
 
 
 def on_prompts(result: StudyResult) -> str:
@@ -84,11 +95,23 @@ def notes(result: StudyResult) -> Iterator[str]:
     for arm in result.arms:
         if len(arm.seeds) < result.seeds:
             yield f"{arm.arm} has {len(arm.seeds)} of {result.seeds} seeds; comparisons use those that both arms have."
+    if unclear := [words for arm in result.arms if (words := _unclear(arm, result))]:
+        yield f"Which learning rate is best is not clear: {_listed(unclear)} of resamples of the selection."
     for side, end in (("smallest", min), ("largest", max)):
         if at_edge := [f"{arm.arm} ({number(arm.learning_rate)})" for arm in result.arms if _at(arm, result, end)]:
             yield f"The {side} learning rate offered was selected for {_listed(at_edge)}: a better one may lie beyond."
     if len(result.versions) > 1:
         yield "The runs were made with different versions of the libraries; see the end of the page."
+
+
+def _unclear(arm: ArmResult, result: StudyResult) -> str:
+    """`grao 0.001, but 0.003 in 28 %`; empty where nothing was selected, or the choice is clear."""
+    offered = [tried for tried in result.candidates if tried.arm == arm.arm]
+    chosen = {tried.learning_rate: tried.chosen for tried in offered if tried.chosen is not None}
+    if len(chosen) < 2 or chosen.get(arm.learning_rate, 1.0) >= _CLEAR:
+        return ""
+    other = max((rate for rate in chosen if rate != arm.learning_rate), key=lambda rate: chosen[rate])
+    return f"{arm.arm} {number(arm.learning_rate)}, but {number(other)} in {100 * chosen[other]:.0f} %"
 
 
 def _told(result: StudyResult, p: Callable[[Comparison], float | None]) -> str:

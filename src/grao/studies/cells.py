@@ -21,7 +21,9 @@ from grao.config.study import SandboxConfig, Study
 from grao.data.load import Split, fingerprint, load_split, split_examples
 from grao.engine.adapters import adapter_at, model_folder
 from grao.evaluation.metrics import wins
-from grao.records.study import Candidate, CellRecord, Key, Role, WorkRates
+from grao.evaluation.study import choices, selection_interval
+from grao.records.study import Candidate, CellRecord, Key, Role
+from grao.records.work import WorkRates
 from grao.studies.settings import digest
 
 _NO_SETTINGS = {
@@ -115,18 +117,24 @@ def counts(record: CellRecord, settings: dict[str, Any]) -> bool:
 def candidates(arm: Arm, records: Sequence[CellRecord]) -> list[Candidate]:
     """The arm's learning rates with what their runs reached on the selection's prompts, in the order of the study.
 
-    A rate of which a run failed has no result.
+    A rate of which a run failed has no result. Each other has its interval, and how often it would be chosen.
     """
-    offered: list[Candidate] = []
-    for rate in arm.learning_rates:
-        runs = [run.outcomes for run in records if (run.key.arm, run.key.learning_rate) == (arm.name, rate)]
-        finished = [outcomes for outcomes in runs if outcomes]
-        ras = reward = None
-        if finished and len(finished) == len(runs):
-            ras = sum(float(np.nanmean(wins(outcomes.after))) for outcomes in finished) / len(runs)
-            reward = sum(outcomes.mean_reward for outcomes in finished) / len(runs)
-        offered.append(Candidate(arm.name, rate, ras, reward))
-    return offered
+    runs = {
+        rate: [run.outcomes for run in records if (run.key.arm, run.key.learning_rate) == (arm.name, rate)]
+        for rate in arm.learning_rates
+    }
+    finished = {rate: [each for each in of if each] for rate, of in runs.items() if of and all(of)}
+    letters = {rate: [outcomes.after for outcomes in of] for rate, of in finished.items()}
+    ras = {rate: sum(float(np.nanmean(wins(after))) for after in of) / len(of) for rate, of in letters.items()}
+    reward = {rate: sum(outcomes.mean_reward for outcomes in of) / len(of) for rate, of in finished.items()}
+    preferred = sorted(letters, key=lambda rate: (-reward[rate], rate))
+    chosen = dict(zip(preferred, choices([letters[rate] for rate in preferred]), strict=True)) if letters else {}
+    sure = arm.recipe.evaluation.confidence
+    intervals = {rate: selection_interval(of, sure) for rate, of in letters.items()}
+    return [
+        Candidate(arm.name, rate, ras.get(rate), reward.get(rate), intervals.get(rate), chosen.get(rate))
+        for rate in arm.learning_rates
+    ]
 
 
 def best(offered: Sequence[Candidate]) -> float | None:

@@ -27,16 +27,22 @@ from grao.evaluation.metrics import letters, win_share
 from grao.records.answers import drop_answers, keep_answers
 from grao.records.files import Record, replace_text
 from grao.records.run import Prompted, RecordedAnswer, git_revision, installed_versions, now, read_metrics
-from grao.records.study import CellRecord, Cost, Key, Outcomes, Point, WorkRates, write_cell
+from grao.records.study import CellRecord, Cost, Key, Letters, Outcomes, Point, write_cell
+from grao.records.work import WorkRates
 from grao.reports.tables import duration, percent
 from grao.rewards.base import RewardBatch
 from grao.rewards.mix import Mix, MixedRewards, WeightedReward
+from grao.sandbox.judge import score
 from grao.studies.cells import Cell, counts
 from grao.studies.held_out import answer_held_out, held_out
 from grao.studies.prepare import Advance, Prepared, StudyScreen, prepare
 from grao.studies.work import work
 from grao.types import Example
 
+_FACTS = ("kind", "answer", "candidates", "detail")
+"""What the gold judge knows of a prompt."""
+_RIGHT = 0.5
+"""The least gold score of a right answer."""
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
 
 
@@ -144,6 +150,7 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
         truncated=sum(answer.truncated for answer in after) / len(after),
         before=letters([answer.reward for answer in before]),
         gain=letters(gains),
+        right=_right(cell, ready, after),
     )
     cost = observer.cost(scratch, time.perf_counter() - begin)
     shutil.rmtree(scratch, ignore_errors=True)
@@ -297,6 +304,15 @@ def _answers_before(ready: Prepared, cache: Path) -> list[RecordedAnswer]:
     answers = answer_held_out(ready)
     cached.write_lines(cache, answers)
     return answers
+
+
+def _right(cell: Cell, ready: Prepared, answers: Sequence[RecordedAnswer]) -> Letters:
+    """Which answers are right by the embedded world's gold judge; empty outside of it, and on data of one's own."""
+    rows = [item.example.columns for item in held_out(ready)]
+    if not cell.arm.world or not all(name in row for row in rows for name in _FACTS):
+        return ""
+    scores = (score(answer.text, *(row[name] for name in _FACTS)) for answer, row in zip(answers, rows, strict=True))
+    return "".join("w" if reached >= _RIGHT else "l" for reached in scores)
 
 
 def _mean_reward(answers: Sequence[RecordedAnswer]) -> float:

@@ -34,6 +34,7 @@ from grao.methods.grao import GRAO
 from grao.records import study as records
 from grao.records.files import replace_text
 from grao.records.lock import locked
+from grao.records.work import WorkRates, read_work, write_work
 from grao.reports.study import write_study_report
 from grao.sandbox.world import Sandbox
 from grao.sandbox.world import prepare as build_sandbox
@@ -84,14 +85,20 @@ def _run(study: Study, arms: Sequence[Arm], screen: StudyScreen, retry: bool) ->
     recorded, selecting = records.read_cells(folder), study_cells(material, arms, "select", choosing)
     total = len(selecting) + len(study.seeds) * len(arms)
     tried = {arm.name: arm.learning_rates for arm in arms}
-    kept = [key for key in recorded if key.role == "final" and key.learning_rate in tried.get(key.arm, ())]
+    kept = [
+        key
+        for key, record in recorded.items()
+        if key.role == "final" and key.learning_rate in tried.get(key.arm, ()) and not (retry and record.error)
+    ]
     ahead = len({(key.arm, key.seed) for key in kept if key.seed in study.seeds})
     runner = Runner(folder, screen, recorded, retry, total, ahead)
     selected = runner.run(selecting)
     runner.ahead = 0
     offered = {arm.name: candidates(arm, selected) for arm in arms if arm.name in choosing}
     rates = {arm.name: best(offered[arm.name]) if arm.name in offered else arm.learning_rates[0] for arm in arms}
-    finals = runner.run(study_cells(material, arms, "final", {arm: [rate] for arm, rate in rates.items() if rate}))
+    finals_wanted = study_cells(material, arms, "final", {arm: [rate] for arm, rate in rates.items() if rate})
+    runner.total = len(selecting) + len(finals_wanted)  # an arm whose every rate failed has no more runs to wait for
+    finals = runner.run(finals_wanted)
 
     with screen.stage("writing the page"):
         result = study_result(study, arms, list(chain(*offered.values())), selected, finals)
@@ -263,21 +270,24 @@ def build_world(screen: Stages, **settings: Any) -> Sandbox:
         return build_sandbox(**settings, progress=progress)
 
 
-def _work_rates(study: Study, arm: Arm, material: Material, screen: StudyScreen) -> records.WorkRates | None:
+def _work_rates(study: Study, arm: Arm, material: Material, screen: StudyScreen) -> WorkRates | None:
     """What counted work is counted by: measured once, then kept with the study; None where none is counted."""
     if study.budget.work is None:
         return None
-    if rates := records.read_work(study.output):
+    if rates := read_work(study.output):
         return rates
     with screen.stage("measuring the work of a step") as advance:
         rates = measure(arm.recipe, material.split(arm.recipe.data, "final"), advance)
-    records.write_work(study.output, rates)
+    write_work(study.output, rates)
     return rates
 
 
 def _check_held_out(arms: Sequence[Arm], material: Material) -> None:
-    """All arms must be evaluated on the same prompts and references."""
-    prints = {arm.name: fingerprint(material.split(arm.recipe.data, "final").test) for arm in arms}
-    first = arms[0].name
-    if other := next((name for name, held_out in prints.items() if held_out != prints[first]), None):
-        raise InputError(f"arms.{other}: data: the held-out prompts are not those of {first}, so both cannot be paired")
+    """All arms at the same point must be evaluated on the same prompts and references."""
+    firsts: dict[tuple[str, ...], tuple[str, str]] = {}
+    for arm in arms:
+        held_out = fingerprint(material.split(arm.recipe.data, "final").test)
+        first, expected = firsts.setdefault(arm.spot.point, (arm.name, held_out))
+        if held_out != expected:
+            told = f"the held-out prompts are not those of {first}, so both cannot be paired"
+            raise InputError(f"arms.{arm.name}: data: {told}")

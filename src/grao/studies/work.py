@@ -23,7 +23,7 @@ from grao.methods.grao import GRAO
 from grao.methods.grpo import GRPO
 from grao.methods.sft import SFT
 from grao.records.run import now, read_metrics
-from grao.records.study import WorkRates
+from grao.records.work import WorkRates
 from grao.studies.prepare import Advance, prepare
 from grao.training.stages import Spent
 
