@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm, t
 
-from grao.config.study import BudgetConfig, NoiseConfig, SandboxConfig, Study
+from grao.config.study import BudgetConfig, NoiseConfig, SandboxConfig, SelectionConfig, Study
 from grao.evaluation.metrics import wins
 from grao.records.study import CellRecord, pack_cells, read_cells
 from grao.studies.study import run_study
@@ -82,6 +82,7 @@ def study(place: Place, arms: dict[str, dict[str, Any]], seeds: Sequence[int]) -
         noise=NoiseConfig(**place.noise),
         base={"training": {"prompts_per_step": 16, "learning_rate": place.rate}},
         seeds=tuple(seeds),
+        selection=SelectionConfig(seeds=(9999,)),  # nothing is selected; its seeds must be others
         evaluate_every=10,
     )
 
