@@ -332,6 +332,8 @@ class StudyResult:
     """Of an ablation."""
     pairs: list[Comparison] = field(default_factory=list)
     """Every two arms of a study without axes, p-values corrected for the number of pairs."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Seconds that work is counted by: of a step, and of a token that is sampled, forwarded or backwarded."""
 
     def __post_init__(self) -> None:
         _check_phases([arm.cost for arm in self.arms])

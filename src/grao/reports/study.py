@@ -177,10 +177,19 @@ def _figures(result: StudyResult) -> Iterator[Figure]:
         ]
         legend = [Legend(arm, styles[arm], percent(points[-1].ras.value, n)) for arm, points in moving.items()]
         note = f"Bands: {level(result.confidence)} over seeds." if banded else "One seed, so there are no bands."
+        if x == "work":
+            note += f" A second of work by what these took when the study began: {_rates(result)}."
         if absent := [arm for arm in order if arm not in moving]:
             note += f" Not on this axis: {', '.join(absent)}."
         axis = {"label": "RAS, strict wins (%)", "percent": True}
         yield Figure(title, note, {"kind": "line", "x": {"label": label}, "y": axis, "series": drawn}, legend)
+
+
+def _rates(result: StudyResult) -> str:
+    """What work is counted by, in words."""
+    rates = {name: number(1000 * seconds) for name, seconds in result.rates.items()}
+    told = [f"{rates[name]} ms a token {name}" for name in ("sampled", "forwarded", "backwarded") if name in rates]
+    return ", ".join([f"{rates.get('steps', 0)} ms a step", *told])
 
 
 def _selection_figure(result: StudyResult) -> list[Figure]:
@@ -228,6 +237,9 @@ def _costs(result: StudyResult) -> Table:
         rows.append([arm.arm, number(arm.learning_rate), *counts, *phases])
     title = "One run: learning rate, reward calls, tokens trained on, seconds in all and of each phase"
     columns = ["arm", "rate", "steps", "calls", "tokens", "seconds", "sampling", "reward", "update"]
+    if result.rates:
+        title, columns = title.replace(", seconds", ", counted work, seconds"), [*columns[:5], "work", *columns[5:]]
+        rows = [[*row[:5], f"{arm.cost.work:,.1f}", *row[5:]] for row, arm in zip(rows, result.arms, strict=True)]
     return plain_table(title, columns, rows)
 
 

@@ -31,6 +31,8 @@ _NO_SETTINGS = {
     *("rollout.batch_size", "training.token_budget"),  # memory, which changes no result
 }
 """Fields of a recipe that do not decide whether a record counts."""
+WORKED = "study.work."
+"""Begins the settings that say by what work is counted."""
 _SPLIT_SEED = 0
 """Of what is held out: one choice for all seeds, so that they are evaluated on the same prompts."""
 
@@ -162,7 +164,7 @@ def _cell(material: Material, arm: Arm, key: Key) -> Cell:
         "study.seconds": study.budget.seconds,
     }
     if material.rates:
-        counted = {f"study.work.{name}": value for name, value in vars(material.rates).items() if name != "measured"}
+        counted = {f"{WORKED}{name}": value for name, value in vars(material.rates).items() if name != "measured"}
         settings |= {"study.work": study.budget.work, **counted}
     return Cell(key, study, arm, recipe, split, settings, material.rates)
 

@@ -38,7 +38,7 @@ from grao.records.work import WorkRates, read_work, write_work
 from grao.reports.study import write_study_report
 from grao.sandbox.world import Sandbox
 from grao.sandbox.world import prepare as build_sandbox
-from grao.studies.cells import Material, best, candidates, study_cells
+from grao.studies.cells import WORKED, Material, best, candidates, study_cells
 from grao.studies.prepare import Advance, Stages, StudyScreen, check_writable
 from grao.studies.runner import Runner
 from grao.studies.work import measure
@@ -196,6 +196,9 @@ def study_result(
         sweep=sweep_result(places, list(study.over), by_arm, study.main, confidence) if study.over else None,
         weights=[] if study.over else arm_weights(arms),
         pairs=[] if study.over else pairs(by_arm, confidence),
+        rates={
+            name.removeprefix(WORKED): rate for name, rate in finished[0].settings.items() if name.startswith(WORKED)
+        },
     )
 
 
