@@ -54,6 +54,11 @@ class Card:
     """What the base's own card says of it."""
 
     @property
+    def methods(self) -> list[str]:
+        """By which it was trained, one after another."""
+        return [stage.method.name for stage in self.recipe.plan]
+
+    @property
     def seconds(self) -> str | None:
         """How long the steps took."""
         spent = [step.get("seconds", 0.0) for step in self.metrics if step.get("step", 0) <= (self.step or 0)]
@@ -102,7 +107,7 @@ def _front(card: Card) -> dict[str, Any]:
         **card.license,
         "library_name": "peft" if alone else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": [*dict.fromkeys(("grao", card.recipe.method.name, "alignment")), *(["lora"] * (card.kind != "whole"))],
+        "tags": [*dict.fromkeys(("grao", *card.methods, "alignment")), *(["lora"] * (card.kind != "whole"))],
         **({"datasets": [data]} if data else {}),
     }
 

@@ -66,7 +66,7 @@ def _run_row(path: Path, name: str, manifest: Manifest) -> list[str]:
     return [
         name,
         manifest.status or ("evaluated" if evaluation else ""),
-        str(manifest.setting("method", "name") or ""),
+        ", ".join(manifest.stages) or str(manifest.setting("method", "name") or ""),
         f"{taken}/{manifest.steps:,}" if manifest.steps else taken,
         _ras(evaluation) if evaluation else "",
         (manifest.started or "")[:10],

@@ -225,7 +225,7 @@ def _card(run: Path, source: _Source, recipe: Recipe, name: str, result: bool, d
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """Dotted field -> value of what decides the result and differs from its default."""
     sections = {name: type(getattr(recipe, name))() for name in ("method", "rollout", "training", "evaluation")}
-    usual = decisive(replace(recipe, model=ModelConfig(recipe.model.path), **sections))
+    usual = decisive(replace(recipe, model=ModelConfig(recipe.model.path), stages=[], **sections))
     return {name: value for name, value in decisive(recipe).items() if value != usual.get(name)}
 
 
