@@ -43,7 +43,7 @@ from tiny import letter_tokenizer, relative_gap, saved_model, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "accelerate"
-STEPS = 5
+STEPS = 4
 
 
 def environment(name: str) -> dict[str, str]:
@@ -79,7 +79,7 @@ CASES = {
     "moe": Case(GRAO(), "moe", training=(("router_loss", 0.1),)),
     "padded": Case(PPO(updates=2), "gpt2"),
     "silent": Case(GRPO(kl=0.0), reward=quiet),
-    "staged": Case(GRPO(kl=0.1), before=(StageConfig(SFT(), Until(steps=2)),), training=(("steps", 3),)),
+    "staged": Case(GRPO(kl=0.1), before=(StageConfig(SFT(), Until(steps=2)),), training=(("steps", 2),)),
     "drawn-lora": Case(GRPO(kl=0.1), lora=True),
 }
 RECORDED = [name for name in CASES if name != "drawn-lora"]

@@ -22,6 +22,7 @@ KEPT: dict[str, dict] = {
 RECORDED = {name: record for name, record in KEPT.items() if "rows" in record}
 
 PLAIN: set[tuple[str, str]] = {
+    ("docs/studies.md", " | would it hold | interval | test"),
     # Where things are, and what a name means.
     ("CONTRIBUTING.md", "question | answer"),
     ("docs/evaluation.md", "figure | what it says"),

@@ -304,7 +304,7 @@ def _numbers(arm: ArmResult, compared: Comparison | None, result: StudyResult) -
         **line,
         **tests,
         **{name: vars(arm)[name] for name in ("mean_reward", "mean_tokens", "truncated")},
-        **{name: value for name, value in vars(arm.cost).items() if name != "seconds"},
+        **{name: value for name, value in vars(arm.cost).items() if name not in ("seconds", "work", "stages")},
         **{f"seconds_{phase}": seconds for phase, seconds in arm.cost.seconds.items()},
         **{name: vars(arm)[name] for name in ("calls_to_best", "steps_to_best", "falling")},
     }
@@ -315,6 +315,7 @@ def _numbers_over_both(arm: ArmResult, compared: Comparison | None, result: Stud
     line: dict[str, object] = {}
     for name in ("ras", "ras_win_or_tie", "nag"):
         line |= _limits(name, "over_both", vars(arm)[name].over_both)
+    line |= {"work": arm.cost.work} if result.rates else {}
     if arm.right:
         line |= {"right": arm.right.over_prompts.value, **_limits("right", "over_both", arm.right.over_both)}
     lead = f"{result.main}_minus_arm"

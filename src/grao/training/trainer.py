@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from weakref import proxy
 
 import torch
 from accelerate.utils import set_seed
@@ -191,7 +192,7 @@ class GRAOTrainer(CheckedTrainer):
             processes=self.accelerator.num_processes,
             ahead=rollout.ahead,
             steps=steps,
-            total=self._total,
+            total=partial(GRAOTrainer._total, proxy(self)),
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(SampleLog(args.output_dir, self, self.source, args.training.sample_every))
