@@ -17,7 +17,7 @@ from grao.cli.main import main
 from grao.config.recipe import BackboneConfig, PairsConfig, RewardModelRecipe, RewardTrainingConfig
 from grao.engine.loading import load_encoder, load_model, load_reward_model, new_reward_model
 from grao.errors import BrokenNumbersError
-from grao.methods.auto import Auto
+from grao.methods.auto import Auto, Imitation
 from grao.methods.chord import CHORDMu, CHORDPhi
 from grao.methods.dpo import DPO
 from grao.methods.grao import GRAO
@@ -27,7 +27,6 @@ from grao.methods.luffy import LUFFY
 from grao.methods.ppo import PPO
 from grao.methods.sft import SFT
 from grao.methods.srft import SRFT
-from grao.methods.stage import Peak
 from grao.rewards.judge.local import LocalJudge
 from grao.rewards.judge.wording import Template
 from grao.rewards.model import EmbeddingSimilarity, RewardModel
@@ -42,7 +41,7 @@ PAIRS = [{**row, "rejected": f"no, {row['prompt']}"} for row in ROWS]
 METHODS = {
     "sft": SFT(), "dpo": DPO(), "grao": GRAO(), "grpo": GRPO(updates=2), "ppo": PPO(updates=2), "luffy": LUFFY(),
     "chord-mu": CHORDMu(), "chord-phi": CHORDPhi(), "hpt": HPT(), "srft": SRFT(),
-    "auto": Auto(imitation=Peak(every=4, prompts=2)),
+    "auto": Auto(imitation=Imitation(every=4, prompts=2)),
 }  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
 

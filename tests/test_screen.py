@@ -73,7 +73,7 @@ def test_samples_of_the_last_step(monkeypatch: pytest.MonkeyPatch, live: bool):
     last.append(LastSample("3?", "", float("nan")))
     console = Console(file=(shown := io.StringIO()), force_terminal=live, width=60)
     with TerminalScreen(console, samples=3).training(9, lambda count: last[:count]) as callback:
-        callback.on_step_end(None, SimpleNamespace(global_step=4), None)
+        callback.on_step_end(None, SimpleNamespace(max_steps=10, global_step=4), None)
         time.sleep(0.3)
     text = shown.getvalue()
     if live:
@@ -121,7 +121,7 @@ def test_steps_count_whatever_a_method_logs():
     shown = io.StringIO()
     with TerminalScreen(Console(file=shown)).training(30, lambda count: []) as callback:
         for step in range(1, 31):
-            state = SimpleNamespace(global_step=step)
+            state = SimpleNamespace(max_steps=10, global_step=step)
             callback.on_step_end(None, state, None)
             callback.on_log(None, state, None, logs={"loss": 1.25})
     assert re.search(r"^training: 30 steps, [\d.]+ s; the last: loss 1\.250$", shown.getvalue(), re.MULTILINE)

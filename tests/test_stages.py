@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from forked import together
 from grao import DataConfig, GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
+from grao.config.load import load_recipe
 from grao.config.stages import StageConfig
-from grao.methods.auto import Auto
+from grao.methods.auto import Auto, Imitation
 from grao.methods.base import Method
 from grao.methods.dpo import DPO
 from grao.methods.grao import GRAO
@@ -32,6 +33,7 @@ PAIRS = [
     for word in ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 ]
 LORA = LoraConfig(r=2, target_modules="all-linear")
+RECIPE = {"model.path": "m", "data.path": "d", "rewards.0.function": "a.py:b", "output": "o"}
 SECOND = {"grpo": GRPO(), "ppo": PPO(updates=2, kl_target=0.5), "dpo": DPO(), "grao": GRAO()}
 
 
@@ -162,7 +164,7 @@ def test_a_stage_is_over_once_enough_prompts_have_a_winner():
 
 
 def test_where_there_is_enough_at_the_start_nothing_is_imitated(tmp_path: Path):
-    look = Peak(every=1, prompts=3, samples=4, enough=0.0)
+    look = Imitation(every=1, prompts=3, samples=4, enough=0.0)
     trainer = make(tmp_path, method=Auto(imitation=look))
     trainer.train()
     assert [line["stage"] for line in read_metrics(tmp_path)] == [2, 2, 2]
@@ -213,7 +215,7 @@ def test_a_peak_hands_over_the_best_weights_and_its_prompts_are_not_trained_on(
 
 
 def test_looks_are_the_same_after_a_resume(tmp_path: Path):
-    plan = Auto(imitation=Peak(every=1, prompts=3, samples=4, patience=2))
+    plan = Auto(imitation=Imitation(every=1, prompts=3, samples=4, patience=2, enough=None))
     whole = make(tmp_path / "whole", method=plan, save_every=1, steps=2, learning_rate=2e-2)
     whole.train()
     shutil.copytree(tmp_path / "whole", tmp_path / "part")
@@ -260,3 +262,29 @@ def test_a_plan_that_cannot_be_is_refused(tmp_path: Path, stages, message):
 def test_stages_and_a_method_are_not_both_taken(tmp_path: Path):
     with pytest.raises(InputError, match="method: grpo and stages are both given; leave one out"):
         make(tmp_path, method=GRPO(), stages=staged(GRAO()))
+
+
+def test_what_is_not_said_of_auto_is_as_it_was_tested():
+    assert load_recipe(
+        None, values=[*RECIPE.items(), ("method.name", "auto"), ("method.imitation.every", 10)]
+    ).method == (Auto(imitation=Imitation(every=10)))
+
+
+def test_too_few_prompts_to_keep_any_away_are_refused(tmp_path: Path):
+    training, rollout = TrainingConfig(trainer={"use_cpu": True}), RolloutConfig(max_new_tokens=6)
+    config = GRAOConfig(output_dir=tmp_path, method=Auto(), training=training, rollout=rollout)
+    with pytest.raises(InputError, match="of 3 training prompts none can be kept away for looks"):
+        GRAOTrainer(tiny_model(), vowels, config, PAIRS[:3], processing_class=letter_tokenizer())
+
+
+def test_a_stage_that_nothing_ends_is_refused():
+    with pytest.raises(InputError, match="says nothing; give steps, tokens, share or peak"):
+        Until()
+
+
+def test_what_a_stage_handed_over_must_still_be_there(tmp_path: Path):
+    make(tmp_path, stages=staged(GRPO()), save_every=1).train()
+    shutil.rmtree(tmp_path / "stages")
+    again = make(tmp_path, stages=staged(GRPO()), save_every=1)
+    with pytest.raises(InputError, match="stages/1-sft is missing, which the run goes on from"):
+        again.train(resume_from_checkpoint=True)

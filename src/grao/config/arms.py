@@ -213,6 +213,7 @@ def _arm(study: Study, shared_method: str, spot: Spot) -> Arm:
     if noise.references and not recipe.data.rejected and recipe.data.format == "columns":
         problem = "noise.references exchanges references with rejected answers"
         raise InputError(f"arms.{name}: {problem}; give data.rejected")
+    _check_plan(study, recipe, name)
     training = replace(recipe.training, steps=_steps(study, recipe, name), save_every=None)
     recipe = replace(recipe, training=training, evaluation=replace(recipe.evaluation, enabled=True))
     return Arm(name, spot, recipe, rates or (recipe.training.learning_rate,), world, noise)
@@ -226,6 +227,23 @@ def _section(shared: Section, prefix: str, fields: Mapping[str, Any], arm: str) 
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"arms.{arm}: {prefix}{'.'.join(map(str, first['loc'][:1]))}: {first['msg']}") from error
+
+
+def _check_plan(study: Study, recipe: Recipe, name: str) -> None:
+    """Raises: InputError if the arm's stages cannot be, or do not go with the budget."""
+    try:
+        plan = recipe.plan
+    except InputError as error:
+        raise InputError(f"arms.{name}: {error}") from error
+    if len(plan) > 1 and plan[-1].until:
+        raise InputError(f"arms.{name}: stages.{len(plan) - 1}.until: the budget ends the last stage; leave it out")
+    before = sum((stage.until and stage.until.steps) or 0 for stage in plan[:-1])
+    if study.budget.steps and before >= study.budget.steps:
+        raise InputError(
+            f"arms.{name}: stages: {before} steps before the last one leave it none of {study.budget.words}"
+        )
+    if study.budget.samples and any(stage.method.needs.resample for stage in plan):
+        raise InputError(f"arms.{name}: what it samples anew is not known beforehand; give the budget as work or steps")
 
 
 def _steps(study: Study, recipe: Recipe, name: str) -> int:

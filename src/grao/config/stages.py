@@ -16,6 +16,9 @@ from grao.methods.grao import GRAO
 from grao.methods.stage import Stage, Until
 from grao.settings import PositiveFloat, settings
 
+_UNLIMITED = 100_000
+"""Steps of a stage that something else ends."""
+
 
 @settings
 class StageConfig:
@@ -77,7 +80,8 @@ def most_steps(
         group_size: G; a step that samples is worth so many that do not, twice over.
     """
     rest = steps or max(1, math.ceil(prompts / prompts_per_step))
-    most = [stage.until.steps if stage.until else rest for stage in plan]
+    unlimited = [_UNLIMITED] * (len(plan) - 1) + [rest]
+    most = [(stage.until and stage.until.steps) or bound for stage, bound in zip(plan, unlimited, strict=True)]
     shares = [stage.until.share if stage.until else None for stage in plan]
     later = [sum(most[number + 1 :]) * 2 * group_size for number in range(len(plan))]
     bounds = zip(most, shares, later, strict=True)

@@ -176,6 +176,11 @@ def _exchange(model: nn.Module, values: dict[str, Tensor]) -> None:
             values[name], weight.data = weight.data, value.to(weight)
 
 
+def summed(accelerator: Accelerator, values: Tensor) -> list[float]:
+    """The sums over all processes; between GPUs only what lies on them can be added up."""
+    return cast(list[float], accelerator.reduce(values.to(accelerator.device), reduction="sum").tolist())
+
+
 def whole_state(model: nn.Module, keep: bool, copy: bool = False) -> dict[str, Any]:
     """The state dict of the whole model in the host's memory, where it is to be kept; elsewhere nothing.
 

@@ -18,6 +18,21 @@ from grao.methods.base import Method, Needs, method
 from grao.methods.grpo import GRPO
 from grao.methods.sft import SFT
 from grao.methods.stage import Peak, Stage, Until
+from grao.settings import PositiveInt, Share, settings
+
+
+@settings
+class Imitation(Peak):
+    """When imitation has ended."""
+
+    every: PositiveInt = 50
+    """Steps from look to look."""
+    prompts: PositiveInt = 128
+    """Training prompts kept away for the looks; at most a quarter of all."""
+    samples: PositiveInt = 2
+    """Answers to each."""
+    enough: Share | None = 0.17
+    """Share of these prompts with an answer that wins from which on exploration has enough to begin with."""
 
 
 @method
@@ -28,15 +43,11 @@ class Auto(Method):
     """The method."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.33
     """Share of the work that imitation may take."""
-    imitation: Peak = field(default_factory=lambda: Peak(every=50, prompts=128, samples=2, enough=0.17))
+    imitation: Imitation = field(default_factory=lambda: Imitation())
     """When imitation has ended."""
 
     needs = Needs(frozen=True)
 
     def stages(self) -> list[Stage]:
         """Both."""
-        return [Stage(SFT(), Until(steps=_MOST, share=self.share, peak=self.imitation)), Stage(GRPO())]
-
-
-_MOST = 100_000
-"""Steps of imitation, whatever its share is."""
+        return [Stage(SFT(), Until(share=self.share, peak=self.imitation)), Stage(GRPO())]

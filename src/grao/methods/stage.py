@@ -43,7 +43,7 @@ class Peak:
 class Until:
     """What ends a stage: whichever of these comes first."""
 
-    steps: PositiveInt = 1000
+    steps: PositiveInt | None = None
     """Optimiser steps."""
     tokens: PositiveInt | None = None
     """Tokens trained on and sampled, those of the looks included."""
@@ -51,6 +51,10 @@ class Until:
     """Share of the work of the whole run; of work that is not known beforehand it is an estimate in tokens."""
     peak: Peak | None = Field(default=None)
     """Answers to prompts kept away that get no better."""
+
+    def __post_init__(self) -> None:
+        if not any((self.steps, self.tokens, self.share, self.peak)):
+            raise ValueError("says nothing; give steps, tokens, share or peak")
 
 
 @dataclass(frozen=True)

@@ -89,14 +89,14 @@ class Workload:
             steps=sum(most),
             groups=sum(most) * size,
             samples=drawn_at_most * rollout.group_size,
-            looked=sum((1 + steps // peak.every) * peak.prompts * peak.samples for peak, steps in peaks),
+            looked=sum((2 + steps // peak.every) * peak.prompts * peak.samples for peak, steps in peaks),
             prompt_tokens=drawn([len(item.prompt_ids) for item in items]),
             reference_tokens=drawn([len(item.reference_ids) for item in items]),
             rejected_tokens=drawn([len(item.rejected_ids) for item in items]),
             longest=rollout.max_new_tokens,
             longest_answer=recipe.evaluation.max_new_tokens or rollout.max_new_tokens,
             held_out=held_out,
-            evaluations=_evaluations(recipe.training.trainer, sum(most)) if held_out else 0,
+            evaluations=_evaluations(recipe.training.trainer, sum(most)) + len(plan) - 1 if held_out else 0,
         )
 
     @property

@@ -229,7 +229,6 @@ class _Observer(TrainerCallback):
         self.curve: list[Point] = []
         self.seconds = self.evaluating = self._begin = 0.0
         self.step, self.taken = 0, 1
-        self.stages: list[int] = []
 
     @property
     def work(self) -> float:
@@ -253,8 +252,6 @@ class _Observer(TrainerCallback):
         """Stops it; evaluates where a point is due, but for the last one, which is the caller's."""
         self.seconds += time.perf_counter() - self._begin
         self.step = state.global_step
-        if self.ready.trainer.conductor.reached.over:
-            self.stages.append(self.step)
         spent = self.spent
         along = float(self.step) if self.budget.unit == "seconds" else spent
         if spent >= self.budget.limit:
@@ -281,7 +278,13 @@ class _Observer(TrainerCallback):
         spent = (round(seconds, 3) for seconds in (self.seconds, *phases, self.evaluating, total))
         seconds = dict(zip(named, spent, strict=True))
         return Cost(
-            self.step, self.rewards.calls, round(sampled), round(trained), seconds, round(self.work, 3), self.stages
+            self.step,
+            self.rewards.calls,
+            round(sampled),
+            round(trained),
+            seconds,
+            round(self.work, 3),
+            self.ready.trainer.conductor.ends,
         )
 
     def add_point(self, answers: Sequence[RecordedAnswer]) -> None:

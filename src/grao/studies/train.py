@@ -260,7 +260,7 @@ def _train(ready: Prepared, screen: Screen, checkpoint: Path | None) -> None:
                 saved = f"step {trainer.state.global_step} is saved"
             raise type(error)(f"{error}; {saved}") from error
     if interrupt.interrupted:
-        where = f"step {trainer.state.global_step} of {ready.steps}"
+        where = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
         kept = f" at {where}, nothing is saved" if trainer.is_deepspeed_enabled else f", {where} is saved"
         raise StoppedError(f"stopped{kept}")
 

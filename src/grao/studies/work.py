@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 
 from grao.config.recipe import Recipe
 from grao.data.load import Split
+from grao.errors import InputError
 from grao.methods.base import Method
 from grao.methods.grao import GRAO
 from grao.methods.grpo import GRPO
@@ -43,6 +44,9 @@ def measure(recipe: Recipe, split: Split, advance: Advance = lambda done, total:
         recipe: of an arm; model, data, sizes and rewards count.
         split: its examples.
         advance: called with the trainings done and all of them.
+
+    Raises:
+        InputError: if other programs disturb it so much that more work seems to take less time.
     """
     steps = []
     for number, method in enumerate((SFT(), GRAO(), GRPO(kl=0.04))):
@@ -55,6 +59,8 @@ def measure(recipe: Recipe, split: Split, advance: Advance = lambda done, total:
     extra = frozen.update - step - backwarded * frozen.spent.backwarded
     forwarded = max(extra / frozen.spent.backwarded, 0.0)
     sampled = (frozen.rollout + explored.rollout) / (frozen.spent.sampled + explored.spent.sampled)
+    if not backwarded or not sampled:
+        raise InputError("the work of a step could not be measured beside what else runs; try again on an idle machine")
     return WorkRates(step, sampled, forwarded, backwarded, measured=now())
 
 

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import proxy
 
+from accelerate.utils import broadcast_object_list
 from pydantic.dataclasses import dataclass
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from grao.errors import InputError
 from grao.groups import reward_groups, sample_groups
 from grao.methods.stage import Peak, Stage
+from grao.records.run import update_manifest
 from grao.rewards.mix import check_heard
 from grao.rollouts.base import draw_key
 from grao.training.experience import shuffled
@@ -97,6 +100,8 @@ class Conductor(TrainerCallback):
         self.reached = Reached()
         self.share: Callable[[], float] = self._share
         """Of the whole run's work, what is done."""
+        self.ends: list[int] = []
+        """Steps of the run at which a stage handed over, since this process began."""
 
     @property
     def now(self) -> Stage:
@@ -133,6 +138,10 @@ class Conductor(TrainerCallback):
         """
         self.reached = Reached(self.reached.stage + 1, steps, before=self.reached.spent, spent=self.reached.spent)
         self._trainer.state.max_steps = self.steps(self.reached)
+        self.ends.append(steps)
+        folder = Path(self._trainer.folder)
+        if self._trainer.is_world_process_zero() and (folder / "manifest.json").exists():
+            update_manifest(folder, steps=self._trainer.state.max_steps)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Looks at the policy that the training begins with, where a stage will be compared with it."""
@@ -149,7 +158,7 @@ class Conductor(TrainerCallback):
         if until is None or reached.over:
             return
         tokens = reached.spent.tokens - reached.before.tokens
-        ended = steps >= until.steps or (until.tokens is not None and tokens >= until.tokens)
+        ended = steps >= self.most[reached.stage] or (until.tokens is not None and tokens >= until.tokens)
         ended |= until.share is not None and self.share() >= until.share
         if until.peak and (ended or steps % until.peak.every == 0):
             self._look(until.peak, steps)
@@ -157,6 +166,8 @@ class Conductor(TrainerCallback):
             return
         last = self.reached.stage == len(self.plan) - 1
         self.reached = replace(self.reached, over=not last)
+        if until.peak:
+            self._trainer.take_up(self.folder)
         if last:
             state.max_steps, control.should_training_stop = state.global_step, True
         else:
@@ -167,11 +178,14 @@ class Conductor(TrainerCallback):
         trainer, sampling = self._trainer, replace(self._trainer.source.sampling, samples=peak.samples)
         keys = [draw_key(trainer.config.seed, "look", index) for index in range(len(self.kept))]
         groups = sample_groups(self.kept, keys, trainer.sampler(), sampling, trainer.tokenizer)
-        scored = reward_groups(groups, trainer.rewards)
-        check_heard([scored])
-        score = (scored.total >= 0).sum() / scored.total.isfinite().sum()
-        reach = (scored.total > 0).any(dim=1).double().mean()
-        look = StageLook(steps, score.item(), reach.item())
+        scored = reward_groups(groups, trainer.source.rewards)
+        known = scored.total.isfinite().sum().item()
+        score = (scored.total >= 0).sum().item() / known if known else 0.0
+        reach = (scored.total > 0).any(dim=1).double().mean().item()
+        # Every process has judged them; what the first one heard counts, or some would go on and others not.
+        look, known = broadcast_object_list([StageLook(steps, score, reach), known])
+        if not known:
+            check_heard([scored])
         earlier = [look.score for look in self.reached.looks]
         self.reached = replace(self.reached, looks=[*self.reached.looks, look])
         sampled = sum(sum(group.tokens(Role.SAMPLE)) for group in groups)
@@ -201,9 +215,15 @@ def passed(looks: Sequence[StageLook], peak: Peak) -> bool:
 
 
 def kept_away(items: Sequence[Encoded], plan: Sequence[Stage], seed: int) -> tuple[list[Encoded], list[Encoded]]:
-    """The prompts to train on, and those for the looks of the stages: at most a quarter of all."""
+    """The prompts to train on, and those for the looks of the stages: at most a quarter of all.
+
+    Raises:
+        InputError: if there are looks and no prompt for them.
+    """
     wanted = max((stage.until.peak.prompts for stage in plan if stage.until and stage.until.peak), default=0)
     count = min(wanted, len(items) // 4)
+    if wanted and not count:
+        raise InputError(f"stages: of {len(items)} training prompts none can be kept away for looks; give at least 4")
     chosen = set(shuffled(len(items), draw_key(seed, "kept"))[:count])
     return (
         [item for index, item in enumerate(items) if index not in chosen],

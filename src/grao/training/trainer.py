@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
-from weakref import proxy
 
 import torch
 from accelerate.utils import set_seed
@@ -33,7 +32,7 @@ from grao.engine.adapters import switched_off
 from grao.engine.limits import padding_id
 from grao.engine.loading import check_finite, load_tokenizer
 from grao.engine.policy import given_policy
-from grao.engine.sharded import begin_splitting
+from grao.engine.sharded import begin_splitting, summed
 from grao.errors import InputError
 from grao.methods.base import Method
 from grao.rewards.mix import Mix, RewardLike, as_mix, check_heard
@@ -49,7 +48,6 @@ from grao.training.arguments import (
     training_arguments,
 )
 from grao.training.callbacks import MetricsCallback
-from grao.training.checked import CheckedTrainer
 from grao.training.experience import ExperienceSource
 from grao.training.gap import GapWarning, tolerated_gap
 from grao.training.learner import Learner, save_head, together
@@ -58,8 +56,9 @@ from grao.training.loglines import LogLines
 from grao.training.metrics import SUMMED, step_metrics, with_logged
 from grao.training.reporting import SampleLog
 from grao.training.sampler import endings, make_sampler, rows_at_once, sampling_copy
+from grao.training.staged import StagedTrainer
 from grao.training.stages import Conductor, Spent, kept_away
-from grao.training.state import CARRIED, Carried, load_weights
+from grao.training.state import CARRIED, Carried
 from grao.training.watch import Watch
 from grao.types import Example
 
@@ -67,7 +66,7 @@ Rows = Iterable[Mapping[str, Any] | Example]
 _NONE = EncodedSet([], 0, 0)
 
 
-class GRAOTrainer(CheckedTrainer):
+class GRAOTrainer(StagedTrainer):
     """Aligns a model with GRAO. The order of its arguments is that of TRL's trainers.
 
     Args:
@@ -117,8 +116,10 @@ class GRAOTrainer(CheckedTrainer):
         if train_dataset is None:
             raise InputError("train_dataset is missing: rows with columns prompt and reference")
         self.folder, self.config, self.rewards, self.watch = args.output_dir, args, as_mix(reward_funcs), watch
+        if method and args.stages:
+            raise InputError("method and args.stages are both given; leave one out")
         plan = method.stages() if method else planned(args.method, args.stages)
-        self.method, self.outside = plan[0].method, method is not None
+        self.method, self.given = plan[0].method, method
         self.max_bad_steps, self.save_async = args.training.max_bad_steps, args.training.save_async
         set_seed(args.seed)  # what an adapter begins with must follow from the seed
         policy = given_policy(model, peft_config)
@@ -192,7 +193,7 @@ class GRAOTrainer(CheckedTrainer):
             processes=self.accelerator.num_processes,
             ahead=rollout.ahead,
             steps=steps,
-            total=partial(GRAOTrainer._total, proxy(self)),
+            total=partial(summed, self.accelerator),
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(SampleLog(args.output_dir, self, self.source, args.training.sample_every))
@@ -203,7 +204,7 @@ class GRAOTrainer(CheckedTrainer):
         """One batch of prompts: experience, then the gradient of what the method makes of it, once or more."""
         begin, step = time.perf_counter(), inputs["step"] + 1
         if self.conductor.reached.over:
-            self._hand_over()
+            self.hand_over()
         self._logged.clear()
         for mix in self._mixes():
             mix.surround(trainer_state=self.state, log_metric=self._log_metric)
@@ -252,36 +253,6 @@ class GRAOTrainer(CheckedTrainer):
             )
         return seen[0].loss
 
-    def _hand_over(self) -> None:
-        """Begins the next stage, with the weights that this one leaves and an optimiser of its own."""
-        until, spent = self.conductor.now.until, self.optimizer
-        if until and until.peak:
-            load_weights(self._policy, self.conductor.folder)
-        else:
-            self.save_policy(self.conductor.folder)
-        self.conductor.advance(self.state.global_step)
-        self._begin_stage()
-        self.optimizer = self.lr_scheduler = None
-        self.create_optimizer()
-        self.accelerator._optimizers.remove(spent)
-        self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
-        self.create_scheduler(self.state.max_steps)
-        self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
-
-    def _begin_stage(self) -> None:
-        """The method of the stage under way learns from now on."""
-        self.method = self.conductor.now.method
-        self._method_state = self.method.start()
-        self.learner.begin(self.method)
-        self.source.sampled = {}
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
-        """That of the stage under way, with its learning rate."""
-        stage, chosen = self.conductor.now, cast(Optimizer, optimizer or self.optimizer)
-        for group in chosen.param_groups if stage.learning_rate else ():
-            group["lr"] = group["lr"] * stage.learning_rate / self.args.learning_rate
-        return super().create_scheduler(self.conductor.most[self.conductor.reached.stage], chosen)
-
     def sampler(self) -> Generator:
         """The sampling engine, with the weights as they are now."""
         self.generator.sync(self.accelerator.unwrap_model(self.model))
@@ -302,7 +273,7 @@ class GRAOTrainer(CheckedTrainer):
 
     def _total(self, values: Tensor) -> list[float]:
         """The sums over all processes."""
-        return cast(list[float], self.accelerator.reduce(values.to(self.accelerator.device), reduction="sum").tolist())
+        return summed(self.accelerator, values)
 
     def _optimise(self, model: nn.Module) -> None:
         """An optimiser step between two updates on the same samples; transformers makes the last one."""
@@ -379,11 +350,9 @@ class GRAOTrainer(CheckedTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         carried = CARRIED.read(Path(resume_from_checkpoint))
-        if carried:
-            self.conductor.reached = carried.reached
         if handed := self.conductor.handed:
-            load_weights(self._policy, handed)
-            self._begin_stage()
+            self.take_up(handed)
+            self.begin_stage()
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.learner.critic is not None:
             self.learner.critic.load(resume_from_checkpoint)

@@ -1,0 +1,82 @@
+"""A trainer that is taken from stage to stage: what changes in it where one ends and the next begins."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from torch.optim import Optimizer
+
+from grao.errors import InputError
+from grao.methods.base import Method, State
+from grao.training.checked import CheckedTrainer
+from grao.training.experience import ExperienceSource
+from grao.training.learner import Learner
+from grao.training.stages import Conductor
+from grao.training.state import CARRIED, load_weights
+
+
+class StagedTrainer(CheckedTrainer):
+    """A Trainer whose method, optimiser and schedule are those of the stage under way.
+
+    Attributes:
+        conductor: says which stage that is.
+        learner, source: make gradients and samples.
+        method: of the stage.
+    """
+
+    conductor: Conductor
+    learner: Learner
+    source: ExperienceSource
+    method: Method
+    _method_state: State
+
+    def hand_over(self) -> None:
+        """Begins the next stage, with the weights that this one leaves and an optimiser of its own."""
+        until, spent = self.conductor.now.until, self.optimizer
+        if not (until and until.peak):  # its best weights lie there
+            self.save_policy(self.conductor.folder)
+        self.conductor.advance(self.state.global_step)
+        self.begin_stage()
+        self.optimizer = self.lr_scheduler = None
+        self.create_optimizer()
+        self.accelerator._optimizers.remove(spent)
+        self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
+        self.create_scheduler(self.state.max_steps)
+        self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
+
+    def take_up(self, folder: Path) -> None:
+        """Puts the weights of a stage's folder into the policy.
+
+        Raises:
+            InputError: if they are not there.
+        """
+        if not folder.is_dir():
+            raise InputError(f"{folder} is missing, which the run goes on from; restore it, or begin anew")
+        load_weights(self._policy, folder)
+
+    def begin_stage(self) -> None:
+        """The method of the stage under way learns from now on."""
+        self.method = self.conductor.now.method
+        self._method_state = self.method.start()
+        self.learner.begin(self.method)
+        self.source.sampled = {}
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
+        """That of the stage under way, with its learning rate."""
+        stage, chosen = self.conductor.now, cast(Optimizer, optimizer or self.optimizer)
+        for group in chosen.param_groups if stage.learning_rate else ():
+            group["lr"] = group["lr"] * stage.learning_rate / self.args.learning_rate
+        return super().create_scheduler(self.conductor.most[self.conductor.reached.stage], chosen)
+
+    def _checked(self, wanted: str | bool | None) -> str | None:
+        """Also takes up the stage of the checkpoint, before optimiser and schedule are made."""
+        checkpoint = super()._checked(wanted)
+        carried = CARRIED.read(Path(checkpoint)) if checkpoint else None
+        if carried and carried.reached.stage < self.conductor.reached.stage:
+            raise InputError(f"{checkpoint} is of an earlier stage than this trainer has reached; make a new one")
+        self.conductor.reached = carried.reached if carried else self.conductor.reached
+        return checkpoint
+
+    def _load_best_model(self) -> None:
+        reached = self.conductor.reached
+        super()._load_best_model()
+        self.conductor.reached = reached
