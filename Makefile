@@ -7,7 +7,7 @@ CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo -c constrai
 # What is imported is compiled once, then, and not by each process anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart compare test check results format clean
+.PHONY: quickstart compare real-study test check results format clean
 
 quickstart: .venv/installed
 	$(BIN)/grao quickstart
@@ -15,6 +15,25 @@ quickstart: .venv/installed
 compare: .venv/installed
 	$(BIN)/grao compare --config recipes/studies/sandbox-weak.yaml
 	$(BIN)/grao compare --config recipes/studies/sandbox-able.yaml
+
+# Slices of 8 minutes; stopped anywhere, it goes on where it was. MODELS may be folders.
+MODELS ?= HuggingFaceTB/SmolLM2-135M-Instruct Qwen/Qwen2.5-0.5B-Instruct
+STUDIES ?= real-helpful real-harmless real-gsm8k
+BF16 := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo --base.training.trainer.bf16 true)
+
+real-study: .venv/installed runs/questions/gsm8k.jsonl runs/reward-real-helpful/reward.json runs/reward-real-harmless/reward.json
+	@for model in $(MODELS); do for study in $(STUDIES); do \
+		folder=runs/real/$$(basename $$model)/$$study; \
+		while $(BIN)/grao compare --minutes 8 --config recipes/studies/$$study.yaml $(BF16) \
+			--base.model.path $$model --output $$folder || exit 1; \
+			! [ $$folder/study.json -nt $$folder/study.yaml ]; do :; done; \
+	done; done
+
+runs/questions/gsm8k.jsonl: | .venv/installed
+	$(BIN)/python recipes/prepare_questions.py
+
+runs/reward-%/reward.json: | .venv/installed
+	$(BIN)/grao reward train --config recipes/reward/$*.yaml
 
 test: .venv/developing
 	$(BIN)/python -m pytest -n 2

@@ -19,7 +19,7 @@ from grao.data.load import load_split
 from grao.errors import InputError, RewardUnavailableError
 from grao.evaluation.metrics import letters
 from grao.records.answers import read_answers
-from grao.records.study import CellRecord, Key, pack_cells, read_cells, read_study
+from grao.records.study import CellRecord, Cost, Key, Outcomes, Point, pack_cells, read_cells, read_study
 from grao.sandbox.world import prepare as build_sandbox
 from grao.studies import runner
 from grao.studies.cells import Material, counts, study_cells
@@ -33,6 +33,8 @@ import os, time
 from grao.errors import RewardUnavailableError
 def vowels(completions):
     return [sum(letter in "ae" for letter in text) / (1 + len(text)) for text in completions]
+def shouts(completions):
+    return [float(len(text)) for text in completions]
 def spy(prompts, completions):
     with open("asked", "a") as asked:
         asked.writelines(f"{prompt}\\n" for prompt in prompts)
@@ -349,6 +351,85 @@ def test_ctrl_c_keeps_what_is_finished(place: Path, monkeypatch: pytest.MonkeyPa
     assert main(["compare", "--config", "study.yaml"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert [path.stem for path in (place / "study" / "cells").iterdir()] == ["grao-final-lr0.01-seed0"]
+
+
+class Clock:
+    """Stands for `time` in the runner and the study: each run takes the seconds that its arm is said to take."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **takes: float) -> None:
+        self.now = 0.0
+        self.takes = takes
+        for module in ("runner", "study"):
+            monkeypatch.setattr(f"grao.studies.{module}.time", self)
+        monkeypatch.setattr(runner, "run_cell", self.pretended)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def pretended(self, cell, *rest) -> CellRecord:
+        took = self.takes[cell.key.arm]
+        self.now += took
+        seconds = dict.fromkeys(("training", "rollout", "reward", "update"), 0.0) | {"total": took}
+        after = "wl" if cell.key.learning_rate > 1e-3 else "ll"
+        outcomes = Outcomes("", after, 0.0, 1.0, 0.0, *(("", "") if cell.key.role == "select" else (after, after)))
+        curve = [Point(3, 0, 0.0, 0.5, 0.0)]
+        return CellRecord(cell.key, cell.settings, "", "", {}, None, outcomes, Cost(3, 0, 0, 0, seconds), curve)
+
+
+def test_no_run_begins_that_would_not_end_in_time(place: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    clock, folder = Clock(monkeypatch, grao=50.0, soft=20.0), place / "it's"
+    words = ["compare", "--config", "study.yaml", "--minutes", "2", "--output", "it's", "--seeds", "[0, 1, 2]"]
+    words += ["--learning_rates", "[1e-3, 1e-2]", "--selection.prompts", "4", "--arms.soft.learning_rates", "[1e-2]"]
+
+    def ran() -> list[str]:
+        return sorted(path.stem.replace("-lr0.01", "") for path in folder.glob("cells/*"))
+
+    # both selections; of the first seed's two runs grao's 50 s would end at 150 s
+    assert main(words) == 0
+    assert ran() == ["grao-select-lr0.001-seed1000", "grao-select-seed1000"]
+    left = "time is up: 6 runs are left; go on with grao compare --config study.yaml --minutes=2 '--output=it'\"'\"'s'"
+    assert f"{left} '--seeds=[0, 1, 2]' '--learning_rates=[1e-3, 1e-2]'" in capsys.readouterr().out
+    assert not (folder / "study.json").exists()
+
+    # 50, 20, then 50: the next run of soft is known to take 20 and would end at 140 s
+    begun = clock.now
+    assert main(words) == 0
+    assert clock.now - begun == 120
+    assert ran() == ["grao-final-seed0", "grao-final-seed1", "grao-select-lr0.001-seed1000", "grao-select-seed1000",
+                     "soft-final-seed0"]  # fmt: skip
+    assert "3 runs are left" in capsys.readouterr().out
+
+    assert main([*words, "--minutes", "1"]) == 0  # soft's 20 s, but not grao's 50 behind them
+    assert "2 runs are left" in capsys.readouterr().out
+    clock.takes = {"grao": 500.0, "soft": 20.0}
+    assert main(words) == 0  # the first always begins, however long it takes
+    assert "1 run is left" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "time is up" not in capsys.readouterr().out
+    assert len(ran()) == 8
+    assert read_study(folder).arms[0].seeds == [0, 1, 2]
+
+
+def test_others_judge_than_those_that_are_trained_on(place: Path, done: list[str]) -> None:
+    judged = ("judges", "[{function: 'rewards.py:shouts', name: loud}]"), ("seeds", "[0]"), ("evaluate_every", "2")
+    run_study(study(*judged), Screen())
+    record = read_cells(place / "study")[Key("grao", "final", 0.01, 0)]
+    kept = read_answers(place / "study", read_study(place / "study"))
+    for item in kept:
+        answer = item.answers["grao"]
+        assert [said.reward for said in answer.said] == ["loud"]
+        assert answer.reward == len(answer.text) - len(item.reference)
+    assert record.outcomes.after == letters([item.answers["grao"].reward for item in kept])
+    assert record.outcomes.gain == letters([item.comparisons["grao|before"] for item in kept])
+    assert record.curve[0].mean_reward == pytest.approx(sum(item.answers["before"].reward for item in kept) / len(kept))
+    assert {name: value for name, value in record.settings.items() if "judges" in name and value == "loud"} == {
+        "study.judges.0.name": "loud"
+    }
+    done.clear()
+    run_study(study(*judged), Screen())
+    assert done == []
+    run_study(study(*judged[1:]), Screen())  # another judge, other runs
+    assert len(done) == 2
 
 
 def test_budgets(place: Path) -> None:

@@ -16,6 +16,13 @@ class BrokenNumbersError(ArithmeticError):
     code 4."""
 
 
+class TimeUpError(Exception):
+    """The time that a study was given does not do for its next run. What is finished is kept. Exit code 0."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__(f"{left} run{'s are' if left > 1 else ' is'} left")
+
+
 def one_line(error: BaseException, length: int | None = 300) -> str:
     """What another library says, on one line."""
     return " ".join(str(error).split())[:length] or type(error).__name__

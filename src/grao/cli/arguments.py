@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from grao.cli.entrants import EvaluateArguments, Models, is_run, named
 from grao.cli.meant import belongs
+from grao.command import command
 from grao.config.arms import study_arms
 from grao.config.load import dump_recipe, load_config, load_recipe
 from grao.config.recipe import Recipe
@@ -140,6 +141,10 @@ class StudyArguments(NamedTuple):
     """Cut down to see it work."""
     retry: bool = False
     """Try failed runs again."""
+    minutes: int | None = None
+    """Begin no run that would not end by then."""
+    again: str = ""
+    """The command that goes on with what is left."""
 
 
 def read_quickstart(namespace: Namespace, overrides: Overrides) -> QuickstartArguments:
@@ -233,7 +238,11 @@ def read_study(namespace: Namespace, overrides: Overrides) -> StudyArguments:
     except InputError as error:
         file = str(namespace.config)
         raise InputError(str(error) if str(error).startswith((file, "--")) else f"{file}: {error}") from error
-    return StudyArguments(study, namespace.quick, namespace.retry)
+    given = [f"--{name}" for name in ("quick", "retry") if getattr(namespace, name)]
+    given += [f"--minutes={namespace.minutes}"] if namespace.minutes else []
+    given += [f"--{name}={text}" for name, text in overrides]
+    again = command(namespace.command, "--config", namespace.config, *given)
+    return StudyArguments(study, namespace.quick, namespace.retry, namespace.minutes, again)
 
 
 def read_report(namespace: Namespace, overrides: Overrides) -> Path:

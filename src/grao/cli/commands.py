@@ -4,6 +4,7 @@ the exit code.
 `main` imports this module last, since it loads torch.
 """
 
+import math
 import os
 import shutil
 import sys
@@ -30,7 +31,7 @@ from grao.config.arms import SANDBOX
 from grao.config.load import load_recipe
 from grao.config.recipe import Recipe, RewardModelRecipe
 from grao.data.files import FILE_TYPES
-from grao.errors import InputError, one_line
+from grao.errors import InputError, TimeUpError, one_line
 from grao.files import read_text
 from grao.records.run import Evaluation, read_evaluation
 from grao.records.study import StudyResult, read_study
@@ -127,7 +128,9 @@ def compare(arguments: StudyArguments) -> None:
     study = quick(arguments.study) if arguments.quick else arguments.study
     try:
         with terminal() as screen:
-            result = run_study(study, screen, arguments.retry)
+            result = run_study(study, screen, arguments.retry, 60 * (arguments.minutes or math.inf))
+    except TimeUpError as ended:
+        return screen.copyable(f"time is up: {ended}; go on with {arguments.again}")
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; finished runs are kept, the same command goes on from there") from None
     _show_study(result, study.output / "study.html", screen.console)

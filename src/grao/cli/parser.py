@@ -153,6 +153,7 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
         add("--config", type=_path, metavar="FILE", help="the study, a YAML file")
         add("--quick", action="store_true", help="two arms, one seed, a few steps: see it work")
         add("--retry", action="store_true", help="try runs again that failed")
+        add("--minutes", type=partial(_whole, 1), metavar="N", help="begin no run that would not end within N minutes")
 
     add = command("reward train", read_recipe, RewardModelRecipe)
     add("--config", type=_path, metavar="FILE", help="the recipe of a reward model, a YAML file")

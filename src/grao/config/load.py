@@ -31,7 +31,7 @@ Root = TypeVar("Root")
 Overrides = Sequence[tuple[str, str]]
 """Dotted field and YAML text, in the order of the command line."""
 
-_REWARDS = ("rewards", "0"), ("watch", "reward"), ("audit", "second")
+_REWARDS = ("rewards", "0"), ("judges", "0"), ("watch", "reward"), ("audit", "second")
 _REWARD_FILES = "function", "judge.criterion", "judge.ledger", "judge.local.path", "model.path", "rule.embedding.model"
 _FILES = {("model", "path"), ("data", "path"), ("data", "test_path"), ("recipe",)}
 _FILES |= {(*reward, *field.split(".")) for reward in _REWARDS for field in _REWARD_FILES}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from grao.config.rewards import RewardConfig
 from grao.settings import FilePath, PositiveFloat, PositiveInt, Seed, Share, WrittenPath, settings
 
 Objective = Literal["helpful", "harmless", "truthful", "fair"]
@@ -99,6 +100,8 @@ class Study:
     learning_rates: tuple[PositiveFloat, ...] = ()
     """Candidates of every arm without its own; by default the recipe's rate, and nothing is selected."""
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    judges: list[RewardConfig] = field(default_factory=list)
+    """Rewards that judge the held-out answers of all arms; by default those that an arm is trained on."""
     over: dict[str, Axis] = field(default_factory=dict)
     """`grao sweep`: one or two axes, a field with its values, or a name with points (`{label: {field: value}}`)."""
     evaluate_every: PositiveInt | None = None

@@ -153,9 +153,10 @@ def _cell(material: Material, arm: Arm, key: Key) -> Cell:
     study, split = material.study, material.split(arm.recipe.data, key.role)
     training = replace(arm.recipe.training, learning_rate=key.learning_rate)
     recipe = replace(arm.recipe, seed=key.seed, output=study.output / "work" / key.name, training=training)
-    fields = dict(dotted(ADAPTER.dump_python(recipe, mode="json", by_alias=True), lists=True))
+    judged = _fields(replace(recipe, rewards=study.judges)) if study.judges else {}
     settings = {
-        **{name: _content(name, value) for name, value in fields.items() if name not in _NO_SETTINGS and value != []},
+        **_fields(recipe),
+        **{f"study.judges{name[7:]}": value for name, value in judged.items() if name.startswith("rewards.")},
         **{f"study.noise.{name}": share for name, share in vars(arm.noise).items() if share},
         "study.model": material.model(recipe.model.path, arm.world),
         "study.train": fingerprint(split.train)[:16],
@@ -167,6 +168,12 @@ def _cell(material: Material, arm: Arm, key: Key) -> Cell:
         counted = {f"{WORKED}{name}": value for name, value in vars(material.rates).items() if name != "measured"}
         settings |= {"study.work": study.budget.work, **counted}
     return Cell(key, study, arm, recipe, split, settings, material.rates)
+
+
+def _fields(recipe: Recipe) -> dict[str, Any]:
+    """Dotted field -> value, of those that decide whether a record counts."""
+    fields = dotted(ADAPTER.dump_python(recipe, mode="json", by_alias=True), lists=True)
+    return {name: _content(name, value) for name, value in fields if name not in _NO_SETTINGS and value != []}
 
 
 def _content(name: str, value: Any) -> Any:

@@ -30,7 +30,7 @@ def answer_held_out(
 ) -> list[RecordedAnswer]:
     """The current model's answers to the held-out prompts, judged: two of the `parts` of what is shown as one."""
     answers = sampled(ready, lambda done, total: advance(done // parts, total))
-    judged = Jury(ready.trainer.rewards)
+    judged = Jury(ready.jury)
     return judged.judge(held_out(ready), answers, lambda done, total: advance((done + total) // parts, total))
 
 

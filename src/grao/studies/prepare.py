@@ -97,6 +97,13 @@ class Prepared:
     manifest: Manifest
     note: str = ""
     """What becomes of the adapter that the recipe names as its model, if it does."""
+    judges: Mix | None = None
+    """What judges answers to the held-out prompts, if that are others than the rewards that are trained on."""
+
+    @property
+    def jury(self) -> Mix:
+        """What judges answers to the held-out prompts."""
+        return self.judges or self.trainer.rewards
 
 
 @contextmanager

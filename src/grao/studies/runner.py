@@ -8,6 +8,7 @@ that counts is not done again, and one that fails is recorded with its error.
 import errno
 import gc
 import hashlib
+import math
 import shutil
 import time
 import traceback
@@ -20,8 +21,9 @@ from typing import Any, Literal
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from grao.config.rewards import RewardConfig
 from grao.data.load import fingerprint
-from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError, one_line
+from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError, TimeUpError, one_line
 from grao.evaluation.answers import Jury
 from grao.evaluation.metrics import letters, win_share
 from grao.records.answers import drop_answers, keep_answers
@@ -31,11 +33,11 @@ from grao.records.study import CellRecord, Cost, Key, Letters, Outcomes, Point, 
 from grao.records.work import WorkRates
 from grao.reports.tables import duration, percent
 from grao.rewards.base import RewardBatch
-from grao.rewards.mix import Mix, MixedRewards, WeightedReward
+from grao.rewards.mix import Mix, MixedRewards, WeightedReward, make_rewards
 from grao.sandbox.judge import score
 from grao.studies.cells import Cell, counts
 from grao.studies.held_out import answer_held_out, held_out
-from grao.studies.prepare import Advance, Prepared, StudyScreen, prepare
+from grao.studies.prepare import Advance, Prepared, StudyScreen, prepare, probe
 from grao.studies.work import work
 from grao.types import Example
 
@@ -61,6 +63,10 @@ class Runner:
     """Runs of the whole study."""
     ahead: int = 0
     """Runs that are recorded already but have not come up yet; they will take no time."""
+    until: float = math.inf
+    """Time (`time.monotonic`) by which every run but the first must have ended."""
+    begun: int = 0
+    """Runs that are not only read from a record."""
     done: list[CellRecord] = field(default_factory=list)
     """Of the runs so far, made now or before."""
 
@@ -69,6 +75,7 @@ class Runner:
 
         Raises:
             RewardUnavailableError: if the reward cannot be had; the runs that are finished stay.
+            TimeUpError: if the next run would not end in time; those that are finished stay.
         """
         known = [self._known(cell) for cell in cells]
         self.done += filter(None, known)
@@ -84,9 +91,12 @@ class Runner:
         return record if valid else None
 
     def _fresh(self, cell: Cell) -> CellRecord:
+        if self.begun and time.monotonic() + self._expected(cell) > self.until:
+            raise TimeUpError(self._waiting)
+        self.begun += 1
         title = f"{len(self.done) + 1}/{self.total} {cell.key.words}"
         drop_answers(self.output, cell.key)
-        self.screen.follow(cell.recipe)
+        self.screen.follow(replace(cell.recipe, rewards=[*cell.recipe.rewards, *cell.study.judges]))
         with self.screen.cell(title, self._left()) as progress:
             try:
                 record = run_cell(cell, self.output / "work" / "before", progress)
@@ -106,8 +116,17 @@ class Runner:
     def _left(self) -> float | None:
         """Seconds to the end, if any run was ever timed."""
         spent = [record.cost.seconds["total"] for record in self.done if record.cost]
-        waiting = max(self.total - len(self.done) - self.ahead, 0)
-        return sum(spent) / len(spent) * waiting if spent else None
+        return sum(spent) / len(spent) * self._waiting if spent else None
+
+    @property
+    def _waiting(self) -> int:
+        """Runs that are still to be done."""
+        return max(self.total - len(self.done) - self.ahead, 0)
+
+    def _expected(self, cell: Cell) -> float:
+        """Seconds that a run will take: the most that one of its arm took, or else one of any arm."""
+        spent = [(each.key.arm == cell.key.arm, each.cost.seconds["total"]) for each in self.done if each.cost]
+        return max(spent, default=(False, 0.0))[1]
 
 
 def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: None) -> CellRecord:
@@ -127,9 +146,12 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
     shutil.rmtree(scratch, ignore_errors=True)
     ready = prepare(cell.recipe, replace(cell.split, train=exchanged(cell.split.train, noise.references, seed)))
     trainer = ready.trainer
+    if study.judges:
+        ready = replace(ready, judges=make_rewards(replace(cell.recipe, rewards=study.judges)))
+        probe(ready.jury, cell.split.test, trainer.tokenizer)
     trainer.source.rewards = counted = StudyMix(trainer.rewards.objectives, noise.rewards, seed)
     observer = _Observer(ready, counted, _Budget.of(cell), study.evaluate_every if final else None, progress)
-    before = _answers_before(ready, cache) if final else []
+    before = _answers_before(ready, cache, study.judges or cell.recipe.rewards) if final else []
     if before:
         observer.add_point(before)
     trainer.add_callback(observer)
@@ -138,7 +160,7 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
     after = observer.evaluate()
     if study.keep_models and final:
         trainer.save_policy(study.output / "models" / cell.key.name)
-    gains = Jury(trainer.rewards).compare(held_out(ready), after, before) if before else []
+    gains = Jury(ready.jury).compare(held_out(ready), after, before) if before else []
     if final:
         prompts = [Prompted(item.example.id, item.prompt_text, item.reference_text) for item in held_out(ready)]
         keep_answers(study.output, cell.key, prompts, after, before, gains)
@@ -294,12 +316,12 @@ class _Observer(TrainerCallback):
         self.curve.append(at)
 
 
-def _answers_before(ready: Prepared, cache: Path) -> list[RecordedAnswer]:
+def _answers_before(ready: Prepared, cache: Path, judges: Sequence[RewardConfig]) -> list[RecordedAnswer]:
     """Of the model before training: from the cache, or given now. The arms of a seed mostly share them."""
     recipe, rollout = ready.recipe, ready.recipe.rollout
     examples = [item.example for item in held_out(ready)]
     sampling = (rollout.temperature, rollout.top_p, rollout.max_new_tokens)
-    decisive = (recipe.model, recipe.rewards, recipe.evaluation, recipe.seed, sampling, fingerprint(examples))
+    decisive = (recipe.model, judges, recipe.evaluation, recipe.seed, sampling, fingerprint(examples))
     cached = Record(f"{hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]}.jsonl", RecordedAnswer)
     with suppress(InputError):
         if answers := cached.read_lines(cache):

@@ -12,7 +12,9 @@ A run with a record that still counts is never done again. One that was killed h
 failed is recorded with its error, stands in the result as failed, and is tried again on request.
 """
 
+import math
 import os
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -49,18 +51,21 @@ _ALIKE = 1e-9
 """Relative deviation of weights that differ in scale alone."""
 
 
-def run_study(study: Study, screen: StudyScreen, retry: bool = False) -> records.StudyResult:
+def run_study(study: Study, screen: StudyScreen, retry: bool = False, seconds: float = math.inf) -> records.StudyResult:
     """Does what is missing of a study and writes its result.
 
     Args:
         study: the study.
         screen: where it shows how far it is.
         retry: try failed runs again.
+        seconds: no run but the first begins that would not end in this time, by what those of its arm took.
 
     Raises:
         InputError: for a mistake in the study, or if no run of it comes to its end.
         RewardUnavailableError: if the reward cannot be had; the runs that are finished stay.
+        TimeUpError: if the time does not do for all runs; those that are finished stay.
     """
+    until = time.monotonic() + seconds
     arms, folder = study_arms(study), study.output
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise InputError("grao compare runs in one process; start it without `accelerate launch`")
@@ -68,10 +73,10 @@ def run_study(study: Study, screen: StudyScreen, retry: bool = False) -> records
         raise InputError(f"output: {folder} holds a run of `grao train`; choose another folder for the study")
     check_writable(folder)
     with locked(folder):
-        return _run(study, arms, screen, retry)
+        return _run(study, arms, screen, retry, until)
 
 
-def _run(study: Study, arms: Sequence[Arm], screen: StudyScreen, retry: bool) -> records.StudyResult:
+def _run(study: Study, arms: Sequence[Arm], screen: StudyScreen, retry: bool, until: float) -> records.StudyResult:
     folder = study.output
     arms, material = _in_worlds(arms, screen), Material(study)
     with screen.stage("reading the data"):
@@ -91,7 +96,7 @@ def _run(study: Study, arms: Sequence[Arm], screen: StudyScreen, retry: bool) ->
         if key.role == "final" and key.learning_rate in tried.get(key.arm, ()) and not (retry and record.error)
     ]
     ahead = len({(key.arm, key.seed) for key in kept if key.seed in study.seeds})
-    runner = Runner(folder, screen, recorded, retry, total, ahead)
+    runner = Runner(folder, screen, recorded, retry, total, ahead, until=until)
     selected = runner.run(selecting)
     runner.ahead = 0
     offered = {arm.name: candidates(arm, selected) for arm in arms if arm.name in choosing}
