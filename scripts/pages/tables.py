@@ -36,6 +36,7 @@ PLAIN: set[tuple[str, str]] = {
     ("docs/studies.md", "file | holds"),
     ("docs/claims.md", "claim | here | on which models | seeds | how sure"),
     ("docs/real-models.md", "what | licence | from"),
+    ("docs/studies.md", "recipe in `recipes/studies/` | asks"),
     # Formulas, their worked numbers, and sources.
     ("docs/method.md", "`method.scope` | mean and deviation over | when all samples lose"),
     ("docs/method.md", "scope | mean | deviation | A_i | A_y | w_i | w_y"),
