@@ -191,7 +191,7 @@ QUOTES: list[Quote] = [
     ),
     quote(
         CLAIMS,
-        "have {} and {} % before step 200. The second is not: exploration does not take over after it, it has {} %",
+        "have {} and {} % before step 200. The second does not: exploration does not take over afterwards, it has {} %",
         *(cell("term-shares", 0, column) for column in (2, 3, 4)),
     ),
     quote(CLAIMS, "on the weak one not over prompts, p = {})", number(p_prompts, WEAK, "grpo")),

@@ -34,7 +34,7 @@ PLAIN: set[tuple[str, str]] = {
     ("docs/rewards.md", "figure | from | to fix if"),
     ("docs/rewards.md", "figure | to fix if"),
     ("docs/studies.md", "file | holds"),
-    ("docs/claims.md", "claim | here | on which models | seeds | how sure"),
+    ("docs/claims.md", "claim | what we find | on which models | seeds | how sure"),
     ("docs/real-models.md", "what | licence | from"),
     ("docs/studies.md", "recipe in `recipes/studies/` | asks"),
     # Formulas, their worked numbers, and sources.
