@@ -1,8 +1,8 @@
 """Hooks of the documentation build (`mkdocs.yml`).
 
 The pages in docs/ are read on the forge as well, where they link to source files and records of this repository. The
-built site does not hold these files: such a link becomes plain text there, and one whose target is missing is a warning,
-which ends the build.
+built site does not hold these files: such a link becomes plain text there, and a missing target is a warning, which
+ends the build.
 """
 
 import logging

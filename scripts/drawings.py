@@ -37,7 +37,7 @@ PURPOSE = {
     "records": "what runs and studies leave on disk",
     "config": "recipes, checked before any work",
     "methods": "how each method weights answers",
-    "engine": "from groups to log-probabilities and gradients",
+    "engine": "from groups to gradients",
     "core": "the paper's equations, torch only",
     "chat": "chat templates: where answers begin and end",
     "types": "the data that flows through a step",
@@ -107,7 +107,7 @@ def step() -> str:
         middle, is_reference = y + height / 2 + 5, number == len(SAMPLES)
         reward = 0.0 if is_reference else REWARDS[number]
         weight = WEIGHTS[number]
-        tip = centre + scale * weight
+        tip, side = centre + scale * weight, 1 if weight > 0 else -1
         parts += [
             _box(258, y, 212, height, "reference" if is_reference else "card"),
             _text(272, middle, answer, "body"),
@@ -116,9 +116,7 @@ def step() -> str:
             _text(654, middle, _signed(ADVANTAGES[number], 2), "number", "end"),
             f'<rect class="{"up" if weight > 0 else "down"}" x="{min(centre, tip):.1f}" y="{y + 9}" '
             f'width="{abs(tip - centre):.1f}" height="{height - 18}" rx="3"/>',
-            _text(
-                tip + (8 if weight > 0 else -8), middle, _signed(weight, 2), "number", "start" if weight > 0 else "end"
-            ),
+            _text(tip + 8 * side, middle, _signed(weight, 2), "number", "start" if side > 0 else "end"),
         ]
     parts += [
         _text(502, 98, "reward R", "note", "middle"),
