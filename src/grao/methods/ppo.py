@@ -95,7 +95,7 @@ class PPO(base.Method):
         """Adapt the penalty to the KL divergence per sample in this step."""
         if self.kl_target is None:
             return state, {}
-        old, frozen = base.known(before.old), base.known(before.frozen)
+        old, frozen = base.required(before.old), base.required(before.frozen)
         divergence, samples = total(torch.stack([(old - frozen).sum(), old.new_tensor(len(lengths))]))
         coefficient = state["kl"]
         if math.isnan(divergence):
