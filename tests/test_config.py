@@ -22,6 +22,7 @@ from grao.config.rewards import RewardConfig
 from grao.config.schema import field_facts, names, sections
 from grao.config.strict_yaml import read_yaml, write_inline, write_yaml
 from grao.errors import InputError
+from grao.methods.base import METHODS
 from grao.methods.grao import GRAO
 
 fuzz = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -435,6 +436,12 @@ def test_dump_is_read_back_from_a_file_and_says_what_each_field_is(write: Write)
     assert "  lambda: 0.6\n" in text
     assert text.count("# Factor in the sum.") == 1
     assert not any(line != line.rstrip() for line in text.split("\n"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_dump_of_every_method_is_read_back(write: Write, name: str) -> None:
+    full = load_recipe(write(VALID), [("method", f"{{name: {name}}}")])
+    assert load_recipe(write(dump_recipe(full))) == full
 
 
 JARGON = re.compile(r"Input should|Field required|pydantic|dataclass|keyword|validation|JSON|loc=|type=")

@@ -89,7 +89,7 @@ def dump_recipe(recipe: Any) -> str:
     for number, line in enumerate(text.rstrip("\n").split("\n"), start=1):
         if at := commented.get(number):
             indent = " " * (len(line) - len(line.lstrip()))
-            lines += [""] * (len(at) == 1 and number > 1) + [f"{indent}# {docs[at]}"]
+            lines += [""] * (len(at) == 1 and number > 1) + [f"{indent}# {' '.join(docs[at].split())}"]
         lines.append(line)
     return "\n".join(lines) + "\n"
 

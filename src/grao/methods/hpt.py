@@ -4,8 +4,8 @@ A group fails if at most a share `gate` of its samples beats the reference. Not 
 of samples, so there are no probability ratios.
 
 The authors' script (github.com/TsinghuaC3I/Unify-Post-Training, `exp_scripts/train.sh`) neither divides by the standard
-deviation nor averages over the tokens of a sample (`grpo_use_std=False`, `loss_remove_token_mean=True`). Set
-`normalise: false` for that.
+deviation nor averages over the tokens of a sample (`grpo_use_std=False`, `loss_remove_token_mean=True`). With
+`normalise: false` both are left out here too, and the sum over tokens is divided by `rollout.max_new_tokens`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ class HPT(Method):
     gate: Share = 0.0
     """A group fails if no more than this share of its samples beats the reference."""
     normalise: bool = True
-    """Divide advantages by the group's standard deviation and average over each sample's tokens. If false, as in the
-    authors' script, do neither, and divide the sum over tokens by `rollout.max_new_tokens`."""
+    """Divide advantages by the standard deviation and average over tokens; false is the authors' script."""
 
     def weigh(self, groups: StepGroups) -> Weighted:
         """Weights (eq. 8, 9): A_i / G for samples of successful groups, |y| / mean|y| for references of failed ones."""

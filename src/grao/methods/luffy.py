@@ -5,7 +5,8 @@ reference was not sampled from a policy, so its tokens use f(p) = p / (p + gamma
 larger gradient than p would. All tokens of a group have the same weight (1 / Z in eq. 7).
 
 The authors' script (github.com/ElliottYan/LUFFY, `exp_scripts/train.sh`) neither divides by the standard deviation nor
-averages over tokens (`grpo_use_std=False`, `loss_remove_token_mean=True`). Set `normalise: false` for that.
+averages over tokens (`grpo_use_std=False`, `loss_remove_token_mean=True`). With `normalise: false` both are left
+out here too, and the sum over an answer's tokens is divided by `rollout.max_new_tokens`.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ class LUFFY(Method):
     updates: PositiveInt = 1
     """Optimiser steps per batch of samples."""
     normalise: bool = True
-    """Divide advantages by the group's standard deviation and average over the group's tokens. If false, as in the
-    authors' script, do neither, and divide the sum over an answer's tokens by `rollout.max_new_tokens`."""
+    """Divide advantages by the standard deviation and average over tokens; false is the authors' script."""
 
     @property
     def needs(self) -> Needs:
