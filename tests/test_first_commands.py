@@ -103,7 +103,7 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("quickstart --lr 1e-3", "here it is --training.learning_rate"),
         ("chat model --max-tokens 9", "--max-tokens is unknown; did you mean --max_tokens?"),
         ("train --config none.yaml", "none.yaml does not exist"),
-        ("train --config run", "it holds a run: go on with grao train --resume run, or give run/recipe.yaml"),
+        ("train --config run", "it contains a run: resume it with grao train --resume run, or give run/recipe.yaml"),
         ("train --config recipes", "recipes is a folder; give a file in it, such as recipes/first.yaml"),
         ("train --config study.yaml", "study.yaml is a study: grao compare --config study.yaml"),
         ("train --config reward.yaml", "is the recipe of a reward model: grao reward train --config reward.yaml"),
@@ -294,7 +294,7 @@ DPO_SCRIPT = {"output_dir": "o", "beta": 0.1, "max_length": 512, "per_device_tra
         ),
         (
             lambda: GRAOTrainer("m", zeros, GRAOConfig("o"), ROWS, tokenizer=None, ref_model=None, n=1),
-            "tokenizer is processing_class here; ref_model has no place here: the KL divergence is to the model before "
+            "tokenizer is processing_class here; ref_model is not supported: the KL divergence is to the model before "
             "training; leave it out; n is unknown",
         ),
         (

@@ -130,13 +130,13 @@ def test_quick_sweep(place: Path) -> None:
     [
         (["--over", "{}"], "over: a sweep needs one or two axes"),
         (["--over", "{method.beta: [1]}"], "over.method.beta: an axis needs at least two points"),
-        (["--over", "{method.beta: [1, 1.0]}"], "over.method.beta: holds a value twice"),
+        (["--over", "{method.beta: [1, 1.0]}"], "over.method.beta: contains a value twice"),
         (["--over", "{method.betta: [1, 2]}"], "arms.grao+betta=1: method.betta is unknown; did you mean method.beta"),
         (["--over", "{a: {x: {}, y: {}}, b: {x: {}, y: {}}, c: {x: {}, y: {}}}"], "over has one or two axes"),
-        (["--over", "{sandbox.ability: [0, 1]}"], "sandbox: the study does not play there"),
-        (["--over", "{method.kl: [0, 1]}"], "arms.grpo: method.kl is moved by an axis of over"),
-        (["--over", "{model.lora: [null, {rank: 2}]}"], "over.model.lora: {rank: 2} is no label; name the points"),
-        (["--over", "{size: {a b: {}, c: {}}}"], "over.size: 'a b' cannot be a label"),
+        (["--over", "{sandbox.ability: [0, 1]}"], "sandbox: the study does not use the sandbox"),
+        (["--over", "{method.kl: [0, 1]}"], "arms.grpo: method.kl varies along an axis of over"),
+        (["--over", "{model.lora: [null, {rank: 2}]}"], "over.model.lora: {rank: 2} is not a valid label; use {label"),
+        (["--over", "{size: {a b: {}, c: {}}}"], "over.size: 'a b' is not a valid label"),
         (
             ["--over", "{training.learning_rate: [0.1, 0.2]}", "--learning_rates", "[0.1, 0.2]"],
             "arms.grao+learning_rate=0.1: training.learning_rate and learning_rates are both given",
