@@ -517,7 +517,7 @@ def test_several_processes_are_refused(place: Path, monkeypatch: pytest.MonkeyPa
         ),
         ("method.beta: 0.1", "learning_rates: [fast]", "arms.soft: learning_rates must be a list of numbers above 0"),
         ("method.beta: 0.1", "beta: 0.1", "arms.soft: beta is unknown; did you mean method.beta"),
-        ("steps: 3", "steps: 3, samples: 5", "study.yaml, line 11: budget: a budget is exactly one of"),
+        ("steps: 3", "steps: 3, samples: 5", "study.yaml, line 11: budget: a budget must be exactly one of"),
         ("seeds: [0, 1]", "seeds: [0, 0]", "seeds contains a value twice"),
         ("seeds: [0, 1]", "sedes: [0, 1]", "study.yaml, line 12: sedes is unknown; did you mean seeds"),
         ("seeds: [0, 1]", "against: dpo", "error: study.yaml: against: 'dpo' is not an arm; arms are grao, soft"),

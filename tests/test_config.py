@@ -188,7 +188,7 @@ def test_every_value_has_its_line() -> None:
         (
             "- function: my.rewards:score",
             "- weight: 1",
-            "line 6: rewards.0: a reward is exactly one of function, judge",
+            "line 6: rewards.0: a reward must be exactly one of function, judge",
         ),
     ],
 )
@@ -339,7 +339,7 @@ def test_options_alone_make_a_recipe() -> None:
         ("rollout.group_size", "1", "--rollout.group_size must be at least 2, got 1"),
         ("rollout", "{group_size: 1}", "--rollout: rollout.group_size must be at least 2, got 1"),
         ("rewards.1.weight", "x", "--rewards.1.weight must be a number, got x"),
-        ("rewards.2.weight", "1", "--rewards.2.weight: rewards.2: a reward is exactly one of function, judge"),
+        ("rewards.2.weight", "1", "--rewards.2.weight: rewards.2: a reward must be exactly one of function, judge"),
         ("rewards.3.weight", "1", "--rewards.3.weight: rewards has 2 entries; the next index is 2"),
         ("rewards.x", "1", "--rewards.x: rewards has 2 entries; the next index is 2"),
         ("data.path.x", "1", "--data.path.x is unknown; data.path is not a section"),

@@ -132,7 +132,7 @@ def test_quick_sweep(place: Path) -> None:
         (["--over", "{method.beta: [1]}"], "over.method.beta: an axis needs at least two points"),
         (["--over", "{method.beta: [1, 1.0]}"], "over.method.beta: contains a value twice"),
         (["--over", "{method.betta: [1, 2]}"], "arms.grao+betta=1: method.betta is unknown; did you mean method.beta"),
-        (["--over", "{a: {x: {}, y: {}}, b: {x: {}, y: {}}, c: {x: {}, y: {}}}"], "over has one or two axes"),
+        (["--over", "{a: {x: {}, y: {}}, b: {x: {}, y: {}}, c: {x: {}, y: {}}}"], "over must have one or two axes"),
         (["--over", "{sandbox.ability: [0, 1]}"], "sandbox: the study does not use the sandbox"),
         (["--over", "{method.kl: [0, 1]}"], "arms.grpo: method.kl varies along an axis of over"),
         (["--over", "{model.lora: [null, {rank: 2}]}"], "over.model.lora: {rank: 2} is not a valid label; use {label"),

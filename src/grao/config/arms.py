@@ -41,7 +41,7 @@ SANDBOX: dict[str, Any] = {
     "training.prompts_per_step": 32,
     "training.learning_rate": 5e-4,
 }
-"""Settings of the sandbox that differ from the defaults: a tiny model needs smaller batches and a larger learning rate."""
+"""Settings of the sandbox that differ from the defaults: its tiny model needs smaller batches and a larger rate."""
 
 _UNBUILT = {name: f"<sandbox {name}>" for name in ("model.path", "data.path", "data.test_path")}
 """Placeholders for the files of a sandbox, replaced by `with_world`."""
@@ -161,7 +161,7 @@ def method_names() -> set[str]:
 def with_method(arm: str, fields: Mapping[str, Any], shared: str) -> dict[str, Any]:
     """Return the settings of an arm, including its method.
 
-    If its method differs from the shared one, it replaces the whole section `method`, since shared fields may not apply.
+    A method other than the shared one replaces the whole section `method`, since shared fields may not apply to it.
 
     Args:
         arm: name of the arm; the name of a method selects it, unless the arm has stages.
