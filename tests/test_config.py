@@ -148,7 +148,7 @@ def test_every_value_has_its_line() -> None:
         ("group_size: 4", "top_p: 1.5", "line 11: rollout.top_p must be at most 1, got 1.5"),
         ("-0.5", ".nan", "line 8: rewards.1.weight must be a finite number, got .nan"),
         ("some-org/some-model", "7", "line 2: model.path must be text in quotes, got 7"),
-        ("some-org/some-model", "''", "line 2: model.path must be text that is not empty, got ''"),
+        ("some-org/some-model", "''", "line 2: model.path must be non-empty text, got ''"),
         ("some-org/some-model", "[x]", "line 2: model.path must be text, got [x]"),
         ("some-model", "m\n  dtype: int8", "line 3: model.dtype must be auto, float32 or bfloat16, got int8"),
         (

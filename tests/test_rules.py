@@ -215,10 +215,7 @@ def test_a_rule_is_a_section_of_its_own(name: str):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (
-            "{}",
-            "rewards.0.rule: a rule must be exactly one of exact, numeric, regex, length, format, overlap, language, js",
-        ),
+        ("{}", "rewards.0.rule: a rule must be exactly one of exact, numeric, regex, length, format, overlap, lang"),
         ("{exact: {}, json: {}}", "rewards.0.rule: a rule must be exactly one of exact"),
         ("{exact: }", "rewards.0.rule: a rule must be exactly one of .* write a rule without settings as exact: {}"),
         ("{numerical: {}}", r"rewards.0.rule.numerical is unknown; did you mean numeric\?"),

@@ -39,7 +39,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 @settings
 class LoraConfig:
-    """LoRA: train a low-rank adapter instead of all weights (peft)."""
+    """Train a low-rank adapter (LoRA) instead of all weights."""
 
     rank: Annotated[PositiveInt, Field(le=16384)] = 16
     """Rank of the adapter."""
@@ -135,7 +135,7 @@ class PromptsConfig(ColumnsConfig):
 # held_out and limit, prompt length.
 @settings
 class DataConfig(PromptsConfig, RowsConfig):
-    """The prompts and reference answers."""
+    """Prompts and reference answers."""
 
 
 @settings
@@ -189,7 +189,7 @@ class WatchConfig:
     every: PositiveInt = 10
     """Steps between checks."""
     prompts: PositiveInt = 32
-    """Prompts of a step that it scores, per process."""
+    """Prompts of a step to score, per process."""
     stop: bool = False
     """End training when reward hacking is likely."""
 
@@ -231,7 +231,7 @@ class TrainingConfig:
     sample_every: NonNegativeInt = 10
     """Steps between logging a group's completions to samples.jsonl and `report_to`; 0: never."""
     max_bad_steps: PositiveInt = 3
-    """End training after this many consecutive steps with a non-finite loss or gradient; fewer are skipped."""
+    """Steps with a non-finite loss or gradient are skipped; this many in a row end training."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Other fields of transformers.TrainingArguments, validated (bf16, report_to, eval_strategy, ...)."""
 

@@ -294,7 +294,7 @@ class RewardConfig:
     constraint: bool = False
     """Must not lose: an answer that loses on it ranks below the reference and all answers that do not."""
     relative: Literal["difference", "sign"] = "difference"
-    """How scores become R(o, y): `difference` is r(o) - r(y), `sign` its sign, 1, 0 or -1."""
+    """How scores become R(o, y): `difference` is r(o) - r(y), `sign` the sign of that: 1, 0 or -1."""
     tie_band: NonNegativeFloat = 0.0
     """For `sign`: differences up to this size are ties."""
     name: str | None = None

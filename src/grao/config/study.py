@@ -107,7 +107,7 @@ class Study:
     evaluate_every: PositiveInt | None = None
     """Steps (or seconds, with a budget of work) between evaluations; by default only at start and end."""
     against: str | None = None
-    """The arm that all others are compared with; by default `grao`, if there is none the first."""
+    """The arm that all others are compared with; by default `grao`, or the first arm if there is none."""
     keep_models: bool = False
     """Keep the trained models in `models/`."""
 
