@@ -173,7 +173,7 @@ def test_an_end_that_is_no_token_is_said(chat_tokenizer: PreTrainedTokenizerFast
 
 def test_a_reward_model_must_be_shown_the_answers(chat_tokenizer: PreTrainedTokenizerFast):
     chat_tokenizer.chat_template = "{{ messages[0].content }}"
-    with pytest.raises(InputError, match="reward model: its chat template shows no answers"):
+    with pytest.raises(InputError, match="reward model: its chat template does not render answers"):
         conversation_ids(chat_tokenizer, [QUESTION], ["yes"])
 
 
