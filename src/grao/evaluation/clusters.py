@@ -57,7 +57,7 @@ class Kind:
     outcomes: tuple[int, ...]
     """Possible values."""
     limits: Callable[..., tuple[float, float]]
-    """Score interval for independent outcomes; called with their counts, ordered like `outcomes`, and the confidence."""
+    """Score interval of independent outcomes, called with their counts (ordered as `outcomes`) and the confidence."""
 
 
 SHARE = Kind((1, 0), share_limits)
