@@ -139,7 +139,7 @@ def run_verdict(evaluation: Evaluation | None, steps: int | None) -> str:
 
     Args:
         evaluation: of the run; None if it was not evaluated.
-        steps: optimizer steps taken; None if unknown.
+        steps: optimiser steps taken; None if unknown.
     """
     if evaluation is None or not evaluation.models:
         return "This run has not been evaluated: its answers were not compared with the references."

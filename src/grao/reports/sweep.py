@@ -35,7 +35,7 @@ def sweep_headline(result: StudyResult, sweep: Sweep) -> str:
         best[tuple(place.point)] = max(best.get(tuple(place.point), reached), reached, key=lambda pair: pair[0])
     if len(_arms(sweep)) == 1:
         point, (value, only) = max(best.items(), key=lambda pair: pair[1][0])
-        best_point = " and ".join(f"{axis} {label}" for axis, label in zip(sweep.axes, point, strict=True))
+        best_point = " and ".join(f"{axis} = {label}" for axis, label in zip(sweep.axes, point, strict=True))
         return (
             f"After {result.budget}, {only} beats the reference most often at {best_point}: on "
             f"{percent(value, result.prompts)} of {result.prompts:,} held-out prompts."
@@ -78,7 +78,7 @@ def sweep_sentences(result: StudyResult, sweep: Sweep) -> Iterator[str]:
         )
     if sweep.below:
         worse = sum(below.ras.p_corrected <= 1 - result.confidence for below in sweep.below)
-        count = f"{worse} of {len(sweep.below)} other points {'is' if worse == 1 else 'are'}"
+        count = f"{worse or 'none'} of the {len(sweep.below)} other points {'is' if worse < 2 else 'are'}"
         yield f"For new prompts and new training runs, {count} significantly below the best, {sweep.below[0].best}."
     if _ABILITY in sweep.axes and _MODEL not in sweep.axes:
         yield (

@@ -99,7 +99,7 @@ def notes(result: StudyResult) -> Iterator[str]:
         if len(arm.seeds) < result.seeds:
             yield f"{arm.arm} has {len(arm.seeds)} of {result.seeds} seeds; comparisons use only shared seeds."
     if unclear := [words for arm in result.arms if (words := _unclear(arm, result))]:
-        yield f"The choice of learning rate is uncertain: {_listed(unclear)} of bootstrap resamples."
+        yield f"The choice of learning rate is uncertain: bootstrap resamples also choose {_listed(unclear)}."
     for end, beyond, pick in (("smallest", "smaller", min), ("largest", "larger", max)):
         if at_edge := [f"{arm.arm} ({number(arm.learning_rate)})" for arm in result.arms if _at(arm, result, pick)]:
             yield f"The {end} candidate learning rate was selected for {_listed(at_edge)}; try {beyond} ones."
@@ -108,13 +108,13 @@ def notes(result: StudyResult) -> Iterator[str]:
 
 
 def _unclear(arm: ArmResult, result: StudyResult) -> str:
-    """`grao 0.001, but 0.003 in 28 %`; empty if there was no selection or the choice is clear."""
+    """`0.003 instead of 0.001 for grao (28 %)`; empty if there was no selection or the choice is clear."""
     offered = [tried for tried in result.candidates if tried.arm == arm.arm]
     chosen = {tried.learning_rate: tried.chosen for tried in offered if tried.chosen is not None}
     if len(chosen) < 2 or chosen.get(arm.learning_rate, 1.0) >= _CLEAR:
         return ""
     other = max((rate for rate in chosen if rate != arm.learning_rate), key=lambda rate: chosen[rate])
-    return f"{arm.arm} {number(arm.learning_rate)}, but {number(other)} in {100 * chosen[other]:.0f} %"
+    return f"{number(other)} instead of {number(arm.learning_rate)} for {arm.arm} ({100 * chosen[other]:.0f} %)"
 
 
 def _outcomes(result: StudyResult, p: Callable[[Comparison], float | None]) -> str:
