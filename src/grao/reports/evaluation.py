@@ -59,7 +59,7 @@ def measures_table(evaluation: Evaluation) -> Table:
 def evaluation_lines(evaluation: Evaluation) -> Iterator[str]:
     """Lines above the tables in the terminal: the judges and the doubts."""
     if evaluation.judges:
-        yield f"judged by {'; '.join(evaluation.judges)}"
+        yield f"verdicts by {'; '.join(evaluation.judges)}"
     for doubt in evaluation.doubts:
         yield f"DOUBT  {doubt.words}"
 

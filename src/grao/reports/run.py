@@ -108,7 +108,7 @@ def judged_by(run: RunRecords) -> str:
     parts = [reward for reward in rewards if isinstance(reward, dict)] if isinstance(rewards, list) else []
     names = [f"{kind} {_reward_name(part[kind])}" for part in parts for kind in kinds if part.get(kind)]
     judges = run.evaluation.judges or names
-    return f"Judged by {' and '.join(judges)}." if judges else ""
+    return f"Verdicts by {' and '.join(judges)}." if judges else ""
 
 
 def _reward_name(reward: Any) -> str:
@@ -157,7 +157,7 @@ def run_verdict(evaluation: Evaluation | None, steps: int | None) -> str:
     if not measured(before.ras):
         return f"{sentence}; before training: {tables.NOT_MEASURED}."
     prompts = "" if before.ras.n == after.ras.n else f" of {before.ras.n:,} prompts"
-    return f"{sentence}; before training, in {share(before.ras)}{prompts} ({interval(before.ras)})."
+    return f"{sentence}; before training: {share(before.ras)}{prompts} ({interval(before.ras)})."
 
 
 def _several(evaluation: Evaluation | None) -> bool:
