@@ -455,7 +455,7 @@ def test_a_lock_leaves_nothing_and_one_run_may_hold_it_twice(tmp_path: Path, mon
 
     monkeypatch.setattr(fcntl, "flock", none)
     with (
-        pytest.warns(UserWarning, match="cannot be locked here .*No locks available.*start no second run"),
+        pytest.warns(UserWarning, match="cannot be locked on .*No locks available.*do not start a second run"),
         locked(folder),
     ):
         (folder / "file").touch()
