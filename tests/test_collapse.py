@@ -42,7 +42,7 @@ def run(steps: int = 60, **changed: tuple[float, float]) -> list[dict[str, float
             r"answers have grown from 35 to \d\d tokens, and \d\d% are truncated",
         ),
         ({"completion__repeats": (0.0, 1.0)}, r"5\d% of the answers repeat themselves \(8% at the start\)"),
-        ({"update_share__reference": (0.6, 1.1)}, r"references have 9\d% of the update's weight, 64% at the start"),
+        ({"update_share__reference": (0.6, 1.1)}, r"references have 9\d% of the update's weight \(64% at the start\)"),
     ],
 )
 def test_each_kind_is_told_once_with_its_step(changed, words: str):
