@@ -86,12 +86,12 @@ class Rank:
 
 @dataclass(frozen=True)
 class Asked:
-    """Requests to a judge in one evaluation."""
+    """Questions to a judge in one evaluation: requests plus `known`."""
 
     reward: str
     requests: int
     known: int
-    """Requests answered from the ledger."""
+    """Questions answered from the ledger."""
     unreadable: int
     failed: int
     cost: float
@@ -118,4 +118,4 @@ class Checks:
     labels: list[Agreed] = field(default_factory=list)
     """Agreement of each reward with human preferences."""
     asked: list[Asked] = field(default_factory=list)
-    """Requests to each judge."""
+    """Questions to each judge."""

@@ -296,8 +296,8 @@ def _forecast(forecast: Forecast) -> Iterator[Sequence[str]]:
     yield from ([name, value, "", ""] for name, value in rows.items())
     for judge in forecast.judges:
         price = f"about {judge.cost:,.2f}" if judge.cost else "no price given"
-        requests = f"{judge.questions:,} requests, {judge.tokens / 1e6:,.1f} million tokens"
-        yield [f"judge {judge.name}", price, requests, ""]
+        questions = f"{judge.questions:,} questions, {judge.tokens / 1e6:,.1f} million tokens"
+        yield [f"judge {judge.name}", price, questions, ""]
 
 
 def _table(title: str, blocks: Sequence[Block], confidence: float, counted: str) -> Table:
@@ -319,13 +319,13 @@ def _judge(reward: RewardFigures) -> Iterator[Row]:
             "wins of the text shown first": orders.first_wins,
             "text compared with itself: not a tie": reward.itself_asked,
             "replies without a verdict": questions.unreadable if questions else None,
-            "requests without a reply": questions.failed if questions else None,
+            "questions without a reply": questions.failed if questions else None,
         }
     )
     if questions and questions.asked:
-        yield _row("requests of this audit", f"{questions.asked:,}", f"{questions.known:,} from the ledger")
+        yield _row("questions of this audit", f"{questions.asked:,}", f"{questions.known:,} from the ledger")
         if questions.cost:
-            yield _row("cost of these requests", f"{questions.cost:,.2f}")
+            yield _row("cost of these questions", f"{questions.cost:,.2f}")
 
 
 def _length(reward: RewardFigures) -> Iterator[Row]:

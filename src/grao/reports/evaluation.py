@@ -178,7 +178,7 @@ def _checks(evaluation: Evaluation) -> Iterator[list[str]]:
     for asked in checks.asked:
         known = f", {asked.known:,} from the ledger" if asked.known else ""
         lost = f", {asked.unreadable + asked.failed:,} without a verdict" if asked.unreadable + asked.failed else ""
-        yield [f"{asked.reward}, requests", f"{asked.requests + asked.known:,}", f"{known}{lost}".removeprefix(", ")]
+        yield [f"{asked.reward}, questions", f"{asked.requests + asked.known:,}", f"{known}{lost}".removeprefix(", ")]
         if asked.cost:
             yield [f"{asked.reward}, cost", f"{asked.cost:,.2f}", ""]
 
