@@ -116,8 +116,8 @@ def wrong_texts(examples: Sequence[Example]) -> Iterator[tuple[str, int, str]]:
         other = next((each for each in later if _plain(each) != _plain(example.reference)), "")
         words = example.reference.split()
         random.Random(example.id).shuffle(words)  # noqa: S311 no secret
-        asked = example.prompt if isinstance(example.prompt, str) else context_text(example.prompt[-1:])
-        for name, text in zip(WRONG, (other, " ".join(words), asked.strip()), strict=True):
+        question = example.prompt if isinstance(example.prompt, str) else context_text(example.prompt[-1:])
+        for name, text in zip(WRONG, (other, " ".join(words), question.strip()), strict=True):
             if text and _plain(text) != _plain(example.reference):
                 yield name, index, text
 
@@ -205,13 +205,13 @@ def orders(readings: Sequence[Reading], confidence: float = 0.95) -> records.Ord
         readings: readings of the judge.
         confidence: nominal coverage of the intervals.
     """
-    asked = [(reading.shown_first, reading.shown_second) for reading in readings]
-    twice = [(first, second) for first, second in asked if first is not None and second is not None]
+    verdicts = [(reading.shown_first, reading.shown_second) for reading in readings]
+    twice = [(first, second) for first, second in verdicts if first is not None and second is not None]
     if twice:
         won = [(first > 0) + (second < 0) for first, second in twice if first and second]
         share = half_tie_share(won.count(2), won.count(1), len(won), confidence) if won else None
         return records.Orders(share_of([first != second for first, second in twice], confidence), share)
-    for_first = [first or -(second or 0.0) for first, second in asked if first or second]
+    for_first = [first or -(second or 0.0) for first, second in verdicts if first or second]
     return records.Orders(None, share_of([verdict > 0 for verdict in for_first], confidence))
 
 
@@ -372,11 +372,11 @@ def forecast(
 
 
 def _questions(tally: JudgeTally, confidence: float) -> records.Questions:
-    asked = tally.requests + tally.cached
-    answered = asked - tally.failed
+    questions = tally.requests + tally.cached
+    answered = questions - tally.failed
     unreadable = proportion(tally.unreadable, answered, confidence) if answered else None
-    failed = proportion(tally.failed, asked, confidence) if asked else None
-    return records.Questions(asked, tally.cached, unreadable, failed, tally.cost)
+    failed = proportion(tally.failed, questions, confidence) if questions else None
+    return records.Questions(questions, tally.cached, unreadable, failed, tally.cost)
 
 
 def _plain(text: str) -> str:

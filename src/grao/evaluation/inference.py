@@ -320,7 +320,11 @@ def holm(ps: Mapping[str, float]) -> dict[str, float]:
 
 
 def critical_value(confidence: float) -> float:
-    """z with P(|Z| < z) = confidence for a standard normal Z: 1.96 at 95 %."""
+    """z with P(|Z| < z) = confidence for a standard normal Z: 1.96 at 95 %.
+
+    Raises:
+        ValueError: if the confidence is not between 0 and 1.
+    """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     return float(ndtri((1 + confidence) / 2))

@@ -51,12 +51,12 @@ def unknown_words(texts: Sequence[str], prompts: Sequence[str], references: Sequ
     Returns:
         (unknown words, all words).
     """
-    answers, asked, right = ([set(words(text)) for text in column] for column in (texts, prompts, references))
-    rows = [(answer, prompt | reference) for answer, prompt, reference in zip(answers, asked, right, strict=True)]
+    columns = [[set(words(text)) for text in column] for column in (texts, prompts, references)]
+    rows = [(answer, prompt | reference) for answer, prompt, reference in zip(*columns, strict=True)]
     in_answers = Counter(word for answer, _ in rows for word in answer)
     in_data = Counter(word for _, both in rows for word in both)
     unknown = total = 0
-    for text, prompt, (_, both) in zip(texts, asked, rows, strict=True):
+    for text, prompt, (_, both) in zip(texts, columns[1], rows, strict=True):
         said = words(text)
         total += len(said)
         once = [word for word in said if word not in prompt and in_answers[word] == 1]
@@ -81,15 +81,15 @@ def follows(
     Returns:
         None if all answers are excluded.
     """
-    asked, closer = [set(words(prompt)) for prompt in prompts], list[bool]()
-    distinct = {frozenset(prompt) for prompt in asked}
-    holding = Counter(word for prompt in distinct for word in prompt)
-    for text, prompt, reference in zip(texts, asked, references, strict=True):
-        said = set(words(text))
-        own, n = len(said & prompt), len(distinct) - 1
-        foreign = (sum(holding[word] for word in said) - own) / n if n else own
-        if own != foreign and 2 * len(words(text)) >= len(words(reference)):
-            closer.append(own > foreign)
+    prompt_words, closer = [set(words(prompt)) for prompt in prompts], list[bool]()
+    distinct = {frozenset(prompt) for prompt in prompt_words}
+    prompts_with = Counter(word for prompt in distinct for word in prompt)
+    for text, prompt, reference in zip(texts, prompt_words, references, strict=True):
+        answer = set(words(text))
+        shared, n = len(answer & prompt), len(distinct) - 1
+        with_others = (sum(prompts_with[word] for word in answer) - shared) / n if n else shared
+        if shared != with_others and 2 * len(words(text)) >= len(words(reference)):
+            closer.append(shared > with_others)
     return share_of(closer, confidence)
 
 
