@@ -161,7 +161,7 @@ def test_the_card_of_an_adapter_and_of_a_checkpoint_claims_nothing_that_was_not_
     text = (to / "README.md").read_text()
     assert "This model was not evaluated." in text
     assert "RAS" not in text
-    assert "held in 4 bits (QLoRA)" in text
+    assert "4-bit base model (QLoRA)" in text
     assert metadata_load(to / "README.md")["library_name"] == "peft"
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     said: list[str] = []
