@@ -56,6 +56,7 @@ def test_the_library_script(newcomer: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["runs", str(run.parent)]) == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")  # it is the rate for the hub's model
 def test_the_readme_script(newcomer: Path, capsys: pytest.CaptureFixture[str]):
     """With the quickstart's model in place of the hub's, for which the tests have no network."""
     script = block("README.md", "GRAOTrainer(")
