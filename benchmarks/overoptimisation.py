@@ -62,7 +62,7 @@ class Setting:
     """Of the alignment."""
     learning_rate: float = 4e-4
     every: int = 5
-    """Steps from look to look."""
+    """Steps between checks."""
     batch: int = 32
     """Prompts of a step."""
     ability: str = "able"

@@ -23,7 +23,7 @@ PUBLIC = {
     ],
     "grao.methods.base": [
         "Before", "Method", "Needs", "StepGroups", "TokenLoss", "TokenView", "Weighted", "group_numbers",
-        "kl_estimate", "known", "method", "method_name", "scored_share",
+        "kl_estimate", "method", "method_name", "required", "scored_share",
     ],
     "grao.rollouts.base": ["Generator", "OwnPrecision", "Sampling", "draw_key", "make_generator"],
     "grao.rewards.base": [

@@ -72,7 +72,7 @@ def huge(path: str) -> None:
         (huge, "bad.yaml is larger than 1,048,576 bytes"),
         (lambda path: Path(path).write_text(RECIPE, encoding="utf-16"), "bad.yaml is not UTF-8 text (line 1)"),
         (lambda path: Path(path).write_text("a: " + "b" * 300_000), "bad.yaml, line 1: is longer than 262,144"),
-        (lambda path: Path(path).write_text("seed: 9999999999999999999"), "line 1: a whole number of 19 digits"),
+        (lambda path: Path(path).write_text("seed: 9999999999999999999"), "line 1: an integer of 19 digits"),
     ],
 )
 def test_a_recipe_that_is_none(
@@ -86,13 +86,13 @@ def test_a_recipe_that_is_none(
     ("option", "value", "message"),
     [
         ("--output", "''", "--output: is empty; give a path"),
-        ("--output", '"a\\0b"', "holds a character that a path cannot have: 'a\\x00b'"),
-        ("--output", "x" * 256, "is longer than a file system takes"),
-        ("--output", "x/" * 2500, "is longer than a file system takes"),
+        ("--output", '"a\\0b"', "contains a character that a path cannot have: 'a\\x00b'"),
+        ("--output", "x" * 256, "is longer than file systems allow"),
+        ("--output", "x/" * 2500, "is longer than file systems allow"),
         ("--output", "/proc/x", "output: /proc is not writable"),
-        ("--data.path", '"a\\nb"', "holds a character that a path cannot have"),
-        ("--model.path", "x" * 4000, "is longer than a file system takes"),
-        ("--rewards.0.function", '"\\x1b[2J.py:f"', "holds a character that a path cannot have: '\\x1b[2J.py:f'"),
+        ("--data.path", '"a\\nb"', "contains a character that a path cannot have"),
+        ("--model.path", "x" * 4000, "is longer than file systems allow"),
+        ("--rewards.0.function", '"\\x1b[2J.py:f"', "contains a character that a path cannot have: '\\x1b[2J.py:f'"),
         ("--rollout.max_new_tokens", "3000000000", "must be below 2147483648"),
         ("--rewards.0.weight", "1e31", "must be at most 1e+30"),
         ("--training.weight_decay", "1e300", "must be at most 1e+30"),
@@ -251,7 +251,7 @@ def test_names_in_a_run_folder_reach_neither_terminal_nor_page_unseen(
 
 @pytest.mark.parametrize("text", ["", "a\0", "a\nb", "\ud800", "\u2028", "x" * 256, "ä" * 128, "a/" * 2001])
 def test_what_no_file_can_be_called(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is empty|holds a character|is longer"):
+    with pytest.raises(ValueError, match=r"is empty|contains a character|is longer"):
         usable_path(text)
 
 

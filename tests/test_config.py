@@ -22,6 +22,7 @@ from grao.config.rewards import RewardConfig
 from grao.config.schema import field_facts, names, sections
 from grao.config.strict_yaml import read_yaml, write_inline, write_yaml
 from grao.errors import InputError
+from grao.methods.base import METHODS
 from grao.methods.grao import GRAO
 
 fuzz = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -147,7 +148,7 @@ def test_every_value_has_its_line() -> None:
         ("group_size: 4", "top_p: 1.5", "line 11: rollout.top_p must be at most 1, got 1.5"),
         ("-0.5", ".nan", "line 8: rewards.1.weight must be a finite number, got .nan"),
         ("some-org/some-model", "7", "line 2: model.path must be text in quotes, got 7"),
-        ("some-org/some-model", "''", "line 2: model.path must be text that is not empty, got ''"),
+        ("some-org/some-model", "''", "line 2: model.path must be non-empty text, got ''"),
         ("some-org/some-model", "[x]", "line 2: model.path must be text, got [x]"),
         ("some-model", "m\n  dtype: int8", "line 3: model.dtype must be auto, float32 or bfloat16, got int8"),
         (
@@ -187,7 +188,7 @@ def test_every_value_has_its_line() -> None:
         (
             "- function: my.rewards:score",
             "- weight: 1",
-            "line 6: rewards.0: a reward is exactly one of function, judge",
+            "line 6: rewards.0: a reward must be exactly one of function, judge",
         ),
     ],
 )
@@ -236,27 +237,27 @@ def test_all_unknown_keys_are_named_before_anything_else(write: Write) -> None:
     [
         ("", "recipe.yaml is empty; a recipe needs model, data, rewards, output"),
         ("# nothing\n", "recipe.yaml is empty"),
-        ("- a\n", "recipe.yaml, line 1: a recipe is a mapping of sections"),
-        ("model", "recipe.yaml, line 1: a recipe is a mapping of sections"),
+        ("- a\n", "recipe.yaml, line 1: a recipe must be a mapping of sections"),
+        ("model", "recipe.yaml, line 1: a recipe must be a mapping of sections"),
         ("model:\n  path: a: b\n", "recipe.yaml, line 2: not valid YAML: mapping values are not allowed here"),
         ("model: [\n", "recipe.yaml, line 2: not valid YAML"),
         ("model:\n\tpath: a\n", "recipe.yaml, line 2: not valid YAML"),
         ("model:\n  path: \x01\n", "recipe.yaml, line 2: not valid YAML: unprintable character"),
         (
             "seed: 1\nmodel:\n  path: a\nseed: 2\n",
-            "recipe.yaml, line 4: 'seed' appears a second time (first in line 1)",
+            "recipe.yaml, line 4: 'seed' appears twice (first in line 1)",
         ),
-        ("model:\n  path: a\n  path: b\n", "recipe.yaml, line 3: 'path' appears a second time (first in line 2)"),
+        ("model:\n  path: a\n  path: b\n", "recipe.yaml, line 3: 'path' appears twice (first in line 2)"),
         ("a: &x 1\n", "recipe.yaml, line 1: not valid YAML: anchors and aliases"),
         ("a: 1\nb: *x\n", "recipe.yaml, line 2: not valid YAML: anchors and aliases"),
         ("a: 1\n--- \nb: 1\n", "recipe.yaml, line 2: not valid YAML: but found another document"),
-        ("a: !!python/name:os.system x\n", "recipe.yaml, line 1: 'x' is not readable as python/name:os.system"),
+        ("a: !!python/name:os.system x\n", "recipe.yaml, line 1: 'x' is not a valid python/name:os.system"),
         ("a: !!python/object/apply:os.system [x]\n", "recipe.yaml, line 1: the tag tag:yaml.org,2002:python/object"),
-        ("a: !!int x\n", "recipe.yaml, line 1: 'x' is not readable as int"),
+        ("a: !!int x\n", "recipe.yaml, line 1: 'x' is not a valid int"),
         ("[1]: 2\n", "recipe.yaml, line 1: a key must be plain text"),
         ("a: " + "[" * 5000 + "\n", "recipe.yaml, line 1: not valid YAML: nested too deeply"),
-        ("seed: " + "9" * 5000 + "\n", "recipe.yaml, line 1: a whole number of 5000 digits cannot be meant"),
-        ('output: "\\ud800"\n', "recipe.yaml, line 1: '\\ud800' is not readable as str"),
+        ("seed: " + "9" * 5000 + "\n", "recipe.yaml, line 1: an integer of 5000 digits is too large"),
+        ('output: "\\ud800"\n', "recipe.yaml, line 1: '\\ud800' is not a valid str"),
     ],
 )
 def test_unreadable_text(write: Write, text: str, message: str) -> None:
@@ -338,10 +339,10 @@ def test_options_alone_make_a_recipe() -> None:
         ("rollout.group_size", "1", "--rollout.group_size must be at least 2, got 1"),
         ("rollout", "{group_size: 1}", "--rollout: rollout.group_size must be at least 2, got 1"),
         ("rewards.1.weight", "x", "--rewards.1.weight must be a number, got x"),
-        ("rewards.2.weight", "1", "--rewards.2.weight: rewards.2: a reward is exactly one of function, judge"),
-        ("rewards.3.weight", "1", "--rewards.3.weight: rewards has 2 entries; the next is 2"),
-        ("rewards.x", "1", "--rewards.x: rewards has 2 entries; the next is 2"),
-        ("data.path.x", "1", "--data.path.x is unknown; data.path is no section"),
+        ("rewards.2.weight", "1", "--rewards.2.weight: rewards.2: a reward must be exactly one of function, judge"),
+        ("rewards.3.weight", "1", "--rewards.3.weight: rewards has 2 entries; the next index is 2"),
+        ("rewards.x", "1", "--rewards.x: rewards has 2 entries; the next index is 2"),
+        ("data.path.x", "1", "--data.path.x is unknown; data.path is not a section"),
         ("rollout.group_size", "[", "--rollout.group_size: not valid YAML: "),
         ("rollout..x", "1", "--rollout.''.x: rollout.'' is unknown; rollout has group_size"),
         ("rolout.top_p", "1", "--rolout.top_p: rolout is unknown; did you mean rollout?"),
@@ -437,6 +438,12 @@ def test_dump_is_read_back_from_a_file_and_says_what_each_field_is(write: Write)
     assert not any(line != line.rstrip() for line in text.split("\n"))
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_dump_of_every_method_is_read_back(write: Write, name: str) -> None:
+    full = load_recipe(write(VALID), [("method", f"{{name: {name}}}")])
+    assert load_recipe(write(dump_recipe(full))) == full
+
+
 JARGON = re.compile(r"Input should|Field required|pydantic|dataclass|keyword|validation|JSON|loc=|type=")
 
 
@@ -512,7 +519,7 @@ def test_sections_that_share_fields_keep_their_order_and_their_words() -> None:
     ]
     pairs = {path[-1]: facts for path, facts in field_facts(RewardModelRecipe).items() if path[0] == "data"}
     assert list(pairs)[-3:] == ["held_out", "limit", "max_tokens"]
-    assert pairs["split"].doc.startswith("Split of a hub data set, or of a folder")
+    assert pairs["split"].doc.startswith("Split of a hub dataset, or of a folder")
     assert pairs["rejected"].doc == "Column of the worse answer."
     assert all(facts.doc for facts in field_facts(RewardModelRecipe).values())
 

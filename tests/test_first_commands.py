@@ -86,7 +86,7 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train --model m --data d", "--rewards.0.function and --output are missing, for example --rewards.0.function"),
         ("train --model.path m", "--data.path, --rewards.0.function and --output are missing, for example --data.path"),
         ("train --lr 1e-5 --epochs 3", "--lr is unknown; here it is --training.learning_rate; --epochs is unknown; he"),
-        ("train --epochs 3", "here it is --training.steps (optimiser steps; left out, they are one pass over the pro"),
+        ("train --epochs 3", "here it is --training.steps (optimiser steps; by default one pass over the prompts)"),
         ("train --training.lr 1e-5", "--training.lr is unknown; here it is --training.learning_rate"),
         ("train --batch-size 8", "here it is --training.prompts_per_step"),
         ("train --model_name_or_path m", "here it is --model.path"),
@@ -103,7 +103,7 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("quickstart --lr 1e-3", "here it is --training.learning_rate"),
         ("chat model --max-tokens 9", "--max-tokens is unknown; did you mean --max_tokens?"),
         ("train --config none.yaml", "none.yaml does not exist"),
-        ("train --config run", "it holds a run: go on with grao train --resume run, or give run/recipe.yaml"),
+        ("train --config run", "it contains a run: resume it with grao train --resume run, or give run/recipe.yaml"),
         ("train --config recipes", "recipes is a folder; give a file in it, such as recipes/first.yaml"),
         ("train --config study.yaml", "study.yaml is a study: grao compare --config study.yaml"),
         ("train --config reward.yaml", "is the recipe of a reward model: grao reward train --config reward.yaml"),
@@ -294,8 +294,8 @@ DPO_SCRIPT = {"output_dir": "o", "beta": 0.1, "max_length": 512, "per_device_tra
         ),
         (
             lambda: GRAOTrainer("m", zeros, GRAOConfig("o"), ROWS, tokenizer=None, ref_model=None, n=1),
-            "tokenizer is processing_class here; ref_model has no place here: the KL divergence is to the model before "
-            "training; leave it out; n is unknown",
+            "tokenizer is processing_class here; ref_model is not supported: the KL divergence is to the initial policy"
+            "; leave it out; n is unknown",
         ),
         (
             lambda: GRAOTrainer("m", args=GRAOConfig("o"), train_dataset=ROWS),

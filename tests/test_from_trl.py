@@ -77,7 +77,7 @@ def test_the_page_has_every_name():
         ({"group_size": 1}, "RolloutConfig: group_size must be greater than or equal to 2, got 1"),
         ({"group_sise": 4}, "RolloutConfig has no group_sise; did you mean group_size?"),
         ({"temperature": "hot"}, "RolloutConfig: temperature must be a valid number"),
-        ({"engine": "vllm", "merge_adapter": True}, "RolloutConfig: vLLM gets the adapter merged anyway"),
+        ({"engine": "vllm", "merge_adapter": True}, "RolloutConfig: merge_adapter has no effect with vLLM"),
     ],
 )
 def test_a_mistake_in_a_section_is_one_line(values: dict[str, object], message: str):

@@ -28,7 +28,7 @@ from grao.config.study import Study
 from grao.records import checkpoints
 from grao.records.lock import locked
 from grao.records.run import MetricsLog, read_evaluation, read_manifest, read_metrics
-from grao.signals import insistent
+from grao.signals import resend_lost_interrupts
 from grao.studies.evaluate import evaluate_recipe
 from grao.studies.reward_model import train_reward_model
 from grao.studies.settings import changed, decisive
@@ -325,7 +325,7 @@ def test_ctrl_c_in_a_destructor_is_not_lost():
         wait = staticmethod(time.sleep)
 
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with insistent(), pytest.raises(KeyboardInterrupt):
+    with resend_lost_interrupts(), pytest.raises(KeyboardInterrupt):
         Cleared().wait(5)
     signal.signal(signal.SIGINT, previous)
 
@@ -571,7 +571,7 @@ def test_the_home_folder_is_one_folder(place: Path, screen, monkeypatch: pytest.
     written = {path.name for path in (place / "home" / "runs" / "first").iterdir()}
     assert written >= {"manifest.json", "metrics.jsonl", "checkpoints", "model", "report.html"}
     assert not (place / "~").exists()
-    with pytest.raises(InputError, match=r"output: .*holds a variable, and none are filled in"):
+    with pytest.raises(InputError, match=r"output: .*contains a variable, and variables are not expanded"):
         recipe(output="$HOME/runs")
 
 

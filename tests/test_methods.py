@@ -23,7 +23,7 @@ from grao.methods.dr_grpo import DrGRPO
 from grao.methods.grao import GRAO
 from grao.methods.grpo import GRPO, sample_advantages
 from grao.methods.gspo import GSPO
-from grao.methods.ppo import PPO, gae, steered
+from grao.methods.ppo import PPO, adapted_kl, gae
 from grao.methods.rloo import RLOO
 from grao.methods.sft import SFT
 from grao.rewards.mix import as_mix
@@ -369,10 +369,10 @@ def test_sample_advantages_by_hand():
 
 
 def test_the_penalty_is_steered_towards_its_target():
-    assert steered(0.1, seen=6.0, target=6.0) == pytest.approx(0.1)
-    assert steered(0.1, seen=6.6, target=6.0) == pytest.approx(0.1 * 1.01)
-    assert steered(0.1, seen=60.0, target=6.0) == pytest.approx(0.1 * 1.02)
-    assert steered(0.1, seen=0.0, target=6.0) == pytest.approx(0.1 * 0.98)
+    assert adapted_kl(0.1, divergence=6.0, target=6.0) == pytest.approx(0.1)
+    assert adapted_kl(0.1, divergence=6.6, target=6.0) == pytest.approx(0.1 * 1.01)
+    assert adapted_kl(0.1, divergence=60.0, target=6.0) == pytest.approx(0.1 * 1.02)
+    assert adapted_kl(0.1, divergence=0.0, target=6.0) == pytest.approx(0.1 * 0.98)
 
 
 def test_one_update_on_policy_is_the_plain_policy_gradient():

@@ -89,7 +89,7 @@ def test_special_tokens_are_not_doubled(words: Callable[[str], PreTrainedTokeniz
 
 
 def test_a_chat_template_that_refuses_is_one_line(chat_tokenizer: PreTrainedTokenizerFast):
-    with pytest.raises(InputError, match="its chat template refuses a conversation: no critics"):
+    with pytest.raises(InputError, match="its chat template rejects a conversation: no critics"):
         conversation_ids(chat_tokenizer, [({"role": "critic", "content": "x"},)], ["y"])
 
 

@@ -215,14 +215,14 @@ def test_a_rule_is_a_section_of_its_own(name: str):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("{}", "rewards.0.rule: a rule is exactly one of exact, numeric, regex, length, format, overlap, language, js"),
-        ("{exact: {}, json: {}}", "rewards.0.rule: a rule is exactly one of exact"),
-        ("{exact: }", "rewards.0.rule: a rule is exactly one of .* one without settings is written exact: {}"),
+        ("{}", "rewards.0.rule: a rule must be exactly one of exact, numeric, regex, length, format, overlap, lang"),
+        ("{exact: {}, json: {}}", "rewards.0.rule: a rule must be exactly one of exact"),
+        ("{exact: }", "rewards.0.rule: a rule must be exactly one of .* write a rule without settings as exact: {}"),
         ("{numerical: {}}", r"rewards.0.rule.numerical is unknown; did you mean numeric\?"),
         ("{numeric: {tolerence: 1}}", r"rewards.0.rule.numeric.tolerence is unknown; did you mean tolerance\?"),
         ("{numeric: {tolerance: -1}}", "rewards.0.rule.numeric.tolerance must be at least 0, got -1"),
         ("{regex: {}}", "rewards.0.rule.regex.pattern is missing, for example pattern: "),
-        ("{regex: {pattern: '('}}", "rewards.0.rule.regex: pattern is no regular expression: missing "),
+        ("{regex: {pattern: '('}}", "rewards.0.rule.regex: pattern is not a valid regular expression: missing "),
         ("{length: {}}", "rewards.0.rule.length: give either target or at_most"),
         ("{length: {target: 1, at_most: 2}}", "rewards.0.rule.length: give either target or at_most"),
         ("{format: {sections: []}}", "rewards.0.rule.format: give either pattern or sections"),

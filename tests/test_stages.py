@@ -248,10 +248,13 @@ def test_two_processes_are_one(tmp_path: Path):
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ([StageConfig(SFT()), StageConfig(GRAO())], "stages.0.until is missing: what ends it, such as {steps: 200}"),
+        (
+            [StageConfig(SFT()), StageConfig(GRAO())],
+            "stages.0.until is missing; give a condition that ends the stage, such as {steps: 200}",
+        ),
         ([StageConfig(PPO(), Until(steps=1)), StageConfig()], "stages.0.method: ppo has a critic"),
-        ([StageConfig(Auto(), Until(steps=1)), StageConfig()], "stages.0.method: auto is a plan of stages itself"),
-        ([StageConfig(SFT(), Until(peak=Peak()))], "stages.0.until.peak: nothing follows the last stage"),
+        ([StageConfig(Auto(), Until(steps=1)), StageConfig()], "stages.0.method: auto has stages of its own"),
+        ([StageConfig(SFT(), Until(peak=Peak()))], "stages.0.until.peak does not apply to the last stage"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(tmp_path: Path, stages, message):
@@ -278,7 +281,7 @@ def test_too_few_prompts_to_keep_any_away_are_refused(tmp_path: Path):
 
 
 def test_a_stage_that_nothing_ends_is_refused():
-    with pytest.raises(InputError, match="says nothing; give steps, tokens, share or peak"):
+    with pytest.raises(InputError, match="is empty; give steps, tokens, share or peak"):
         Until()
 
 

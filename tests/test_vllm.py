@@ -319,7 +319,7 @@ def test_it_trains_and_its_samples_are_the_policys(fake: Fake, tmp_path: Path):
     ("rollout", "message"),
     [
         ("engine: vllm-server", "needs the server's address in vllm.server"),
-        ("vllm: {memory_share: 0.5}", "vllm is for engine: vllm or vllm-server, not for auto"),
+        ("vllm: {memory_share: 0.5}", "vllm applies to engine: vllm or vllm-server, not to auto"),
         ("{engine: vllm, vllm: {memory_share: 1.5}}", "memory_share .*below 1"),
         ("{engine: vllm-server, vllm: {server: localhost}}", "vllm.server"),
         ("{engine: vllm, temperature: 3}", "temperatures from 0.01 to 2"),

@@ -91,5 +91,5 @@ def test_steps_of_all_stages_count_in_a_budget_of_steps(place: Path):
 
 
 def test_a_schedule_that_needs_the_number_of_steps_is_refused(place: Path):
-    with pytest.raises(InputError, match="must be constant where the budget is 9 s of counted work"):
+    with pytest.raises(InputError, match="must be constant: the budget is 9 s of counted work"):
         run_study(study(("base.training.schedule", "linear")), Screen())

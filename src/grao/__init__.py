@@ -1,4 +1,4 @@
-"""grao: align a language model from prompts with reference answers (Group Relative Alignment Optimization)."""
+"""Align language models on prompts with reference answers: Group Relative Alignment Optimization (GRAO)."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ _LAZY = {
     "group_advantages": "grao.core",
     "sequence_weights": "grao.core",
 }
-"""Names that import pydantic or torch: loaded at first use, so that the command line answers at once."""
+"""Name -> module. Loaded on first use, because importing pydantic or torch would slow down the command line."""
 
 __all__ = [
     "DPO",

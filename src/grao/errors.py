@@ -1,39 +1,43 @@
-"""The ways in which a run ends early. The command line prints their text as one line, never a traceback."""
+"""Errors that end a command. The command line prints them as one line, without a traceback."""
 
 from collections.abc import Sequence
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: one line that names file, row and field and says what to do. Exit code 2."""
+    """Invalid user input. The message is one line: file, row and field, what is wrong, what to do. Exit code 2."""
 
 
 class RewardUnavailableError(RuntimeError):
-    """The reward cannot be had at the moment. The checkpoint is kept and the run can be resumed. Exit code 3."""
+    """The reward is temporarily unavailable. The run keeps its checkpoint and can be resumed. Exit code 3."""
 
 
 class BrokenNumbersError(ArithmeticError):
-    """Weights, a loss, a gradient or logits are not finite. Nothing of it is saved, the last checkpoint counts. Exit
-    code 4."""
+    """Weights, loss, gradients or logits are not finite. Nothing is saved; the last checkpoint stays. Exit code 4."""
 
 
 class TimeUpError(Exception):
-    """The time that a study was given does not do for its next run. What is finished is kept. Exit code 0."""
+    """The time limit of a study leaves no time for another run. Finished runs are kept. Exit code 0."""
 
     def __init__(self, left: int) -> None:
         super().__init__(f"{left} run{'s are' if left > 1 else ' is'} left")
 
 
 def one_line(error: BaseException, length: int | None = 300) -> str:
-    """What another library says, on one line."""
+    """Message of an error on one line, cut to `length` characters; the error's type if there is no message."""
     return " ".join(str(error).split())[:length] or type(error).__name__
 
 
 def listed(sentences: Sequence[str], file: str = "") -> str:
-    """Sentences in one line, with the file that several begin with, and advice behind a semicolon, only once."""
+    """Join sentences into one line without repetition.
+
+    Args:
+        sentences: each may consist of a fact, a semicolon and advice. Advice is repeated only if it is new.
+        file: prefix of the sentences, kept only once.
+    """
     text = sentences[0]
-    for each in sentences[1:]:
+    for sentence in sentences[1:]:
         if file and file in text:
-            each = each.removeprefix(f"{file}, ").removeprefix(f"{file}: ")
-        fact, _, advice = each.partition("; ")
+            sentence = sentence.removeprefix(f"{file}, ").removeprefix(f"{file}: ")
+        fact, _, advice = sentence.partition("; ")
         text += (" " if text.endswith("?") else "; ") + fact + f"; {advice}" * (advice not in text)
     return text

@@ -1,4 +1,4 @@
-"""Groups from the sampler to the rewards: sampled, decoded, and shown to what scores them."""
+"""Sample groups, decode them and pass them to the rewards."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +20,19 @@ def sample_groups(
     tokenizer: PreTrainedTokenizerBase,
     finished: Callable[[Group], None] = lambda group: None,
 ) -> list[Group]:
-    """B groups; the samples of a group depend on its key only. `finished` hears of each as soon as it is sampled."""
+    """Sample a group for each prompt.
+
+    Args:
+        items: B encoded prompts.
+        keys: B random keys; the samples of a group depend on its key only.
+        generator: the sampling engine.
+        sampling: group size, temperature and length.
+        tokenizer: tokenizer of the policy.
+        finished: called with each group as soon as it is complete.
+
+    Returns:
+        B groups, in the order of `items`.
+    """
     groups: dict[int, Group] = {}
     for number, samples in generator.generate([item.prompt_ids for item in items], keys, sampling):
         groups[number] = decoded_group(items[number], samples, tokenizer)
@@ -29,12 +41,12 @@ def sample_groups(
 
 
 def decoded_group(item: Encoded, samples: Sequence[Answer], tokenizer: PreTrainedTokenizerBase) -> Group:
-    """The group of a prompt, its samples with their texts."""
+    """Build the group of a prompt, with the texts of its samples."""
     return Group.of(item, [replace(sample, text=_text(tokenizer, item, sample)) for sample in samples])
 
 
 def reward_batch(groups: Sequence[Group]) -> RewardBatch:
-    """Groups as rewards see them."""
+    """Convert groups to the input of rewards."""
     return RewardBatch(
         prompts=[group.item.example.prompt for group in groups],
         completions=[group.texts for group in groups],
@@ -46,10 +58,10 @@ def reward_batch(groups: Sequence[Group]) -> RewardBatch:
 
 
 def reward_groups(groups: Sequence[Group], rewards: Mix) -> MixedRewards:
-    """R(o, y) of every sample, (B, G)."""
+    """Score all samples: R(o, y), (B, G)."""
     return rewards(reward_batch(groups))
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, item: Encoded, sample: Answer) -> str:
-    """Without the token that ended it."""
+    """Text of a sample, without its end token."""
     return decode_completion(tokenizer, item.prompt_ids, sample.ids if sample.truncated else sample.ids[:-1])

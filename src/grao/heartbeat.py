@@ -1,4 +1,4 @@
-"""Something that is done again and again while something else lasts."""
+"""Call a function periodically while a block of code runs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,17 +7,22 @@ from threading import Event, Thread
 
 @contextmanager
 def every(seconds: float, call: Callable[[], None]) -> Iterator[None]:
-    """Within it, `call` is called every so many seconds, in a thread of its own; not again after its end."""
+    """Context manager that calls a function periodically in a background thread, until the block ends.
+
+    Args:
+        seconds: time between calls.
+        call: the function.
+    """
     ended = Event()
 
-    def go_on() -> None:
+    def run() -> None:
         while not ended.wait(seconds):
             call()
 
-    caller = Thread(target=go_on, daemon=True)
-    caller.start()
+    thread = Thread(target=run, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         ended.set()
-        caller.join()
+        thread.join()

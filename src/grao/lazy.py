@@ -1,7 +1,7 @@
-"""Modules that are imported when they are first used.
+"""Modules that are imported on first use.
 
-The settings of a method stand in the file of the method, and `grao --help` reads them: with torch imported at the top
-of those files it would take seconds to answer. They import torch from here instead. Nothing else does.
+`grao --help` reads the settings of methods, which are defined in the files of the methods. Importing torch there would
+delay it by seconds, so these files import torch from here. Everything else imports it normally.
 """
 
 from importlib import import_module
@@ -12,7 +12,7 @@ __all__ = ["core", "torch"]
 
 
 class LazyModule(ModuleType):
-    """Stands for a module and imports it at the first look at one of its names."""
+    """Placeholder that imports its module when one of its attributes is first accessed."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(import_module(self.__name__), name)

@@ -1,4 +1,4 @@
-"""The signals that end a program from outside: Ctrl-C (SIGINT), SIGTERM from a scheduler, SIGHUP from a terminal."""
+"""Signals that end a program: SIGINT (Ctrl-C), SIGTERM from a scheduler, SIGHUP when the terminal closes."""
 
 import os
 import signal
@@ -15,14 +15,14 @@ Handler = Callable[[int, FrameType | None], None]
 
 @contextmanager
 def handled(handler: Handler, interrupt: bool = True) -> Iterator[None]:
-    """Within it a handler gets the signals; outside of the main thread, where Python knows none, nobody does.
+    """Context manager that handles termination signals. It does nothing outside of the main thread.
 
-    SIGTERM and SIGHUP stay ignored where they are, as under `nohup`. After SIGHUP the terminal is gone, and what is
-    still written to it goes nowhere.
+    Signals that are ignored at the start, as SIGHUP is under `nohup`, stay ignored. After SIGHUP the terminal is gone,
+    so output to it is discarded.
 
     Args:
-        handler: takes the number of the signal and the frame.
-        interrupt: whether Ctrl-C is among the signals, ignored or not.
+        handler: called with the signal number and the frame.
+        interrupt: whether to handle Ctrl-C too, even if it is ignored at the start.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -31,7 +31,7 @@ def handled(handler: Handler, interrupt: bool = True) -> Iterator[None]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         handler(number, frame)
 
-    terminals = [stream for stream in (1, 2) if os.isatty(stream)]  # afterwards nobody can tell
+    terminals = [stream for stream in (1, 2) if os.isatty(stream)]  # cannot be determined after SIGHUP
     numbers = [number for number in _TERM if signal.getsignal(number) != signal.SIG_IGN]
     numbers += [signal.SIGINT] * interrupt
     main = threading.current_thread() is threading.main_thread()
@@ -44,14 +44,17 @@ def handled(handler: Handler, interrupt: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def insistent() -> Iterator[None]:
-    """Within it, a Ctrl-C that arrives in a destructor comes again: there Python reports the exception and drops it."""
+def resend_lost_interrupts() -> Iterator[None]:
+    """Context manager that repeats a Ctrl-C which arrives in a destructor.
 
-    def hook(dropped: "sys.UnraisableHookArgs") -> None:
-        if issubclass(dropped.exc_type, KeyboardInterrupt):
+    Python reports an exception in a destructor and then drops it, so the interrupt would be lost.
+    """
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
             threading.Timer(0.05, interrupt_main).start()
         else:
-            previous(dropped)
+            previous(unraisable)
 
     previous, sys.unraisablehook = sys.unraisablehook, hook
     try:
@@ -61,7 +64,7 @@ def insistent() -> Iterator[None]:
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """A handler that ends what is under way, as Ctrl-C does.
+    """Signal handler that interrupts the program, as Ctrl-C does.
 
     Raises:
         KeyboardInterrupt: always.

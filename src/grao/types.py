@@ -1,9 +1,9 @@
-"""The data that flows through a step, from a row of the data to a packed row of the model.
+"""The data types of a training step, from a row of the dataset to the batch that the model sees.
 
     Example -> Encoded -> Group of Answers -> rewards -> weights -> Batch
 
-A group stays together on the whole way: one prompt and the answers to it, each with its role. Imports no torch, so
-that the settings of methods can be read without it.
+One prompt and its answers stay together as a group throughout. This module does not import torch, so that commands can
+read the settings of methods without it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 TokenIds = Sequence[int]
 
 Message = Mapping[str, Any]
-"""One chat message: `role` and `content`, both text, and what else chat templates read, such as `tool_calls`."""
+"""One chat message: `role` and `content`, both text, and optional keys for chat templates, such as `tool_calls`."""
 
 Prompt = str | Sequence[Message]
-"""Text, or chat messages."""
+"""Plain text or chat messages."""
 
 
 class Role(IntEnum):
-    """What an answer is."""
+    """Where an answer comes from."""
 
     SAMPLE = 0
     REFERENCE = 1
@@ -39,38 +39,38 @@ class Role(IntEnum):
 
 @dataclass(frozen=True)
 class Example:
-    """One row of the data."""
+    """One row of the dataset."""
 
     prompt: Prompt
     reference: str
-    """The answer to imitate and to beat; a leading space is part of it."""
+    """The answer to imitate and to beat, including any leading space."""
     rejected: str | None
-    """A worse answer, if the data has one."""
+    """A worse answer, if the dataset has one."""
     columns: Mapping[str, Any]
-    """Every further column of the row, handed to the rewards untouched."""
+    """All other columns of the row, passed to the rewards unchanged."""
     row: int
-    """1-based line (JSON lines, CSV) or row in its source."""
+    """Line (JSON lines, CSV) or row in the source, counted from 1."""
 
     @cached_property
     def id(self) -> str:
-        """16 hex digits of the prompt's SHA-256: the same in every run, whatever the row's answers."""
+        """First 16 hex digits of the prompt's SHA-256: the same in every run, independent of the answers."""
         return hashlib.sha256(canonical(self.prompt)).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An example as the model sees it."""
+    """An example after templating and tokenisation."""
 
     example: Example
     prompt_text: str
-    """After the chat template, and after truncation."""
+    """The prompt after chat template and truncation."""
     prompt_ids: tuple[int, ...]
     reference_text: str
-    """The reference as it continues `prompt_text`, leading space included: compares with `decode_completion`."""
+    """The reference as the continuation of `prompt_text`, including a leading space; matches `decode_completion`."""
     reference_ids: tuple[int, ...]
-    """Closed with the end token, at least one token before it."""
+    """At least one token, then the end token."""
     rejected_ids: tuple[int, ...] = ()
-    """As the reference; empty if there is none, or none is wanted."""
+    """Like `reference_ids`; empty if there is no rejected answer or the method does not use it."""
 
 
 @dataclass(frozen=True)
@@ -78,55 +78,55 @@ class Answer:
     """One answer to a prompt."""
 
     ids: tuple[int, ...]
-    """At least one token; the last is the end token unless the answer is truncated."""
+    """At least one token. The last is the end token unless the answer is truncated."""
     role: Role = Role.SAMPLE
     text: str = ""
-    """Of a sample, without the token that ended it."""
+    """Decoded text, without the end token."""
     truncated: bool = False
-    """True if it hit `max_new_tokens` before it ended by itself."""
+    """Whether a sample reached `max_new_tokens` before its end token."""
     logps: tuple[float, ...] | None = field(default=None, compare=False)
-    """Log-probability of each token under the model that sampled it, at temperature 1; None of what was not sampled."""
+    """Log-probability of each token under the sampling engine at temperature 1, if the engine reports it; else None."""
     weight: float = 0.0
-    """What its mean log-likelihood, or its loss where the method has one, is multiplied with; 0 = not forwarded."""
+    """Factor of J(answer), or of the answer's loss if the method defines one. Weight 0 needs no forward pass."""
     signal: float = 0.0
-    """What a method's own loss is told of it: an advantage, a verdict or a reward. Unused by weighted likelihoods."""
+    """Number for the method's own loss: an advantage, a verdict or a reward. Unused by weighted likelihoods."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """One prompt with answers to it."""
+    """One prompt and its answers."""
 
     item: Encoded
     answers: tuple[Answer, ...]
     number: int = 0
-    """Among the groups of an update: what the parts of a divided group have in common."""
+    """Index of the group within the update; parts of a split group share it."""
 
     @staticmethod
     def of(item: Encoded, samples: Sequence[Answer]) -> Group:
-        """The G samples, then the reference, then the rejected answer if the item has one."""
-        given = [Answer(item.reference_ids, Role.REFERENCE, item.reference_text)]
+        """Build a group: the G samples, then the reference, then the rejected answer if there is one."""
+        fixed = [Answer(item.reference_ids, Role.REFERENCE, item.reference_text)]
         if item.rejected_ids:
-            given.append(Answer(item.rejected_ids, Role.REJECTED, item.example.rejected or ""))
-        return Group(item, (*samples, *given))
+            fixed.append(Answer(item.rejected_ids, Role.REJECTED, item.example.rejected or ""))
+        return Group(item, (*samples, *fixed))
 
     @property
     def samples(self) -> tuple[Answer, ...]:
-        """The answers that the policy gave."""
+        """The sampled answers."""
         return tuple(answer for answer in self.answers if answer.role is Role.SAMPLE)
 
     @property
     def texts(self) -> list[str]:
-        """Of the samples."""
+        """Texts of the samples."""
         return [answer.text for answer in self.samples]
 
     def tokens(self, role: Role) -> list[int]:
-        """Lengths of the answers with this role."""
+        """Token counts of the answers with this role."""
         return [len(answer.ids) for answer in self.answers if answer.role is role]
 
 
 @dataclass(frozen=True)
 class PerAnswer:
-    """A number for every answer of B groups, by role."""
+    """One number per answer of B groups, by role."""
 
     samples: Tensor
     """(B, G)."""
@@ -137,12 +137,18 @@ class PerAnswer:
 
     @staticmethod
     def of(samples: Tensor, reference: Tensor | float = 0.0, rejected: Tensor | float = 0.0) -> PerAnswer:
-        """Tensors from numbers where one serves for all groups; NaN becomes 0, the dtype is that of the samples."""
+        """Build from tensors, or from a number that holds for all groups. NaN becomes 0; all take the samples' dtype.
+
+        Args:
+            samples: (B, G).
+            reference: (B,) or a number.
+            rejected: (B,) or a number.
+        """
         others = (samples.new_zeros(len(samples)) + value for value in (reference, rejected))
         return PerAnswer(samples.nan_to_num(0.0), *(other.to(samples.dtype).nan_to_num(0.0) for other in others))
 
     def rows(self) -> Iterator[list[float]]:
-        """Group by group, the numbers in the order of `Group.of`: samples, reference, rejected answer."""
+        """Iterate over groups; the numbers are in the order of `Group.of`: samples, reference, rejected answer."""
         columns = self.samples.tolist(), self.reference.tolist(), self.rejected.tolist()
         for samples, reference, rejected in zip(*columns, strict=True):
             yield [*samples, reference, rejected]
@@ -150,50 +156,50 @@ class PerAnswer:
 
 @dataclass(frozen=True)
 class Batch:
-    """Groups that go through the model together, with those of their answers that count.
+    """Groups that are trained on together, restricted to the answers with nonzero weight.
 
-    Its S answers are numbered group by group; selecting some of them by number gives a batch again.
+    The S answers are numbered group by group. `select` returns the batch of some of them.
     """
 
     groups: tuple[Group, ...]
 
     @cached_property
     def answers(self) -> list[Answer]:
-        """S."""
+        """All S answers."""
         return [answer for group in self.groups for answer in group.answers]
 
     @cached_property
     def owners(self) -> list[Group]:
-        """S, the group of each answer."""
+        """The group of each of the S answers."""
         return [group for group in self.groups for _ in group.answers]
 
     @cached_property
     def lengths(self) -> list[int]:
-        """S, tokens of each answer."""
+        """Tokens of each of the S answers."""
         return [len(answer.ids) for answer in self.answers]
 
     @cached_property
     def prompt_lengths(self) -> list[int]:
-        """S, tokens of the prompt of each answer."""
+        """Prompt tokens of each of the S answers."""
         return [len(group.item.prompt_ids) for group in self.owners]
 
     @cached_property
     def numbers(self) -> list[int]:
-        """S, which group each answer belongs to."""
+        """Group index of each of the S answers."""
         return [group.number for group in self.owners]
 
     @cached_property
     def weights(self) -> list[float]:
-        """S, the weight of each answer."""
+        """Weight of each of the S answers."""
         return [answer.weight for answer in self.answers]
 
     def select(self, indices: Sequence[int]) -> Batch:
-        """The answers with these numbers, in this order; neighbours of one group stay one group."""
+        """Sub-batch of the answers `indices`, in that order. Adjacent answers of one group stay in one group."""
         parts = [list(part) for _, part in groupby(indices, key=lambda index: self.owners[index].number)]
         chosen = (replace(self.owners[part[0]], answers=tuple(self.answers[row] for row in part)) for part in parts)
         return Batch(tuple(chosen))
 
 
 def canonical(value: Any) -> bytes:
-    """The one JSON text of a value, for digests."""
+    """Canonical JSON encoding of a value, for digests."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()

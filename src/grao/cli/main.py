@@ -16,7 +16,7 @@ from importlib import import_module
 
 from grao.errors import BrokenNumbersError, InputError, RewardUnavailableError
 from grao.heartbeat import every
-from grao.signals import handled, insistent, stop
+from grao.signals import handled, resend_lost_interrupts, stop
 from grao.visible import visible
 
 _CODES: dict[type[Exception], int] = {InputError: 2, RewardUnavailableError: 3, BrokenNumbersError: 4}
@@ -30,7 +30,7 @@ _LOST = ("Connection closed by peer", "Connection reset by peer", "remote proces
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
     try:
-        with handled(stop, interrupt=False), insistent():
+        with handled(stop, interrupt=False), resend_lost_interrupts():
             code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return code

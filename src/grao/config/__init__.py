@@ -1,1 +1,1 @@
-"""The recipe of a run: strict YAML and options into checked dataclasses. Free of torch."""
+"""Recipes: strict YAML and command-line options to validated dataclasses. Does not import torch."""

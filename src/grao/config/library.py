@@ -1,4 +1,4 @@
-"""What `GRAOTrainer` is told: a recipe without model, data and rewards, which are objects in Python."""
+"""Configuration of `GRAOTrainer`: a recipe without model, data and rewards, which are Python objects there."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -18,119 +18,126 @@ from grao.methods.grao import GRAO
 from grao.settings import Seed, WrittenPath, settings
 
 _ELSEWHERE = {"model": "model and peft_config", "rewards": "reward_funcs"}
-"""Section of a recipe -> the arguments of GRAOTrainer in its place."""
+"""Section of a recipe -> the arguments of GRAOTrainer that replace it."""
 
 _SHOWN = 40
-"""Characters of a value that is repeated."""
+"""Longest value repeated in a message, in characters."""
 
 
 @settings
 class GRAOConfig:
-    """What `GRAOTrainer` needs of a recipe; the model, the data and the rewards are objects there."""
+    """Settings of `GRAOTrainer`. Model, data and rewards are arguments of the trainer."""
 
     output_dir: WrittenPath
-    """Checkpoints and metrics go here."""
+    """Folder for checkpoints and metrics."""
     seed: Seed = 0
-    """Of everything random: order, sampling."""
+    """Random seed of order and sampling."""
     end_token: str | None = None
-    """Token that closes a reference answer; by default the one that ends a turn of the chat template."""
+    """Token that ends reference answers; by default the one that ends a turn in the chat template."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of its chat template, such as enable_thinking: false."""
+    """Arguments for the chat template, such as enable_thinking: false."""
     data: PromptsConfig = field(default_factory=PromptsConfig)
-    """How the rows of `train_dataset` become prompts; of a `DataConfig`, where rows come from is ignored."""
+    """How rows of `train_dataset` become prompts. The source settings of a `DataConfig` are ignored."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     method: MethodSection = field(default_factory=GRAO)
     stages: list[StageConfig] = field(default_factory=list)
-    """Several methods one after another, in place of `method`."""
+    """Several methods, trained one after another; replaces `method`."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     @model_validator(mode="before")
     @classmethod
-    def _name_here(cls, given: Any) -> Any:
-        """Says what settings of TRL's and others are called here, all at once."""
-        values = given.kwargs or {} if isinstance(given, ArgsKwargs) else given
-        theirs = {name: value for name, value in values.items() if name not in cls.__dataclass_fields__}
-        named = {name: value for name, value in theirs.items() if meaning(name)}
-        said = [_absent(name, ABSENT[name]) for name in theirs if name in ABSENT]
-        if named:
-            said.append(f"{', '.join(f'{name} is {meaning(name)}' for name in named)} here: {_written(named)}")
-        if said:
-            unknown = (f"{name} is unknown" for name in theirs if name not in named and name not in ABSENT)
-            raise ValueError("; ".join((*unknown, *said)))
-        return given
+    def _translate_names(cls, arguments: Any) -> Any:
+        """Reject settings named as in other trainers, with a message that gives the equivalents of all of them."""
+        values = arguments.kwargs or {} if isinstance(arguments, ArgsKwargs) else arguments
+        foreign = {name: value for name, value in values.items() if name not in cls.__dataclass_fields__}
+        known = {name: value for name, value in foreign.items() if meaning(name)}
+        problems = [_absent(name, ABSENT[name]) for name in foreign if name in ABSENT]
+        if known:
+            problems.append(f"{', '.join(f'{name} is {meaning(name)}' for name in known)} here: {_as_python(known)}")
+        if problems:
+            unknown = (f"{name} is unknown" for name in foreign if name not in known and name not in ABSENT)
+            raise ValueError("; ".join((*unknown, *problems)))
+        return arguments
 
 
 def check_arguments(others: Mapping[str, Any]) -> None:
-    """Refuses arguments that `GRAOTrainer` does not have.
+    """Reject arguments that `GRAOTrainer` does not have.
+
+    Args:
+        others: surplus keyword arguments of the constructor.
 
     Raises:
-        InputError: with what stands in their place.
+        InputError: if there are any; the message gives their equivalents.
     """
-    said = {name: f"{name} is {ARGUMENTS[name]} here" if name in ARGUMENTS else f"{name} is unknown" for name in others}
-    said |= {name: _absent(name, ABSENT_ARGUMENTS[name]) for name in others if name in ABSENT_ARGUMENTS}
-    if said:
-        raise InputError(f"GRAOTrainer: {'; '.join(said.values())}")
+    problems = {
+        name: f"{name} is {ARGUMENTS[name]} here" if name in ARGUMENTS else f"{name} is unknown" for name in others
+    }
+    problems |= {name: _absent(name, ABSENT_ARGUMENTS[name]) for name in others if name in ABSENT_ARGUMENTS}
+    if problems:
+        raise InputError(f"GRAOTrainer: {'; '.join(problems.values())}")
 
 
 def _absent(name: str, why: str) -> str:
-    return f"{name} has no place here: {why}; leave it out"
+    return f"{name} is not supported: {why}; leave it out"
 
 
 def in_place_of(arguments: Any) -> str:
-    """The `GRAOConfig` that says what the arguments of another trainer say, as far as their names are known.
+    """Translate the arguments of another trainer to `GRAOConfig`, as Python source.
 
     Args:
-        arguments: such as `transformers.TrainingArguments` or TRL's `GRPOConfig`; anything else gives an example.
+        arguments: for example `transformers.TrainingArguments` or TRL's `GRPOConfig`. Fields without a known
+            equivalent are left out; any other object gives a minimal example.
     """
     fields = getattr(arguments, "__dataclass_fields__", {})
-    set_to = {name: getattr(arguments, name) for name, item in fields.items() if name in OTHER_NAMES and item.init}
-    set_to.pop("disable_tqdm", None)  # follows from how much the libraries say, if it is not set
-    plain = {name: getattr(value, "value", value) for name, value in set_to.items()}
+    values = {name: getattr(arguments, name) for name, item in fields.items() if name in OTHER_NAMES and item.init}
+    values.pop("disable_tqdm", None)  # its default depends on the log level
+    plain = {name: getattr(value, "value", value) for name, value in values.items()}
     changed = {name: value for name, value in plain.items() if value and str(value) != str(fields[name].default)}
     folder = changed.pop("output_dir", "runs/first")
-    changed = {name: value for name, value in changed.items() if _has_place(str(meaning(name)))}
-    return f"GRAOConfig({', '.join(filter(None, (f'output_dir={folder!r}', _written(changed))))})"
+    changed = {name: value for name, value in changed.items() if _is_settable(str(meaning(name)))}
+    return f"GRAOConfig({', '.join(filter(None, (f'output_dir={folder!r}', _as_python(changed))))})"
 
 
-def _has_place(theirs: str) -> bool:
-    """Whether a field of a recipe is one of `GRAOConfig` and of a method that is known."""
-    path = theirs.partition(" ")[0].split(".")
-    beside = path[0] in ("output", *_ELSEWHERE) or path == ["method", "name"]
-    return not beside and (path[0] != "data" or path[-1] in PromptsConfig.__dataclass_fields__)
+def _is_settable(field_path: str) -> bool:
+    """Whether a field of a recipe exists in `GRAOConfig`, given that the method is already chosen."""
+    path = field_path.partition(" ")[0].split(".")
+    elsewhere = path[0] in ("output", *_ELSEWHERE) or path == ["method", "name"]
+    return not elsewhere and (path[0] != "data" or path[-1] in PromptsConfig.__dataclass_fields__)
 
 
-def _written(values: Mapping[str, Any]) -> str:
-    """How fields of a recipe are set in Python, by the names of another trainer.
+def _as_python(values: Mapping[str, Any]) -> str:
+    """Python source that sets the equivalents of another trainer's settings.
 
-    Example: `{"num_generations": 8}` is `rollout=RolloutConfig(group_size=8)`.
+    Example: `{"num_generations": 8}` gives `rollout=RolloutConfig(group_size=8)`.
     """
     sections: dict[str, dict[str, list[str]]] = {}
-    alone: list[str] = []
+    arguments: list[str] = []
     for name, value in values.items():
         path = str(meaning(name)).partition(" ")[0].split(".")
         section, last = path[0], path[-1]
         shown = "..." if name in OTHER_VALUES or len(repr(value)) > _SHOWN else repr(value)
         if section in _ELSEWHERE:
-            alone.append(f"GRAOTrainer takes {_ELSEWHERE[section]}")
+            arguments.append(f"GRAOTrainer takes {_ELSEWHERE[section]}")
         elif path == ["method", "name"]:
-            alone.append(f"method={', '.join(f'{method.__name__}()' for method in METHODS.values())}")
+            arguments.append(f"method={', '.join(f'{method.__name__}()' for method in METHODS.values())}")
         elif len(path) == 1:
-            alone.append(f"{'output_dir' if section == 'output' else section}={shown}")
+            arguments.append(f"{'output_dir' if section == 'output' else section}={shown}")
         elif section == "data" and last not in PromptsConfig.__dataclass_fields__:
-            alone.append("GRAOTrainer takes train_dataset and eval_dataset")
+            arguments.append("GRAOTrainer takes train_dataset and eval_dataset")
         else:
             inner = path[1] if len(path) > 2 else ""
             written = f"{last!r}: {shown}" if inner == "trainer" else f"{last}={shown}"
-            told = sections.setdefault(_class_of(section, last), {}).setdefault(inner, [])
-            told += [] if written in told else [written]
-    around = {"": "{}", "trainer": "trainer={{{}}}", "vllm": f"vllm={VLLMConfig.__name__}({{}})"}
-    for opened, parts in sections.items():
-        alone.append(f"{opened}({', '.join(around[inner].format(', '.join(told)) for inner, told in parts.items())})")
-    return ", ".join(dict.fromkeys(alone))
+            parts = sections.setdefault(_class_of(section, last), {}).setdefault(inner, [])
+            parts += [] if written in parts else [written]
+    wrappers = {"": "{}", "trainer": "trainer={{{}}}", "vllm": f"vllm={VLLMConfig.__name__}({{}})"}
+    for opening, inside in sections.items():
+        text = ", ".join(wrappers[inner].format(", ".join(parts)) for inner, parts in inside.items())
+        arguments.append(f"{opening}({text})")
+    return ", ".join(dict.fromkeys(arguments))
 
 
 def _class_of(section: str, name: str) -> str:
-    """`rollout=RolloutConfig`: the section of a `GRAOConfig` that has a field, with its class."""
+    """`rollout=RolloutConfig`: the section of `GRAOConfig` that has a field, and its class."""
     if section == "method":
         kind: Any = next(method for method in METHODS.values() if hasattr(method, name))
     else:

@@ -1,12 +1,12 @@
-"""Recipes from strict YAML and options, and back to YAML. A mistake is one line: file and line, field, what to do.
+"""Load recipes from strict YAML and options, and dump them as YAML. Errors are one line: file, line, field, advice.
 
-An option `--section.key value` replaces what the file says; its value is YAML too: `--model.lora null`,
-`--rewards.0.weight 2`, `--training.trainer '{bf16: true}'`. Sections and list entries that it needs are made, and text
-for a section with a path is its path: `--model MODEL` is `--model.path MODEL`.
+An option `--section.key value` overrides the file. Its value is YAML too: `--model.lora null`, `--rewards.0.weight 2`,
+`--training.trainer '{bf16: true}'`. Missing sections and list entries are created. Text for a section that has a `path`
+is that path: `--model MODEL` means `--model.path MODEL`.
 
-Relative paths in a file (`model.path`, `data.path`, `data.test_path`, the files of a reward) are looked up in the
-working directory and, if nothing is there, beside the recipe; those in the `recipe.yaml` of a run the other way around.
-What is in neither place is left as it is: it may be a hub id. Paths in options are left alone.
+Relative paths in a file (`model.path`, `data.path`, `data.test_path`, files of a reward) are looked up in the working
+directory first, then in the folder of the recipe; for the `recipe.yaml` of a run in the opposite order. A path found in
+neither is kept, as it may be a hub id. Paths in options are not changed.
 """
 
 import json
@@ -29,53 +29,56 @@ from grao.files import read_text
 
 Root = TypeVar("Root")
 Overrides = Sequence[tuple[str, str]]
-"""Dotted field and YAML text, in the order of the command line."""
+"""Pairs of dotted field and YAML text, in the order of the command line."""
 
 _REWARDS = ("rewards", "0"), ("judges", "0"), ("watch", "reward"), ("audit", "second")
 _REWARD_FILES = "function", "judge.criterion", "judge.ledger", "judge.local.path", "model.path", "rule.embedding.model"
 _FILES = {("model", "path"), ("data", "path"), ("data", "test_path"), ("recipe",)}
 _FILES |= {(*reward, *field.split(".")) for reward in _REWARDS for field in _REWARD_FILES}
-"""Fields that are looked up beside the recipe."""
+"""Fields whose files may be in the folder of the recipe."""
 
 _LARGEST = 1 << 20
-"""Bytes of the largest recipe."""
+"""Largest recipe file, in bytes."""
 
 
 def load_recipe(path: Path | None, overrides: Overrides = (), values: Sequence[tuple[str, Any]] = ()) -> Recipe:
-    """A checked recipe of a run; see `load_config`."""
+    """Load the recipe of a training run; see `load_config`."""
     return load_config(Recipe, path, overrides, values)
 
 
 def load_config(
     root: type[Root], path: Path | None, overrides: Overrides = (), values: Sequence[tuple[str, Any]] = ()
 ) -> Root:
-    """Reads and checks a recipe of any kind.
+    """Load and validate a recipe of any kind.
 
     Args:
-        root: its class.
-        path: the file; None if the options say everything.
-        overrides: options as pairs of dotted field and YAML text, later ones win: `("rollout.group_size", "4")`.
-        values: dotted field and plain value, `("rollout.group_size", 4)`; they win over the file, options over them.
+        root: class of the recipe.
+        path: the file; None if options specify everything.
+        overrides: options as pairs of dotted field and YAML text, such as `("rollout.group_size", "4")`. Later ones
+            take precedence.
+        values: pairs of dotted field and plain value, such as `("rollout.group_size", 4)`. They take precedence over
+            the file, and options over them.
 
     Returns:
-        The recipe, with defaults filled in.
+        The recipe, including defaults.
 
     Raises:
-        InputError: one line on all mistakes, with file and line or the option; on unknown keys alone if there are any.
+        InputError: if the recipe is invalid. The message lists all problems in one line, each with file and line or
+            with the option; if there are unknown keys, it lists only these.
     """
     given = Given(root, {}, None, {}) if path is None else _read(root, path)
     for name, value in values:
         given = _set(given, name, value)
     for name, text in overrides:
         given = _set(given, name, _parsed(name, text), text)
-    try:  # as JSON: only there strict means no text for a number, but text for a path
+    try:  # in JSON mode, strict rejects text for a number but accepts text for a path
         return adapter(root).validate_json(json.dumps(given.values), strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         raise InputError(described(error, given)) from error
 
 
 def dump_recipe(recipe: Any) -> str:
-    """A recipe of any kind as YAML, defaults included, with a comment on each field. `load_config` reads it back."""
+    """Dump a recipe of any kind as YAML, including defaults, with a comment on each field. Inverse of `load_config`."""
     root: type = type(recipe)
     values = adapter(root).dump_python(recipe, mode="json", by_alias=True)
     docs: dict[Location, str] = {}
@@ -89,13 +92,13 @@ def dump_recipe(recipe: Any) -> str:
     for number, line in enumerate(text.rstrip("\n").split("\n"), start=1):
         if at := commented.get(number):
             indent = " " * (len(line) - len(line.lstrip()))
-            lines += [""] * (len(at) == 1 and number > 1) + [f"{indent}# {docs[at]}"]
+            lines += [""] * (len(at) == 1 and number > 1) + [f"{indent}# {' '.join(docs[at].split())}"]
         lines.append(line)
     return "\n".join(lines) + "\n"
 
 
 def _kinds(values: Any, path: Location) -> set[str]:
-    """The names of the sections at a path; of those in a list, each one's."""
+    """Names of the variants used at a path; for a list, those of all entries."""
     if isinstance(values, list):
         return {name for entry in values for name in _kinds(entry, path[1:])}
     return _kinds(values.get(path[0]), path[1:]) if path else {values["name"]}
@@ -103,7 +106,7 @@ def _kinds(values: Any, path: Location) -> set[str]:
 
 def _read(root: type, path: Path) -> Given:
     if os.path.isdir(path):
-        raise InputError(f"{path} is a folder; {_inside(path)}")
+        raise InputError(f"{path} is a folder; {_advice(path)}")
     if (text := read_text(path, _LARGEST)) is None:
         raise InputError(f"{path} does not exist; give a recipe file")
     if path.suffix == ".json":
@@ -117,56 +120,57 @@ def _read(root: type, path: Path) -> Given:
         needed += [item.path[0] for item in sections(root)[0].fields if item.required]
         raise InputError(f"{path} is empty; a recipe needs {', '.join(needed)}")
     if not isinstance(document.value, dict):
-        raise InputError(f"{path}, line 1: a recipe is a mapping of sections (model: ...), not a list or a text")
-    return Given(root, _beside(document.value, path.parent), path, dict(document.lines))
+        raise InputError(f"{path}, line 1: a recipe must be a mapping of sections (model: ...), not a list or text")
+    return Given(root, _resolved(document.value, path.parent), path, dict(document.lines))
 
 
-def _inside(folder: Path) -> str:
-    """What to give in place of a folder."""
+def _advice(folder: Path) -> str:
+    """What to give instead of a folder."""
     recipes = sorted(file.name for file in folder.iterdir() if file.suffix in (".yaml", ".yml", ".json"))
     if "recipe.yaml" in recipes and "manifest.json" in recipes:
-        return f"it holds a run: go on with grao train --resume {folder}, or give {folder / 'recipe.yaml'}"
+        return f"it contains a run: resume it with grao train --resume {folder}, or give {folder / 'recipe.yaml'}"
     if recipes:
         return f"give a file in it, such as {folder / recipes[0]}"
     return "give a recipe file"
 
 
-def _beside(value: Any, folder: Path, at: Location = ()) -> Any:
-    """The value, in which files that lie beside the recipe and not in the working directory have their path."""
+def _resolved(value: Any, folder: Path, at: Location = ()) -> Any:
+    """Replace files that exist only in the folder of the recipe by their full path."""
     if isinstance(value, dict):
-        return {key: _beside(inside, folder, (*at, key)) for key, inside in value.items()}
+        return {key: _resolved(item, folder, (*at, key)) for key, item in value.items()}
     if isinstance(value, list):
-        return [_beside(inside, folder, (*at, "0")) for inside in value]
-    above = {"base": 1, "arms": 2}.get(at[0] if at else "", 0)  # these parts of a study are fields of a recipe
-    if not value or not isinstance(value, str) or at[above:] not in _FILES:
+        return [_resolved(item, folder, (*at, "0")) for item in value]
+    prefix = {"base": 1, "arms": 2}.get(at[0] if at else "", 0)  # keys above the fields of a recipe in a study
+    if not value or not isinstance(value, str) or at[prefix:] not in _FILES:
         return value
     file, colon, name = value.rpartition(":") if at[-1] == "function" else (value, "", "")
-    # Not files: a function of a package, a criterion's name. A ledger without a dot belongs to the working directory.
+    # A function of a package and the name of a criterion are not files; a ledger without a dot is in the working
+    # directory.
     is_file = file.endswith(".py") if at[-1] == "function" else "." in file or at[-1] not in ("criterion", "ledger")
-    beside = os.path.join(folder, file)
-    hidden = _is_there(file) and not (folder / "manifest.json").exists()
-    return f"{beside}{colon}{name}" if is_file and not hidden and _is_there(beside) else value
+    in_folder = os.path.join(folder, file)
+    shadowed = _exists(file) and not (folder / "manifest.json").exists()
+    return f"{in_folder}{colon}{name}" if is_file and not shadowed and _exists(in_folder) else value
 
 
-def _is_there(file: str) -> bool:
-    """Whether there is such a file, or one that such a pattern means."""
+def _exists(file: str) -> bool:
+    """Whether the file, or a file that matches the pattern, exists."""
     return os.path.exists(file) or ("\0" not in file and any(iglob(file)))
 
 
 def _parsed(name: str, text: str) -> Any:
-    """The value of an option."""
+    """Parse the value of an option."""
     try:
         return read_yaml(text).value
     except InputError as error:
         option, problem = f"--{dotted(tuple(name.split('.')))}", str(error).partition(": ")[2]
-        raise InputError(f"{option}: {problem}; put the value in quotes twice: '\"...\"'") from error
+        raise InputError(f"{option}: {problem}; quote the value twice: '\"...\"'") from error
 
 
 def _set(given: Given, name: str, value: Any, text: str | None = None) -> Given:
-    """The value at its dotted name, and remembered as coming from an option.
+    """Set a value at its dotted name and record that it came from an option.
 
-    Its `text`, or else how YAML writes it, is taken where a number or a truth value is meant as text. Text for a
-    section that has a path is that path: `--model MODEL` is `--model.path MODEL`.
+    If the field takes text and the value is a number or boolean, use its `text`, or else its YAML form. Text for a
+    section that has a `path` is that path: `--model MODEL` means `--model.path MODEL`.
     """
     at = tuple(name.split("."))
     if text is not None and isinstance(value, str) and "path" in names(given.root).get(general(at), ()):
@@ -179,7 +183,7 @@ def _set(given: Given, name: str, value: Any, text: str | None = None) -> Given:
 
 
 def _placed(root: type, container: Any, at: Location, value: Any, above: Location = ()) -> Any:
-    """A copy of the container with the value set at `at`; missing lists and sections on the way are created."""
+    """Copy of the container with the value set at `at`. Missing lists and sections on the way are created."""
     if not at:
         return value
     key, *rest = at
@@ -189,9 +193,9 @@ def _placed(root: type, container: Any, at: Location, value: Any, above: Locatio
     if isinstance(container, dict):
         return {**container, key: _placed(root, container.get(key), tuple(rest), value, here)}
     if not isinstance(container, list):
-        raise InputError(f"{option} is unknown; {dotted(above)} is no section")
+        raise InputError(f"{option} is unknown; {dotted(above)} is not a section")
     position = int(key) if re.fullmatch("[0-9]{1,6}", key) else len(container) + 1
     if position > len(container):
-        raise InputError(f"{option}: {dotted(above)} has {len(container)} entries; the next is {len(container)}")
+        raise InputError(f"{option}: {dotted(above)} has {len(container)} entries; the next index is {len(container)}")
     before, (entry, *after) = container[:position], container[position:] or [None]
     return [*before, _placed(root, entry, tuple(rest), value, here), *after]

@@ -1,4 +1,4 @@
-"""What is said about a recipe that is wrong: one line with all unknown keys, or else all that is wrong and missing."""
+"""Error messages for invalid recipes: one line with all unknown keys, or else with all wrong and missing values."""
 
 import json
 from dataclasses import dataclass
@@ -18,35 +18,35 @@ from grao.errors import listed
 from grao.files import read_packaged
 
 _SHOWN = 60
-"""Longest value that is repeated in a message, in characters."""
+"""Longest value repeated in a message, in characters."""
 _MOST = 12
-"""Mistakes that one message names."""
+"""Maximum number of problems in one message."""
 _UNKNOWN, _MISSING = "unexpected_keyword_argument", "missing"
 _KINDS: dict[type, tuple[str, str]] = {
     Recipe: ("the recipe of a run", "grao train"),
     Study: ("a study", "grao compare"),
     RewardModelRecipe: ("the recipe of a reward model", "grao reward train"),
 }
-"""What a file may be, and the command that it is for."""
+"""Kinds of recipes and the commands that take them."""
 
 _EXPECTED: dict[str, str] = read_packaged("grao.config", "expected.yaml")
-"""pydantic's error types -> what the field must be."""
+"""pydantic's error type -> what the field must be."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the user gave, before it is checked."""
+    """The user's input, before validation."""
 
     root: type
     """Class of the recipe."""
     values: dict[str, Any]
-    """The recipe as plain values, options applied."""
+    """The recipe as plain values, with options applied."""
     file: Path | None
     lines: dict[Location, int | None]
-    """Line of every key and entry in the file; None for what an option `--a.b value` sets."""
+    """Line of every key and list entry in the file; None for values set by an option."""
 
     def origin(self, at: Location) -> Location | int | None:
-        """The option, or else the line, that a value or its closest section came from."""
+        """Path of the option or line in the file that set a value, or else the closest section around it."""
         for length in range(len(at), 0, -1):
             options = (key for key, line in self.lines.items() if line is None and key[:length] == at[:length])
             if origin := self.lines.get(at[:length]) or next(options, None):
@@ -54,7 +54,7 @@ class Given:
         return None
 
     def where(self, at: Location) -> str:
-        """`recipe.yaml, line 4: rollout.group_size` or `--rollout.group_size`."""
+        """Where a value was set: `recipe.yaml, line 4: rollout.group_size` or `--rollout.group_size`."""
         if not at:
             return str(self.file or "the options")
         origin = self.origin(at)
@@ -66,38 +66,38 @@ class Given:
 
 
 def dotted(at: Location) -> str:
-    """`rollout.group_size`; parts that are no plain words in quotes."""
+    """Return the path as `rollout.group_size`, quoting parts that are not plain words."""
     return ".".join(_shortened(part if part.isdecimal() else write_inline(part)) for part in at)
 
 
 def described(error: ValidationError, given: Given) -> str:
-    """The mistakes of a recipe in one line, in the order of the file.
+    """Describe all problems of a recipe in one line, in the order of the file.
 
-    Unknown keys alone if there are any, since they often explain what is missing.
+    If there are unknown keys, describe only these, since they often explain missing ones.
     """
-    mistakes: dict[Location, list[ErrorDetails]] = {}
+    problems: dict[Location, list[ErrorDetails]] = {}
     for item in error.errors():
         if (at := _location(item, given.values)) is not None:
-            mistakes.setdefault(at, []).append(item)
+            problems.setdefault(at, []).append(item)
 
     def line(at: Location) -> float:
         return 0 if isinstance(origin := given.origin(at), tuple) else origin or float("inf")
 
-    unknown = [at for at in mistakes if mistakes[at][0]["type"] == _UNKNOWN]
+    unknown = [at for at in problems if problems[at][0]["type"] == _UNKNOWN]
     if unknown and (other := _other_kind(given)):
         return other
-    told = sorted(unknown or mistakes, key=line)
-    absent = [at for at in told if mistakes[at][0]["type"] == _MISSING and given.file is None]
-    said = [_sentence(at, mistakes[at], given) for at in told if at not in absent]
-    options = [_missing_options(absent, given.root)] if absent else []
-    more = len(mistakes) - len(absent) - len(said[:_MOST])
+    paths = sorted(unknown or problems, key=line)
+    missing = [at for at in paths if problems[at][0]["type"] == _MISSING and given.file is None]
+    sentences = [_sentence(at, problems[at], given) for at in paths if at not in missing]
+    options = [_missing_options(missing, given.root)] if missing else []
+    more = len(problems) - len(missing) - len(sentences[:_MOST])
     rest = f" (and {more} more mistake{'s' if more > 1 else ''})" if more else ""
-    return listed([*said[:_MOST], *options], str(given.file or "")) + rest
+    return listed([*sentences[:_MOST], *options], str(given.file or "")) + rest
 
 
 def _other_kind(given: Given) -> str | None:
-    """What a file is that holds keys unknown here, if they are all known to another command."""
-    for root, (what, command) in _KINDS.items():
+    """Message for a file that is a valid recipe of another kind; None if it is not."""
+    for root, (kind, command) in _KINDS.items():
         if given.file is None or root is given.root:
             continue
         try:
@@ -106,14 +106,14 @@ def _other_kind(given: Given) -> str | None:
             if any(item["type"] == _UNKNOWN for item in error.errors()):
                 continue
         command = "grao sweep" if root is Study and given.values.get("over") else command
-        return f"{given.file} is {what}: {command} --config {given.file}"
+        return f"{given.file} is {kind}: {command} --config {given.file}"
     return None
 
 
 def _location(item: ErrorDetails, values: Any) -> Location | None:
-    """pydantic's `loc` without the members of unions that it names in between.
+    """Return pydantic's `loc` without the union members that it contains.
 
-    None if a section is reported missing that is there, with a mistake inside that is reported too.
+    Return None if a section is reported as missing although it is present; then a problem inside it is reported too.
     """
     at: list[str] = []
     for part in item["loc"]:
@@ -134,30 +134,30 @@ def _sentence(at: Location, items: list[ErrorDetails], given: Given) -> str:
         return f"{where} is unknown; {suggestion(at, where == f'--{dotted(at)}', given.root, given.values)}"
     if kind == "union_tag_invalid":
         known, name = variants(general(at[:-1]), given.root), value.get("name")
-        hint = "".join(f"; did you mean {near}?" for near in get_close_matches(str(name), known, n=1))
+        hint = "".join(f"; did you mean {similar}?" for similar in get_close_matches(str(name), known, n=1))
         return f"{where} must be {' or '.join(known)}, got {_shortened(write_inline(name))}{hint}"
     if kind == _MISSING:
         return f"{where} is missing, for example {at[-1]}: {write_inline(example(general(at), given.root))}"
     if kind not in _EXPECTED:
         return f"{where}: {items[0]['msg'].removeprefix('Value error, ')}"
     expected = " or ".join(dict.fromkeys(_expected(item) for item in items))
-    of_path = kind == "dataclass_type" and isinstance(value, str) and "path" in names(given.root).get(general(at), ())
-    hint = "; write the path below it, indented: path: ..." if of_path else ""
+    has_path = kind == "dataclass_type" and isinstance(value, str) and "path" in names(given.root).get(general(at), ())
+    hint = "; write the path below it, indented: path: ..." if has_path else ""
     return f"{where} must be {expected}, got {_shortened(write_inline(value))}{hint}"
 
 
-def _missing_options(places: list[Location], root: type) -> str:
-    """What is missing where there is no file, with options that would say it."""
+def _missing_options(missing: list[Location], root: type) -> str:
+    """Name missing fields as options, with an example, for a command without a recipe file."""
     options = []
-    for at in places:
+    for at in missing:
         text = example(general(at), root)
-        while text and isinstance(text, dict | list):  # down to the first plain value
+        while text and isinstance(text, dict | list):  # descend to the first plain value
             key, text = next(iter(text.items())) if isinstance(text, dict) else ("0", text[0])
             at = (*at, key)
         options.append((f"--{dotted(at)}", text))
-    *names_before, last = (name for name, _ in options)
-    names_all = f"{', '.join(names_before)} and {last} are" if names_before else f"{last} is"
-    return f"{names_all} missing, for example {' '.join(f'{name} {text}' for name, text in options)}"
+    *others, last = (name for name, _ in options)
+    subject = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+    return f"{subject} missing, for example {' '.join(f'{name} {text}' for name, text in options)}"
 
 
 def _expected(item: ErrorDetails) -> str:
@@ -167,13 +167,13 @@ def _expected(item: ErrorDetails) -> str:
 
 
 def suggestion(at: Location, as_option: bool, root: type, values: Any = None) -> str:
-    """What was probably meant by a key that is unknown: one here, or in another section; else all of this section.
+    """Suggest what an unknown key means: a similar key here or in another section, else all keys of its section.
 
     Args:
-        at: where it stands.
-        as_option: whether it is an option, not a line in a file.
+        at: path of the unknown key.
+        as_option: whether it was given as an option instead of in a file.
         root: class of the recipe.
-        values: the recipe as far as it is known; says which of several kinds a section is.
+        values: the recipe as plain values; selects the variant of a section that has several.
     """
     section, key, known = at[:-1], at[-1], names(root)
     of_run, here = "rollout" in known[()], known.get(general(section), ())
@@ -190,26 +190,26 @@ def suggestion(at: Location, as_option: bool, root: type, values: Any = None) ->
         return f"in a file, write {key.rpartition('.')[2]} below {key.rpartition('.')[0]}, indented"
     same = [path for path in paths if path[-1] == key]
     if of_run and key in ABSENT:
-        return f"it has no place here: {ABSENT[key]}; leave it out"
-    theirs = (meaning(f"{section[-1]}_{key}" if section else key) or meaning(key)) if of_run else None
-    if theirs and not same:
-        return f"here it is {'--' * as_option}{theirs}"
-    near = [(*section, name) for name in get_close_matches(key, here, n=1)]
-    alike = get_close_matches(key, [path[-1] for path in paths], n=1)
-    meant = same or near or [path for path in paths if path[-1] in alike]
+        return f"it is not supported: {ABSENT[key]}; leave it out"
+    equivalent = (meaning(f"{section[-1]}_{key}" if section else key) or meaning(key)) if of_run else None
+    if equivalent and not same:
+        return f"here it is {'--' * as_option}{equivalent}"
+    similar_here = [(*section, name) for name in get_close_matches(key, here, n=1)]
+    similar = get_close_matches(key, [path[-1] for path in paths], n=1)
+    meant = same or similar_here or [path for path in paths if path[-1] in similar]
     if not meant:
         return f"{dotted(section) if here and section else 'a recipe'} has {', '.join(here or known[()])}"
-    if meant is near and not as_option:
-        return f"did you mean {near[0][-1]}?"
-    # Only those nearest to the top: what lies deep inside optional sections is seldom meant.
+    if meant is similar_here and not as_option:
+        return f"did you mean {similar_here[0][-1]}?"
+    # Fields deep inside optional sections are rarely meant.
     shallow = [".".join(path) for path in meant if len(path) == min(map(len, meant))]
-    if theirs and theirs.partition(" ")[0] not in shallow:
-        shallow.append(theirs)
+    if equivalent and equivalent.partition(" ")[0] not in shallow:
+        shallow.append(equivalent)
     return f"did you mean {' or '.join('--' * as_option + path for path in shallow)}?"
 
 
 def _inside(values: Any, at: Location) -> Any:
-    """What stands at a place of a recipe; None where nothing does."""
+    """Return the value at a path of a recipe, or None."""
     for part in at:
         known = values if isinstance(values, dict) else dict(enumerate(values)) if isinstance(values, list) else {}
         values = known.get(int(part) if isinstance(values, list) and part.isdecimal() else part)

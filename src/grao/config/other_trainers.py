@@ -1,33 +1,33 @@
-"""What others call a setting, a command or a class, and its name here (`other_trainers.yaml`)."""
+"""Names of settings, commands and classes in other libraries and their equivalents here (`other_trainers.yaml`)."""
 
 from grao.files import read_packaged
 
 _OTHERS = read_packaged("grao.config", "other_trainers.yaml")
 OTHER_NAMES: dict[str, str] = _OTHERS["names"]
-"""Name of a setting in TRL or transformers -> the field of a recipe."""
+"""Setting of TRL or transformers -> field of a recipe."""
 WORDS: dict[str, str] = _OTHERS["words"]
-"""What else a setting is called -> the field of a recipe."""
+"""Setting of other libraries, or a common term -> field of a recipe."""
 OTHER_VALUES: list[str] = _OTHERS["other values"]
-"""Those whose value means something else here."""
+"""Settings whose values do not carry over to their equivalents."""
 ABSENT: dict[str, str] = _OTHERS["absent"]
-"""Setting of TRL that has no counterpart -> why."""
+"""Setting of TRL or transformers without equivalent -> reason."""
 UNFIT: dict[str, str] = _OTHERS["unfit"]
-"""Field of transformers.TrainingArguments that has no place here -> why."""
+"""Field of transformers.TrainingArguments that is not supported -> reason."""
 ARGUMENTS: dict[str, str] = _OTHERS["arguments"]
-"""Argument of another trainer -> that of GRAOTrainer."""
+"""Argument of another trainer -> argument of GRAOTrainer."""
 ABSENT_ARGUMENTS: dict[str, str] = _OTHERS["absent arguments"]
-"""Argument of another trainer that has no counterpart -> why."""
+"""Argument of another trainer without equivalent -> reason."""
 CLASSES: dict[str, str] = _OTHERS["classes"]
-"""Class of TRL or transformers -> what stands in its place."""
+"""Class of TRL or transformers -> its equivalent."""
 COMMANDS: dict[str, str] = _OTHERS["commands"]
-"""Command by another name -> what to type."""
+"""Other name of a command -> what to type."""
 
 
 def meaning(name: str) -> str | None:
-    """The field of a recipe that a name means elsewhere; None if it means none.
+    """Return the field of a recipe that corresponds to a name from elsewhere, or None.
 
     Args:
-        name: `batch-size`, `lora_r`; of a dotted one the last part counts.
+        name: such as `batch-size` or `lora_r`; only the last part of a dotted name counts.
     """
     word = name.rpartition(".")[2].lower().replace("-", "_")
     return OTHER_NAMES.get(word) or WORDS.get(word)

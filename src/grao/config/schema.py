@@ -1,4 +1,4 @@
-"""The fields of a recipe as a flat list of facts, read off its dataclasses: for help, messages and comments."""
+"""The sections and fields of a recipe, extracted from its dataclasses for help, error messages and comments."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -14,49 +14,49 @@ from grao.config.strict_yaml import Location
 from grao.settings import LARGEST_COUNT, LARGEST_NUMBER
 
 adapter = TypeAdapter
-"""Converts recipes of a class from and to plain values."""
+"""Converts recipes of a class to and from plain values."""
 ADAPTER = TypeAdapter(Recipe)
-"""Converts recipes of a run from and to plain values."""
+"""Converts recipes of a run to and from plain values."""
 
 
 class FieldFacts(NamedTuple):
-    """One field."""
+    """Description of a field."""
 
     path: Location
-    """`("rollout", "group_size")`; entries of a list stand below `0`: `("rewards", "0", "weight")`."""
+    """`("rollout", "group_size")`; entries of a list have index `0`: `("rewards", "0", "weight")`."""
     kind: str
-    """What it takes, in words: `integer >=2`."""
+    """Accepted values in words: `integer >=2`."""
     required: bool
     default: Any
-    """Plain value; None where the field is required."""
+    """Plain value; None if the field is required."""
     doc: str
     example: Any
-    """A plausible value; None where neither help nor messages need one."""
+    """A plausible value; None if neither help nor messages need one."""
 
 
 class SectionFacts(NamedTuple):
-    """One section and the fields directly in it."""
+    """Description of a section and of its own fields."""
 
     path: Location
     doc: str
     required: bool
     optional: bool
-    """May be null, and is by default."""
+    """Whether it may be null, which is then the default."""
     variant: str | None
-    """Where a section is one of several kinds that its key `name` tells apart: that name. The default comes first."""
+    """For a section with several variants: the value of `name` that selects this one. The default comes first."""
     fields: tuple[FieldFacts, ...]
 
 
 @cache
 def sections(root: type = Recipe) -> tuple[SectionFacts, ...]:
-    """All sections, the recipe itself (path `()`) first, each before those inside it."""
+    """Return all sections, parents before children, starting with the recipe itself (path `()`)."""
     schema = adapter(root).json_schema(by_alias=True, schema_generator=_Documented)
     return tuple(_sections(schema, schema["$defs"]))
 
 
 @cache
 def names(root: type = Recipe) -> dict[Location, tuple[str, ...]]:
-    """Section -> the keys it knows: its fields, then its sections, in their order."""
+    """Return section path -> its keys: first fields, then sections, in order of definition."""
     known: dict[Location, dict[str, None]] = {section.path: {} for section in sections(root)}
     fields = [item.path for section in sections(root) for item in section.fields]
     for path in [*fields, *(section.path for section in sections(root)[1:])]:
@@ -67,22 +67,22 @@ def names(root: type = Recipe) -> dict[Location, tuple[str, ...]]:
 
 @cache
 def field_facts(root: type = Recipe) -> dict[Location, FieldFacts]:
-    """Path -> facts, for every field that is no section; of several kinds of a section the first that has it."""
+    """Return path -> description of every field. If several variants of a section have it, the first counts."""
     return {item.path: item for section in reversed(sections(root)) for item in section.fields}
 
 
 def variants(path: Location, root: type = Recipe) -> dict[str, SectionFacts]:
-    """Name -> section, where a section is one of several kinds; else empty."""
+    """Return name -> section for the variants of a section; empty if it has none."""
     return {section.variant: section for section in sections(root) if section.path == path and section.variant}
 
 
 def general(path: Location) -> Location:
-    """The path with 0 for every list position, as the facts are filed."""
+    """Return the path with 0 in place of every list index, as in `FieldFacts.path`."""
     return tuple("0" if part.isdecimal() else part for part in path)
 
 
 def example(path: Location, root: type = Recipe) -> Any:
-    """A plausible value of a required field, or a section with those of its fields that have one."""
+    """Return a plausible value for a required field, or for a section with those of its fields that have one."""
     if path in field_facts(root):
         return field_facts(root)[path].example
     if (*path, "0") in names(root):
@@ -92,7 +92,7 @@ def example(path: Location, root: type = Recipe) -> Any:
 
 
 def whole(number: Any) -> Any:
-    """A float without a fraction as a whole number, unless it is huge; anything else as it is."""
+    """Convert a float without fraction to an integer, unless it is huge; return anything else unchanged."""
     return int(number) if isinstance(number, float) and number.is_integer() and abs(number) < 1e15 else number
 
 
@@ -101,10 +101,10 @@ _Traits = tuple[bool, bool, str | None]
 
 
 class _Documented(GenerateJsonSchema):
-    """Describes inherited fields too: pydantic takes the text below a field only in the class that declares it."""
+    """JSON schema with docstrings of inherited fields: pydantic reads only those of the class that declares a field."""
 
     def dataclass_schema(self, schema: DataclassSchema) -> dict[str, Any]:
-        """JSON schema of one section."""
+        """Return the JSON schema of a section."""
         described = super().dataclass_schema(schema)
         for base in schema["cls"].__mro__:
             for name, info in getattr(base, "__pydantic_fields__", {}).items():
@@ -116,10 +116,10 @@ class _Documented(GenerateJsonSchema):
 def _sections(
     schema: dict[str, Any], definitions: dict[str, Any], path: Location = (), traits: _Traits = (True, False, None)
 ) -> Iterator[SectionFacts]:
-    """The section of a JSON schema object and, after it, those inside it.
+    """Yield the section of a JSON schema object, then its subsections.
 
-    A field is a section if its schema refers to one: directly, optionally (`anyOf`), as one of several kinds (`oneOf`),
-    or as the entry of a list, which stands below `0`.
+    A field is a section if its schema refers to one: directly, as an optional section (`anyOf`), as one of several
+    variants (`oneOf`), or as the entry of a list, which has index `0`.
     """
     needed = schema.get("required", [])
     fields, inside = [], []
@@ -132,8 +132,8 @@ def _sections(
             fields.append(FieldFacts((*path, name), _kind(item), name in needed, default, doc, example))
         at = (*path, name, "0") if "items" in item else (*path, name)
         for target in targets:
-            told_apart = target["properties"]["name"]["default"] if "oneOf" in item else None
-            inside.append(_sections(target, definitions, at, (name in needed, "anyOf" in item, told_apart)))
+            variant = target["properties"]["name"]["default"] if "oneOf" in item else None
+            inside.append(_sections(target, definitions, at, (name in needed, "anyOf" in item, variant)))
     yield SectionFacts(path, schema.get("description", ""), *traits, tuple(fields))
     yield from chain(*inside)
 
@@ -147,7 +147,7 @@ def _kind(schema: dict[str, Any]) -> str:
         return f"list of {_kind(schema['items'])}"
     words = {"string": "text", "boolean": "true | false", "object": "mapping"}
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    usual = (None, LARGEST_COUNT, LARGEST_NUMBER, -LARGEST_NUMBER)  # nobody needs to be told
+    usual = (None, LARGEST_COUNT, LARGEST_NUMBER, -LARGEST_NUMBER)  # bounds that need no mention
     bounds = ", ".join(
         f"{sign}{whole(schema[bound])}" for bound, sign in signs.items() if schema.get(bound) not in usual
     )

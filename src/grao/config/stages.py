@@ -1,4 +1,4 @@
-"""The stages of a recipe, and from recipe to plan: which method learns for how long, one after another.
+"""The stages of a recipe and the plan that they make: which method trains for how long.
 
 stages:
   - {method: {name: sft}, until: {steps: 200}}
@@ -17,29 +17,29 @@ from grao.methods.stage import Stage, Until
 from grao.settings import PositiveFloat, settings
 
 _UNLIMITED = 100_000
-"""Steps of a stage that something else ends."""
+"""Steps of a stage that another condition ends."""
 
 
 @settings
 class StageConfig:
-    """One of several methods that train the same model one after another."""
+    """One of several methods that train the model one after another."""
 
     method: MethodSection = field(default_factory=GRAO)
     until: Until | None = None
-    """What ends it; only the last stage may be without, it goes on for training.steps."""
+    """When the stage ends. Only the last stage may leave it out; it then trains for training.steps."""
     learning_rate: PositiveFloat | None = None
     """Peak learning rate; by default that of `training`."""
 
 
 def planned(method: Method, stages: Sequence[StageConfig]) -> list[Stage]:
-    """What a run learns, at least one stage.
+    """Return the stages of a run, at least one.
 
     Args:
-        method: of the recipe; it may be a plan of its own.
-        stages: of the recipe, in place of its method.
+        method: the recipe's method, which may itself be a plan of stages.
+        stages: the recipe's stages, which replace the method.
 
     Raises:
-        InputError: naming the stage and what is wrong with it.
+        InputError: if the stages do not fit together.
     """
     if not stages:
         return method.stages()
@@ -49,18 +49,18 @@ def planned(method: Method, stages: Sequence[StageConfig]) -> list[Stage]:
     for number, stage in enumerate(plan):
         where, last = f"stages.{number}", number == len(plan) - 1
         if len(stage.method.stages()) > 1:
-            raise InputError(f"{where}.method: {stage.method.name} is a plan of stages itself; give it as method")
+            raise InputError(f"{where}.method: {stage.method.name} has stages of its own; give it as method")
         if not last and stage.until is None:
-            raise InputError(f"{where}.until is missing: what ends it, such as {{steps: 200}}")
+            raise InputError(f"{where}.until is missing; give a condition that ends the stage, such as {{steps: 200}}")
         if not last and stage.method.needs.critic:
-            raise InputError(f"{where}.method: {stage.method.name} has a critic and can only be the last stage")
+            raise InputError(f"{where}.method: {stage.method.name} has a critic, so it can only be the last stage")
         if last and stage.until and stage.until.peak:
-            raise InputError(f"{where}.until.peak: nothing follows the last stage; give it steps")
+            raise InputError(f"{where}.until.peak does not apply to the last stage; give steps")
     return plan
 
 
 def joint_needs(plan: Sequence[Stage]) -> Needs:
-    """All that any stage needs."""
+    """Combine the needs of all stages."""
     needs = [stage.method.needs for stage in plan]
     flags = {name: any(getattr(need, name) for need in needs) for name in Needs.__dataclass_fields__}
     most = {name: max(getattr(need, name) for need in needs) for name in ("updates", "resample")}
@@ -70,19 +70,21 @@ def joint_needs(plan: Sequence[Stage]) -> Needs:
 def most_steps(
     plan: Sequence[Stage], steps: int | None, prompts: int, prompts_per_step: int, group_size: int
 ) -> list[int]:
-    """Optimiser steps of each stage, at most.
+    """Upper bound on the optimiser steps of each stage.
 
     Args:
         plan: the stages.
-        steps: those of a last stage that nothing else ends; by default one pass over the prompts.
-        prompts: to train on.
+        steps: `training.steps`, for a last stage without a condition; by default one pass over the prompts.
+        prompts: number of training prompts.
         prompts_per_step: B.
-        group_size: G; a step that samples is worth so many that do not, twice over.
+        group_size: G. A step that samples is counted as 2 G steps that do not.
     """
-    rest = steps or max(1, math.ceil(prompts / prompts_per_step))
-    unlimited = [_UNLIMITED] * (len(plan) - 1) + [rest]
-    most = [(stage.until and stage.until.steps) or bound for stage, bound in zip(plan, unlimited, strict=True)]
+    last = steps or max(1, math.ceil(prompts / prompts_per_step))
+    defaults = [_UNLIMITED] * (len(plan) - 1) + [last]
+    most = [(stage.until and stage.until.steps) or default for stage, default in zip(plan, defaults, strict=True)]
     shares = [stage.until.share if stage.until else None for stage in plan]
     later = [sum(most[number + 1 :]) * 2 * group_size for number in range(len(plan))]
     bounds = zip(most, shares, later, strict=True)
-    return [min(own, math.ceil(after * part / (1 - part))) if part and after else own for own, part, after in bounds]
+    return [
+        min(own, math.ceil(after * share / (1 - share))) if share and after else own for own, share, after in bounds
+    ]

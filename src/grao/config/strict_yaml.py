@@ -1,7 +1,7 @@
-"""YAML as a recipe needs it: every value with its line, nothing guessed, nothing silently overwritten.
+"""A strict subset of YAML for recipes, which records the line of every value.
 
-Scalars follow YAML 1.2: `1e-6` is a number, `no` and `2024-01-01` are text (YAML 1.1 reads text, false and a
-date). Left out, refused with a line: duplicate keys, anchors and aliases, tags other than the standard scalars.
+Scalars follow YAML 1.2: `1e-6` is a number, `no` and `2024-01-01` are text (in YAML 1.1: text, false and a date).
+Duplicate keys, anchors, aliases and tags other than those of the standard scalars are errors.
 """
 
 import re
@@ -15,15 +15,15 @@ from grao.errors import InputError
 from grao.visible import TURNING
 
 Location = tuple[str, ...]
-"""Where a value stands: keys and list positions from the top, `("rewards", "0", "weight")`."""
+"""Path to a value: keys and list indices from the top, `("rewards", "0", "weight")`."""
 
 _TAG = "tag:yaml.org,2002:"
 _DEPTH = 20
-"""Deepest nesting that is read; a recipe needs four levels."""
+"""Maximum nesting depth; a recipe needs four levels."""
 _DIGITS = 18
-"""Longest whole number that is read: any of so many digits fits into 64 bits."""
+"""Maximum digits of an integer; all integers of this length fit into 64 bits."""
 _LONGEST = 1 << 18
-"""Characters of the longest text that is read: some thousand times a recipe, and still read within seconds."""
+"""Maximum length in characters: a hundred times a long recipe, and still parsed within seconds."""
 
 _SCALARS = (
     ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
@@ -32,16 +32,16 @@ _SCALARS = (
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", [*"-+."]),
 )
-"""Core schema of YAML 1.2: type, pattern, first characters. The first that fits wins; the rest is text."""
+"""Core schema of YAML 1.2: type, pattern, possible first characters. The first match wins; all else is text."""
 
 
 class Document(NamedTuple):
-    """A YAML text, read."""
+    """A parsed YAML document."""
 
     value: Any
-    """Mappings with text keys, lists, and the five scalar types; None if the text is empty."""
+    """Mappings with text keys, lists and the five scalar types; None if the document is empty."""
     lines: dict[Location, int]
-    """The line, from 1, of every key and list entry."""
+    """Line of every key and list entry, counted from 1."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -51,7 +51,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if event.anchor:
-            raise ComposerError(None, None, "anchors and aliases (& and *) are not used here", event.start_mark)
+            raise ComposerError(None, None, "anchors and aliases (& and *) are not allowed", event.start_mark)
         if self.depth > _DEPTH:
             raise ComposerError(None, None, "nested too deeply", event.start_mark)
         self.depth += 1
@@ -79,13 +79,13 @@ _Dumper.add_representer(str, _text_node)
 
 
 def read_yaml(text: str) -> Document:
-    """Reads one YAML document.
+    """Parse a YAML document.
 
     Raises:
-        InputError: `line 3: ...`; the caller puts the file or option in front.
+        InputError: if it is invalid. The message starts with the line (`line 3: ...`); callers prepend file or option.
     """
     if len(text) > _LONGEST:
-        raise InputError(f"line 1: is longer than {_LONGEST:,} characters, which no recipe is")
+        raise InputError(f"line 1: is longer than {_LONGEST:,} characters, the limit")
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -99,19 +99,19 @@ def read_yaml(text: str) -> Document:
 
 
 def write_yaml(value: Any) -> str:
-    """A YAML text in block style that `read_yaml` reads back to the same value."""
+    """Return the value as block-style YAML, which `read_yaml` parses to the same value."""
     text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
     return TURNING.sub(lambda mark: f"\\u{ord(mark[0]):04x}", text)
 
 
 def write_inline(value: Any) -> str:
-    """One value on one line, as it is written behind `key:`."""
+    """Return the value as YAML on a single line, as it is written after `key:`."""
     text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _value(node: yaml.Node, at: Location, lines: dict[Location, int]) -> Any:
-    """The node as plain Python; enters the line of everything below it."""
+    """Convert a node to plain Python and record the lines of everything below it."""
     line = node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
         return _mapping(node, at, lines)
@@ -131,20 +131,20 @@ def _mapping(node: yaml.MappingNode, at: Location, lines: dict[Location, int]) -
             raise InputError(f"line {line}: a key must be plain text, not a list or a mapping")
         name = _scalar("str", key.value, line)
         if name in values:
-            raise InputError(f"line {line}: {name!r} appears a second time (first in line {lines[*at, name]})")
+            raise InputError(f"line {line}: {name!r} appears twice (first in line {lines[*at, name]})")
         lines[*at, name] = line
         values[name] = _value(item, (*at, name), lines)
     return values
 
 
 def _scalar(kind: str, text: str, line: int) -> Any:
-    """The text as one of the five scalar types; an explicit tag must fit its text."""
+    """Convert text to one of the five scalar types. An explicit tag must match the text."""
     if kind == "str" and not re.search(r"[\ud800-\udfff]", text):
         return text
     if not any(kind == name and re.fullmatch(pattern, text) for name, pattern, _ in _SCALARS):
-        raise InputError(f"line {line}: {text[:40]!r} is not readable as {kind}")
+        raise InputError(f"line {line}: {text[:40]!r} is not a valid {kind}")
     if kind == "int" and len(text) > _DIGITS:
-        raise InputError(f"line {line}: a whole number of {len(text)} digits cannot be meant")
+        raise InputError(f"line {line}: an integer of {len(text)} digits is too large")
     if kind == "float":
         return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
     if kind == "int":

@@ -1,4 +1,4 @@
-"""The section `rollout.vllm`: what vLLM is told beside what every sampling engine is told."""
+"""The section `rollout.vllm`: settings for vLLM beyond those of all sampling engines."""
 
 from typing import Annotated, Literal
 
@@ -7,9 +7,9 @@ from pydantic import Field
 from grao.settings import FilePath, PositiveFloat, PositiveInt, Text, settings
 
 COLDEST, HOTTEST = 0.01, 2.0
-"""Temperatures between which vLLM takes what it is given."""
+"""Range of temperatures that vLLM applies unchanged."""
 ENGINES = ("vllm", "vllm-server")
-"""The engines that this section belongs to."""
+"""The engines that this section applies to."""
 
 
 @settings
@@ -17,14 +17,14 @@ class VLLMConfig:
     """vLLM, in this process or as a server on other GPUs."""
 
     memory_share: Annotated[float, Field(gt=0, lt=1)] = 0.4
-    """vllm: share of the GPU's memory that it takes while it samples; between rollouts it takes next to none."""
+    """vllm: share of the GPU memory used while sampling; it is released between rollouts."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """vllm: number format that it computes in."""
+    """vllm: data type of its computation."""
     context: PositiveInt | None = None
-    """vllm: longest prompt with its completion in tokens; by default what the model has and the memory holds."""
+    """vllm: context length in tokens; by default the model's, as far as memory allows."""
     server: Annotated[Text | None, Field(pattern="^https?://")] = None
-    """vllm-server: its address, such as http://localhost:8000."""
+    """vllm-server: URL of the server, such as http://localhost:8000."""
     folder: FilePath | None = None
-    """vllm-server: folder that both see, through which it gets the weights; by default in /dev/shm."""
+    """vllm-server: folder for passing weights, visible to both processes; by default in /dev/shm."""
     timeout: PositiveFloat = 600.0
-    """vllm-server: seconds that an answer may take."""
+    """vllm-server: timeout of a request, in seconds."""

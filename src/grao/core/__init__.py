@@ -1,4 +1,4 @@
-"""The paper, on one screen: rewards -> advantages -> weights -> loss. Imports torch and nothing else.
+"""The paper's update: rewards -> advantages -> sequence weights -> loss. Imports torch and nothing else.
 
 Axes: B prompts, G samples per group, S sequences, T tokens, V vocabulary.
 """

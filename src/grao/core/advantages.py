@@ -1,7 +1,7 @@
-"""Group-relative advantages (paper, eq. 4): how much better than its group each answer is.
+"""Group-relative advantages (paper, eq. 4): how much better each answer is than its group.
 
-NaN stands for a missing reward throughout: what could not be judged is missing, never 0.
-Left out: an epsilon in the denominator. A group without spread is recognised (`grao.core.ties`) and gets exactly 0.
+NaN marks a missing reward throughout. A reward that could not be computed is missing, never 0.
+Eq. 4 needs no epsilon in the denominator: groups without spread are detected (`grao.core.ties`) and get exactly 0.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ Scope = Literal["joint", "samples"]
 
 @dataclass(frozen=True)
 class Advantages:
-    """Group-relative advantages; NaN marks a member that has none (reward missing, or group dropped)."""
+    """Group-relative advantages; NaN where the reward is missing or the whole group is dropped."""
 
     completions: Tensor
-    """(B, G), one for each sampled completion."""
+    """(B, G), one per sampled completion."""
     reference: Tensor
-    """(B,), one for each reference answer."""
+    """(B,), one per reference answer."""
 
     @property
     def dropped(self) -> Tensor:
@@ -37,21 +37,25 @@ class Advantages:
 
 
 def group_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
-    """A = (R - mu) / sigma with the population standard deviation, eq. 4.
+    """A = (R - mu) / sigma within each group (eq. 4); sigma is the population standard deviation (1/n).
 
     Args:
-        rewards: (B, G), any real scale; NaN (or infinity) = missing. Best as they were given, r(o): what differs from
-            them by rounding is told by their size and dtype (`grao.core.ties`).
-        reference_rewards: (B,), on the same scale, r(y); NaN = missing. 0 where R(o, y) is given.
-        scope: whose mean and deviation are used. `joint`: the G samples and the reference together, as the
-            paper's words say; always |A| <= sqrt(G). `samples`: the samples alone, as eq. 4 is printed; there
-            A_y has no bound of its own and is clipped to +-sqrt(G) (also its limit where all samples are equal).
+        rewards: (B, G), rewards of the samples on any scale; NaN or infinity = missing. Pass raw scores r(o) if you
+            have them: ties are detected relative to the size of the scores (`grao.core.ties`).
+        reference_rewards: (B,), rewards r(y) of the references on the same scale, or 0 if `rewards` are already
+            relative to the reference; NaN = missing.
+        scope: which members define mu and sigma. `joint`: the G samples and the reference together, as the paper's
+            text says; |A| never exceeds sqrt(G). `samples`: the samples alone, as eq. 4 is printed; A_y is then
+            unbounded and gets clipped to +-sqrt(G), also where all samples are equal and sigma is 0.
 
     Returns:
-        Advantages in the dtype of `rewards`. All 0 in a group without signal; NaN where the reward is missing
-        and in a whole group with fewer than two scored members.
+        Advantages in the dtype of `rewards`: 0 throughout a group without signal, NaN where the reward is missing
+        and throughout a group with fewer than two scored members.
 
-    Example (docs/method.md, "Advantages"), verdicts of four samples against a reference of reward 0::
+    Raises:
+        ValueError: if the shapes do not match or `scope` is unknown.
+
+    Example (docs/method.md, "Advantages"), rewards 1, 0, -1, -1 of four samples and 0 of the reference::
 
         joint: mu = -0.2, sigma = 0.748331, A_1 = (1 + 0.2) / 0.748331 = 1.603567, A_y = 0.267261
     """
@@ -61,46 +65,47 @@ def group_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = 
     if scope not in ("joint", "samples"):
         raise ValueError(f"scope must be 'joint' or 'samples', got {scope!r}")
 
-    everyone = members(rewards, reference_rewards)
-    group = everyone if scope == "joint" else everyone[:, :-1]
+    members = group_members(rewards, reference_rewards)
+    group = members if scope == "joint" else members[:, :-1]
 
-    distance, deviation = spread(everyone, group)
-    advantages = (distance / deviation).masked_fill(distance == 0, 0.0)  # x / 0 is bounded below
-    bound = everyone[:, :-1].isfinite().sum(dim=1).double().sqrt()[:, None]  # (B, 1); idle in scope `joint`
+    distance, deviation = spread(members, group)
+    advantages = (distance / deviation).masked_fill(distance == 0, 0.0)  # x / 0 = +-inf, clamped below
+    bound = members[:, :-1].isfinite().sum(dim=1).double().sqrt()[:, None]  # (B, 1); never reached in scope `joint`
     advantages = advantages.clamp(-bound, bound)
     advantages = advantages.masked_fill(group.isfinite().sum(dim=1, keepdim=True) < 2, torch.nan)
     advantages = advantages.to(rewards.dtype)
     return Advantages(completions=advantages[:, :-1], reference=advantages[:, -1])
 
 
-def members(rewards: Tensor, reference_rewards: Tensor) -> Tensor:
-    """The samples and, last, the reference of each group, (B, G + 1) float64; ties are exact, NaN = missing."""
-    everyone = torch.cat([rewards.double(), reference_rewards.double()[:, None]], dim=1)
-    everyone = everyone.where(everyone.isfinite(), torch.nan)
-    return merge_ties(everyone, rounding(everyone, rewards.dtype))
+def group_members(rewards: Tensor, reference_rewards: Tensor) -> Tensor:
+    """(B, G + 1) float64 rewards: the samples, then the reference. Ties are exactly equal, missing rewards NaN."""
+    members = torch.cat([rewards.double(), reference_rewards.double()[:, None]], dim=1)
+    members = members.where(members.isfinite(), torch.nan)
+    return merge_ties(members, rounding(members, rewards.dtype))
 
 
 def spread(values: Tensor, group: Tensor, freedom: int = 0) -> tuple[Tensor, Tensor]:
-    """How far values lie from the mean of a group, and the standard deviation of the group.
+    """Distance of each value from the group mean, and the group's standard deviation.
 
-    A distance that is rounding of the mean is exactly 0, so a group whose members are all equal has deviation 0.
+    Distances within rounding error are exactly 0, so a group of equal members has deviation 0.
 
     Args:
         values: (B, M), NaN = missing.
-        group: (B, N), or (1, N) for all; NaN (or infinity) = missing.
-        freedom: what is taken off the number of members in the deviation: 0 for the population's, 1 for a sample's.
+        group: (B, N), or (1, N) to compare all rows with one group; NaN or infinity = missing.
+        freedom: subtracted from the number of members in the deviation: 0 for the population standard deviation,
+            1 for the sample standard deviation.
 
     Returns:
-        (B, M) and (B, 1).
+        Distances (B, M) and deviations (B, 1), or (1, 1) for a single group.
     """
     group = group.where(group.isfinite(), torch.nan)
     scored = (~group.isnan()).sum(dim=1, keepdim=True)
     largest = group.nan_to_num(0.0).abs().amax(dim=1, keepdim=True)
-    unit = (largest / (2 * largest.frexp().mantissa)).nan_to_num(1.0)  # a power of 2: no square overflows
+    unit = (largest / (2 * largest.frexp().mantissa)).nan_to_num(1.0)  # a power of 2, so that no square overflows
     mean = (group / unit).nan_to_num(0.0).sum(dim=1, keepdim=True) / scored.clamp(min=1)
 
-    def distance(members: Tensor) -> Tensor:
-        gap = members / unit - mean
+    def distance(rewards: Tensor) -> Tensor:
+        gap = rewards / unit - mean
         return gap.masked_fill(gap.abs() <= rounding(torch.ones_like(mean), group.dtype), 0.0)
 
     squares = distance(group).nan_to_num(0.0).square().sum(dim=1, keepdim=True)

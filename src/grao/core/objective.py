@@ -1,4 +1,4 @@
-"""The objective (paper, eq. 3) and the one fact everything rests on: it is a weighted likelihood.
+"""The objective (paper, eq. 3), rearranged into a weighted likelihood. The rest of the package builds on this form.
 
 With J(x) the mean log-likelihood per token of a response x::
 
@@ -7,7 +7,8 @@ With J(x) the mean log-likelihood per token of a response x::
 
     w_i = (alpha + lambda) * A_i / G        w_y = beta * A_y - lambda * mean_i(A_i)
 
-alpha is 1 in the paper. Advantages are constants for the gradient; there is no ratio, no clipping, no KL.
+The objective is maximised. alpha is 1 in the paper. Advantages are constants for the gradient; there is no importance
+ratio, no clipping and no KL term.
 """
 
 from dataclasses import dataclass
@@ -23,17 +24,17 @@ Sign = Literal["signed", "positive"]
 
 @dataclass(frozen=True)
 class SequenceWeights:
-    """What each sequence's mean log-likelihood is multiplied with; always finite, 0 = need not be forwarded."""
+    """Factors of the mean log-likelihoods J, always finite. A sequence with weight 0 needs no forward pass."""
 
     completions: Tensor
-    """(B, G)."""
+    """(B, G), w_i."""
     reference: Tensor
-    """(B,)."""
+    """(B,), w_y."""
 
 
 @dataclass(frozen=True)
 class ObjectiveTerms:
-    """The three terms of eq. 3, one number per group, (B,) each. Their sum is the objective of the group."""
+    """The three terms of eq. 3, (B,) each. Their sum is the objective of the group."""
 
     exploration: Tensor
     imitation: Tensor
@@ -47,25 +48,31 @@ def sequence_weights(
     exploration: float = 1.0,
     sign: Sign = "positive",
 ) -> SequenceWeights:
-    """The closed form of eq. 3: one weight per sequence.
+    """Sequence weights w_i and w_y of eq. 3 in closed form.
 
     Args:
-        advantages: of the G samples and the reference; NaN members get weight 0 and do not count in G.
-        beta: weight of imitation.
-        lambda_: weight of the alignment regulariser.
-        exploration: weight of exploration (alpha), 1 in the paper.
-        sign: `positive` keeps the reference's total weight at 0 or above, so that it fades out once the samples beat
-            it (our default, argued in docs/method.md); `signed` is eq. 3 as printed, which pushes it down then.
+        advantages: those of the G samples and the reference. NaN members get weight 0 and do not count in G.
+        beta: coefficient of the imitation term.
+        lambda_: coefficient of the alignment regulariser.
+        exploration: coefficient of the exploration term (alpha), 1 in the paper.
+        sign: `signed` is eq. 3 as printed: once the samples beat the reference, w_y is negative and pushes the
+            reference down. `positive`, our default, sets a negative w_y to 0 (reasons in docs/method.md).
 
-    Example, all four samples lost, scope joint: A_i = -0.5, A_y = 2, hence
+    Returns:
+        Weights (B, G) and (B,).
+
+    Raises:
+        ValueError: if `sign` is unknown.
+
+    Example: all four samples lost, scope `joint`, so A_i = -0.5 and A_y = 2. Then
     w_i = 1.6 * -0.5 / 4 = -0.2 and w_y = 0.5 * 2 - 0.6 * -0.5 = 1.3.
     """
     samples, reference = advantages.completions.nan_to_num(0.0), advantages.reference.nan_to_num(0.0)
     scored = _scored(advantages)
     weights = (exploration + lambda_) * samples / scored[:, None]
     reference_weights = beta * reference - lambda_ * samples.sum(dim=1) / scored
-    kept = _reference_kept(reference_weights, sign) & ~advantages.reference.isnan()
-    return SequenceWeights(completions=weights, reference=reference_weights * kept)
+    active = _reference_active(reference_weights, sign) & ~advantages.reference.isnan()
+    return SequenceWeights(completions=weights, reference=reference_weights * active)
 
 
 def objective_terms(
@@ -77,45 +84,60 @@ def objective_terms(
     exploration: float = 1.0,
     sign: Sign = "positive",
 ) -> ObjectiveTerms:
-    """The three terms of eq. 3 apart, for logging; they add up to the weighted likelihood in both sign policies.
+    """The three terms of eq. 3, for logging. Under either sign policy they add up to the weighted likelihood.
 
     Args:
-        advantages: as for `sequence_weights`, and so are the coefficients.
+        advantages: as in `sequence_weights`.
         completion_loglik: J(o_i), (B, G), nats per token.
         reference_loglik: J(y), (B,), nats per token.
+        beta: coefficient of the imitation term.
+        lambda_: coefficient of the alignment regulariser.
+        exploration: coefficient of the exploration term (alpha).
+        sign: sign policy of the reference, as in `sequence_weights`.
+
+    Returns:
+        Exploration, imitation and regulariser, (B,) each.
+
+    Raises:
+        ValueError: if `sign` is unknown.
     """
     samples, reference = advantages.completions.nan_to_num(0.0), advantages.reference.nan_to_num(0.0)
     scored = _scored(advantages)
     mean = samples.sum(dim=1) / scored
-    kept = _reference_kept(beta * reference - lambda_ * mean, sign) & ~advantages.reference.isnan()
-    explored = (samples * completion_loglik).sum(dim=1) / scored
+    active = _reference_active(beta * reference - lambda_ * mean, sign) & ~advantages.reference.isnan()
+    sample_term = (samples * completion_loglik).sum(dim=1) / scored
     return ObjectiveTerms(
-        exploration=exploration * explored,
-        imitation=beta * reference * reference_loglik * kept,
-        regulariser=lambda_ * (explored - mean * reference_loglik * kept),
+        exploration=exploration * sample_term,
+        imitation=beta * reference * reference_loglik * active,
+        regulariser=lambda_ * (sample_term - mean * reference_loglik * active),
     )
 
 
 def weighted_likelihood_loss(weights: Tensor, loglik: Tensor, prompts: int) -> Tensor:
-    """-1/B * sum_s w_s * J_s: what gradient descent minimises. Linear, hence the same in any order or batching.
+    """The loss to minimise: -1/B * sum_s w_s * J_s.
+
+    It is linear in J, so any order and batching of the sequences gives the same gradient.
 
     Args:
         weights: (S,), constants.
-        loglik: (S,), mean log-likelihood per token, with gradient.
-        prompts: B, all prompts of the step, dropped ones included, so that the step does not grow when
-            rewards are missing.
+        loglik: J, (S,), mean log-likelihood in nats per token, with gradient.
+        prompts: B, the number of prompts in the step, including dropped ones: missing rewards must not enlarge the
+            step.
+
+    Returns:
+        Scalar, with gradient.
     """
     return -(weights.detach() * loglik).sum() / prompts
 
 
 def _scored(advantages: Advantages) -> Tensor:
-    """(B,), number of samples that have an advantage, at least 1."""
+    """(B,), number of samples with an advantage, at least 1."""
     count: Tensor = (~advantages.completions.isnan()).sum(dim=1).clamp(min=1)
     return count
 
 
-def _reference_kept(reference_weights: Tensor, sign: Sign) -> Tensor:
-    """(B,) bool: where the sign policy lets the reference take part."""
+def _reference_active(reference_weights: Tensor, sign: Sign) -> Tensor:
+    """(B,) bool: where the sign policy keeps the weight of the reference."""
     if sign == "positive":
         return reference_weights > 0
     if sign == "signed":

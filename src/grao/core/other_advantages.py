@@ -1,7 +1,7 @@
-"""Advantages that leave out parts of eq. 4, to see what each part is worth (`method.normalise`). Not the paper's.
+"""Variants of eq. 4 for ablations (`method.normalise`): each leaves part of it out. They are not in the paper.
 
-Each takes and gives what `group_advantages` does; NaN is missing. Unlike there, a group without spread need not be 0,
-and nothing bounds a value.
+All have the signature of `group_advantages`; NaN = missing. Unlike there, a group without spread may have advantages
+other than 0, and advantages are unbounded.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,33 +9,33 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from grao.core.advantages import Advantages, Scope, group_advantages, members, spread
+from grao.core.advantages import Advantages, Scope, group_advantages, group_members, spread
 
 
 def raw_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
-    """A = R: neither mean nor deviation, whatever the scope. Rewards relative to the reference give A_y = 0."""
-    return _advantages(members(rewards, reference_rewards), rewards.shape[1])
+    """A = R, without mean or deviation, in either scope. A_y is 0 for rewards relative to the reference."""
+    return _advantages(group_members(rewards, reference_rewards), rewards.shape[1])
 
 
 def centred_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
-    """A = R - mu with the mean of the group: prompts with much spread count more than those with little."""
-    everyone = members(rewards, reference_rewards)
-    group = everyone if scope == "joint" else everyone[:, :-1]
-    return _advantages(spread(everyone, group)[0], rewards.shape[1])
+    """A = R - mu with the group mean: prompts with a large spread of rewards count more."""
+    members = group_members(rewards, reference_rewards)
+    group = members if scope == "joint" else members[:, :-1]
+    return _advantages(spread(members, group)[0], rewards.shape[1])
 
 
 def batch_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
-    """A = (R - mu) / sigma over all groups of the step on this process: a hard prompt is below the mean throughout."""
-    everyone = members(rewards, reference_rewards)
-    batch = everyone if scope == "joint" else everyone[:, :-1]
-    distance, deviation = spread(everyone, batch.reshape(1, -1))
+    """A = (R - mu) / sigma over all groups of the step on this process: all samples of a hard prompt get A < 0."""
+    members = group_members(rewards, reference_rewards)
+    batch = members if scope == "joint" else members[:, :-1]
+    distance, deviation = spread(members, batch.reshape(1, -1))
     return _advantages(distance / deviation.where(deviation > 0, torch.inf), rewards.shape[1])
 
 
-def _advantages(everyone: Tensor, samples: int) -> Advantages:
-    """Apart again; a group with fewer than two scored members has none."""
-    everyone = everyone.masked_fill(everyone.isfinite().sum(dim=1, keepdim=True) < 2, torch.nan)
-    return Advantages(completions=everyone[:, :samples], reference=everyone[:, -1])
+def _advantages(members: Tensor, samples: int) -> Advantages:
+    """Split (B, G + 1) values into samples and reference; drop groups with fewer than two scored members."""
+    members = members.masked_fill(members.isfinite().sum(dim=1, keepdim=True) < 2, torch.nan)
+    return Advantages(completions=members[:, :samples], reference=members[:, -1])
 
 
 ADVANTAGES: Mapping[str, Callable[[Tensor, Tensor, Scope], Advantages]] = {
@@ -44,4 +44,4 @@ ADVANTAGES: Mapping[str, Callable[[Tensor, Tensor, Scope], Advantages]] = {
     "batch": batch_advantages,
     "none": raw_advantages,
 }
-"""How rewards become advantages, by the setting `method.normalise`; all but the first are for ablations."""
+"""Advantage functions by the setting `method.normalise`; `group` is eq. 4, the others are for ablations."""

@@ -1,6 +1,6 @@
-"""One file per alignment method: its settings, and how much each answer counts.
+"""Alignment methods, one file each: settings, and the weight of each answer.
 
-The files of this folder are all imported here, and each registers what it defines: a new method is a new file.
+All files of this folder are imported here, and each registers its method. To add a method, add a file.
 """
 
 from functools import reduce
@@ -23,4 +23,4 @@ else:
     MethodSection = Annotated[
         reduce(or_, (Annotated[kind, Tag(kind.name)] for kind in _KINDS)), Discriminator(method_name)
     ]
-"""The section `method` of a recipe: one of the methods, told apart by its name; GRAO is the default."""
+"""Type of the recipe section `method`: one of the methods, selected by its name. GRAO is the default."""

@@ -1,10 +1,10 @@
-"""Imitation first, as far as it pays, then exploration: the order that eq. 3 promises, handed over by measurement.
+"""Imitation, then exploration: the order that eq. 3 aims at, with the switch decided by measurement.
 
-    SFT     for at most a third of the work, as long as more answers are no worse than their references
-    GRPO    from the best of these models, for the work that is left
+    SFT     while the share of answers no worse than their references rises, for at most a third of the work
+    GRPO    from the best of these models, for the rest of the work
 
-SFT is left out where exploration has enough to begin with: where one prompt in six of those kept away from training has
-a winner among two answers. Not in the paper. What was tried on the way, and how the rule was tested: docs/LOG.md.
+SFT is skipped if exploration can start right away: if for one validation prompt in six at least one of two answers
+beats the reference. This method is not in the paper; docs/LOG.md records how the rule was found and tested.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from grao.settings import PositiveInt, Share, settings
 
 @settings
 class Imitation(Peak):
-    """When imitation has ended."""
+    """When imitation ends."""
 
     every: PositiveInt = 50
-    """Steps from look to look."""
+    """Steps between checks."""
     prompts: PositiveInt = 128
-    """Training prompts kept away for the looks; at most a quarter of all."""
+    """Training prompts held out for validation; at most a quarter of all."""
     samples: PositiveInt = 2
-    """Answers to each."""
+    """Answers sampled per validation prompt."""
     enough: Share | None = 0.17
-    """Share of these prompts with an answer that wins from which on exploration has enough to begin with."""
+    """End imitation once this share of validation prompts has at least one answer that beats the reference."""
 
 
 @method
 class Auto(Method):
-    """SFT as far as it pays on prompts kept away, then GRPO."""
+    """SFT while answers to validation prompts improve, then GRPO."""
 
     name: Literal["auto"] = "auto"
     """The method."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.33
-    """Share of the work that imitation may take."""
+    """Largest share of the work that imitation may take."""
     imitation: Imitation = field(default_factory=lambda: Imitation())
-    """When imitation has ended."""
+    """When imitation ends."""
 
     needs = Needs(frozen=True)
 
     def stages(self) -> list[Stage]:
-        """Both."""
+        """Return the imitation stage and the exploration stage."""
         return [Stage(SFT(), Until(share=self.share, peak=self.imitation)), Stage(GRPO())]

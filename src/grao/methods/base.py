@@ -1,8 +1,9 @@
-"""What the trainer asks of a method. Everything else is the engine's.
+"""The interface between the trainer and an alignment method.
 
-A method is one file: its settings (the fields of a class, each with its docstring) and its hooks. It sees B prompts
-with G samples each, a reference and perhaps a rejected answer, and gives every answer a weight. Where the update is a
-weighted likelihood that is all; otherwise `loss` turns the log-probabilities of the answers' tokens into a loss.
+A method is one class in one file: its fields are its settings, each with a docstring, and its methods are hooks that
+the trainer calls. `weigh` receives B prompts, each with G samples, a reference and possibly a rejected answer, and
+returns one weight per answer. If the update is a weighted likelihood, that is all there is to write. Any other method
+also defines `loss`, from the log-probabilities of the answers' tokens.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
     from grao.core import Advantages
 
 State = dict[str, float]
-"""What a method carries from step to step; saved in every checkpoint."""
+"""What a method carries from step to step. Saved in every checkpoint."""
 
 _M = TypeVar("_M", bound="Method")
 
 METHODS: dict[str, type[Method]] = {}
-"""Every method by the name it has in a recipe."""
+"""All methods by their name in a recipe."""
 
 
 @dataclass_transform(frozen_default=True)
 def method(cls: type[_M]) -> type[_M]:
-    """Makes a method of a class with settings: its values are checked, and a recipe finds it by its `name`."""
+    """Class decorator: validate the settings of a method and register it under its `name`, for recipes."""
     checked: Any = settings(cls)
     METHODS[checked.name] = checked
     return checked  # type: ignore[no-any-return]
@@ -40,131 +41,136 @@ def method(cls: type[_M]) -> type[_M]:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method has to be given."""
+    """What the trainer has to provide for a method."""
 
     samples: bool = True
-    """Samples with rewards; without them nothing is sampled in training."""
+    """Samples with rewards. If False, training samples nothing."""
     references: bool = True
-    """References that the update takes in, so that they must be what the model could say."""
+    """The update trains on the references, so they must be texts that the model could generate."""
     rejected: bool = False
-    """A rejected answer to every prompt."""
+    """A rejected answer for every prompt."""
     old: bool = False
-    """Log-probabilities as they were before the first update on these answers."""
+    """Log-probabilities from before the first update on the batch."""
     frozen: bool = False
-    """Log-probabilities under the model as it was before training."""
+    """Log-probabilities under the frozen initial policy."""
     critic: bool = False
-    """A value of every token's state, from a head on the policy's last hidden state."""
+    """A value for every token, from a value head on the policy's last hidden state."""
     whole_groups: bool = False
-    """All answers to a prompt in one micro-batch."""
+    """All answers to a prompt in the same micro-batch."""
     updates: int = 1
-    """Optimiser steps on one batch of samples."""
+    """Optimiser steps per batch of samples."""
     resample: int = 0
-    """How often further prompts may take the places of those whose group has no weight."""
+    """How many times groups without weight may be replaced by groups of other prompts."""
 
 
 @dataclass(frozen=True)
 class StepGroups:
-    """The B groups of one step on this process, before any weight; with `Needs.resample` all that were drawn."""
+    """The B groups of one step on this process; with `Needs.resample`, all groups drawn so far."""
 
     rewards: Tensor
-    """R(o, y), (B, G) float64, NaN = missing, relative to a reference of reward 0. Without samples G is 0."""
+    """R(o, y), (B, G) float64, relative to the reference, whose reward is 0; NaN = missing. G is 0 without samples."""
     lengths: PerAnswer
-    """Tokens of each answer; 0 where there is no rejected one."""
+    """Tokens per answer; 0 where there is no rejected answer."""
     mean_reference: float
-    """Tokens of a reference, averaged over all prompts of the step on all processes."""
+    """Mean tokens per reference, over all prompts of the step on all processes."""
     step: int
-    """From 0."""
+    """Counts from 0."""
     mean_samples: float
-    """Tokens of a prompt's G samples together, averaged as the references; of the groups that fill the step."""
+    """Mean tokens per group of G samples, over all processes; counts only the groups that fill the step."""
     limit: int
-    """Most tokens of a sample, `rollout.max_new_tokens`."""
+    """Maximum tokens of a sample, `rollout.max_new_tokens`."""
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """What each answer of B groups counts."""
+    """The weight of each answer of B groups."""
 
     weights: PerAnswer
-    """What J(answer), or the answer's `loss`, is multiplied with; finite, 0 = need not be forwarded."""
+    """Factor of J(answer), or of the answer's `loss`. Finite; an answer with weight 0 needs no forward pass."""
     advantages: Advantages = field(default_factory=lambda: core.Advantages(torch.zeros(0, 0), torch.zeros(0)))
-    """Where the weights came from, for the log; empty if from elsewhere."""
+    """Advantages that the weights were computed from, for logging; empty if there are none."""
     signals: PerAnswer | None = None
-    """What the method's own `loss` is told of each answer; None where it needs nothing."""
+    """One number per answer for the method's own `loss`, such as its advantage. None if `loss` needs none."""
 
 
 @dataclass(frozen=True)
 class Before:
-    """N tokens as they were before the first update on them: constants. None where no method needs it."""
+    """Values of N tokens from before the first update on their batch, without gradient. None if not needed."""
 
     old: Tensor | None = None
-    """(N,), log-probability under the policy that is about to be updated."""
+    """(N,), log-probability under the policy before the update."""
     frozen: Tensor | None = None
-    """(N,), log-probability under the model before training."""
+    """(N,), log-probability under the frozen initial policy."""
     values: Tensor | None = None
-    """(N,), the critic's value of the state before the token."""
+    """(N,), the critic's value of the state in which the token was chosen."""
     advantages: Tensor | None = None
-    """(N,), advantage of each token, where a method has one for each."""
+    """(N,), token-level advantages, if the method has any."""
     returns: Tensor | None = None
-    """(N,), what the critic is to learn."""
+    """(N,), regression targets of the critic."""
 
     def select(self, lengths: Sequence[int], rows: Sequence[int]) -> Before:
-        """The tokens of the answers `rows`, in this order; `lengths` are the tokens of all answers."""
+        """Restrict to the tokens of some answers.
+
+        Args:
+            lengths: tokens of each of the S answers, N in total.
+            rows: indices of the answers to keep, in the order of the result.
+        """
         parts = {name: values.split(list(lengths)) for name, values in vars(self).items() if values is not None}
-        return Before(**{name: torch.cat([of_answers[row] for row in rows]) for name, of_answers in parts.items()})
+        return Before(**{name: torch.cat([answers[row] for row in rows]) for name, answers in parts.items()})
 
 
 @dataclass(frozen=True)
 class TokenView:
-    """N tokens of the S answers of a micro-batch, one answer behind the other, as a method's loss sees them."""
+    """Input of a method's loss: the S answers of a micro-batch, concatenated to N tokens."""
 
     logps: Tensor
     """(N,), log pi(x_t | q, x_<t), with gradient."""
     entropies: Tensor
-    """(N,), of the distribution each token was drawn from, in nats. Without gradient."""
+    """(N,), entropy of the policy at each token, in nats. Without gradient."""
     values: Tensor | None
-    """(N,), the critic's, with gradient."""
+    """(N,), the critic's values, with gradient. None without a critic."""
     before: Before
-    """Of the same tokens."""
+    """Values of the same tokens from before the first update on the batch."""
     signals: Tensor
     """(S,), `Weighted.signals` of each answer."""
     roles: Tensor
-    """(S,), a `Role` each."""
+    """(S,), the `Role` of each answer."""
     groups: Tensor
-    """(S,), the number of each answer's group."""
+    """(S,), index of each answer's group."""
     lengths: Tensor
     """(S,), tokens of each answer."""
 
     @property
     def old(self) -> Tensor:
-        """(N,), log-probability before the first update; while that is being made, the present one as a constant."""
+        """(N,), log-probability before the first update; during that update, the current one without gradient."""
         return self.logps.detach() if self.before.old is None else self.before.old
 
     @property
     def frozen(self) -> Tensor:
-        """(N,), log-probability under the model before training."""
-        return known(self.before.frozen)
+        """(N,), log-probability under the frozen initial policy."""
+        return required(self.before.frozen)
 
     @property
     def log_ratio(self) -> Tensor:
-        """(N,), log of the probability now over that before the first update, with gradient."""
+        """(N,), log(pi / pi_old) of each token, with gradient."""
         return self.logps - self.old
 
     def total(self, values: Tensor) -> Tensor:
         """(N,) -> (S,), sum over each answer's tokens."""
-        owners = self.spread(torch.arange(len(self.lengths), device=self.lengths.device))
+        owners = self.per_token(torch.arange(len(self.lengths), device=self.lengths.device))
         return values.new_zeros(len(self.lengths)).index_add(0, owners, values)
 
     def mean(self, values: Tensor) -> Tensor:
         """(N,) -> (S,), mean over each answer's tokens."""
         return self.total(values) / self.lengths
 
-    def spread(self, values: Tensor) -> Tensor:
-        """(S,) -> (N,), each answer's value for each of its tokens."""
+    def per_token(self, values: Tensor) -> Tensor:
+        """(S,) -> (N,), each answer's value repeated for its tokens."""
         return values.repeat_interleave(self.lengths, output_size=len(self.logps))
 
-    def only(self, role: Role) -> Tensor:
-        """(N,) bool, tokens of answers with this role."""
-        return self.spread(self.roles == role)
+    def has_role(self, role: Role) -> Tensor:
+        """(N,) bool, whether the token belongs to an answer with this role."""
+        return self.per_token(self.roles == role)
 
 
 @dataclass(frozen=True)
@@ -172,64 +178,92 @@ class TokenLoss:
     """The losses of S answers."""
 
     loss: Tensor
-    """(S,), with gradient; the mean over a step's prompts of weight times loss is minimised."""
+    """(S,), with gradient. Training minimises sum(weight * loss) / B, with B the prompts of the step."""
     numbers: Mapping[str, Tensor] = field(default_factory=dict)
-    """Worth logging, (S,) each, NaN where an answer has none."""
+    """Metrics to log, (S,) each; NaN where an answer has no value."""
 
 
 class Method:
-    """An alignment method: the hooks, with what most methods do. Settings are the fields of the class below it."""
+    """Base class of alignment methods: the hooks and their defaults. Settings are the fields of the subclasses."""
 
     name: str = ""
-    """In a recipe and in messages."""
+    """Name in recipes and messages."""
 
     @property
     def needs(self) -> Needs:
-        """What it has to be given."""
+        """What the trainer has to provide."""
         return Needs()
 
     @property
     def weighted_likelihood(self) -> bool:
-        """Whether the update is a weighted likelihood: the method has no loss of its own."""
+        """Whether the update is a weighted likelihood, that is, the method does not override `loss`."""
         return type(self).loss is Method.loss
 
     def stages(self) -> list[Stage]:
-        """What is learned one after another; most methods are their own only stage."""
+        """Stages of training. Most methods have a single stage, themselves."""
         return [Stage(self)]
 
     def weigh(self, groups: StepGroups) -> Weighted:
-        """Rewards and lengths to what each answer counts."""
-        raise TypeError(f"{type(self).__name__} has no weigh(groups)")
+        """Compute the weight of each answer.
+
+        Args:
+            groups: rewards and lengths of the step's groups.
+
+        Returns:
+            Weights, and what the method needs later for `loss` and `report`.
+
+        Raises:
+            TypeError: if the method does not define this hook and is not a plan of `stages`.
+        """
+        raise TypeError(f"{type(self).__name__} must define weigh(groups)")
 
     def loss(self, tokens: TokenView) -> TokenLoss:
-        """The loss of each answer. This default, -J, makes a weighted likelihood; only importance weights call it."""
+        """Compute the loss of each answer.
+
+        The default is -J, which makes the update a weighted likelihood. The trainer then uses a faster path and
+        calls this default only to apply importance weights.
+
+        Args:
+            tokens: the tokens of a micro-batch.
+
+        Returns:
+            Losses (S,), and metrics to log.
+        """
         return TokenLoss(-tokens.mean(tokens.logps))
 
     def credit(self, before: Before, signals: Tensor, lengths: Sequence[int]) -> Before:
-        """Adds an advantage of every token to what was seen before the update, where a method has one for each.
+        """Add token-level advantages and returns, for methods that have them.
+
+        Called once per batch of samples. The trainer then standardises the advantages over the tokens of the step.
 
         Args:
-            before: the N tokens of the S answers.
+            before: values of the N tokens of S answers from before the update.
             signals: (S,), `Weighted.signals`.
-            lengths: S, tokens of each answer.
+            lengths: tokens of each of the S answers.
+
+        Returns:
+            `before`, completed.
         """
         return before
 
     def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-        """Numbers worth logging, (B,) each, NaN where a group has none.
+        """Compute metrics to log.
 
         Args:
-            weighted: what `weigh` gave.
-            loglik: J of each answer, nats per token; 0 where nothing was forwarded.
+            weighted: the result of `weigh`.
+            loglik: J of each answer, nats per token; 0 for answers without a forward pass.
+
+        Returns:
+            Name -> values (B,), NaN where a group has no value.
         """
         return {}
 
     def start(self) -> State:
-        """The state before the first step."""
+        """Return the initial state."""
         return {}
 
     def at(self, state: State) -> Self:
-        """The method in this state."""
+        """Return the method with its settings updated from the state."""
         return self
 
     def adapt(
@@ -240,40 +274,50 @@ class Method:
         total: Callable[[Tensor], list[float]],
         logged: Mapping[str, float],
     ) -> tuple[State, dict[str, float]]:
-        """The state for the next step, and what there is to log of the change.
+        """Compute the state for the next step.
 
         Args:
-            state: of this step.
-            before: the N tokens of the S answers as they were before the update.
-            lengths: S, tokens of each answer.
-            total: adds a tensor up over all processes.
-            logged: what is logged of the step, over all processes: the method's own numbers among it.
+            state: state of this step.
+            before: values of the N tokens of S answers from before the update.
+            lengths: tokens of each of the S answers.
+            total: sums a tensor over all processes.
+            logged: metrics of the step over all processes, including those of `loss` and `report`.
+
+        Returns:
+            The next state, and metrics to log.
         """
         return state, {}
 
 
-def known(value: Tensor | None) -> Tensor:
-    """The value, of a method that asked for it in its `needs`."""
+def required(value: Tensor | None) -> Tensor:
+    """Return a value that the method declared in its `needs`.
+
+    Raises:
+        ValueError: if the method did not declare it.
+    """
     if value is None:
-        raise ValueError("a method uses what it does not ask for in its `needs`")
+        raise ValueError("the method uses a value that its `needs` do not declare")
     return value
 
 
 def scored_share(rewards: Tensor) -> Tensor:
-    """(B, G), 1 / (scored samples of the group) where a sample is scored and its group has at least two, else 0."""
+    """(B, G), 1 / (scored samples of the group) for scored samples of groups with at least two of them, else 0."""
     scored = rewards.isfinite()
     count = scored.sum(dim=1, keepdim=True)
     return (scored & (count > 1)) / count.clamp(min=1).to(rewards.dtype)
 
 
 def kl_estimate(logps: Tensor, frozen: Tensor) -> Tensor:
-    """r - 1 - log r with r = pi_start / pi, per token: never negative, unbiased for samples of pi (k3 of Schulman)."""
+    """Per-token estimate of KL(pi || pi_init): r - 1 - log r with r = pi_init / pi (Schulman's k3).
+
+    It is never negative, and unbiased for samples from pi.
+    """
     gap = frozen - logps
     return gap.exp() - 1 - gap
 
 
 def group_numbers(advantages: Advantages) -> dict[str, Tensor]:
-    """What most methods log of their groups, (B,) each: mean |A|, and which teach nothing or have too few rewards."""
+    """Metrics common to most methods, (B,) each: mean |A|, groups without signal, groups with too few rewards."""
     return {
         "advantage/abs": advantages.completions.abs().nanmean(dim=1),
         "groups/no_signal": advantages.no_signal.double(),
@@ -282,6 +326,6 @@ def group_numbers(advantages: Advantages) -> dict[str, Tensor]:
 
 
 def method_name(section: Any) -> str | None:
-    """Which method a section of a recipe means; GRAO where it does not say."""
+    """Name of the method in a recipe section; `grao` by default."""
     name = str(section.get("name", "grao")) if isinstance(section, dict) else getattr(section, "name", None)
     return name if isinstance(name, str) else None

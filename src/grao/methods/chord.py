@@ -1,7 +1,8 @@
 """CHORD (Zhang et al., arXiv 2508.11408): (1 - mu) * GRPO + mu * SFT on the references.
 
-CHORD-mu lets mu fall from step to step. CHORD-phi keeps it and weighs the tokens of a reference by phi(p) = p (1 - p),
-most where the policy is undecided. Left out: more than one update on a batch of samples, hence ratios.
+CHORD-mu decays mu during training. CHORD-phi keeps mu constant and weights the tokens of a reference by
+phi(p) = p (1 - p), which is largest where the policy is undecided. Not implemented: several updates per batch of
+samples, so there are no probability ratios.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pydantic import Field
 
 from grao.lazy import torch
 from grao.methods.base import Method, StepGroups, TokenLoss, TokenView, Weighted, method, scored_share
-from grao.methods.grpo import among_samples, sample_advantages
+from grao.methods.grpo import sample_advantages, without_reference
 from grao.settings import PositiveInt, Share
 from grao.types import PerAnswer, Role
 
@@ -23,38 +24,38 @@ if TYPE_CHECKING:
 
 @method
 class CHORDMu(Method):
-    """GRPO and SFT with a falling weight of SFT (arXiv 2508.11408)."""
+    """GRPO plus SFT whose weight decays (arXiv 2508.11408)."""
 
     name: Literal["chord-mu"] = "chord-mu"
     """The method."""
     peak: Share = 0.9
-    """Greatest weight of SFT."""
+    """Largest weight of SFT, reached after the warm-up."""
     valley: Share = 0.05
-    """Its weight in the end."""
+    """Final weight of SFT."""
     warmup: Annotated[int, Field(ge=0)] = 0
-    """Steps in which it rises."""
+    """Steps over which the weight rises from 0 to `peak`."""
     decay: PositiveInt = 200
-    """Steps in which it falls."""
+    """Steps over which the weight falls from `peak` to `valley`."""
 
     def mu(self, step: int) -> float:
-        """The weight of SFT at a step (from 0): up in a line, down along a cosine."""
-        return scheduled(step, self.peak, self.valley, self.warmup, self.decay)
+        """Weight of SFT at a step, counted from 0: linear warm-up, then cosine decay."""
+        return warmup_cosine(step, self.peak, self.valley, self.warmup, self.decay)
 
     def weigh(self, groups: StepGroups) -> Weighted:
-        """A weighted likelihood: (1 - mu) * A_i / G for samples, mu * |y| / mean|y| for references (eq. 4 and 5)."""
-        samples, references = mixed(groups, self.mu(groups.step))
+        """Weight samples by (1 - mu) * A_i / G and references by mu * |y| / mean|y| (eq. 4 and 5)."""
+        samples, references = mixed_weights(groups, self.mu(groups.step))
         advantages = sample_advantages(groups.rewards)
         weights = PerAnswer.of(samples * advantages.nan_to_num(0.0), references)
-        return Weighted(weights, among_samples(advantages))
+        return Weighted(weights, without_reference(advantages))
 
     def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-        """How likely the references are, and groups without signal."""
+        """Report groups without signal and the log-likelihood of the references."""
         return imitation_numbers(weighted, loglik)
 
 
 @method
 class CHORDPhi(Method):
-    """GRPO and SFT, a reference's tokens weighed by p (1 - p) (arXiv 2508.11408)."""
+    """GRPO plus SFT whose tokens are weighted by p (1 - p) (arXiv 2508.11408)."""
 
     name: Literal["chord-phi"] = "chord-phi"
     """The method."""
@@ -62,39 +63,51 @@ class CHORDPhi(Method):
     """Weight of SFT."""
 
     def weigh(self, groups: StepGroups) -> Weighted:
-        """The loss is told the advantages of samples, and 1 for references."""
-        samples, references = mixed(groups, self.mu)
+        """Weight as CHORD-mu does, but leave the advantages to the loss: A_i for samples, 1 for references."""
+        samples, references = mixed_weights(groups, self.mu)
         advantages = sample_advantages(groups.rewards)
         signals = PerAnswer.of(advantages, 1.0)
         weights = PerAnswer.of(samples * (signals.samples != 0), references)
-        return Weighted(weights, among_samples(advantages), signals)
+        return Weighted(weights, without_reference(advantages), signals)
 
     def loss(self, tokens: TokenView) -> TokenLoss:
-        """The plain policy gradient on samples; on references phi-weighted cross-entropy, phi a constant (eq. 7)."""
+        """Policy gradient on samples; on references, cross-entropy weighted by phi as a constant (eq. 7)."""
         p = tokens.logps.detach().exp()
-        phi = torch.where(tokens.only(Role.REFERENCE), p * (1 - p), torch.ones_like(p))
+        phi = torch.where(tokens.has_role(Role.REFERENCE), p * (1 - p), torch.ones_like(p))
         mean_phi = tokens.mean(phi).masked_fill(tokens.roles != Role.REFERENCE, torch.nan)
-        return TokenLoss(-tokens.mean(phi * tokens.spread(tokens.signals) * tokens.logps), {"reference/phi": mean_phi})
+        signals = tokens.per_token(tokens.signals)
+        return TokenLoss(-tokens.mean(phi * signals * tokens.logps), {"reference/phi": mean_phi})
 
     def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-        """How likely the references are, and groups without signal."""
+        """Report groups without signal and the log-likelihood of the references."""
         return imitation_numbers(weighted, loglik)
 
 
-def scheduled(step: int, peak: float, valley: float, warmup: int, decay: int) -> float:
-    """At a step (from 0): in a line up to `peak`, along a cosine down to `valley`; in `warmup` and `decay` steps."""
+def warmup_cosine(step: int, peak: float, valley: float, warmup: int, decay: int) -> float:
+    """Schedule with a linear warm-up and a cosine decay.
+
+    Args:
+        step: counted from 0.
+        peak: value at the end of the warm-up.
+        valley: value from the end of the decay on.
+        warmup: steps of the warm-up, which starts at 0.
+        decay: steps of the decay.
+
+    Returns:
+        The value at `step`.
+    """
     if step < warmup:
         return peak * step / warmup
-    passed = min((step - warmup) / decay, 1.0)
-    return valley + (peak - valley) * (1 + math.cos(math.pi * passed)) / 2
+    progress = min((step - warmup) / decay, 1.0)
+    return valley + (peak - valley) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def mixed(groups: StepGroups, mu: float) -> tuple[Tensor, Tensor]:
-    """(1 - mu) / G of each scored sample, (B, G), and mu * |y| / mean|y| of each reference, (B,)."""
+def mixed_weights(groups: StepGroups, mu: float) -> tuple[Tensor, Tensor]:
+    """Weights (1 - mu) / G of scored samples, (B, G), and mu * |y| / mean|y| of references, (B,)."""
     references = mu * groups.lengths.reference.to(groups.rewards) / groups.mean_reference
     return (1 - mu) * scored_share(groups.rewards), references
 
 
 def imitation_numbers(weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-    """How likely the references are, and groups without signal, (B,) each."""
+    """Groups without signal and mean log-likelihood of the references, (B,) each."""
     return {"groups/no_signal": weighted.advantages.no_signal.double(), "reference/loglik": loglik.reference}

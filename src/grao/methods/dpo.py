@@ -1,4 +1,4 @@
-"""DPO (Rafailov et al., arXiv 2305.18290): the reference above the rejected answer, measured from the frozen policy."""
+"""DPO (Rafailov et al., arXiv 2305.18290): prefer the reference to the rejected answer, relative to a frozen policy."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 @method
 class DPO(Method):
-    """References above rejected answers (arXiv 2305.18290); needs `data.rejected`, nothing is sampled."""
+    """References preferred to rejected answers (arXiv 2305.18290). Needs `data.rejected`; nothing is sampled."""
 
     name: Literal["dpo"] = "dpo"
     """The method."""
     beta: PositiveFloat = 0.1
-    """How sharply margins count; the smaller, the further the policy may go from where it began."""
+    """Scale of the margin. The smaller beta is, the further the policy may move from its starting point."""
 
     needs = Needs(samples=False, rejected=True, frozen=True, whole_groups=True)
 
     def weigh(self, groups: StepGroups) -> Weighted:
-        """Both answers of every pair count 1: the loss of a pair is booked on its reference."""
+        """Weight 1 for both answers of a pair. The loss of the pair is assigned to its reference."""
         pair = (groups.lengths.rejected > 0).to(groups.rewards.dtype)
         return Weighted(PerAnswer.of(groups.rewards.new_zeros(groups.rewards.shape), pair, pair))
 
@@ -34,7 +34,7 @@ class DPO(Method):
         ratios = tokens.total(tokens.logps - tokens.frozen)  # (S,)
         chosen, rejected = (tokens.roles == role for role in (Role.REFERENCE, Role.REJECTED))
         pairs = chosen[:, None] & rejected & (tokens.groups[:, None] == tokens.groups)  # (S, S)
-        margin = self.beta * (ratios - torch.where(pairs, ratios, 0.0).sum(dim=1))  # of each pair, at its reference
+        margin = self.beta * (ratios - torch.where(pairs, ratios, 0.0).sum(dim=1))  # (S,), valid at references
 
         def on_reference(values: Tensor) -> Tensor:
             return torch.where(chosen, values.detach(), torch.nan)
@@ -49,5 +49,5 @@ class DPO(Method):
         )
 
     def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-        """How likely the references are, in nats per token."""
+        """Report the log-likelihood of the references, in nats per token."""
         return {"reference/loglik": loglik.reference}

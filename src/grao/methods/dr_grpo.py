@@ -1,8 +1,8 @@
-"""Dr. GRPO (Liu et al., arXiv 2503.20783): GRPO without the two divisions that favour some groups and lengths.
+"""Dr. GRPO (Liu et al., arXiv 2503.20783): GRPO without the divisions by standard deviation and by length.
 
-No division by the group's deviation, for it weighs prompts by their difficulty, and none by a sample's length, for it
-spares long wrong answers. The sum over a sample's tokens is divided by one constant, the most tokens that it may have
-(TRL: `loss_type="dr_grpo"`, `scale_rewards="none"`).
+Dividing by the group's standard deviation biases the update towards very easy and very hard prompts. Dividing by the
+length penalises long wrong answers too little. Dr. GRPO divides the sum over a sample's tokens by a constant instead,
+the maximum length of a sample (TRL: `loss_type="dr_grpo"`, `scale_rewards="none"`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from grao.settings import NonNegativeFloat
 
 @method
 class DrGRPO(GRPO):
-    """GRPO without deviation and length (arXiv 2503.20783)."""
+    """GRPO without division by standard deviation and length (arXiv 2503.20783)."""
 
     name: Literal["dr-grpo"] = "dr-grpo"  # type: ignore[assignment]
     """The method."""
     kl: NonNegativeFloat = 0.0
-    """Weight of the KL divergence to the model before training; the paper has none."""
+    """Weight of the KL divergence to the initial policy; the paper has no such term."""
 
     def weigh(self, groups: StepGroups) -> Weighted:
-        """A = R - mean over the samples; a sample counts |o| / `rollout.max_new_tokens`."""
+        """A = R - mean over the samples; a sample has weight |o| / (G * `rollout.max_new_tokens`)."""
         lengths = groups.lengths.samples.to(groups.rewards)
         return self.weighted(centred(groups.rewards), scored_share(groups.rewards) * lengths / groups.limit)

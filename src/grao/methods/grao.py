@@ -1,4 +1,4 @@
-"""GRAO: imitate while the reference is better, explore once samples win, go past the reference (paper, eq. 3, 4)."""
+"""GRAO (paper, eq. 3 and 4): imitate while the reference is better, explore once samples win, surpass the reference."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ if TYPE_CHECKING:
 
 @method
 class GRAO(Method):
-    """GRAO's coefficients (paper, eq. 3 and 4)."""
+    """Group Relative Alignment Optimization (paper, eq. 3 and 4)."""
 
     name: Literal["grao"] = "grao"
     """The method."""
     beta: NonNegativeFloat = 0.5
-    """Weight of imitation."""
+    """Weight of the imitation term."""
     lambda_: Annotated[NonNegativeFloat, Field(alias="lambda")] = 0.6
     """Weight of the alignment regulariser."""
     exploration: NonNegativeFloat = 1.0
-    """Weight of exploration; 1 in the paper."""
+    """Weight of the exploration term; 1 in the paper."""
     scope: Literal["joint", "samples"] = "joint"
-    """Normalise over samples and reference together, or over the samples alone."""
+    """Normalise rewards over samples and reference together (`joint`), or over the samples alone."""
     sign: Literal["signed", "positive"] = "positive"
-    """`signed` is eq. 3 as printed; `positive` never pushes the reference down (docs/method.md says why it is ours)."""
+    """`signed` is eq. 3 as printed; `positive` never pushes the reference down (reasons in docs/method.md)."""
     normalise: Literal["group", "mean", "batch", "none"] = "group"
-    """`group` is eq. 4. For ablations: less the group's mean only, over the step's batch, or rewards as they are."""
+    """`group` is eq. 4. For ablations: subtract the mean only, normalise over the batch, or use raw rewards."""
 
     def weigh(self, groups: StepGroups) -> Weighted:
-        """Rewards -> group-relative advantages -> weights."""
+        """Rewards -> group-relative advantages -> sequence weights."""
         rewards = groups.rewards
         advantages = core.ADVANTAGES[self.normalise](rewards, rewards.new_zeros(len(rewards)), self.scope)
         weights = core.sequence_weights(advantages, self.beta, self.lambda_, self.exploration, self.sign)
         return Weighted(PerAnswer.of(weights.completions, weights.reference), advantages)
 
     def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-        """The three terms of eq. 3, what share of loss and gradient each has, and the reference's weight.
+        """Report the three terms of eq. 3, their shares of loss and gradient, and the weight of the reference.
 
-        Names that end in `_size` are magnitudes; the trainer turns each family of them into shares.
+        Families of metrics whose prefix ends in `_size` are magnitudes. The trainer turns each family into shares.
         """
         coefficients = (self.beta, self.lambda_, self.exploration, self.sign)
         advantages, reference_weights = weighted.advantages, weighted.weights.reference
         terms = vars(core.objective_terms(advantages, loglik.samples, loglik.reference, *coefficients))
         samples, reference = advantages.completions, advantages.reference
         mean_size, mean = samples.abs().nanmean(dim=1), samples.nanmean(dim=1)
-        taken = reference_weights != 0  # where the sign policy lets the reference take part
+        active = reference_weights != 0  # where the sign policy keeps the reference
         pull = {
             "exploration": self.exploration * mean_size,
-            "imitation": self.beta * reference.abs() * taken,
-            "regulariser": self.lambda_ * (mean_size + mean.abs() * taken),
+            "imitation": self.beta * reference.abs() * active,
+            "regulariser": self.lambda_ * (mean_size + mean.abs() * active),
         }
         return {
             **{f"terms/{name}": value for name, value in terms.items()},
@@ -68,10 +68,16 @@ class GRAO(Method):
         }
 
     def kappa(self, samples: int) -> float | None:
-        """Weight of the reference to that of a sample, each per unit of advantage, in groups of G = `samples`.
+        """Ratio of the reference's weight to that of all samples, each per unit of advantage.
 
-        (beta + lambda / G) / (alpha + lambda) in scope `joint`, beta / (alpha + lambda) in scope `samples`: all
-        that the coefficients set but for a common scale. None where eq. 4 is not followed or samples do not count.
+        Up to a common scale, this ratio is all that the coefficients determine: (beta + lambda / G) / (alpha + lambda)
+        in scope `joint`, beta / (alpha + lambda) in scope `samples`.
+
+        Args:
+            samples: group size G.
+
+        Returns:
+            kappa; None if advantages do not follow eq. 4 or samples have no weight.
         """
         on_samples = self.exploration + self.lambda_
         if self.normalise != "group" or not on_samples:

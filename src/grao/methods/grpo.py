@@ -1,8 +1,8 @@
-"""GRPO (Shao et al., arXiv 2402.03300): samples against each other, with a clipped ratio and a pull to the start.
+"""GRPO (Shao et al., arXiv 2402.03300): group-relative advantages, a clipped ratio and a KL term.
 
-Eq. 3 of the paper; means over a sample's tokens, then over samples (TRL: `loss_type="grpo"`). The reference answer
-takes part only through the rewards, which are relative to it. The KL estimate is multiplied by the ratio r, without
-which its gradient is not that of the KL divergence (DeepSeek-V3.2, arXiv 2512.02556; as in TRL).
+This is eq. 3 of that paper, averaged over each sample's tokens and then over samples (TRL: `loss_type="grpo"`). The
+reference answer matters only through the rewards, which are relative to it. The KL estimate is multiplied by the ratio
+r; without it, its gradient would not be that of the KL divergence (DeepSeek-V3.2, arXiv 2512.02556; as in TRL).
 """
 
 from __future__ import annotations
@@ -20,89 +20,112 @@ if TYPE_CHECKING:
     from grao.core import Advantages
 
 _EPSILON = 1e-4
-"""Added to the deviation, as in TRL."""
+"""Added to the standard deviation, as in TRL."""
 
 
 @base.method
 class GRPO(base.Method):
-    """Samples against each other (arXiv 2402.03300)."""
+    """Group-relative advantages of the samples alone (arXiv 2402.03300)."""
 
     name: Literal["grpo"] = "grpo"
     """The method."""
     clip: PositiveFloat = 0.2
-    """How far below 1 a probability ratio counts, and above it where `clip_high` does not say otherwise."""
+    """How far the probability ratio may fall below 1, and rise above it unless `clip_high` is set."""
     clip_high: PositiveFloat | None = None
-    """How far above 1 it counts."""
+    """How far the probability ratio may rise above 1; by default as far as `clip`."""
     kl: NonNegativeFloat = 0.04
-    """Weight of the KL divergence to the model before training."""
+    """Weight of the KL divergence to the initial policy."""
     updates: PositiveInt = 1
-    """Optimiser steps on one batch of samples."""
+    """Optimiser steps per batch of samples."""
 
     @property
     def needs(self) -> base.Needs:
-        """Old log-probabilities for more than one update, the frozen policy for the KL term."""
+        """Old log-probabilities for several updates per batch, the frozen policy for the KL term."""
         return base.Needs(references=False, old=self.updates > 1, frozen=self.kl > 0, updates=self.updates)
 
     def weigh(self, groups: base.StepGroups) -> base.Weighted:
-        """A = (R - mean) / deviation over the samples; without a KL term, groups without signal are left out."""
+        """A = (R - mean) / std over the samples; each scored sample has weight 1/G."""
         return self.weighted(sample_advantages(groups.rewards), base.scored_share(groups.rewards))
 
     def weighted(self, advantages: Tensor, shares: Tensor) -> base.Weighted:
-        """Samples count their shares, (B, G), but those without advantage only where a KL term asks for them."""
+        """Weight samples by `shares`. Without a KL term, samples whose advantage is 0 get weight 0.
+
+        Args:
+            advantages: (B, G), NaN = missing.
+            shares: (B, G), weights before samples without advantage are removed.
+
+        Returns:
+            Weights, with the advantages as signals for the loss.
+        """
         weights = shares if self.kl else shares * (advantages.nan_to_num(0.0) != 0)
-        return base.Weighted(PerAnswer.of(weights), among_samples(advantages), PerAnswer.of(advantages))
+        return base.Weighted(PerAnswer.of(weights), without_reference(advantages), PerAnswer.of(advantages))
 
     def log_ratio(self, tokens: base.TokenView) -> Tensor:
-        """(N,), the log of each token's ratio r."""
+        """(N,), log of the probability ratio r of each token."""
         return tokens.log_ratio
 
     def loss(self, tokens: base.TokenView) -> base.TokenLoss:
-        """-min(r A, clip(r) A) + kl * r * KL, a mean over each sample's tokens."""
-        advantages = tokens.spread(tokens.signals)
+        """-min(r A, clip(r) A) + kl * r * KL, averaged over each sample's tokens."""
+        advantages = tokens.per_token(tokens.signals)
         surrogate, clipped = clipped_surrogate(self.log_ratio(tokens), advantages, self.clip, self.clip_high)
         numbers = {"ratio/clipped": tokens.mean(clipped)}
         if self.kl == 0:
             return base.TokenLoss(tokens.mean(surrogate), numbers)
         ratio = self.log_ratio(tokens).exp()
-        distance = tokens.mean(ratio * base.kl_estimate(tokens.logps, tokens.frozen))
-        return base.TokenLoss(tokens.mean(surrogate) + self.kl * distance, numbers)
+        divergence = tokens.mean(ratio * base.kl_estimate(tokens.logps, tokens.frozen))
+        return base.TokenLoss(tokens.mean(surrogate) + self.kl * divergence, numbers)
 
     def report(self, weighted: base.Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-        """Size of the advantages, and groups that have none."""
+        """Report the size of the advantages, groups without signal and dropped groups."""
         return base.group_numbers(weighted.advantages)
 
 
 def sample_advantages(rewards: Tensor) -> Tensor:
-    """(B, G) -> (B, G), (R - mean) / (deviation + 1e-4) within each group, the deviation with n - 1 as in TRL.
+    """(R - mean) / (std + 1e-4) within each group of samples, std with n - 1 as in TRL.
 
-    NaN where the reward is missing, and in a whole group with fewer than two scored samples.
+    Args:
+        rewards: (B, G), NaN = missing.
+
+    Returns:
+        (B, G); NaN where the reward is missing and throughout a group with fewer than two scored samples.
     """
     return centred(rewards) / (core.spread(rewards, rewards, freedom=1)[1] + _EPSILON)
 
 
 def centred(rewards: Tensor) -> Tensor:
-    """(B, G) -> (B, G), R - mean within each group: advantages that are not divided by the deviation. NaN as there."""
+    """R - mean within each group of samples.
+
+    Args:
+        rewards: (B, G), NaN = missing.
+
+    Returns:
+        (B, G); NaN where the reward is missing and throughout a group with fewer than two scored samples.
+    """
     scored = rewards.isfinite()
-    lacking = ~scored | (scored.sum(dim=1, keepdim=True) < 2)
-    return core.spread(rewards, rewards)[0].masked_fill(lacking, torch.nan)
+    missing = ~scored | (scored.sum(dim=1, keepdim=True) < 2)
+    return core.spread(rewards, rewards)[0].masked_fill(missing, torch.nan)
 
 
-def among_samples(advantages: Tensor) -> Advantages:
-    """(B, G) of samples that are compared with each other alone: the reference has no advantage."""
+def without_reference(advantages: Tensor) -> Advantages:
+    """`Advantages` of (B, G) samples that are compared with each other only. The reference has none (NaN)."""
     return core.Advantages(advantages, advantages.new_full((len(advantages),), torch.nan))
 
 
 def clipped_surrogate(
     log_ratio: Tensor, advantages: Tensor, clip: float, clip_high: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """-min(r A, clip(r, 1 - clip, 1 + clip_high) A) of tokens or of whole samples, and whether it was clipped.
+    """PPO's clipped surrogate, -min(r A, clip(r, 1 - clip, 1 + clip_high) A), of tokens or whole samples.
 
     Args:
-        log_ratio: log of r = pi / pi_old, of any shape, with gradient.
+        log_ratio: log of r = pi / pi_old, any shape, with gradient.
         advantages: constants of the same shape.
-        clip, clip_high: how far below and above 1 a ratio counts; above as below where nothing else is said.
+        clip: how far r may fall below 1.
+        clip_high: how far r may rise above 1; `clip` if None.
+
+    Returns:
+        The loss, with gradient, and 1 where it was clipped, else 0; both in the shape of `log_ratio`.
     """
     ratio = log_ratio.exp()
-    free = ratio * advantages
-    bounded = ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high)) * advantages
-    return -torch.minimum(free, bounded), (bounded < free).to(ratio).detach()
+    unclipped = ratio * advantages
+    clipped = ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high)) * advantages
+    return -torch.minimum(unclipped, clipped), (clipped < unclipped).to(ratio).detach()

@@ -1,11 +1,12 @@
-"""LUFFY (Yan et al., arXiv 2504.14945): the reference as an off-policy member of the group, its ratio shaped.
+"""LUFFY (Yan et al., arXiv 2504.14945): the reference as an off-policy member of the group, with a shaped ratio.
 
-Advantages are taken over samples and reference together. A sample's tokens count by their ratio to the policy that
-drew them; the reference was drawn by nobody, so its tokens count by f(p) = p / (p + gamma), which raises what is
-unlikely more than p itself would. Every token of the group counts the same (1 / Z in eq. 7).
+Advantages are computed over samples and reference together. The tokens of a sample use the usual clipped ratio. The
+reference was not sampled from a policy, so its tokens use f(p) = p / (p + gamma) instead, which gives unlikely tokens a
+larger gradient than p would. All tokens of a group have the same weight (1 / Z in eq. 7).
 
-The authors' script (github.com/ElliottYan/LUFFY, `exp_scripts/train.sh`) does not divide by the deviation and takes no
-mean over tokens (`grpo_use_std=False`, `loss_remove_token_mean=True`): `normalise: false`.
+The authors' script (github.com/ElliottYan/LUFFY, `exp_scripts/train.sh`) neither divides by the standard deviation nor
+averages over tokens (`grpo_use_std=False`, `loss_remove_token_mean=True`). With `normalise: false` both are left
+out here too, and the sum over an answer's tokens is divided by `rollout.max_new_tokens`.
 """
 
 from __future__ import annotations
@@ -29,22 +30,21 @@ class LUFFY(Method):
     name: Literal["luffy"] = "luffy"
     """The method."""
     shaping: PositiveFloat = 0.1
-    """gamma of f(p) = p / (p + gamma), by which a reference's tokens count."""
+    """gamma of the shaping function f(p) = p / (p + gamma) on reference tokens."""
     clip: PositiveFloat = 0.2
-    """Half-width of the interval in which a probability ratio counts."""
+    """How far the probability ratio may move from 1 before it is clipped."""
     updates: PositiveInt = 1
-    """Optimiser steps on one batch of samples."""
+    """Optimiser steps per batch of samples."""
     normalise: bool = True
-    """Divide advantages by the group's deviation, and sums over tokens by Z. If false, as in the authors' script,
-    advantages are R - mean, and the sum over an answer's tokens is divided by `rollout.max_new_tokens`."""
+    """Divide advantages by the standard deviation and average over tokens; false is the authors' script."""
 
     @property
     def needs(self) -> Needs:
-        """Old log-probabilities for more than one update."""
+        """Old log-probabilities for several updates per batch."""
         return Needs(old=self.updates > 1, updates=self.updates)
 
     def weigh(self, groups: StepGroups) -> Weighted:
-        """Joint advantages; each answer's weight is its part of the group's tokens, or of the most it could have."""
+        """Weight answers with nonzero joint advantage by their share of the group's tokens, or of its maximum."""
         rewards, lengths = groups.rewards, groups.lengths
         advantages = core.ADVANTAGES["group" if self.normalise else "mean"](
             rewards, rewards.new_zeros(len(rewards)), "joint"
@@ -60,19 +60,19 @@ class LUFFY(Method):
         return Weighted(weights, advantages, signals)
 
     def loss(self, tokens: TokenView) -> TokenLoss:
-        """Clipped for samples, shaped for references; the mean over an answer's tokens."""
-        advantages = tokens.spread(tokens.signals)
+        """Clipped surrogate for samples, shaped for references, averaged over each answer's tokens."""
+        advantages = tokens.per_token(tokens.signals)
         surrogate, clipped = clipped_surrogate(tokens.log_ratio, advantages, self.clip)
         p = tokens.logps.exp()
         shaped = -p / (p + self.shaping) * advantages
-        on_reference = tokens.only(Role.REFERENCE)
+        on_reference = tokens.has_role(Role.REFERENCE)
         return TokenLoss(
             tokens.mean(torch.where(on_reference, shaped, surrogate)),
             {"ratio/clipped": tokens.mean(clipped * ~on_reference)},
         )
 
     def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-        """Advantage of the reference, and groups that have none."""
+        """Report the advantage and log-likelihood of the reference, and groups without signal."""
         return {
             "advantage/reference": weighted.advantages.reference,
             "groups/no_signal": weighted.advantages.no_signal.double(),

@@ -1,11 +1,12 @@
-"""RLOO (Ahmadian et al., arXiv 2402.14740): REINFORCE on whole samples, each against the mean of the others.
+"""RLOO (Ahmadian et al., arXiv 2402.14740): REINFORCE with a leave-one-out baseline.
 
-    R'_i = R_i - kl * sum_t log(pi_old(t) / pi_start(t))       the KL penalty is part of the reward
+    R'_i = R_i - kl * sum_t log(pi_old(t) / pi_init(t))        the KL penalty is part of the reward
     A_i  = R'_i - mean of R'_j over the other samples of the group
     loss = -min(s A, clip(s) A),  s = pi(o_i) / pi_old(o_i)
 
-No deviation, no length: a sample is one action. As in TRL's `RLOOTrainer` the ratio of the whole sample is clipped,
-which matters from the second update on a batch on. Left out: advantages normalised over the batch, clipped rewards.
+A whole sample is one action, so nothing is divided by standard deviation or length. As in TRL's `RLOOTrainer` the ratio
+of the whole sample is clipped, which matters from the second update on a batch. Not implemented: normalising advantages
+over the batch, clipping rewards.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from grao.methods import base
-from grao.methods.grpo import among_samples, centred, clipped_surrogate
+from grao.methods.grpo import centred, clipped_surrogate, without_reference
 from grao.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 from grao.types import PerAnswer
 
@@ -23,48 +24,59 @@ if TYPE_CHECKING:
 
 @base.method
 class RLOO(base.Method):
-    """Each sample against the mean of the others (arXiv 2402.14740)."""
+    """REINFORCE with a leave-one-out baseline (arXiv 2402.14740)."""
 
     name: Literal["rloo"] = "rloo"
     """The method."""
     clip: PositiveFloat = 0.2
-    """Half-width of the interval in which the probability ratio of a sample counts."""
+    """How far the probability ratio of a sample may move from 1 before it is clipped."""
     kl: NonNegativeFloat = 0.05
-    """Penalty for each nat of distance from the model before training."""
+    """Penalty per nat of log-ratio to the initial policy."""
     updates: PositiveInt = 1
-    """Optimiser steps on one batch of samples."""
+    """Optimiser steps per batch of samples."""
 
     @property
     def needs(self) -> base.Needs:
-        """For the penalty the frozen policy, and all samples of a group at once."""
+        """With a KL penalty, the frozen policy and all samples of a group in one micro-batch."""
         penalised = self.kl > 0
         return base.Needs(
             references=False, old=self.updates > 1, frozen=penalised, whole_groups=penalised, updates=self.updates
         )
 
     def weigh(self, groups: base.StepGroups) -> base.Weighted:
-        """A = n / (n - 1) * (R - mean), which is R - mean of the others; without a penalty only where it is not 0."""
+        """A = R - mean of the other samples. Without a KL penalty, samples with A = 0 get weight 0."""
         shares = base.scored_share(groups.rewards)
-        advantages = left_out(centred(groups.rewards), groups.rewards.isfinite().sum(dim=1, keepdim=True))
+        advantages = leave_one_out(centred(groups.rewards), groups.rewards.isfinite().sum(dim=1, keepdim=True))
         weights = shares if self.kl else shares * (advantages.nan_to_num(0.0) != 0)
-        return base.Weighted(PerAnswer.of(weights), among_samples(advantages), PerAnswer.of(advantages))
+        return base.Weighted(PerAnswer.of(weights), without_reference(advantages), PerAnswer.of(advantages))
 
     def loss(self, tokens: base.TokenView) -> base.TokenLoss:
-        """Clipped surrogate of each sample; the penalty takes its own baseline off, for both are linear."""
+        """Clipped surrogate of each sample.
+
+        The baseline is linear, so the KL penalty can be centred separately, by a baseline of its own.
+        """
         advantages = tokens.signals
         if self.kl:
-            distances = tokens.total(tokens.old - tokens.frozen)  # (S,), in nats
-            together = (tokens.groups[:, None] == tokens.groups).to(distances)  # (S, S)
-            count = together.sum(dim=1)
-            advantages = advantages - self.kl * left_out(distances - together @ distances / count, count)
+            distances = tokens.total(tokens.old - tokens.frozen)  # (S,), nats
+            same_group = (tokens.groups[:, None] == tokens.groups).to(distances)  # (S, S)
+            count = same_group.sum(dim=1)
+            advantages = advantages - self.kl * leave_one_out(distances - same_group @ distances / count, count)
         surrogate, clipped = clipped_surrogate(tokens.total(tokens.log_ratio), advantages, self.clip)
         return base.TokenLoss(surrogate, {"ratio/clipped": clipped})
 
     def report(self, weighted: base.Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-        """Size of the advantages, and groups that have none."""
+        """Report the size of the advantages, groups without signal and dropped groups."""
         return base.group_numbers(weighted.advantages)
 
 
-def left_out(distances: Tensor, count: Tensor) -> Tensor:
-    """Distances from the mean of `count` members as distances from the mean of the others."""
+def leave_one_out(distances: Tensor, count: Tensor) -> Tensor:
+    """Turn distances from the mean of all members into distances from the mean of the others.
+
+    Args:
+        distances: value - mean of all members, any shape.
+        count: number of members, broadcastable to `distances`.
+
+    Returns:
+        Value - mean of the other members, in the shape of `distances`.
+    """
     return distances * count / (count - 1).clamp(min=1)

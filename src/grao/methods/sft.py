@@ -1,7 +1,8 @@
-"""SFT: imitate the reference, whatever the policy itself would say. A weighted likelihood without samples.
+"""SFT: imitate the references. A weighted likelihood without samples.
 
-Cross-entropy averaged over all reference tokens of the step, as in TRL's SFTTrainer on completions. J(y) is a mean over
-tokens, hence the weight of a reference is its length over the mean length:
+The loss is the cross-entropy averaged over all reference tokens of the step, as in TRL's SFTTrainer with
+completion-only loss. J(y) is already a mean over tokens, so the weight of a reference is its length over the mean
+length:
 
     1/B * sum_y |y| / mean|y| * J(y) = sum_y sum_t log pi(y_t) / sum_y |y|
 """
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @method
 class SFT(Method):
-    """Imitation of the references; nothing is sampled."""
+    """Supervised fine-tuning on the references; nothing is sampled."""
 
     name: Literal["sft"] = "sft"
     """The method."""
@@ -27,10 +28,10 @@ class SFT(Method):
     needs = Needs(samples=False)
 
     def weigh(self, groups: StepGroups) -> Weighted:
-        """References by length; there is nothing else."""
+        """Weight each reference by |y| / mean|y|."""
         reference = groups.lengths.reference / groups.mean_reference
         return Weighted(PerAnswer.of(groups.rewards.new_zeros(groups.rewards.shape), reference))
 
     def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-        """How likely the references are, in nats per token."""
+        """Report the log-likelihood of the references, in nats per token."""
         return {"reference/loglik": loglik.reference}

@@ -1,13 +1,13 @@
-"""SRFT (Fu et al., arXiv 2506.19767): imitation and reinforcement in one loss, weighed by the policy's entropy.
+"""SRFT (Fu et al., arXiv 2506.19767): imitation and reinforcement in one loss, weighted by the policy's entropy.
 
-Three terms (section 4 of the paper), each a mean over tokens here:
+The loss has three terms (section 4 of the paper), each averaged over tokens here:
 
-    reference, imitated    -0.5 * exp(-H) * log pi(y_t)       less where the policy is undecided
-    reference, rewarded    -pi(y_t) * A_y                      as if drawn by a policy of probability 1, unclipped
-    samples                -0.1 * exp(H) * log pi(o_t) if it won, + log pi(o_t) if it lost
+    imitation of the reference     -0.5 * exp(-H) * log pi(y_t)        weaker where the policy is undecided
+    reward of the reference        -pi(y_t) * A_y                      unclipped ratio to a policy of probability 1
+    samples                        -0.1 * exp(H) * log pi(o_t) for wins, + log pi(o_t) for losses
 
-A_y is taken over samples and reference together. H is the mean entropy over the answer's own tokens (the paper's is
-over the batch), a constant for the gradient. A tie with the reference is neither won nor lost.
+A_y is computed over samples and reference together. H is the mean entropy over the answer's tokens (in the paper, over
+the batch) and constant for the gradient. Samples that tie with the reference have no weight.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 @method
 class SRFT(Method):
-    """Imitation and reinforcement weighed by entropy (arXiv 2506.19767)."""
+    """Imitation and reinforcement weighted by entropy (arXiv 2506.19767)."""
 
     name: Literal["srft"] = "srft"
     """The method."""
     imitation: NonNegativeFloat = 0.5
-    """Factor of the imitation of the reference."""
+    """Factor of the imitation term."""
     won: NonNegativeFloat = 0.1
     """Factor of samples that beat the reference."""
 
     def weigh(self, groups: StepGroups) -> Weighted:
-        """The loss is told +1 and -1 for samples that won and lost, A_y for the reference."""
+        """Weight 1/G for samples that do not tie, 1 for the reference. Signals: +1 for wins, -1 for losses, A_y."""
         rewards = groups.rewards
         advantages = core.group_advantages(rewards, rewards.new_zeros(len(rewards)))
         sign = rewards.sign().nan_to_num(0.0)
@@ -43,7 +43,7 @@ class SRFT(Method):
         return Weighted(weights, advantages, PerAnswer.of(sign, advantages.reference))
 
     def loss(self, tokens: TokenView) -> TokenLoss:
-        """The three terms."""
+        """Sum of the terms that apply to each answer."""
         entropy, likelihood = tokens.mean(tokens.entropies), tokens.mean(tokens.logps)
         imitated = -self.imitation * (-entropy).exp() * likelihood
         rewarded = -tokens.mean(tokens.logps.exp()) * tokens.signals
@@ -52,5 +52,5 @@ class SRFT(Method):
         return TokenLoss(torch.where(tokens.roles == Role.REFERENCE, imitated + rewarded, sampled))
 
     def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-        """Advantage of the reference, and how likely it is."""
+        """Report the advantage and log-likelihood of the reference."""
         return {"advantage/reference": weighted.advantages.reference, "reference/loglik": loglik.reference}

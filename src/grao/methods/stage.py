@@ -1,13 +1,13 @@
-"""What a run learns, one stage after another, and what ends each.
+"""The stages of a run, and what ends each of them.
 
-Most runs have one stage: their method. A recipe may name several (`stages`), and a method may be a plan of several of
-its own (`auto`). Each begins as a run of its own would that is given the weights the one before left: with a new
-optimiser and schedule, its own count of steps, and a frozen policy that is these weights.
+Most runs have a single stage, their method. A recipe may list several (`stages`), and a method may itself be a plan of
+several stages (`auto`). Each stage starts like a new run from the weights of the stage before it: with a new optimiser
+and schedule, its own step count, and those weights as the frozen policy.
 
-A stage may go on as long as it pays (`Peak`). Then the policy answers prompts that are kept away from training every so
-often, always with the same random numbers, and the share of answers that are no worse than the reference is taken. The
-stage ends once `patience` looks in a row were no better than the best before them, or where there is `enough` to
-explore from, and hands over the weights of the best look, which may be those that it began with.
+A stage may stop early (`Peak`). The policy then regularly answers validation prompts, training prompts that are held
+out, always with the same random numbers. The score of a check is the share of answers that are no worse than their
+reference. The stage ends after `patience` consecutive checks without a new best score, or once `enough` prompts have a
+winning answer. The next stage starts from the weights with the best score, which may be those the stage started from.
 """
 
 from __future__ import annotations
@@ -25,44 +25,44 @@ if TYPE_CHECKING:
 
 @settings
 class Peak:
-    """A stage goes on as long as it pays on prompts that are kept away from training."""
+    """Early stopping: a stage continues while answers to validation prompts improve."""
 
     every: PositiveInt = 25
-    """Steps from look to look."""
+    """Steps between checks."""
     prompts: PositiveInt = 64
-    """Training prompts kept away for the looks; at most a quarter of all."""
+    """Training prompts held out for validation; at most a quarter of all."""
     samples: PositiveInt = 4
-    """Answers to each."""
+    """Answers sampled per validation prompt."""
     patience: PositiveInt = 1
-    """Looks in a row that are not better than the best before they end the stage."""
+    """Consecutive checks without a new best score after which the stage ends."""
     enough: Share | None = None
-    """Share of the prompts with at least one answer that wins from which on the stage ends at once; by default none."""
+    """End the stage once this share of validation prompts has at least one answer that beats the reference."""
 
 
 @settings
 class Until:
-    """What ends a stage: whichever of these comes first."""
+    """When a stage ends: at the first of these conditions."""
 
     steps: PositiveInt | None = None
     """Optimiser steps."""
     tokens: PositiveInt | None = None
-    """Tokens trained on and sampled, those of the looks included."""
+    """Tokens trained on and sampled, including those of validation."""
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of the work of the whole run; of work that is not known beforehand it is an estimate in tokens."""
+    """Share of the work of the whole run, estimated in tokens where the work is not known in advance."""
     peak: Peak | None = Field(default=None)
-    """Answers to prompts kept away that get no better."""
+    """Early stopping on validation prompts."""
 
     def __post_init__(self) -> None:
         if not any((self.steps, self.tokens, self.share, self.peak)):
-            raise ValueError("says nothing; give steps, tokens, share or peak")
+            raise ValueError("is empty; give steps, tokens, share or peak")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One method, and how long."""
+    """One method and how long it trains."""
 
     method: Method
     until: Until | None = None
-    """None: for all steps that are left, as only the last stage may."""
+    """None: for all remaining steps. Only the last stage may leave it out."""
     learning_rate: float | None = None
-    """None: that of the training."""
+    """Peak learning rate. None: `training.learning_rate`."""

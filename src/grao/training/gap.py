@@ -93,7 +93,7 @@ Ratio = Callable[[TokenView, Tensor], Tensor]
 
 RATIOS: dict[str, Ratio] = {
     "tokens": lambda view, apart: apart,
-    "sequences": lambda view, apart: view.spread(view.total(apart)),
+    "sequences": lambda view, apart: view.per_token(view.total(apart)),
 }
 """`training.importance_of` -> what has a ratio of its own."""
 
@@ -119,7 +119,7 @@ class Importance:
 
     def weights(self, view: TokenView, sampler: Tensor) -> Tensor:
         """(N,), from the sampler's log-probabilities, (N,)."""
-        apart = (view.old - sampler).masked_fill(~view.only(Role.SAMPLE), 0.0)
+        apart = (view.old - sampler).masked_fill(~view.has_role(Role.SAMPLE), 0.0)
         return self.ratio(view, apart).exp().clamp(max=self.cap)
 
     def scaled(self, logps: Tensor, weights: Tensor) -> Tensor:
