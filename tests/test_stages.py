@@ -14,6 +14,7 @@ from forked import together
 from grao import DataConfig, GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.config.load import load_recipe
 from grao.config.stages import StageConfig
+from grao.engine.packed import PackedEngine
 from grao.methods.auto import Auto, Imitation
 from grao.methods.base import Method
 from grao.methods.dpo import DPO
@@ -119,6 +120,36 @@ def test_it_resumes_before_at_and_behind_the_hand_over(tmp_path: Path, name: str
         for folder in (tmp_path / "whole", tmp_path / "part")
     ]
     assert lines[0] == lines[1]
+
+
+def test_only_passes_that_are_made_are_counted_and_a_resume_counts_none_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def run(engine, model, batch, loss=None):
+        tokens = sum(
+            len(group.item.prompt_ids) + sum(len(answer.ids) for answer in group.answers) for group in batch.groups
+        )
+        passed[torch.is_grad_enabled()] += tokens
+        return real(engine, model, batch, loss)
+
+    real, passed = PackedEngine.run, [0, 0]
+    settings = {"method": DPO(), "steps": 5, "prompts_per_step": 6, "save_every": 1}  # 2.5 epochs
+    whole = make(tmp_path / "whole", **settings)
+    monkeypatch.setattr(PackedEngine, "run", run)  # from here on: the engine was tried when it was chosen
+    whole.train()
+    lines = read_metrics(tmp_path / "whole")
+    assert [bool(line["tokens/forwarded"]) for line in lines] == [True, True, False, False, False]
+    spent = whole.conductor.reached.spent
+    assert passed == [spent.forwarded, spent.backwarded]
+    for kept in (1, 3):
+        part = tmp_path / str(kept)
+        shutil.copytree(tmp_path / "whole", part)
+        for later in range(kept + 1, 6):
+            shutil.rmtree(part / "checkpoints" / f"checkpoint-{later}")
+        again = make(part, **settings)
+        again.train(resume_from_checkpoint=True)
+        assert again.conductor.reached.spent == spent
+        assert equal(whole.model, again.model)
 
 
 def test_the_hand_over_is_evaluated(tmp_path: Path):

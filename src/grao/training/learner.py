@@ -4,6 +4,8 @@ Before the first gradient of an update the `Observer` asks the policy, the criti
 its tokens, as far as the method needs it.
 """
 
+import hashlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -20,6 +22,7 @@ from transformers import PreTrainedModel
 
 from grao.config.recipe import TrainingConfig
 from grao.engine.experts import Experts, RoutedEngine
+from grao.engine.flops import Work
 from grao.engine.footprint import gathered_bytes, kept_bytes, trained_bytes
 from grao.engine.interface import Engine, Tokens, checkpoint_activations, mode, transformers_model
 from grao.engine.memory import PROBES, TOKENS, UPDATE_SHARE, Budget, free_bytes, gradients_dropped, measured
@@ -47,6 +50,8 @@ StartingModel = Callable[[], AbstractContextManager[nn.Module]]
 
 NAME = "value_head"
 """Under this name the critic is a part of the policy, so that optimiser and data parallelism know it."""
+_DIGITS = 16
+"""Of a text's digest."""
 
 
 class ValueHead(nn.Module):
@@ -85,14 +90,19 @@ class Observer:
     ) -> None:
         self._engine, self._accelerator, self._start, self._critic = engine, accelerator, start, critic
         self._known: dict[tuple[Sequence[int], Sequence[int]], Tensor] = {}
+        self._counted: set[str] = set()
+        self.passes: list[Work] = []
+        """Forward passes of the last `before` on this process. What only a resume repeats is not counted again."""
 
     @torch.no_grad()
     def before(self, model: nn.Module, update: Update, method: Method, token_budget: int) -> Before:
         """Everything that the method needs, with advantages of mean 0 and deviation 1 over the step's tokens."""
+        self.passes = []
         old = values = None
         if method.needs.old or self._critic is not None:
             with autocast(self._accelerator):
                 old, values = self._tokens(self._accelerator.unwrap_model(model), update.batch, token_budget)
+            self.passes.append(_work(update.batch))
         start = self._start
         before = Before(old=old, frozen=self._frozen(update, token_budget, start) if start else None, values=values)
         signals = torch.tensor([answer.signal for answer in update.batch.answers], dtype=torch.float64)
@@ -108,6 +118,10 @@ class Observer:
         if self._accelerator.gather(torch.tensor([len(new)], device=logps.device)).any():  # then all go through it
             with start() as model:
                 logps, _ = self._tokens(model, batch.select(new), token_budget)
+        counted = [row for row in new if not self._counted or _digest(texts[row]) not in self._counted]
+        self.passes.append(_work(batch.select(counted)))
+        if self._counted:
+            self._counted.difference_update(_digest(texts[row]) for row in new)
         parts = logps.split([len(texts[row][1]) for row in new])
         self._known |= {texts[row]: part for row, part in zip(new, parts, strict=True)}
         logps_of = [self._known[text] for text in texts]
@@ -115,6 +129,15 @@ class Observer:
             if answer.role is Role.SAMPLE:
                 self._known.pop(text, None)
         return torch.cat(logps_of) if logps_of else torch.zeros(0, device=self._accelerator.device)
+
+    @property
+    def asked(self) -> str:
+        """Digests of the texts about which the model before training need not be asked again, one after another."""
+        return "".join(sorted({*map(_digest, self._known), *self._counted}))
+
+    def resume(self, asked: str) -> None:
+        """Take up `asked` from a checkpoint: these texts are forwarded once more, but counted already."""
+        self._counted = {asked[at : at + _DIGITS] for at in range(0, len(asked), _DIGITS)}
 
     def _tokens(self, model: nn.Module, batch: Batch, token_budget: int) -> tuple[Tensor, Tensor | None]:
         """(N,) log-probabilities and values, in the order of the batch."""
@@ -191,9 +214,10 @@ class Learner:
             name: local(weight).detach().to("cpu" if whole and not is_split(weight) else accelerator.device, copy=True)
             for name, weight in moved.items()
         }
-        self.speedometer = Speedometer(policy, accelerator, needs.updates, int(needs.old) + int(asked))
+        self.speedometer = Speedometer(policy, accelerator, needs.updates)
+        self._observes = needs.old or needs.critic or asked
         self.critic = _value_head(policy) if needs.critic else None
-        self._observer = Observer(
+        self.observer = Observer(
             self._routed or self.engine, accelerator, self._starting_model if asked else None, self.critic
         )
         routers = Routers.of(transformers_model(policy)) if config.router_loss else None
@@ -203,10 +227,14 @@ class Learner:
 
     def before(self, model: nn.Module, update: Update, method: Method) -> Before:
         """What has to be known of an update before its first gradient; `method` in its state at this step."""
-        if not self.speedometer.forwards:
+        if not self._observes:
             return Before()
         model.eval()  # as when the samples were drawn
-        return self.budget.run(lambda tokens: self._observer.before(model, update, method, tokens))
+        return self.budget.run(lambda tokens: self.observer.before(model, update, method, tokens))
+
+    def operations(self, update: Update) -> dict[str, float]:
+        """Operations and tokens of a step whose update is done (`Speedometer.operations`)."""
+        return self.speedometer.operations(update, self.observer.passes)
 
     def gradient(self, model: nn.Module, update: Update, before: Before, method: Method) -> Seen:
         """Leaves the gradient of one optimiser step in the model's weights; `method` in its state at this step."""
@@ -259,6 +287,20 @@ def together(updates: list[Seen]) -> Seen:
     first = updates[0]
     numbers = {name: torch.stack([seen.numbers[name] for seen in updates]).mean(dim=0) for name in first.numbers}
     return replace(first, numbers=numbers)
+
+
+def _work(batch: Batch) -> Work:
+    """Tokens of a pass over a batch."""
+    return Work.of(
+        (len(group.item.prompt_ids), [len(answer.ids) for answer in group.answers]) for group in batch.groups
+    )
+
+
+def _digest(text: tuple[Sequence[int], Sequence[int]]) -> str:
+    """Stands for the token ids of a prompt and its answer, in a checkpoint."""
+    prompt, answer = text
+    ids = array("q", (len(prompt), *prompt, *answer)).tobytes()
+    return hashlib.blake2b(ids, digest_size=_DIGITS // 2).hexdigest()
 
 
 def _value_head(policy: nn.Module) -> ValueHead:

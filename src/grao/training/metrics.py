@@ -174,18 +174,21 @@ class Speedometer:
         model: the policy.
         accelerator: of the trainer.
         updates: gradients of each update.
-        forwards: forward passes over it besides.
     """
 
-    def __init__(self, model: nn.Module, accelerator: Accelerator, updates: int = 1, forwards: int = 0) -> None:
-        self._cost, self.updates, self.forwards = Cost.of(model), updates, forwards
+    def __init__(self, model: nn.Module, accelerator: Accelerator, updates: int = 1) -> None:
+        self._cost, self.updates = Cost.of(model), updates
         self._processes = accelerator.num_processes
         self._device, self._dtype = accelerator.device, half_precision(accelerator) or next(model.parameters()).dtype
 
-    def operations(self, update: Update) -> dict[str, float]:
+    def operations(self, update: Update, passes: Sequence[Work] = ()) -> dict[str, float]:
         """Needed for the rollout and for the update, on this process; what activation checkpointing repeats is not.
 
         Also the tokens that go through the model without and with a gradient, a prompt once a group.
+
+        Args:
+            update: of the step.
+            passes: forward passes without a gradient over its answers.
         """
         sampled = [(len(group.item.prompt_ids), group.tokens(Role.SAMPLE)) for group in update.experience.groups]
         trained = [
@@ -193,10 +196,10 @@ class Speedometer:
         ]
         work, prefilled = Work.of(trained), sum(prompt for prompt, _ in sampled) * update.experience.sampled
         return {
-            "tokens/forwarded": prefilled + self.forwards * work.tokens,
+            "tokens/forwarded": prefilled + sum(seen.tokens for seen in passes),
             "tokens/backwarded": self.updates * work.tokens,
             "flops/rollout": self._cost.forward(Work.of(sampled)) if update.experience.sampled else 0.0,
-            "flops/update": self.updates * self._cost.update(work) + self.forwards * self._cost.forward(work),
+            "flops/update": self.updates * self._cost.update(work) + sum(map(self._cost.forward, passes)),
         }
 
     def metrics(self, step: Mapping[str, float]) -> dict[str, float]:

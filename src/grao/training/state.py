@@ -101,6 +101,8 @@ class Carried:
     token_budget: int | None = None
     """What memory that ran out left of it."""
     reached: Reached = field(default_factory=Reached)
+    asked: list[str] = field(default_factory=list)
+    """Of each process, `Observer.asked`."""
 
 
 CARRIED = Record("grao_state.json", Carried)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -228,7 +228,7 @@ class GRAOTrainer(StagedTrainer):
                 return torch.zeros_like(seen[0].loss)
             if len(seen) < method.needs.updates:
                 self._optimise(model)
-        more = {**self.learner.speedometer.operations(update), **watched}
+        more = {**self.learner.operations(update), **watched}
         metrics = step_metrics(update, together(seen), method, self.accelerator, more)
         self._gap.look(step, metrics.get("sampler/gap", math.nan))
         if self.watch and watched:
@@ -329,9 +329,10 @@ class GRAOTrainer(StagedTrainer):
         if self.source.ahead:
             share = self.source.share(self.conductor.step(self.state.global_step))
             write_ahead(Path(output_dir), share, self.is_world_process_zero())
+        asked = gather_object([self.learner.observer.asked])
         if self.is_world_process_zero():
-            looks = self.watch.looks if self.watch else []
-            carried = Carried(self._method_state, looks, self._steps, self.learner.budget.least, self.conductor.reached)
+            looks, least = self.watch.looks if self.watch else [], self.learner.budget.least
+            carried = Carried(self._method_state, looks, self._steps, least, self.conductor.reached, asked)
             CARRIED.write(Path(output_dir), carried)
 
     def _encode(self, examples: Sequence[Example], policy: nn.Module, with_rejected: bool = False) -> EncodedSet:
@@ -363,5 +364,7 @@ class GRAOTrainer(StagedTrainer):
         if carried:
             self._method_state, self._steps = carried.method, carried.steps
             self.learner.budget.at_most(carried.token_budget)
+            if carried.asked:
+                self.learner.observer.resume(carried.asked[self.args.process_index % len(carried.asked)])
             if self.watch:
                 self.watch.looks = carried.looks
