@@ -292,7 +292,7 @@ class Recipe:
     @property
     def plan(self) -> list[Stage]:
         """What is learned, one stage after another."""
-        return planned(self.method, self.stages)
+        return planned(self.method, self.stages, self.training.schedule)
 
 
 @settings

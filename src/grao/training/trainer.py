@@ -118,7 +118,7 @@ class GRAOTrainer(StagedTrainer):
         self.folder, self.config, self.rewards, self.watch = args.output_dir, args, as_mix(reward_funcs), watch
         if method and args.stages:
             raise InputError("method and args.stages are both given; leave one out")
-        plan = method.stages() if method else planned(args.method, args.stages)
+        plan = planned(method or args.method, args.stages, args.training.schedule)
         self.method, self.given = plan[0].method, method
         self.max_bad_steps, self.save_async = args.training.max_bad_steps, args.training.save_async
         set_seed(args.seed)  # what an adapter begins with must follow from the seed
