@@ -90,6 +90,20 @@ def test_a_staged_run_equals_two_by_hand(tmp_path: Path, name: str):
     assert all(torch.equal(weight, between[key]) for key, weight in handed.items())
 
 
+def test_loss_scale_and_bad_steps_begin_anew_with_each_stage(tmp_path: Path):
+    trainer, seen = make(tmp_path, stages=staged(GRPO())), []
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1)  # doubles every step
+
+    def gradient(*arguments):
+        seen.append((trainer.step, trainer.accelerator.scaler.get_scale(), trainer._bad_steps))
+        trainer._bad_steps = (1, trainer.step)
+        return real(*arguments)
+
+    real, trainer.learner.gradient = trainer.learner.gradient, gradient
+    trainer.train()
+    assert seen == [(1, 4, (0, 0)), (2, 8, (1, 1)), (3, 4, (0, 0)), (4, 8, (1, 3)), (5, 16, (1, 4))]
+
+
 @pytest.mark.filterwarnings("ignore:.*it goes on training")
 def test_an_adapter_goes_on_and_is_measured_from_the_hand_over(tmp_path: Path):
     model = saved_model(tmp_path / "model")

@@ -28,6 +28,8 @@ class StagedTrainer(CheckedTrainer):
     source: ExperienceSource
     method: Method
     _method_state: State
+    _initial_scale: dict[str, Any] | None = None
+    """State of the fp16 gradient scaler before the first step; empty without a scaler."""
 
     def hand_over(self) -> None:
         """Begins the next stage, with the weights that this one leaves and an optimiser of its own."""
@@ -42,6 +44,9 @@ class StagedTrainer(CheckedTrainer):
         self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
         self.create_scheduler(self.state.max_steps)
         self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
+        self._bad_steps = (0, 0)
+        if self._initial_scale:
+            self.accelerator.scaler.load_state_dict(self._initial_scale)
 
     def take_up(self, folder: Path) -> None:
         """Puts the weights of a stage's folder into the policy.
@@ -70,6 +75,8 @@ class StagedTrainer(CheckedTrainer):
     def _checked(self, wanted: str | bool | None) -> str | None:
         """Also takes up the stage of the checkpoint, before optimiser and schedule are made."""
         checkpoint = super()._checked(wanted)
+        if self._initial_scale is None:
+            self._initial_scale = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
         carried = CARRIED.read(Path(checkpoint)) if checkpoint else None
         if carried and carried.reached.stage < self.conductor.reached.stage:
             raise InputError(f"{checkpoint} is of an earlier stage than this trainer has reached; make a new one")
