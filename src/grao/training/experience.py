@@ -83,7 +83,7 @@ class ExperienceSource:
         drop_truncated: give truncated samples weight 0. They stay in their group's mean and deviation.
         process, processes: which share of the prompts this process takes.
         ahead: 1 samples each step's successor while a judge reads its own samples.
-        steps: of the training, after which nothing is sampled.
+        steps: optimizer steps of the stage; nothing is sampled ahead beyond them.
         total: adds a tensor up over all processes.
     """
 

@@ -63,7 +63,7 @@ class StagedTrainer(CheckedTrainer):
         self.method = self.conductor.now.method
         self._method_state = self.method.start()
         self.learner.begin(self.method)
-        self.source.sampled = {}
+        self.source.sampled, self.source.steps = {}, self.conductor.most[self.conductor.reached.stage]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
         """That of the stage under way, with its learning rate."""

@@ -192,7 +192,7 @@ class GRAOTrainer(StagedTrainer):
             process=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
             ahead=rollout.ahead,
-            steps=steps,
+            steps=most[0],
             total=partial(summed, self.accelerator),
         )
         self.remove_callback(PrinterCallback)
