@@ -172,6 +172,18 @@ def test_the_hand_over_is_evaluated(tmp_path: Path):
     assert [line["step"] for line in lines if "eval/win" in line] == [2]
 
 
+def test_only_the_final_model_is_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trainer, pushed = make(tmp_path, stages=staged(GRPO())), []
+    monkeypatch.setattr(trainer, "push_to_hub", lambda **named: pushed.append(trainer.state.global_step))
+    trainer.args.push_to_hub = True
+    trainer.train()
+    assert (tmp_path / "stages" / "1-sft" / "model.safetensors").exists()
+    assert not (tmp_path / "stages" / "1-sft" / "grao_state.json").exists()
+    assert pushed == []
+    trainer.save_model(str(tmp_path / "model"))
+    assert pushed == [5]
+
+
 def test_tokens_end_a_stage(tmp_path: Path):
     trainer = make(tmp_path, stages=[StageConfig(SFT(), Until(tokens=60)), StageConfig(GRAO())])
     trainer.train()

@@ -141,12 +141,15 @@ class SavingTrainer(Trainer):
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def save_policy(self, folder: Path) -> None:
-        """The model as it is now, in a folder of its own: whole or not there. Every process calls it."""
+        """Write the current policy into a folder of its own, atomically, without pushing it to the hub.
+
+        Every process calls it.
+        """
         draft = folder.with_name(f".{folder.name}.part")
         if self.args.should_save:
             remove(draft)
         self.accelerator.wait_for_everyone()  # no process may still remove what another begins to write
-        self.save_model(str(draft))
+        self.save_model(str(draft), _internal_call=True)
         if self.args.should_save:
             publish(draft, folder)
         self.accelerator.wait_for_everyone()

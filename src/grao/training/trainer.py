@@ -324,7 +324,7 @@ class GRAOTrainer(StagedTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The policy; into a checkpoint also what is carried from step to step."""
         super().save_model(output_dir, _internal_call)
-        if not (_internal_call and output_dir):
+        if self._draft is None or output_dir is None:  # not into a checkpoint
             return
         if self.source.ahead:
             share = self.source.share(self.conductor.step(self.state.global_step))
