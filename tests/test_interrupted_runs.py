@@ -397,6 +397,22 @@ def test_a_finished_run_goes_on_past_its_end(place: Path, whole: Path):
     assert read_metrics(Path("run"))
 
 
+STAGES = {"stages.0.method.name": "sft", "stages.0.until.steps": "1", "stages.1.method.name": "grao"}
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ({"training.steps": "2"}, r"training\.steps is 2, but run has done 2 in its last stage; give more"),
+        ({"stages.1.until.steps": "2"}, r"stages\.1\.until\.steps is 2, but run has done 2 in its last stage; start"),
+    ],
+)
+def test_what_is_said_of_steps_is_about_the_last_stage(place: Path, last: dict[str, str], said: str):
+    start_run(recipe(**STAGES, **last), SilentScreen())
+    with pytest.raises(InputError, match=said):
+        more("run", "2")
+
+
 def test_more_steps_follow_the_schedule_of_the_new_total(place: Path):
     schedule = {"training.schedule": "linear", "training.learning_rate": "1e-2"}
     start_run(recipe(**schedule, **{"training.steps": "2"}), SilentScreen())
