@@ -401,6 +401,19 @@ STAGES = {"stages.0.method.name": "sft", "stages.0.until.steps": "1", "stages.1.
 
 
 @pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"stages.0.until.steps": "null", "stages.0.until.tokens": "9", "training.schedule": "linear"}, "linear needs"),
+        ({"stages.1.until.peak.every": "1"}, r"stages\.1\.until\.peak: nothing follows the last stage"),
+        ({"stages.0.method.name": "dpo"}, "method.name: dpo needs a rejected answer to every prompt"),
+    ],
+)
+def test_an_impossible_plan_fails_before_the_model_is_loaded(place: Path, wrong: dict[str, str], said: str):
+    with pytest.raises(InputError, match=said):
+        start_run(recipe(**(STAGES | wrong), **{"model.path": "nowhere"}), SilentScreen())
+
+
+@pytest.mark.parametrize(
     ("last", "said"),
     [
         ({"training.steps": "2"}, r"training\.steps is 2, but run has done 2 in its last stage; give more"),
