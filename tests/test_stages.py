@@ -180,7 +180,7 @@ def test_only_the_final_model_is_pushed(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "stages" / "1-sft" / "model.safetensors").exists()
     assert not (tmp_path / "stages" / "1-sft" / "grao_state.json").exists()
     assert pushed == []
-    trainer.save_model(str(tmp_path / "model"))
+    trainer.save_policy(tmp_path / "model")
     assert pushed == [5]
 
 

@@ -140,16 +140,18 @@ class SavingTrainer(Trainer):
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
-    def save_policy(self, folder: Path) -> None:
-        """Write the current policy into a folder of its own, atomically, without pushing it to the hub.
+    def save_policy(self, folder: Path, final: bool = True) -> None:
+        """Write the current policy into a folder of its own, atomically. Every process calls it.
 
-        Every process calls it.
+        Args:
+            folder: replaced if it exists.
+            final: whether this is the model of the run, which `push_to_hub` is about.
         """
         draft = folder.with_name(f".{folder.name}.part")
         if self.args.should_save:
             remove(draft)
         self.accelerator.wait_for_everyone()  # no process may still remove what another begins to write
-        self.save_model(str(draft), _internal_call=True)
+        self.save_model(str(draft), _internal_call=not final)
         if self.args.should_save:
             publish(draft, folder)
         self.accelerator.wait_for_everyone()

@@ -35,7 +35,7 @@ class StagedTrainer(CheckedTrainer):
         """Begins the next stage, with the weights that this one leaves and an optimiser of its own."""
         until, spent = self.conductor.now.until, self.optimizer
         if not (until and until.peak):  # its best weights lie there
-            self.save_policy(self.conductor.folder)
+            self.save_policy(self.conductor.folder, final=False)
         self.conductor.advance(self.state.global_step)
         self.begin_stage()
         self.optimizer = self.lr_scheduler = None

@@ -191,7 +191,7 @@ class Conductor(TrainerCallback):
         sampled = sum(sum(group.tokens(Role.SAMPLE)) for group in groups)
         self.spend(Spent(sampled=sampled, forwarded=sum(len(item.prompt_ids) for item in self.kept)))
         if not earlier or look.score > max(earlier):
-            trainer.save_policy(self.folder)
+            trainer.save_policy(self.folder, final=False)
         trainer.note({"look/score": look.score, "look/best": max([look.score, *earlier])})
 
     def _share(self) -> float:
