@@ -230,16 +230,19 @@ def test_what_is_measured_while_training_is_kept_and_shown(place: list[str], cap
 
 
 def test_faults_of_ours_stay_faults(tmp_path: Path):
-    from grao.training.arguments import refusals
+    from grao.training.arguments import library_errors
 
     def broken() -> None:
         raise KeyError("ours")
 
-    with pytest.raises(KeyError, match="ours"), refusals({}):
+    with pytest.raises(KeyError, match="ours"), library_errors({}):
         broken()
     trainer = make(tmp_path)
     trainer.source.update = lambda step: torch.zeros(2) @ torch.zeros(3)
-    with pytest.raises(RuntimeError), refusals({"bf16": True}):
+    with pytest.raises(RuntimeError), library_errors({"bf16": True}):
         trainer.train()
-    with pytest.raises(InputError, match=r"^training.trainer.optim: .*sgdd"), refusals({"optim": "sgdd", "tf32": None}):
+    with (
+        pytest.raises(InputError, match=r"^training.trainer.optim: .*sgdd"),
+        library_errors({"optim": "sgdd", "tf32": None}),
+    ):
         type(trainer.args)(output_dir="x", optim="sgdd")

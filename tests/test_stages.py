@@ -24,7 +24,7 @@ from grao.methods.ppo import PPO
 from grao.methods.sft import SFT
 from grao.methods.stage import Peak, Until
 from grao.records.run import read_metrics
-from grao.training.stages import StageLook, passed
+from grao.training.stages import StageLook, peak_passed
 from test_trainer import vowels, weights_of
 from tiny import letter_tokenizer, relative_gap, saved_model, tiny_model
 
@@ -212,12 +212,14 @@ def test_tokens_end_a_stage(tmp_path: Path):
     ],
 )
 def test_a_stage_is_over_once_looks_are_no_better_than_the_best_before(scores, patience, over):
-    assert passed([StageLook(step, score, 0.5) for step, score in enumerate(scores)], Peak(patience=patience)) is over
+    assert (
+        peak_passed([StageLook(step, score, 0.5) for step, score in enumerate(scores)], Peak(patience=patience)) is over
+    )
 
 
 def test_a_stage_is_over_once_enough_prompts_have_a_winner():
-    assert passed([StageLook(0, 0.1, 0.4)], Peak(enough=0.4))
-    assert not passed([StageLook(0, 0.1, 0.39)], Peak(enough=0.4))
+    assert peak_passed([StageLook(0, 0.1, 0.4)], Peak(enough=0.4))
+    assert not peak_passed([StageLook(0, 0.1, 0.39)], Peak(enough=0.4))
 
 
 def test_where_there_is_enough_at_the_start_nothing_is_imitated(tmp_path: Path):

@@ -38,7 +38,7 @@ from grao.studies.forecast import judge_forecasts
 from grao.studies.held_out import answer_held_out, answers_stand, held_out, record_answers
 from grao.studies.prepare import LastSample, Prepared, Screen, claimed, prepare
 from grao.studies.settings import anchored, changed
-from grao.training.arguments import refusals
+from grao.training.arguments import library_errors
 from grao.training.callbacks import InterruptGuard, SaveLastStep
 from grao.training.library import log_scores
 from grao.training.reporting import begin_reporting
@@ -263,7 +263,7 @@ def _train(ready: Prepared, screen: Screen, checkpoint: Path | None) -> None:
         for callback in (SaveLastStep(), interrupt, shown):
             trainer.add_callback(callback)
         try:
-            with refusals(ready.recipe.training.trainer):
+            with library_errors(ready.recipe.training.trainer):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (InputError, RewardUnavailableError) as error:
             if trainer.state.global_step == 0:

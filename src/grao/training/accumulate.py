@@ -18,8 +18,8 @@ from grao.training.gap import IMPORTANCE, Importance, SamplerGap, sampler_logps
 from grao.types import Answer, Batch, Encoded, Example, Group, Role
 
 _EVERY_BACKWARD_SYNCHRONISES = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-_NOTHING = Encoded(Example("", "", None, {}, 0), "", (0,), "", ())
-_STAND_IN = Batch((Group(_NOTHING, (Answer((0,)),), number=-1),))
+_EMPTY_PROMPT = Encoded(Example("", "", None, {}, 0), "", (0,), "", ())
+_PLACEHOLDER = Batch((Group(_EMPTY_PROMPT, (Answer((0,)),), number=-1),))
 """What a process forwards, with weight 0, where others still have something to learn from."""
 
 
@@ -40,7 +40,7 @@ class UpdateLoss:
 
 
 @dataclass(frozen=True)
-class Seen:
+class StepOutput:
     """What the forward passes of one step showed, on this process."""
 
     loss: Tensor
@@ -69,9 +69,9 @@ def accumulate_gradient(
     accelerator: Accelerator,
     engine: Engine,
     token_budget: int,
-    minimised: UpdateLoss | None = None,
+    update_loss: UpdateLoss | None = None,
     before: Before | None = None,
-) -> Seen:
+) -> StepOutput:
     """Runs forward and backward over an update, micro-batch by micro-batch.
 
     Every process runs the same number of micro-batches, a differentiable zero where it has none left. If no process
@@ -86,13 +86,13 @@ def accumulate_gradient(
         minimised: by default the weighted likelihood.
         before: what was seen of the update's tokens before it.
     """
-    minimised, before = minimised or UpdateLoss(), before or Before()
+    update_loss, before = update_loss or UpdateLoss(), before or Before()
     batch, device = update.batch, accelerator.device
     size, lengths = len(batch.answers), batch.lengths
-    plan = engine.plan(batch, token_budget, minimised.method is not None and minimised.method.needs.whole_groups)
-    plan, parts = in_step(batch, plan, accelerator)
+    plan = engine.plan(batch, token_budget, update_loss.method is not None and update_loss.method.needs.whole_groups)
+    plan, parts = aligned_micro_batches(batch, plan, accelerator)
     rounds = len(plan)
-    run = _pass(model, update, plan, parts, accelerator, engine, minimised)
+    run = _pass(model, update, plan, parts, accelerator, engine, update_loss)
 
     loss, balance = torch.zeros(2, device=device)
     loglik, entropy, kl = (torch.zeros(size, device=device) for _ in range(3))
@@ -102,7 +102,7 @@ def accumulate_gradient(
         known = before.select(lengths, rows) if rows else Before()
         indices = sent(rows, device) if rows else None
         with _synchronised(accelerator, model, last=turn + 1 == rounds):
-            seen = run(model, part, _loss(part, indices, known, minimised, numbers))
+            seen = run(model, part, _loss(part, indices, known, update_loss, numbers))
             share = seen.loss * accelerator.num_processes / update.prompts  # processes are averaged, prompts summed
             accelerator.backward(share)
         loss += share.detach()
@@ -115,23 +115,23 @@ def accumulate_gradient(
             if known.frozen is not None:
                 kl[indices] = sequence_means(kl_estimate(seen.tokens, known.frozen), of_answers).to(kl)
     measured_kl = None if before.frozen is None else kl
-    router_loss = None if minimised.routers is None else balance
-    return Seen(loss, loglik, entropy, measured_kl, SamplerGap(*gap), sum(lengths), router_loss, dict(numbers))
+    router_loss = None if update_loss.routers is None else balance
+    return StepOutput(loss, loglik, entropy, measured_kl, SamplerGap(*gap), sum(lengths), router_loss, dict(numbers))
 
 
-def in_step(batch: Batch, plan: Plan, accelerator: Accelerator) -> tuple[Plan, list[Batch]]:
+def aligned_micro_batches(batch: Batch, plan: Plan, accelerator: Accelerator) -> tuple[Plan, list[Batch]]:
     """A plan with as many micro-batches as that of any process, and each one's answers; a process that has none left
     forwards a stand-in for `[]`, for split weights are gathered in every pass."""
     rounds = int(accelerator.gather(torch.tensor([len(plan)], device=accelerator.device)).max())
     plan = [*plan, *([[]] * (rounds - len(plan)))]
-    return plan, [batch.select(rows) if rows else _STAND_IN for rows in plan]
+    return plan, [batch.select(rows) if rows else _PLACEHOLDER for rows in plan]
 
 
 def _loss(
-    batch: Batch, indices: Tensor | None, before: Before, minimised: UpdateLoss, numbers: dict[str, Tensor]
+    batch: Batch, indices: Tensor | None, before: Before, update_loss: UpdateLoss, numbers: dict[str, Tensor]
 ) -> Loss | None:
     """What one micro-batch makes of its tokens; leaves what there is to log in `numbers` at `indices`."""
-    method, critic, importance = minimised.method, minimised.critic, minimised.importance
+    method, critic, importance = update_loss.method, update_loss.critic, update_loss.importance
     if method is None or (method.weighted_likelihood and importance is None):
         return None
     if indices is None:  # a differentiable zero that every weight takes part in
@@ -172,10 +172,10 @@ def _pass(
     parts: Sequence[Batch],
     accelerator: Accelerator,
     engine: Engine,
-    minimised: UpdateLoss,
+    update_loss: UpdateLoss,
 ) -> Callable[[nn.Module, Batch, Loss | None], Pass]:
     """The engine's own pass, or one whose loss holds the routers' share too."""
-    routers = minimised.routers
+    routers = update_loss.routers
     if routers is None or not parts:
         return engine.run
     copies = engine.copies(update.batch, plan)
@@ -184,7 +184,7 @@ def _pass(
         with torch.no_grad():
             chosen = [routed_pass(engine, routers, model, part, copies)[1].counts() for part in parts]
             counts = accelerator.reduce(torch.stack(chosen).sum(dim=0), reduction="sum")
-    return BalancedPass(engine, routers, minimised.router_loss * update.prompts, copies, counts)
+    return BalancedPass(engine, routers, update_loss.router_loss * update.prompts, copies, counts)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ _MOSTLY = 0.5
 """Share of weights that do not move from which it is said."""
 
 _LIBRARY = ("transformers.train", "transformers.integrations.integration_utils", "trl.")
-"""Modules whose refusals are about `training.trainer`."""
+"""Modules whose library_errors are about `training.trainer`."""
 _IN_SINGLE = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 """What trains weights in single precision under mixed precision, however they were loaded."""
 _OUTSIDE = ("safetensors", "torch.serialization", "torch._C", "torch.distributed")
@@ -92,7 +92,7 @@ def training_arguments(config: GRAOConfig, steps: int) -> TrainingArguments:
         **(best if extra.get("load_best_model_at_end") else {}),
         **extra,
     }
-    with refusals(extra):
+    with library_errors(extra):
         arguments = TrainingArguments(**values)
     if arguments.load_best_model_at_end and not (arguments.do_eval and training.save_every):
         needed = "needs training.trainer.eval_strategy: steps and training.save_every"
@@ -150,7 +150,7 @@ def _checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
 
 
 @contextmanager
-def refusals(given: Mapping[str, Any]) -> Iterator[None]:
+def library_errors(given: Mapping[str, Any]) -> Iterator[None]:
     """Makes one line of what transformers' trainer, or a service of `report_to`, refuses inside.
 
     Theirs is an exception if the trainer's code is nearer to it than ours. What a model's forward pass, a reward or
@@ -259,7 +259,7 @@ def check_needs(plan: Sequence[Stage], examples: Sequence[Example], watched: boo
         raise InputError(f"watch: {names} samples nothing that a second reward could look at; leave watch out")
 
 
-def fitting(
+def drop_too_long(
     config: GRAOConfig, model: nn.Module, encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase
 ) -> EncodedSet:
     """The examples whose prompt and reference fit into the model's positions; the others count as dropped.

@@ -20,7 +20,7 @@ from grao.engine.loading import broken_tensor
 from grao.engine.sharded import leave_device, local, named_weights, whole
 from grao.errors import BrokenNumbersError
 from grao.training.saving import SavingTrainer
-from grao.training.state import check_kept, load_schedule
+from grao.training.state import check_optimizer_state, load_schedule
 
 
 class CheckedTrainer(SavingTrainer):
@@ -34,7 +34,7 @@ class CheckedTrainer(SavingTrainer):
 
     max_bad_steps = 3
     step = 0
-    left_out = False
+    step_skipped = False
     _schedule = 0
     """Steps of the learning-rate schedule before this one."""
     _bad_losses: tuple[bool, ...] = ()
@@ -70,11 +70,11 @@ class CheckedTrainer(SavingTrainer):
         if isinstance(self.model, FSDPModule):  # or experts that no token has chosen leave others waiting
             self.model.set_reduce_scatter_unused_params(True)
         if step == 2:  # the first of the optimiser is done
-            check_kept(cast(Optimizer, self.optimizer))
-        self.step, self.between_steps, self.left_out = step, True, False
+            check_optimizer_state(cast(Optimizer, self.optimizer))
+        self.step, self.between_steps, self.step_skipped = step, True, False
         self._schedule = cast(LambdaLR, self.lr_scheduler).last_epoch
 
-    def leave_out(self, what: str, model: nn.Module) -> None:
+    def skip_step(self, what: str, model: nn.Module) -> None:
         """Makes nothing of the optimiser's step that comes.
 
         Every process calls it, if one has a reason.
@@ -90,7 +90,11 @@ class CheckedTrainer(SavingTrainer):
         if name := self._broken():
             raise BrokenNumbersError(f"{why}, nor is {name}")
         row = row + 1 if last == self.step - 1 else 1
-        self.left_out, self._bad_steps, self._bad_losses = True, (row, self.step), (*self._bad_losses, what == "loss")
+        self.step_skipped, self._bad_steps, self._bad_losses = (
+            True,
+            (row, self.step),
+            (*self._bad_losses, what == "loss"),
+        )
         if row >= self.max_bad_steps:
             raise BrokenNumbersError(f"{why}, {row} steps in a row" if row > 1 else why)
         if self.is_world_process_zero():
@@ -130,13 +134,13 @@ class CheckedTrainer(SavingTrainer):
             norm = float(whole(norm))
         norm = norm or 0.0  # before its first step DeepSpeed has none
         scaler = self.accelerator.scaler
-        if not math.isfinite(norm) and not self.left_out and (scaler is None or scaler.get_scale() < 1):
-            self.leave_out("gradient", model)
-        return math.nan if self.left_out else norm
+        if not math.isfinite(norm) and not self.step_skipped and (scaler is None or scaler.get_scale() < 1):
+            self.skip_step("gradient", model)
+        return math.nan if self.step_skipped else norm
 
     def _maybe_log_save_evaluate(self, *arguments: Any, **named: Any) -> None:
         """As transformers' own; after a step that was left out the schedule is where it was before."""
-        if self.left_out:
+        if self.step_skipped:
             load_schedule(cast(LambdaLR, self.lr_scheduler), cast(Optimizer, self.optimizer), self._schedule)
         super()._maybe_log_save_evaluate(*arguments, **named)
 

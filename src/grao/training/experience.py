@@ -39,7 +39,7 @@ class Experience:
         return self.rewards.total.shape[1] > 0
 
     @property
-    def heard(self) -> Tensor:
+    def scored_counts(self) -> Tensor:
         """(2,), how many answers have a reward, and how many there are."""
         total = self.rewards.total
         return torch.tensor([int((~total.isnan()).sum()), total.numel()])
@@ -121,11 +121,11 @@ class ExperienceSource:
         else:
             groups = [Group.of(item, ()) for item in self._items(step)]
             rewards = MixedRewards(torch.zeros(len(groups), 0, dtype=torch.float64), {})
-        groups, rewards, weighted = self._filled(step, groups, rewards, seconds)
+        groups, rewards, weighted = self._resampled(step, groups, rewards, seconds)
         self.last = Experience(groups, rewards, weighted, seconds)
         return self.assemble(self.last)
 
-    def _filled(
+    def _resampled(
         self, step: int, groups: list[Group], rewards: MixedRewards, seconds: dict[str, float]
     ) -> tuple[list[Group], MixedRewards, Weighted]:
         """The groups with their weights, after further prompts took the places of those without any.

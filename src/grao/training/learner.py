@@ -39,7 +39,7 @@ from grao.engine.sharded import (
     split_over,
 )
 from grao.methods.base import Before, Method
-from grao.training.accumulate import Seen, UpdateLoss, accumulate_gradient, in_step
+from grao.training.accumulate import StepOutput, UpdateLoss, accumulate_gradient, aligned_micro_batches
 from grao.training.experience import Update
 from grao.training.gap import RATIOS, Importance
 from grao.training.metrics import Speedometer
@@ -131,7 +131,7 @@ class Observer:
         return torch.cat(logps_of) if logps_of else torch.zeros(0, device=self._accelerator.device)
 
     @property
-    def asked(self) -> str:
+    def frozen_texts(self) -> str:
         """Digests of the texts about which the model before training need not be asked again, one after another."""
         return "".join(sorted({*map(_digest, self._known), *self._counted}))
 
@@ -150,7 +150,7 @@ class Observer:
                 by_row.update(zip(rows, of_tokens.float().split([lengths[row] for row in rows]), strict=True))
             return tokens.logps.new_zeros(())
 
-        plan, parts = in_step(batch, self._engine.plan(batch, token_budget), self._accelerator)
+        plan, parts = aligned_micro_batches(batch, self._engine.plan(batch, token_budget), self._accelerator)
         for rows, part in zip(plan, parts, strict=True):
             self._engine.run(model, part, partial(keep, rows))
         empty = torch.zeros(0, device=self._accelerator.device)
@@ -223,7 +223,7 @@ class Learner:
         routers = Routers.of(transformers_model(policy)) if config.router_loss else None
         cap = config.importance_cap
         importance = Importance(cap, RATIOS[config.importance_of]) if cap else None
-        self._minimised = UpdateLoss(method, self.critic, routers, config.router_loss, importance)
+        self._update_loss = UpdateLoss(method, self.critic, routers, config.router_loss, importance)
 
     def before(self, model: nn.Module, update: Update, method: Method) -> Before:
         """What has to be known of an update before its first gradient; `method` in its state at this step."""
@@ -236,16 +236,16 @@ class Learner:
         """Operations and tokens of a step whose update is done (`Speedometer.operations`)."""
         return self.speedometer.operations(update, self.observer.passes)
 
-    def gradient(self, model: nn.Module, update: Update, before: Before, method: Method) -> Seen:
+    def gradient(self, model: nn.Module, update: Update, before: Before, method: Method) -> StepOutput:
         """Leaves the gradient of one optimiser step in the model's weights; `method` in its state at this step."""
         model.train()
-        minimised, engine = replace(self._minimised, method=method), self._routed or self.engine
+        update_loss, engine = replace(self._update_loss, method=method), self._routed or self.engine
 
-        def accumulate(token_budget: int) -> Seen:
+        def accumulate(token_budget: int) -> StepOutput:
             model.zero_grad()  # what an attempt that ran out of memory left
             if self._routed:
                 self._routed.begin()
-            return accumulate_gradient(model, update, self._accelerator, engine, token_budget, minimised, before)
+            return accumulate_gradient(model, update, self._accelerator, engine, token_budget, update_loss, before)
 
         seen = self.budget.run(accumulate)
         return replace(seen, experts=self._routed.numbers()) if self._routed else seen
@@ -282,7 +282,7 @@ class Learner:
             yield self._policy
 
 
-def together(updates: list[Seen]) -> Seen:
+def merged_updates(updates: list[StepOutput]) -> StepOutput:
     """What the updates on one batch of samples showed: the state before the first, a method's numbers over all."""
     first = updates[0]
     numbers = {name: torch.stack([seen.numbers[name] for seen in updates]).mean(dim=0) for name in first.numbers}

@@ -136,8 +136,8 @@ def write_page(trainer: "GRAOTrainer") -> Path:
     if trainer.is_world_process_zero():
         stopped = trainer.control.should_training_stop and not trainer.is_in_train
         told = TypeAdapter(GRAOConfig).dump_python(trainer.config, mode="json", by_alias=True)
-        if trainer.given:
-            told["method"] = {"name": trainer.given.name}
+        if trainer.custom_method:
+            told["method"] = {"name": trainer.custom_method.name}
         model = {"path": str(getattr(trainer.accelerator.unwrap_model(trainer.model).config, "_name_or_path", ""))}
         config = {
             "model": model,

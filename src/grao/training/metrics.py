@@ -12,7 +12,7 @@ from grao.engine.flops import Cost, Work, matmul_peak
 from grao.engine.sharded import half_precision
 from grao.errors import InputError
 from grao.methods.base import Method
-from grao.training.accumulate import Seen
+from grao.training.accumulate import StepOutput
 from grao.training.experience import Experience, Update
 from grao.types import Role
 
@@ -25,7 +25,7 @@ _TRAINERS = {"step", "seconds", "loss", "grad_norm", "learning_rate", "epoch", "
 
 
 def step_metrics(
-    update: Update, seen: Seen, method: Method, accelerator: Accelerator, more: Mapping[str, Tensor | float]
+    update: Update, seen: StepOutput, method: Method, accelerator: Accelerator, more: Mapping[str, Tensor | float]
 ) -> dict[str, float]:
     """Everything that is logged of a step, but for gradient norm, learning rate, loss and speed.
 
@@ -59,7 +59,7 @@ def step_metrics(
     return _shares(_averages(values, totals, accelerator)) | largest | dict(seen.experts)
 
 
-def with_logged(
+def add_logged(
     metrics: dict[str, float], logged: Mapping[str, Sequence[float]], accelerator: Accelerator
 ) -> dict[str, float]:
     """The metrics of a step with what reward functions logged beside them, averaged over all processes.

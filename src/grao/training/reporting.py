@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.integrations import integration_utils
 
 from grao.records.samples import Sample, SampledGroup, append_group, keep_groups_until
-from grao.training.arguments import refusals
+from grao.training.arguments import library_errors
 from grao.training.experience import Experience, ExperienceSource
 
 _COLUMNS = ("step", "prompt", "completion", "reward", "weight", "reference")
@@ -26,7 +26,7 @@ def begin_reporting(trainer: Trainer, given: Mapping[str, Any]) -> None:
     Raises:
         InputError: if one does.
     """
-    with refusals(given):
+    with library_errors(given):
         for callback in trainer.callback_handler.callbacks:
             if type(callback).__module__ != integration_utils.__name__:
                 continue

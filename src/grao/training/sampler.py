@@ -25,7 +25,7 @@ _PROBES = 16
 
 
 @dataclass(frozen=True)
-class Copy:
+class SamplingCopy:
     """The copy of the policy that samples, where there is one."""
 
     rounded: torch.dtype | None
@@ -34,18 +34,20 @@ class Copy:
     bytes: int
 
 
-def sampling_copy(policy: PreTrainedModel | PeftModel, rollout: RolloutConfig, accelerator: Accelerator) -> Copy:
+def sampling_copy(
+    policy: PreTrainedModel | PeftModel, rollout: RolloutConfig, accelerator: Accelerator
+) -> SamplingCopy:
     """What will be copied of the policy for its samples, before it is wrapped."""
     half = None if rollout.engine_settings else half_precision(accelerator)
     rounded = copy_dtype(policy, half, accelerator.device.type == "cuda")
     split = split_over(accelerator) > 1 and not rollout.engine_settings
-    return Copy(rounded, split, copy_bytes(policy, rounded, rollout.merge_adapter, split))
+    return SamplingCopy(rounded, split, copy_bytes(policy, rounded, rollout.merge_adapter, split))
 
 
 def make_sampler(
     policy: PreTrainedModel | PeftModel,
     rollout: RolloutConfig,
-    copy: Copy,
+    copy: SamplingCopy,
     stops: Sequence[int],
     pad_id: int,
     rows: int,
@@ -71,8 +73,8 @@ def make_sampler(
     )
 
 
-def rows_at_once(
-    policy: PreTrainedModel | PeftModel, config: GRAOConfig, copy: Copy, accelerator: Accelerator, prompt: int
+def rollout_rows(
+    policy: PreTrainedModel | PeftModel, config: GRAOConfig, copy: SamplingCopy, accelerator: Accelerator, prompt: int
 ) -> int:
     """Completions at once, as told, or for whose caches there is room beside what training keeps.
 
@@ -94,7 +96,7 @@ def rows_at_once(
     return affordable_rows(free - kept, row, rollout.group_size)
 
 
-def endings(
+def stop_tokens(
     policy: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],

@@ -31,7 +31,7 @@ from grao.training.state import (
     load_weights,
     optimizer_state,
     read_state,
-    started,
+    run_write,
     write_state,
 )
 
@@ -186,7 +186,7 @@ class SavingTrainer(Trainer):
             self._draft = None
         if ours:
             kept = [self.state.best_model_checkpoint]
-            self._writing = started(partial(self._publish, draft, place, self._deferred, kept), self.save_async)
+            self._writing = run_write(partial(self._publish, draft, place, self._deferred, kept), self.save_async)
         self._unsettled = place
         if not self.save_async:
             self._settle()

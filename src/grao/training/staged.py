@@ -48,7 +48,7 @@ class StagedTrainer(CheckedTrainer):
         if self._initial_scale:
             self.accelerator.scaler.load_state_dict(self._initial_scale)
 
-    def take_up(self, folder: Path) -> None:
+    def load_stage_weights(self, folder: Path) -> None:
         """Puts the weights of a stage's folder into the policy.
 
         Raises:

@@ -2,7 +2,7 @@
 
 A stage begins as a run of its own would with the weights the last one left, so a staged run equals several runs by
 hand. These weights stand in `stages/1-sft` of the run's folder, a model like any other; a resumed run measures the KL
-divergence from there. What is carried (`Reached`) is in every checkpoint.
+divergence from there. What is carried (`StageProgress`) is in every checkpoint.
 """
 
 from collections.abc import Callable, Sequence
@@ -65,7 +65,7 @@ class StageLook:
 
 
 @dataclass(frozen=True)
-class Reached:
+class StageProgress:
     """How far a run is in its stages."""
 
     stage: int = 0
@@ -97,7 +97,7 @@ class Conductor(TrainerCallback):
     ) -> None:
         self._trainer: GRAOTrainer = proxy(trainer)  # which holds this, and is to go as soon as nobody else wants it
         self.plan, self.most, self.kept = plan, most, kept
-        self.reached = Reached()
+        self.reached = StageProgress()
         self.share: Callable[[], float] = self._share
         """Of the whole run's work, what is done."""
         self.ends: list[int] = []
@@ -114,7 +114,7 @@ class Conductor(TrainerCallback):
         return self._folder(self.reached.stage)
 
     @property
-    def handed(self) -> Path | None:
+    def start_folder(self) -> Path | None:
         """Where the weights lie that this stage began with; None: where the run did."""
         return self._folder(self.reached.stage - 1) if self.reached.stage else None
 
@@ -122,7 +122,7 @@ class Conductor(TrainerCallback):
         """Of a step of the run, its number in the stage; both from 0."""
         return step - self.reached.first
 
-    def steps(self, reached: Reached) -> int:
+    def steps(self, reached: StageProgress) -> int:
         """Of the whole run, at most, once it is so far."""
         return reached.first + sum(self.most[reached.stage :])
 
@@ -136,7 +136,7 @@ class Conductor(TrainerCallback):
         Args:
             steps: of the run so far.
         """
-        self.reached = Reached(self.reached.stage + 1, steps, before=self.reached.spent, spent=self.reached.spent)
+        self.reached = StageProgress(self.reached.stage + 1, steps, before=self.reached.spent, spent=self.reached.spent)
         self._trainer.state.max_steps = self.steps(self.reached)
         self.ends.append(steps)
         folder = Path(self._trainer.folder)
@@ -145,12 +145,12 @@ class Conductor(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Looks at the policy that the training begins with, where a stage will be compared with it."""
-        self.reached = self.reached if state.global_step else Reached()
+        self.reached = self.reached if state.global_step else StageProgress()
         state.max_steps = self.steps(self.reached)
         peak = self.now.until and self.now.until.peak
         if peak and not self.reached.looks:
             self._look(peak, 0)
-            self.reached = replace(self.reached, over=passed(self.reached.looks, peak))
+            self.reached = replace(self.reached, over=peak_passed(self.reached.looks, peak))
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ends the stage if it is time to."""
@@ -162,12 +162,12 @@ class Conductor(TrainerCallback):
         ended |= until.share is not None and self.share() >= until.share
         if until.peak and (ended or steps % until.peak.every == 0):
             self._look(until.peak, steps)
-        if not ended and not (until.peak and passed(self.reached.looks, until.peak)):
+        if not ended and not (until.peak and peak_passed(self.reached.looks, until.peak)):
             return
         last = self.reached.stage == len(self.plan) - 1
         self.reached = replace(self.reached, over=not last)
         if until.peak:
-            self._trainer.take_up(self.folder)
+            self._trainer.load_stage_weights(self.folder)
         if last:
             state.max_steps, control.should_training_stop = state.global_step, True
         else:
@@ -206,7 +206,7 @@ class Conductor(TrainerCallback):
         return Path(self._trainer.folder) / "stages" / f"{stage + 1}-{self.plan[stage].method.name}"
 
 
-def passed(looks: Sequence[StageLook], peak: Peak) -> bool:
+def peak_passed(looks: Sequence[StageLook], peak: Peak) -> bool:
     """Whether the last looks were no better than the best of those before them, or there is enough to explore from."""
     if peak.enough is not None and looks[-1].reach >= peak.enough:
         return True
@@ -214,7 +214,9 @@ def passed(looks: Sequence[StageLook], peak: Peak) -> bool:
     return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
 
 
-def kept_away(items: Sequence[Encoded], plan: Sequence[Stage], seed: int) -> tuple[list[Encoded], list[Encoded]]:
+def split_look_prompts(
+    items: Sequence[Encoded], plan: Sequence[Stage], seed: int
+) -> tuple[list[Encoded], list[Encoded]]:
     """The prompts to train on, and those for the looks of the stages: at most a quarter of all.
 
     Raises:

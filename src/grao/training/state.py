@@ -38,7 +38,7 @@ from grao.errors import InputError
 from grao.methods.base import State
 from grao.records.checkpoints import OPTIMIZER, STATE
 from grao.records.files import Record
-from grao.training.stages import Reached
+from grao.training.stages import StageProgress
 from grao.training.watch import Look
 
 Tensors = dict[str, Tensor]
@@ -92,7 +92,7 @@ class TrainingState:
 
 
 @dataclass(frozen=True)
-class Carried:
+class CarriedState:
     """`grao_state.json`: what is carried from step to step beside weights and optimiser."""
 
     method: State
@@ -100,12 +100,12 @@ class Carried:
     steps: list[dict[str, float]]
     token_budget: int | None = None
     """What memory that ran out left of it."""
-    reached: Reached = field(default_factory=Reached)
-    asked: list[str] = field(default_factory=list)
-    """Of each process, `Observer.asked`."""
+    reached: StageProgress = field(default_factory=StageProgress)
+    frozen_texts: list[str] = field(default_factory=list)
+    """Of each process, `Observer.frozen_texts`."""
 
 
-CARRIED = Record("grao_state.json", Carried)
+CARRIED = Record("grao_state.json", CarriedState)
 _STATE = Record(STATE, TrainingState)
 write_state = _STATE.write
 
@@ -136,9 +136,9 @@ def optimizer_state(
         main: whether this process keeps them; on the others they are empty.
 
     Raises:
-        InputError: as `check_kept`.
+        InputError: as `check_optimizer_state`.
     """
-    check_kept(optimizer)
+    check_optimizer_state(optimizer)
     tensors: Tensors = {}
     numbers: dict[str, Any] = {}
     for name, weight in named_weights(model).items():
@@ -150,7 +150,7 @@ def optimizer_state(
     return tensors, numbers
 
 
-def check_kept(optimizer: Optimizer) -> None:
+def check_optimizer_state(optimizer: Optimizer) -> None:
     """Raises: InputError if an optimiser keeps of a weight what is neither tensor nor number."""
     for what, value in (pair for kept in optimizer.state.values() for pair in kept.items()):
         plain = type(value) in (Tensor, nn.Parameter, DTensor) or isinstance(value, bool | int | float | None)
@@ -240,7 +240,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         weight.copy_(_split(stored[name], weight))
 
 
-def started(work: Callable[[], None], background: bool) -> Future[None]:
+def run_write(work: Callable[[], None], background: bool) -> Future[None]:
     """Work that is done now, or in a thread; what it raises is in the future."""
     future: Future[None] = Future()
 

@@ -37,28 +37,28 @@ from grao.errors import InputError
 from grao.methods.base import Method
 from grao.rewards.mix import Mix, RewardLike, as_mix, check_heard
 from grao.rollouts.base import Generator, Sampling
-from grao.training.accumulate import Seen
+from grao.training.accumulate import StepOutput
 from grao.training.ahead import check_ahead, read_ahead, write_ahead
 from grao.training.arguments import (
     check_library,
     check_needs,
     check_settings,
-    fitting,
-    refusals,
+    drop_too_long,
+    library_errors,
     training_arguments,
 )
 from grao.training.callbacks import MetricsCallback
 from grao.training.experience import ExperienceSource
 from grao.training.gap import GapWarning, tolerated_gap
-from grao.training.learner import Learner, save_head, together
+from grao.training.learner import Learner, merged_updates, save_head
 from grao.training.library import held_out_metrics, write_page
 from grao.training.loglines import LogLines
-from grao.training.metrics import SUMMED, step_metrics, with_logged
+from grao.training.metrics import SUMMED, add_logged, step_metrics
 from grao.training.reporting import SampleLog
-from grao.training.sampler import endings, make_sampler, rows_at_once, sampling_copy
+from grao.training.sampler import make_sampler, rollout_rows, sampling_copy, stop_tokens
 from grao.training.staged import StagedTrainer
-from grao.training.stages import Conductor, Spent, kept_away
-from grao.training.state import CARRIED, Carried
+from grao.training.stages import Conductor, Spent, split_look_prompts
+from grao.training.state import CARRIED, CarriedState
 from grao.training.watch import Watch
 from grao.types import Example
 
@@ -119,7 +119,7 @@ class GRAOTrainer(StagedTrainer):
         if method and args.stages:
             raise InputError("method and args.stages are both given; leave one out")
         plan = planned(method or args.method, args.stages, args.training.schedule)
-        self.method, self.given = plan[0].method, method
+        self.method, self.custom_method = plan[0].method, method
         self.max_bad_steps, self.save_async = args.training.max_bad_steps, args.training.save_async
         set_seed(args.seed)  # what an adapter begins with must follow from the seed
         policy = given_policy(model, peft_config)
@@ -134,21 +134,21 @@ class GRAOTrainer(StagedTrainer):
         examples = examples_from_dataset(train_dataset, args.data)
         needs = joint_needs(plan)
         turn = settled_turn(self.tokenizer, examples, needs.references)
-        self.stop_ids, self.end_id, self.turn = endings(policy, self.tokenizer, examples, args, turn)
+        self.stop_ids, self.end_id, self.turn = stop_tokens(policy, self.tokenizer, examples, args, turn)
         check_needs(plan, examples, watch is not None)
         check_ahead(args.rollout.ahead, plan, self.rewards.early)
         held_out = examples_from_dataset(eval_dataset, args.data) if eval_dataset is not None else []
         for mix in self._mixes():
             mix.check_columns({name for example in (*examples, *held_out) for name in example.columns})
         encoded = self._encode(examples, policy, needs.rejected)
-        items, kept = kept_away(encoded.items, plan, args.seed)
+        items, kept = split_look_prompts(encoded.items, plan, args.seed)
         self.train_items = replace(encoded, items=items)
         self.eval_items = self._encode(held_out, policy) if eval_dataset is not None else None
         size = args.training.prompts_per_step
         most = most_steps(plan, args.training.steps, len(items), size, args.rollout.group_size)
         self.conductor, steps = Conductor(self, plan, most, kept), sum(most)
         arguments = training_arguments(args, steps)
-        with refusals(args.training.trainer):
+        with library_errors(args.training.trainer):
             super().__init__(
                 model=policy,
                 args=arguments,
@@ -175,7 +175,7 @@ class GRAOTrainer(StagedTrainer):
         self._steps: list[dict[str, float]] = []
         self._logged: dict[str, list[float]] = defaultdict(list)
         longest = max(len(item.prompt_ids) for item in (*items, *kept, *(self.eval_items or _NONE).items))
-        self.rows = rows_at_once(policy, args, copy, self.accelerator, longest)
+        self.rows = rollout_rows(policy, args, copy, self.accelerator, longest)
         self.generator = generator or make_sampler(policy, rollout, copy, self.stop_ids, self.pad_id, self.rows, alone)
         explained = rollout.ahead or arguments.neftune_noise_alpha or not self.is_world_process_zero()
         self._gap = GapWarning(math.inf if explained else tolerated_gap(policy, self.accelerator, self.generator))
@@ -213,23 +213,23 @@ class GRAOTrainer(StagedTrainer):
         self.sampler()
         update = self.source.update(self.conductor.step(inputs["step"]))
         if method.needs.samples:
-            heard, asked = self._total(update.experience.heard)
+            heard, asked = self._total(update.experience.scored_counts)
             if not heard:  # so that no process waits for one that stops
                 check_heard([update.experience.rewards], int(asked))
         looks = self.watch and self.watch.due(step) and update.experience.sampled
         watched = self.watch.numbers(update.experience) if self.watch and looks else {}
         sampled = time.perf_counter()
         before = self.learner.before(model, update, method)
-        seen: list[Seen] = []
-        while len(seen) < method.needs.updates and not self.left_out:
+        seen: list[StepOutput] = []
+        while len(seen) < method.needs.updates and not self.step_skipped:
             seen.append(self.learner.gradient(model, update, before, method))
             if not math.isfinite(*self._total(seen[-1].loss[None])):
-                self.leave_out("loss", model)
+                self.skip_step("loss", model)
                 return torch.zeros_like(seen[0].loss)
             if len(seen) < method.needs.updates:
                 self._optimise(model)
         more = {**self.learner.operations(update), **watched}
-        metrics = step_metrics(update, together(seen), method, self.accelerator, more)
+        metrics = step_metrics(update, merged_updates(seen), method, self.accelerator, more)
         self._gap.look(step, metrics.get("sampler/gap", math.nan))
         if self.watch and watched:
             metrics |= self.watch.look(step, metrics)
@@ -243,7 +243,7 @@ class GRAOTrainer(StagedTrainer):
         if len(self.conductor.plan) > 1:
             metrics["stage"] = self.conductor.reached.stage + 1
         self.conductor.spend(Spent(method.needs.updates, *counted))
-        self._steps.append(with_logged(metrics, self._logged, self.accelerator))
+        self._steps.append(add_logged(metrics, self._logged, self.accelerator))
         if step == 1 and metrics.get("verdict/tie") == 1 and self.is_world_process_zero():
             names = " + ".join(reward.name for reward in self.rewards.rewards)
             warnings.warn(
@@ -279,7 +279,7 @@ class GRAOTrainer(StagedTrainer):
         """An optimiser step between two updates on the same samples; transformers makes the last one."""
         limit = self.args.max_grad_norm or math.inf
         self._get_grad_norm(model, self.accelerator.clip_grad_norm_(model.parameters(), limit))
-        self.between_steps &= self.left_out
+        self.between_steps &= self.step_skipped
         cast(Optimizer, self.optimizer).step()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -329,10 +329,10 @@ class GRAOTrainer(StagedTrainer):
         if self.source.ahead:
             share = self.source.share(self.conductor.step(self.state.global_step))
             write_ahead(Path(output_dir), share, self.is_world_process_zero())
-        asked = gather_object([self.learner.observer.asked])
+        asked = gather_object([self.learner.observer.frozen_texts])
         if self.is_world_process_zero():
             looks, least = self.watch.looks if self.watch else [], self.learner.budget.least
-            carried = Carried(self._method_state, looks, self._steps, least, self.conductor.reached, asked)
+            carried = CarriedState(self._method_state, looks, self._steps, least, self.conductor.reached, asked)
             CARRIED.write(Path(output_dir), carried)
 
     def _encode(self, examples: Sequence[Example], policy: nn.Module, with_rejected: bool = False) -> EncodedSet:
@@ -340,7 +340,7 @@ class GRAOTrainer(StagedTrainer):
         encoded = encode_examples(
             examples, self.tokenizer, self.end_id, tokens, data.long_prompts, with_rejected, self.turn
         )
-        return fitting(self.config, policy, encoded, self.tokenizer)
+        return drop_too_long(self.config, policy, encoded, self.tokenizer)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The policy as a plain language model, and its critic beside it."""
@@ -351,8 +351,8 @@ class GRAOTrainer(StagedTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         carried = CARRIED.read(Path(resume_from_checkpoint))
-        if handed := self.conductor.handed:
-            self.take_up(handed)
+        if folder := self.conductor.start_folder:
+            self.load_stage_weights(folder)
             self.begin_stage()
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.learner.critic is not None:
@@ -364,7 +364,7 @@ class GRAOTrainer(StagedTrainer):
         if carried:
             self._method_state, self._steps = carried.method, carried.steps
             self.learner.budget.at_most(carried.token_budget)
-            if carried.asked:
-                self.learner.observer.resume(carried.asked[self.args.process_index % len(carried.asked)])
+            if carried.frozen_texts:
+                self.learner.observer.resume(carried.frozen_texts[self.args.process_index % len(carried.frozen_texts)])
             if self.watch:
                 self.watch.looks = carried.looks

@@ -94,7 +94,7 @@ class Watch(TrainerCallback):
         risen = alarm(self.looks)
         if risen > self._said:
             self._said = risen
-            warnings.warn(words(self.looks), stacklevel=2)
+            warnings.warn(alarm_text(self.looks), stacklevel=2)
         if risen is Alarm.HACKED and self.stop:
             control.should_save = control.should_training_stop = True
 
@@ -141,7 +141,7 @@ class Watch(TrainerCallback):
         }
 
 
-def words(looks: Sequence[Look]) -> str:
+def alarm_text(looks: Sequence[Look]) -> str:
     """The alarm in a sentence, empty if there is none."""
     raised = alarm(looks)
     if raised is Alarm.NONE:
