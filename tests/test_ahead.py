@@ -229,7 +229,7 @@ def test_it_is_refused_where_nothing_is_gained(make: Make):
 
     with pytest.raises(InputError, match=r"rollout\.ahead: no reward waits for a server"):
         make("run", reward=vowels)
-    with pytest.raises(InputError, match=r"rollout\.ahead: sft samples nothing"):
+    with pytest.raises(InputError, match=r"rollout\.ahead: sft does not sample during training"):
         make("run", method=SFT())
     with pytest.raises(ValueError, match="ahead"):
         RolloutConfig(ahead=2)
