@@ -607,7 +607,7 @@ def test_the_home_folder_is_one_folder(place: Path, screen, monkeypatch: pytest.
 BAD = ["", "{", "\xff\xfe", "[1, 2]", "7", '"text"', "null", '{"step": "two", "loss": 1}', '{"loss": 3}', "\x00\x00"]
 
 
-@pytest.mark.filterwarnings("ignore:.*it is left out")
+@pytest.mark.filterwarnings("ignore:.*the step is skipped")
 @pytest.mark.parametrize("bad", BAD)
 def test_a_bad_line_in_the_log_costs_no_good_one(tmp_path: Path, bad: str):
     log = MetricsLog(tmp_path)

@@ -103,7 +103,7 @@ def training_arguments(config: GRAOConfig, steps: int) -> TrainingArguments:
         raise InputError(f"training.trainer.load_best_model_at_end {needed}")
     if arguments.n_gpu > 1:
         raise InputError(
-            f"{arguments.n_gpu} GPUs in one process: start with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU"
+            f"{arguments.n_gpu} GPUs in one process: use `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU"
         )
     return arguments
 
@@ -227,7 +227,7 @@ def check_settings(training: TrainingConfig, plan: Sequence[Stage], accelerator:
             "stages: DeepSpeed's optimizer cannot be replaced between stages; use FSDP2 or DDP, or one run per stage"
         )
     if accelerator.num_processes > 1 and any(stage.method.needs.critic for stage in plan[1:]):
-        raise InputError("stages: with several processes no later stage may add a critic; make that stage a run of its own")
+        raise InputError("stages: with several processes no later stage may add a critic; make it a run of its own")
     if training.prompts_per_step < accelerator.num_processes:
         raise InputError(
             f"training.prompts_per_step is {training.prompts_per_step}, but there are {accelerator.num_processes} "
@@ -271,7 +271,7 @@ def check_needs(plan: Sequence[Stage], examples: Sequence[Example], watched: boo
         )
     if watched and not any(method.needs.samples for method in methods):
         names = " and ".join(method.name for method in methods)
-        raise InputError(f"watch: {names} does not sample during training, so there is nothing to watch; leave watch out")
+        raise InputError(f"watch: {names} does not sample during training, so there is nothing to watch; leave it out")
 
 
 def drop_too_long(

@@ -1,7 +1,7 @@
-"""From an update to its gradient, with all that a method needs for it: engine, frozen policy, critic, token budget.
+"""Gradients of updates: engine, frozen starting model, critic and token budget.
 
-Before the first gradient of an update the `Observer` asks the policy, the critic and the model before training about
-its tokens, as far as the method needs it.
+Before the first gradient step on an update the `Observer` computes what the method needs: log-probabilities under the
+policy and under the starting model, and the critic's values.
 """
 
 import hashlib
@@ -46,16 +46,21 @@ from grao.training.metrics import Speedometer
 from grao.types import Batch, Role
 
 StartingModel = Callable[[], AbstractContextManager[nn.Module]]
-"""Opens the model as it was before training."""
+"""Context that gives the model as it was before training."""
 
 NAME = "value_head"
-"""Under this name the critic is a part of the policy, so that optimiser and data parallelism know it."""
+"""Name of the critic as a submodule of the policy, where optimizer and data parallelism see it."""
 _DIGITS = 16
-"""Of a text's digest."""
+"""Hexadecimal digits of a text's digest."""
 
 
 class ValueHead(nn.Module):
-    """(N, D) hidden states -> (N,) values; 0 at first."""
+    """Critic: maps (N, D) hidden states to (N,) values, initially 0.
+
+    Args:
+        size: D.
+        device: of its weights.
+    """
 
     def __init__(self, size: int, device: torch.device) -> None:
         super().__init__()
@@ -64,25 +69,25 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """See the class."""
+        """Return the (N,) values of (N, D) hidden states."""
         return cast(Tensor, self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1))
 
     @torch.no_grad()
     def load(self, folder: str) -> None:
-        """What `save_head` left."""
+        """Load the weights that `save_head` wrote into a folder."""
         values = load_file(Path(folder, f"{NAME}.safetensors"))
         for name, weight in self.named_parameters():
             local(weight).copy_(part_of(values[name], weight))
 
 
 class Observer:
-    """What policy, critic and the model before training make of an update's tokens before its first gradient.
+    """Evaluates policy, critic and starting model on an update's tokens before its first gradient step.
 
     Args:
-        engine: the way through the model.
-        accelerator: of the trainer.
-        start: opens the model before training; None if nobody asks for it.
-        critic: (N, D) hidden states -> (N,) values; None if there is none.
+        engine: runs the forward passes.
+        accelerator: the trainer's accelerator.
+        start: opens the starting model; None if it is not needed.
+        critic: maps (N, D) hidden states to (N,) values; None if there is none.
     """
 
     def __init__(
@@ -92,11 +97,18 @@ class Observer:
         self._known: dict[tuple[Sequence[int], Sequence[int]], Tensor] = {}
         self._counted: set[str] = set()
         self.passes: list[Work] = []
-        """Forward passes of the last `before` on this process. What only a resume repeats is not counted again."""
+        """Forward passes of the last `before` on this process, without those that only a resume repeats."""
 
     @torch.no_grad()
     def before(self, model: nn.Module, update: Update, method: Method, token_budget: int) -> Before:
-        """Everything that the method needs, with advantages of mean 0 and deviation 1 over the step's tokens."""
+        """Return all that the method needs; advantages have mean 0 and deviation 1 over the step's tokens.
+
+        Args:
+            model: the policy as wrapped by the trainer.
+            update: of this process.
+            method: in its state at this step.
+            token_budget: maximum tokens per micro-batch.
+        """
         self.passes = []
         old = values = None
         if method.needs.old or self._critic is not None:
@@ -110,12 +122,12 @@ class Observer:
         return replace(before, advantages=self._whitened(before.advantages))
 
     def _frozen(self, update: Update, token_budget: int, start: StartingModel) -> Tensor:
-        """(N,), under the model before training; references and rejected answers are asked about only once."""
+        """Return (N,) log-probabilities under the starting model; all but those of samples are cached."""
         batch = update.batch
         texts = [(group.item.prompt_ids, answer.ids) for group in batch.groups for answer in group.answers]
         new = [row for row, text in enumerate(texts) if text not in self._known]
         logps = torch.zeros(0, device=self._accelerator.device)
-        if self._accelerator.gather(torch.tensor([len(new)], device=logps.device)).any():  # then all go through it
+        if self._accelerator.gather(torch.tensor([len(new)], device=logps.device)).any():  # then every process runs it
             with start() as model:
                 logps, _ = self._tokens(model, batch.select(new), token_budget)
         counted = [row for row in new if not self._counted or _digest(texts[row]) not in self._counted]
@@ -132,16 +144,16 @@ class Observer:
 
     @property
     def frozen_texts(self) -> str:
-        """Digests of the texts about which the model before training need not be asked again, one after another."""
+        """Concatenated digests of the texts whose log-probabilities under the starting model are cached."""
         return "".join(sorted({*map(_digest, self._known), *self._counted}))
 
-    def resume(self, asked: str) -> None:
-        """Take up `asked` from a checkpoint: these texts are forwarded once more, but counted already."""
-        self._counted = {asked[at : at + _DIGITS] for at in range(0, len(asked), _DIGITS)}
+    def resume(self, digests: str) -> None:
+        """Restore `frozen_texts` from a checkpoint: these texts are forwarded once more, but not counted again."""
+        self._counted = {digests[start : start + _DIGITS] for start in range(0, len(digests), _DIGITS)}
 
     def _tokens(self, model: nn.Module, batch: Batch, token_budget: int) -> tuple[Tensor, Tensor | None]:
-        """(N,) log-probabilities and values, in the order of the batch."""
-        lengths, head = batch.lengths, self._critic  # in each pass: ZeRO gathers ahead what the last one went through
+        """Return (N,) log-probabilities and values, in the order of the batch."""
+        lengths, head = batch.lengths, self._critic  # run in each pass: ZeRO prefetches what the last one used
         logps, values = ({row: torch.zeros(0) for row in range(len(lengths))} for _ in range(2))
 
         def keep(rows: list[int], tokens: Tokens) -> Tensor:
@@ -166,17 +178,17 @@ class Observer:
 
 
 class Learner:
-    """Makes the gradients of updates, and holds all that this takes.
+    """Computes the gradients of updates.
 
     Args:
-        policy: the model that is trained; it gets a value head if the method asks for a critic.
-        method: what is learned.
-        config: token budget, router loss, importance weights, whether the KL divergence is measured.
-        accelerator: of the trainer.
-        pad_id: of the tokenizer.
-        without: switches the adapter off, if that is the model before training; by default the weights that are
-            trained are copied now, and put back while that model is asked.
-        copied: bytes of the copy that samples, for which `auto` leaves room.
+        policy: the trained model; it gets a value head if the method needs a critic.
+        method: the method of the first stage.
+        config: token budget, router loss, importance weights, and whether the KL divergence is measured.
+        accelerator: the trainer's accelerator.
+        pad_id: the tokenizer's padding token.
+        without: context that disables the adapter, if the model without it is the starting model; by default the
+            trained weights are copied now, and swapped in to evaluate the starting model.
+        copied: bytes of the policy's copy for sampling, for which a token budget of `auto` leaves room.
     """
 
     def __init__(
@@ -199,16 +211,16 @@ class Learner:
         self.budget = Budget("training.token_budget", size, accelerator.num_processes == 1)
 
     def begin(self, method: Method, without: Callable[[], AbstractContextManager[None]] | None = None) -> None:
-        """Learns by this method from now on; the policy as it is now is the model before training.
+        """Begin a stage: use this method from now on, with the current policy as the starting model.
 
         Args:
-            method: its needs count.
+            method: the method of the stage.
             without: as in the constructor.
         """
         policy, needs, config, accelerator = self._policy, method.needs, self._config, self._accelerator
         asked = needs.frozen or config.measure_kl
         self._without = without
-        whole = split_over(accelerator) > 1  # until there are parts to keep
+        whole = split_over(accelerator) > 1  # the weights will be sharded but are not yet
         moved = {n: w for n, w in named_weights(policy).items() if w.requires_grad and asked and without is None}
         self._start = {
             name: local(weight).detach().to("cpu" if whole and not is_split(weight) else accelerator.device, copy=True)
@@ -226,23 +238,30 @@ class Learner:
         self._update_loss = UpdateLoss(method, self.critic, routers, config.router_loss, importance)
 
     def before(self, model: nn.Module, update: Update, method: Method) -> Before:
-        """What has to be known of an update before its first gradient; `method` in its state at this step."""
+        """Evaluate an update before its first gradient step, see `Observer.before`."""
         if not self._observes:
             return Before()
-        model.eval()  # as when the samples were drawn
+        model.eval()  # as during sampling
         return self.budget.run(lambda tokens: self.observer.before(model, update, method, tokens))
 
     def operations(self, update: Update) -> dict[str, float]:
-        """Operations and tokens of a step whose update is done (`Speedometer.operations`)."""
+        """Return operations and tokens of a finished step, see `Speedometer.operations`."""
         return self.speedometer.operations(update, self.observer.passes)
 
     def gradient(self, model: nn.Module, update: Update, before: Before, method: Method) -> StepOutput:
-        """Leaves the gradient of one optimiser step in the model's weights; `method` in its state at this step."""
+        """Compute the gradient of one optimizer step, and leave it in the model's weights.
+
+        Args:
+            model: the policy as wrapped by the trainer.
+            update: of this process.
+            before: returned by `before`.
+            method: in its state at this step.
+        """
         model.train()
         update_loss, engine = replace(self._update_loss, method=method), self._routed or self.engine
 
         def accumulate(token_budget: int) -> StepOutput:
-            model.zero_grad()  # what an attempt that ran out of memory left
+            model.zero_grad()  # may hold gradients of an attempt that ran out of memory
             if self._routed:
                 self._routed.begin()
             return accumulate_gradient(model, update, self._accelerator, engine, token_budget, update_loss, before)
@@ -251,7 +270,7 @@ class Learner:
         return replace(seen, experts=self._routed.numbers()) if self._routed else seen
 
     def _affordable(self, config: TrainingConfig, copied: int) -> int:
-        """Tokens of a micro-batch for which there is room beside gradients and optimiser: a GPU is tried with few."""
+        """Return the token budget that fits beside gradients and optimizer, from a small trial on the GPU."""
         device, policy, parts = self._accelerator.device, self._policy, split_over(self._accelerator)
         free = free_bytes(device)
         if free is None:
@@ -265,7 +284,7 @@ class Learner:
             with self._accelerator.autocast(), mode(policy, training=True):
                 self.engine.run(policy, batch).loss.backward()
 
-        with gradients_dropped(policy):  # a budget that is as small as it gets: what it says of it is one line
+        with gradients_dropped(policy):  # the smallest budget: failing becomes a one-line error
             needed = Budget("training.token_budget", PROBES[-1], alone=False).run(lambda _: measured(work, device))
         optimizer, half = str(config.trainer.get("optim", "")), half_precision(self._accelerator)
         kept = copied + kept_bytes(policy, optimizer, parts, half) + trained_bytes(policy, parts, half)
@@ -275,29 +294,29 @@ class Learner:
 
     @contextmanager
     def _starting_model(self) -> Iterator[nn.Module]:
-        """The model before training."""
-        looked = self._routed.starting() if self._routed else nullcontext()
+        """Swap in the starting model."""
+        routing = self._routed.starting() if self._routed else nullcontext()
         start = self._without() if self._without else exchanged(self._policy, self._start)
-        with looked, autocast(self._accelerator), start:
+        with routing, autocast(self._accelerator), start:
             yield self._policy
 
 
 def merged_updates(updates: list[StepOutput]) -> StepOutput:
-    """What the updates on one batch of samples showed: the state before the first, a method's numbers over all."""
+    """Return the first of several outputs on one batch, with the method's numbers averaged over all."""
     first = updates[0]
     numbers = {name: torch.stack([seen.numbers[name] for seen in updates]).mean(dim=0) for name in first.numbers}
     return replace(first, numbers=numbers)
 
 
 def _work(batch: Batch) -> Work:
-    """Tokens of a pass over a batch."""
+    """Return the work of a forward pass over a batch."""
     return Work.of(
         (len(group.item.prompt_ids), [len(answer.ids) for answer in group.answers]) for group in batch.groups
     )
 
 
 def _digest(text: tuple[Sequence[int], Sequence[int]]) -> str:
-    """Stands for the token ids of a prompt and its answer, in a checkpoint."""
+    """Return a digest of the token ids of a prompt and its answer."""
     prompt, answer = text
     ids = array("q", (len(prompt), *prompt, *answer)).tobytes()
     return hashlib.blake2b(ids, digest_size=_DIGITS // 2).hexdigest()
@@ -312,7 +331,15 @@ def _value_head(policy: nn.Module) -> ValueHead:
 
 
 def save_head(weights: dict[str, Tensor], folder: str) -> dict[str, Tensor]:
-    """Writes a policy's critic into a file of its own; what remains are the weights of a plain language model."""
+    """Write a policy's critic into `value_head.safetensors`.
+
+    Args:
+        weights: of the policy with its critic.
+        folder: created if missing.
+
+    Returns:
+        The weights of the plain language model.
+    """
     head = {name.rpartition(f"{NAME}.")[2]: value for name, value in weights.items() if f"{NAME}." in name}
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(head, Path(folder, f"{NAME}.safetensors"))

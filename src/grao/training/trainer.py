@@ -230,7 +230,7 @@ class GRAOTrainer(StagedTrainer):
                 self._optimise(model)
         more = {**self.learner.operations(update), **watched}
         metrics = step_metrics(update, merged_updates(seen), method, self.accelerator, more)
-        self._gap.look(step, metrics.get("sampler/gap", math.nan))
+        self._gap.check(step, metrics.get("sampler/gap", math.nan))
         if self.watch and watched:
             metrics |= self.watch.look(step, metrics)
         lengths = update.batch.lengths
