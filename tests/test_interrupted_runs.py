@@ -234,7 +234,7 @@ def test_a_damaged_checkpoint_by_name_is_refused(tmp_path: Path, undisturbed: Pa
     with pytest.raises(InputError, match=r"cannot be resumed from: training_state\.json is missing, which"):
         trainer(tmp_path / "run", METHODS["ppo"], steps=3).train(resume_from_checkpoint=str(chosen))
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    with pytest.raises(InputError, match="holds no whole checkpoint"):
+    with pytest.raises(InputError, match="holds no complete checkpoint"):
         trainer(tmp_path / "run", METHODS["ppo"], steps=3).train(resume_from_checkpoint=True)
 
 

@@ -345,7 +345,7 @@ def test_what_is_not_said_of_auto_is_as_it_was_tested():
 def test_too_few_prompts_to_keep_any_away_are_refused(tmp_path: Path):
     training, rollout = TrainingConfig(trainer={"use_cpu": True}), RolloutConfig(max_new_tokens=6)
     config = GRAOConfig(output_dir=tmp_path, method=Auto(), training=training, rollout=rollout)
-    with pytest.raises(InputError, match="of 3 training prompts none can be kept away for looks"):
+    with pytest.raises(InputError, match="3 training prompts are too few to keep some for looks"):
         GRAOTrainer(tiny_model(), vowels, config, PAIRS[:3], processing_class=letter_tokenizer())
 
 
@@ -358,5 +358,5 @@ def test_what_a_stage_handed_over_must_still_be_there(tmp_path: Path):
     make(tmp_path, stages=staged(GRPO()), save_every=1).train()
     shutil.rmtree(tmp_path / "stages")
     again = make(tmp_path, stages=staged(GRPO()), save_every=1)
-    with pytest.raises(InputError, match="stages/1-sft is missing, which the run goes on from"):
+    with pytest.raises(InputError, match="stages/1-sft is missing, but the run resumes from it"):
         again.train(resume_from_checkpoint=True)

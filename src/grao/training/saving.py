@@ -259,7 +259,8 @@ class SavingTrainer(Trainer):
             for message in damaged:
                 warnings.warn(message, stacklevel=3)
             if checkpoint is None:
-                raise InputError(f"{self.args.output_dir} holds no complete checkpoint; start a new run in another folder")
+                folder = self.args.output_dir
+                raise InputError(f"{folder} holds no complete checkpoint; start a new run in another folder")
         else:
             checkpoint = Path(wanted)
             if checkpoint != known and (why := fault(checkpoint)):
