@@ -95,7 +95,7 @@ def later(completions, trainer_state, **_):
     return [0.0] * len(completions) if trainer_state.global_step == 0 else vowels(completions)
 
 
-@pytest.mark.filterwarnings("ignore:the reward .* says the same of every answer")
+@pytest.mark.filterwarnings("ignore:the reward .* scores every answer")
 def test_before_the_optimiser_knows_anything_too(tmp_path: Path):
     runs = [make(tmp_path, GRPO(kl=0.0), steps=3, save_every=1, reward=later) for _ in range(2)]
     runs[0].train()

@@ -120,6 +120,4 @@ class InterruptGuard(TrainerCallback):
         if not self.interrupted:
             self.interrupted, self._since = True, now
             with suppress(OSError, RuntimeError):  # the terminal is gone, or a line is being written
-                self._notify(
-                    "stopping after this step and saving a checkpoint; press Ctrl-C again to stop at once"
-                )
+                self._notify("stopping after this step and saving a checkpoint; press Ctrl-C again to stop at once")

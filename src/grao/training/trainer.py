@@ -1,7 +1,7 @@
-"""`GRAOTrainer`: transformers' Trainer around weighted groups of answers.
+"""`GRAOTrainer`: transformers' Trainer for weighted groups of answers.
 
-Mixed precision, data parallelism, callbacks and `report_to` come from transformers. What a method, the watch and the
-log carry from step to step is saved in each checkpoint, in `grao_state.json`.
+Mixed precision, data parallelism, callbacks and `report_to` come from transformers. The state that method, watch and
+log carry from step to step is saved in `grao_state.json` of each checkpoint.
 """
 
 import math
@@ -67,28 +67,28 @@ _NONE = EncodedSet([], 0, 0)
 
 
 class GRAOTrainer(StagedTrainer):
-    """Aligns a model with GRAO. The order of its arguments is that of TRL's trainers.
+    """Aligns a model with GRAO or another method. The order of the arguments is that of TRL's trainers.
 
     Args:
-        model: a causal language model, a `PeftModel` with a trained adapter, or the folder or hub id of either; an
-            adapter goes on training, or with `peft_config` is merged first.
+        model: a causal language model, a `PeftModel` with a trained adapter, or the folder or hub id of either. An
+            adapter is trained further; with `peft_config` it is merged first.
         reward_funcs: a function in TRL's convention f(prompts, completions, **columns) -> list[float | None], a
             reward model (folder, hub id, model, or a pair of model and tokenizer), anything that satisfies
             `grao.rewards.base.Reward`, a list of these, or a `Mix` with weights.
-        args: settings; defaults are the paper's.
-        train_dataset: rows with columns `prompt` and `reference` in whatever `examples_from_dataset` reads (a
-            `datasets.Dataset`, a data frame, a list), or Examples; further columns go to the rewards.
-        eval_dataset: rows for `evaluate()`, as `train_dataset`.
-        processing_class: the tokenizer; by default the one beside the model.
-        peft_config: trains an adapter instead of all weights.
+        args: settings; the defaults are those of the paper.
+        train_dataset: rows with columns `prompt` and `reference` in anything `examples_from_dataset` reads (a
+            `datasets.Dataset`, a data frame, a list), or Examples; further columns are passed to the rewards.
+        eval_dataset: held-out rows for `evaluate()`, like `train_dataset`.
+        processing_class: the tokenizer; by default that of the model.
+        peft_config: train this adapter instead of all weights.
         callbacks: as in transformers.
-        watch: a second reward that looks on and warns when the first is hacked.
-        method: what is learned, in place of `args.method`; it may come from outside the package.
-        generator: the sampling engine, in place of the one that `args.rollout.engine` names.
-        others: arguments of other trainers; refused, with their name here.
+        watch: a second reward that warns when the first is hacked.
+        method: replaces `args.method`; it may come from outside the package.
+        generator: the sampling engine, replaces the one named by `args.rollout.engine`.
+        others: arguments of other trainers; rejected with the name they have here.
 
     Raises:
-        InputError: for a mistake in any of these, in one line.
+        InputError: if any argument is wrong, in one line.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class GRAOTrainer(StagedTrainer):
         plan = planned(method or args.method, args.stages, args.training.schedule)
         self.method, self.custom_method = plan[0].method, method
         self.max_bad_steps, self.save_async = args.training.max_bad_steps, args.training.save_async
-        set_seed(args.seed)  # what an adapter begins with must follow from the seed
+        set_seed(args.seed)  # the initial weights of an adapter must depend on the seed only
         policy = given_policy(model, peft_config)
         check_finite(policy, "model")
         source = model if isinstance(model, str) else policy.config._name_or_path
@@ -164,7 +164,7 @@ class GRAOTrainer(StagedTrainer):
             check_library(self, steps)
         self.is_fsdp_enabled = begin_splitting(self.accelerator, policy)
         check_settings(args.training, plan, self.accelerator, policy)
-        # Adapters of other beginnings change the weights below them too.
+        # Adapters with other initialisations also change the base weights.
         plain = peft_config is not None and isinstance(getattr(peft_config, "init_lora_weights", True), bool)
         without = partial(switched_off, cast(PeftModel, policy)) if plain else None
         rollout, alone = args.rollout, self.accelerator.num_processes == 1
@@ -201,7 +201,16 @@ class GRAOTrainer(StagedTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """One batch of prompts: experience, then the gradient of what the method makes of it, once or more."""
+        """Run one step: sample and score a batch of prompts, then take one or more gradient steps on it.
+
+        Args:
+            model: the policy as wrapped by the trainer.
+            inputs: number of the step, from 0.
+            num_items_in_batch: unused.
+
+        Returns:
+            The loss of the first gradient step, detached.
+        """
         begin, step = time.perf_counter(), inputs["step"] + 1
         if self.conductor.reached.over:
             self.hand_over()
@@ -213,11 +222,11 @@ class GRAOTrainer(StagedTrainer):
         self.sampler()
         update = self.source.update(self.conductor.step(inputs["step"]))
         if method.needs.samples:
-            heard, asked = self._total(update.experience.scored_counts)
-            if not heard:  # so that no process waits for one that stops
-                check_heard([update.experience.rewards], int(asked))
-        looks = self.watch and self.watch.due(step) and update.experience.sampled
-        watched = self.watch.numbers(update.experience) if self.watch and looks else {}
+            scored, samples = self._total(update.experience.scored_counts)
+            if not scored:  # over all processes, so that all of them stop
+                check_heard([update.experience.rewards], int(samples))
+        look_due = self.watch and self.watch.due(step) and update.experience.sampled
+        watched = self.watch.numbers(update.experience) if self.watch and look_due else {}
         sampled = time.perf_counter()
         before = self.learner.before(model, update, method)
         seen: list[StepOutput] = []
@@ -247,70 +256,78 @@ class GRAOTrainer(StagedTrainer):
         if step == 1 and metrics.get("verdict/tie") == 1 and self.is_world_process_zero():
             names = " + ".join(reward.name for reward in self.rewards.rewards)
             warnings.warn(
-                f"the reward ({names}) says the same of every answer of step 1 and of its reference; "
-                "as long as it does, nothing can be learned from it",
+                f"the reward ({names}) scores every answer of step 1 the same as its reference; "
+                "nothing can be learned while it does",
                 stacklevel=2,
             )
         return seen[0].loss
 
     def sampler(self) -> Generator:
-        """The sampling engine, with the weights as they are now."""
+        """Return the sampling engine, synchronised with the current weights."""
         self.generator.sync(self.accelerator.unwrap_model(self.model))
         return self.generator
 
     def note(self, numbers: Mapping[str, float]) -> None:
-        """Adds numbers to the last step's line of the log, if it is not written yet."""
+        """Add metrics to the last step's log line, if it is not written yet."""
         if self._steps:
             self._steps[-1] |= numbers
 
     def _mixes(self) -> list[Mix]:
-        """The rewards that are trained on, and those that look on."""
+        """The training rewards, and the watch's."""
         return [self.rewards, *([self.watch.reward] if self.watch else [])]
 
     def _log_metric(self, name: str, value: float) -> None:
-        """For reward functions: a number of this step, for its line in `metrics.jsonl`."""
+        """Log a metric of this step; passed to reward functions as `log_metric`."""
         self._logged[str(name)].append(float(value))
 
     def _total(self, values: Tensor) -> list[float]:
-        """The sums over all processes."""
+        """Sum over all processes."""
         return summed(self.accelerator, values)
 
     def _optimise(self, model: nn.Module) -> None:
-        """An optimiser step between two updates on the same samples; transformers makes the last one."""
+        """Take an optimizer step between two gradients on the same samples; transformers takes the last one."""
         limit = self.args.max_grad_norm or math.inf
         self._get_grad_norm(model, self.accelerator.clip_grad_norm_(model.parameters(), limit))
         self.between_steps &= self.step_skipped
         cast(Optimizer, self.optimizer).step()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Step numbers: every process gets all of them and takes its share of the step's prompts."""
+        """Yield step numbers; every process gets all of them, and takes its share of each step's prompts."""
         return DataLoader(self.train_dataset, batch_size=1, collate_fn=lambda steps: {"step": steps[0]})  # type: ignore[arg-type]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to a training line what the steps since the last one showed: means, and sums of what judges took."""
+        """Add the metrics of the steps since the last line: means, and sums of judge requests and costs."""
         if "learning_rate" in logs and self._steps:
             steps, self._steps = self._steps, []
             for name in dict.fromkeys(name for step in steps for name in step):
-                seen = [step[name] for step in steps if name in step]
-                logs = logs | {name: sum(seen) / (1 if name.endswith(SUMMED) else len(seen))}
+                values = [step[name] for step in steps if name in step]
+                logs = logs | {name: sum(values) / (1 if name.endswith(SUMMED) else len(values))}
         super().log(logs, start_time)
 
     def evaluate(  # type: ignore[override]
         self, eval_dataset: Rows | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """One answer for each held-out prompt: mean reward, and shares of wins, ties and losses to the reference.
+        """Sample one answer to each held-out prompt; return mean reward and shares of wins, ties and losses.
 
-        Outside of a training the trainer's own held-out prompts also yield RAS and, after it, NAG; answers and numbers
-        are kept as those of `grao train`: `items.jsonl`, `evaluation.json`.
+        For the trainer's own held-out prompts, before or after training, the result also has RAS and, after training,
+        NAG; answers and results are then recorded in `items.jsonl` and `evaluation.json`, as by `grao train`.
+
+        Args:
+            eval_dataset: rows like `train_dataset`; by default the trainer's own held-out prompts.
+            ignore_keys: unused.
+            metric_key_prefix: prefix of the metrics' names.
+
+        Raises:
+            InputError: if there are no held-out prompts, or the records of another evaluation would be overwritten.
         """
-        self.between_steps = True  # transformers evaluates after its optimiser step
+        self.between_steps = True  # transformers evaluates after the optimizer step
         encoded = self.eval_items
         if eval_dataset is not None:
             encoded = self._encode(
                 examples_from_dataset(eval_dataset, self.config.data), self.accelerator.unwrap_model(self.model)
             )
         if encoded is None:
-            raise InputError("evaluate: there is no eval_dataset; give one to GRAOTrainer or to evaluate()")
+            raise InputError("evaluate: eval_dataset is missing; pass it to GRAOTrainer or to evaluate()")
         metrics = held_out_metrics(self, encoded.items, recorded=eval_dataset is None and not self.is_in_train)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
@@ -318,13 +335,18 @@ class GRAOTrainer(StagedTrainer):
         return metrics
 
     def report(self) -> Path:
-        """Writes the page of the run, `report.html` in its folder, and returns its path."""
+        """Write the report of the run, `report.html` in its folder, and return its path."""
         return write_page(self)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The policy; into a checkpoint also what is carried from step to step."""
+        """Save the policy; into a checkpoint also the state carried from step to step.
+
+        Args:
+            output_dir: as in transformers.
+            _internal_call: as in transformers.
+        """
         super().save_model(output_dir, _internal_call)
-        if self._draft is None or output_dir is None:  # not into a checkpoint
+        if self._draft is None or output_dir is None:  # not a checkpoint
             return
         if self.source.ahead:
             share = self.source.share(self.conductor.step(self.state.global_step))
@@ -343,7 +365,7 @@ class GRAOTrainer(StagedTrainer):
         return drop_too_long(self.config, policy, encoded, self.tokenizer)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """The policy as a plain language model, and its critic beside it."""
+        """Save the policy as a plain language model, and its critic in a separate file."""
         if self.learner.critic is not None and self.args.should_save:
             weights = state_dict or self._policy.state_dict()
             state_dict = save_head(weights, output_dir or str(self.args.output_dir))
