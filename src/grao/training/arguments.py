@@ -154,7 +154,7 @@ def _checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
 
 
 @contextmanager
-def library_errors(given: Mapping[str, Any]) -> Iterator[None]:
+def library_errors(section: Mapping[str, Any]) -> Iterator[None]:
     """Turn exceptions of transformers' trainer, or of a `report_to` service, into one-line input errors.
 
     An exception is the library's if, in its traceback, the innermost frame of either is the library's and not ours.
@@ -162,7 +162,7 @@ def library_errors(given: Mapping[str, Any]) -> Iterator[None]:
     lost process.
 
     Args:
-        given: the section `training.trainer`; the message names the option that the exception mentions.
+        section: the section `training.trainer`; the message names the option that the exception mentions.
 
     Raises:
         InputError: in place of the library's exception.
@@ -175,10 +175,11 @@ def library_errors(given: Mapping[str, Any]) -> Iterator[None]:
         if nearest.startswith("grao.") or frames[-1].startswith(_OUTSIDE):
             raise
         text = one_line(error, None)
-        spoken = [name for name, value in given.items() if _occurs(name, text) or _occurs(value, text)]
-        option = (
-            f".{(spoken or [*given])[0]}" if spoken or len(given) == 1 else f" ({', '.join(given)})" if given else ""
-        )
+        mentioned = [name for name, value in section.items() if _occurs(name, text) or _occurs(value, text)]
+        if mentioned or len(section) == 1:
+            option = f".{(mentioned or [*section])[0]}"
+        else:
+            option = f" ({', '.join(section)})" if section else ""
         elsewhere = [f"{theirs} is {ours} here" for theirs, ours in _OURS.items() if _occurs(theirs, text)]
         hint = f" ({', '.join(elsewhere)})" if elsewhere else ""
         raise InputError(f"training.trainer{option}: {text}{hint}") from error

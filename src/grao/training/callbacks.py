@@ -106,9 +106,9 @@ class InterruptGuard(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop if this or another process got a signal."""
         if args.world_size > 1:
-            seen = torch.tensor(float(self.interrupted), device=args.device)
-            torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
-            self.interrupted = bool(seen)
+            signalled = torch.tensor(float(self.interrupted), device=args.device)
+            torch.distributed.all_reduce(signalled, torch.distributed.ReduceOp.MAX)
+            self.interrupted = bool(signalled)
         if self.interrupted:
             control.should_save = control.should_training_stop = True
 

@@ -143,23 +143,24 @@ class ExperienceSource:
             return groups, rewards, weighted
         used = {index for _, index in self.draws(step)}
         order = shuffled(len(self.items), draw_key(self.seed, "further", step))
-        further = (index for index in order if index not in used)
+        replacements = (index for index in order if index not in used)
         for _ in range(self.method.needs.resample):
             rows, silent = list(weighted.weights.rows()), torch.zeros(self.prompts_per_step, dtype=torch.float64)
             silent[self.process :: self.processes] = torch.tensor([float(not any(rows[number])) for number in places])
-            draws = list(zip([place for place, flag in enumerate(self.total(silent)) if flag], further, strict=False))
+            empty_slots = [slot for slot, flag in enumerate(self.total(silent)) if flag]
+            draws = list(zip(empty_slots, replacements, strict=False))
             if not draws:
                 break
-            own = [(place, index) for place, index in draws if place % self.processes == self.process]
-            if own:
-                items = [self.items[index] for _, index in own]
-                keys = [draw_key(self.seed, step, "further", index) for _, index in own]
+            local_draws = [(slot, index) for slot, index in draws if slot % self.processes == self.process]
+            if local_draws:
+                items = [self.items[index] for _, index in local_draws]
+                keys = [draw_key(self.seed, step, "further", index) for _, index in local_draws]
                 with _clock(seconds, "rollout"):
                     new = sample_groups(items, keys, self.generator, self.sampling, self.tokenizer, self._begin)
                 with _clock(seconds, "reward"):
                     rewards = joined([rewards, reward_groups(new, self.rewards)])
-                for (place, _), number in zip(own, count(len(groups)), strict=False):
-                    places[place // self.processes] = number
+                for (slot, _), number in zip(local_draws, count(len(groups)), strict=False):
+                    places[slot // self.processes] = number
                 groups = [*groups, *new]
             weighted = self.method.weigh(self.step_groups(step, groups, rewards.total, places))
         return groups, rewards, weighted
@@ -179,9 +180,9 @@ class ExperienceSource:
 
     def share(self, step: int) -> list[tuple[int, Sequence[Answer]]]:
         """Return this process's samples drawn ahead of `step`: (index of the prompt in the step, its samples)."""
-        places = range(self.process, self.prompts_per_step, self.processes)
+        slots = range(self.process, self.prompts_per_step, self.processes)
         groups = self.sampled.get(step, ())
-        return [(place, group.samples) for place, group in zip(places, groups, strict=False)]
+        return [(slot, group.samples) for slot, group in zip(slots, groups, strict=False)]
 
     def _items(self, step: int) -> list[Encoded]:
         """The prompts of this process in a step."""

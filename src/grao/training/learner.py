@@ -157,9 +157,9 @@ class Observer:
         logps, values = ({row: torch.zeros(0) for row in range(len(lengths))} for _ in range(2))
 
         def keep(rows: list[int], tokens: Tokens) -> Tensor:
-            shown = [(logps, tokens.logps), *([(values, head(tokens.hidden))] if head is not None else [])]
-            for by_row, of_tokens in shown if rows else ():
-                by_row.update(zip(rows, of_tokens.float().split([lengths[row] for row in rows]), strict=True))
+            outputs = [(logps, tokens.logps), *([(values, head(tokens.hidden))] if head is not None else [])]
+            for by_row, values_of_tokens in outputs if rows else ():
+                by_row.update(zip(rows, values_of_tokens.float().split([lengths[row] for row in rows]), strict=True))
             return tokens.logps.new_zeros(())
 
         plan, parts = aligned_micro_batches(batch, self._engine.plan(batch, token_budget), self._accelerator)
@@ -218,19 +218,20 @@ class Learner:
             without: as in the constructor.
         """
         policy, needs, config, accelerator = self._policy, method.needs, self._config, self._accelerator
-        asked = needs.frozen or config.measure_kl
+        needs_start = needs.frozen or config.measure_kl
         self._without = without
         whole = split_over(accelerator) > 1  # the weights will be sharded but are not yet
-        moved = {n: w for n, w in named_weights(policy).items() if w.requires_grad and asked and without is None}
+        copied = needs_start and without is None
+        trained = {n: w for n, w in named_weights(policy).items() if w.requires_grad and copied}
         self._start = {
             name: local(weight).detach().to("cpu" if whole and not is_split(weight) else accelerator.device, copy=True)
-            for name, weight in moved.items()
+            for name, weight in trained.items()
         }
         self.speedometer = Speedometer(policy, accelerator, needs.updates)
-        self._observes = needs.old or needs.critic or asked
+        self._observes = needs.old or needs.critic or needs_start
         self.critic = _value_head(policy) if needs.critic else None
         self.observer = Observer(
-            self._routed or self.engine, accelerator, self._starting_model if asked else None, self.critic
+            self._routed or self.engine, accelerator, self._starting_model if needs_start else None, self.critic
         )
         routers = Routers.of(transformers_model(policy)) if config.router_loss else None
         cap = config.importance_cap
@@ -266,8 +267,8 @@ class Learner:
                 self._routed.begin()
             return accumulate_gradient(model, update, self._accelerator, engine, token_budget, update_loss, before)
 
-        seen = self.budget.run(accumulate)
-        return replace(seen, experts=self._routed.numbers()) if self._routed else seen
+        output = self.budget.run(accumulate)
+        return replace(output, experts=self._routed.numbers()) if self._routed else output
 
     def _affordable(self, config: TrainingConfig, copied: int) -> int:
         """Return the token budget that fits beside gradients and optimizer, from a small trial on the GPU."""
@@ -287,10 +288,10 @@ class Learner:
         with gradients_dropped(policy):  # the smallest budget: failing becomes a one-line error
             needed = Budget("training.token_budget", PROBES[-1], alone=False).run(lambda _: measured(work, device))
         optimizer, half = str(config.trainer.get("optim", "")), half_precision(self._accelerator)
-        kept = copied + kept_bytes(policy, optimizer, parts, half) + trained_bytes(policy, parts, half)
+        reserved = copied + kept_bytes(policy, optimizer, parts, half) + trained_bytes(policy, parts, half)
         if parts > 1:
-            kept += gathered_bytes(policy, half) + (trained_bytes(policy, parts, half) if self._start else 0)
-        return needed.within(UPDATE_SHARE * (free - kept), TOKENS)
+            reserved += gathered_bytes(policy, half) + (trained_bytes(policy, parts, half) if self._start else 0)
+        return needed.within(UPDATE_SHARE * (free - reserved), TOKENS)
 
     @contextmanager
     def _starting_model(self) -> Iterator[nn.Module]:
@@ -304,7 +305,7 @@ class Learner:
 def merged_updates(updates: list[StepOutput]) -> StepOutput:
     """Return the first of several outputs on one batch, with the method's numbers averaged over all."""
     first = updates[0]
-    numbers = {name: torch.stack([seen.numbers[name] for seen in updates]).mean(dim=0) for name in first.numbers}
+    numbers = {name: torch.stack([output.numbers[name] for output in updates]).mean(dim=0) for name in first.numbers}
     return replace(first, numbers=numbers)
 
 

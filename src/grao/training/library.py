@@ -75,11 +75,12 @@ def verdict_shares(answers: Sequence[RecordedAnswer]) -> dict[str, float]:
 
     Answers without a reward are left out; all values are NaN if none has one.
     """
-    known = [answer.reward for answer in answers if answer.reward is not None]
-    if not known:
+    rewards = [answer.reward for answer in answers if answer.reward is not None]
+    if not rewards:
         return dict.fromkeys(("reward", "win", "tie", "lose"), math.nan)
-    outcomes = {"win": sum(reward > 0 for reward in known), "tie": known.count(0.0), "lose": sum(r < 0 for r in known)}
-    return {"reward": sum(known) / len(known), **{name: count / len(known) for name, count in outcomes.items()}}
+    wins, losses = sum(reward > 0 for reward in rewards), sum(reward < 0 for reward in rewards)
+    outcomes = {"win": wins, "tie": rewards.count(0.0), "lose": losses}
+    return {"reward": sum(rewards) / len(rewards), **{name: count / len(rewards) for name, count in outcomes.items()}}
 
 
 def headline_numbers(evaluation: Evaluation) -> dict[str, float]:
@@ -120,8 +121,8 @@ def record_evaluation(trainer: "GRAOTrainer", answers: Sequence[RecordedAnswer])
     trained = trainer.state.global_step > 0
     same = [item.id for item in recorded] == [item.example.id for item in encoded.items]
     before = [item.answers[BEFORE] for item in recorded if BEFORE in item.answers] if trained and same else []
-    known = {BEFORE: before} if before else {}
-    items = Jury(trainer.rewards).items(encoded.items, {**known, AFTER if trained else BEFORE: list(answers)})
+    answers_before = {BEFORE: before} if before else {}
+    items = Jury(trainer.rewards).items(encoded.items, {**answers_before, AFTER if trained else BEFORE: list(answers)})
     evaluation = evaluation_from_items(items)
     judges = [f"reward {reward.name}" for reward in trainer.rewards.rewards]
     evaluation = replace(evaluation, judges=judges, doubts=doubts(items, evaluation))
@@ -179,9 +180,9 @@ def manifest_of(trainer: "GRAOTrainer") -> Manifest:
 
 def _script() -> str:
     """Return the command that ran the script, without its arguments, which may hold API keys; empty in a notebook."""
-    started = Path(sys.argv[0])
-    own = started.suffix == ".py" and "site-packages" not in started.parts
-    return shlex.join(["python", started.name]) if own else ""
+    script = Path(sys.argv[0])
+    is_script = script.suffix == ".py" and "site-packages" not in script.parts
+    return shlex.join(["python", script.name]) if is_script else ""
 
 
 def _hardware(accelerator: Accelerator) -> str:

@@ -17,8 +17,8 @@ class LogLines(TrainerCallback):
         words = " ".join(filter(None, (evaluation_words(logs or {}), step_words(logs or {}))))
         if state.is_world_process_zero and words:
             width = len(str(state.max_steps))
-            place = f"step {state.global_step:>{width}}/{state.max_steps}" if state.max_steps else "step 0"
-            sys.stdout.write(f"{place}  {words}\n")
+            position = f"step {state.global_step:>{width}}/{state.max_steps}" if state.max_steps else "step 0"
+            sys.stdout.write(f"{position}  {words}\n")
             sys.stdout.flush()
 
 

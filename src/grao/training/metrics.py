@@ -48,13 +48,13 @@ def step_metrics(
         **method.report(experience.weighted, update.per_answer(output.loglik)),
         **{name: output.numbers.get(name, torch.zeros(0)).cpu() for name in _names(output.numbers, accelerator)},
     }
-    main = Role.SAMPLE if experience.sampled else Role.REFERENCE
-    shown = torch.tensor([answer.role is main for answer in update.batch.answers], dtype=torch.bool)
-    values["entropy"] = output.entropy.cpu()[shown]
+    main_role = Role.SAMPLE if experience.sampled else Role.REFERENCE
+    main_answers = torch.tensor([answer.role is main_role for answer in update.batch.answers], dtype=torch.bool)
+    values["entropy"] = output.entropy.cpu()[main_answers]
     if experience.sampled:
         values |= {"sampler/gap": output.sampler.absolute.cpu(), "sampler/kl": output.sampler.kl.cpu()}
     if output.kl is not None:
-        values["kl"] = output.kl.cpu()[shown]
+        values["kl"] = output.kl.cpu()[main_answers]
     totals = {
         "tokens/sampled": sum(sum(group.tokens(Role.SAMPLE)) for group in experience.groups),
         "tokens/trained": output.tokens,

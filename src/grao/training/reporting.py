@@ -16,17 +16,17 @@ from grao.training.experience import Experience, ExperienceSource
 _COLUMNS = ("step", "prompt", "completion", "reward", "weight", "reference")
 
 
-def begin_reporting(trainer: Trainer, given: Mapping[str, Any]) -> None:
+def begin_reporting(trainer: Trainer, section: Mapping[str, Any]) -> None:
     """Connect the services of `report_to` before training, so that a missing key or network fails early.
 
     Args:
         trainer: has the services as callbacks.
-        given: the section `training.trainer`.
+        section: the section `training.trainer`.
 
     Raises:
         InputError: if a service cannot be connected.
     """
-    with library_errors(given):
+    with library_errors(section):
         for callback in trainer.callback_handler.callbacks:
             if type(callback).__module__ != integration_utils.__name__:
                 continue

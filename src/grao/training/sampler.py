@@ -100,8 +100,8 @@ def rollout_rows(
         return ROWS if free is None else MOST_ROWS  # vLLM sizes its cache itself
     row = cache_bytes(policy, prompt + rollout.max_new_tokens) + drawing_bytes(policy)
     optimizer, parts = str(config.training.trainer.get("optim", "")), split_over(accelerator)
-    kept = copy.bytes + kept_bytes(policy, optimizer, parts, half_precision(accelerator))
-    return affordable_rows(free - kept, row, rollout.group_size)
+    reserved = copy.bytes + kept_bytes(policy, optimizer, parts, half_precision(accelerator))
+    return affordable_rows(free - reserved, row, rollout.group_size)
 
 
 def stop_tokens(

@@ -90,9 +90,9 @@ class SavingTrainer(Trainer):
                 return output
             except BaseException:  # no collectives here: the other processes may not have failed
                 self.is_in_train = False  # transformers does not reset it
-                place, self._unsettled = self._unsettled, None
-                if place and self._writing and self._writing.exception() is None:
-                    self._last_whole = place
+                pending, self._unsettled = self._unsettled, None
+                if pending and self._writing and self._writing.exception() is None:
+                    self._last_whole = pending
                 raise
 
     def last_checkpoint(self) -> tuple[Path | None, list[str]]:
@@ -173,9 +173,9 @@ class SavingTrainer(Trainer):
         folder, ours = Path(self._get_output_dir(trial)), self.args.should_save
         if known := self.state.best_model_checkpoint:  # the run may have been moved
             self.state.best_model_checkpoint = str(folder / Path(known).name)
-        place = folder / f"checkpoint-{self.state.global_step}"
+        target = folder / f"checkpoint-{self.state.global_step}"
         self._draft, self._deferred = folder / DRAFT, []
-        draft = self._draft / place.name
+        draft = self._draft / target.name
         try:
             if ours:
                 remove(self._draft)
@@ -183,7 +183,7 @@ class SavingTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             best = self.state.best_model_checkpoint == str(draft)
             if best:  # on every process, for each loads it at the end
-                self.state.best_model_checkpoint = str(place)
+                self.state.best_model_checkpoint = str(target)
             if ours and best:
                 self.state.save_to_json(str(draft / "trainer_state.json"))
         except BaseException:
@@ -193,20 +193,22 @@ class SavingTrainer(Trainer):
         finally:
             self._draft = None
         if ours:
-            kept = [self.state.best_model_checkpoint]
-            self._writing = run_write(partial(self._publish, draft, place, self._deferred, kept), self.save_async)
-        self._unsettled = place
+            protected = [self.state.best_model_checkpoint]
+            self._writing = run_write(partial(self._publish, draft, target, self._deferred, protected), self.save_async)
+        self._unsettled = target
         if not self.save_async:
             self._settle()
 
-    def _publish(self, draft: Path, place: Path, deferred: list[Callable[[], object]], kept: list[str | None]) -> None:
+    def _publish(
+        self, draft: Path, target: Path, deferred: list[Callable[[], object]], protected: list[str | None]
+    ) -> None:
         """Complete a draft, seal it and move it into place."""
         try:
             for write in deferred:
                 write()
             seal(draft)
-            publish(draft, place)
-            rotate(place, self.args.save_total_limit, kept)
+            publish(draft, target)
+            rotate(target, self.args.save_total_limit, protected)
         finally:
             remove(draft.parent)
 
@@ -230,12 +232,12 @@ class SavingTrainer(Trainer):
             failure = failure or (InputError(f"the checkpoint could not be written: {failed}") if failed else None)
         if busy:
             return
-        place, self._unsettled, self._writing = self._unsettled, None, None
+        checkpoint, self._unsettled, self._writing = self._unsettled, None, None
         if failure:
             raise failure
-        self._last_whole = place
+        self._last_whole = checkpoint
         if self.args.push_to_hub:
-            self._push_from_checkpoint(str(place))
+            self._push_from_checkpoint(str(checkpoint))
 
     def _get_output_dir(self, trial: Any) -> str:
         """Return the folder of drafts while a checkpoint is being written."""
@@ -251,7 +253,7 @@ class SavingTrainer(Trainer):
         Raises:
             InputError: if it is damaged, or there is none.
         """
-        known, self._looked_at, self._last_whole = self._looked_at, None, None
+        verified, self._looked_at, self._last_whole = self._looked_at, None, None
         if not wanted:
             return None
         if wanted is True:
@@ -263,7 +265,7 @@ class SavingTrainer(Trainer):
                 raise InputError(f"{folder} holds no complete checkpoint; start a new run in another folder")
         else:
             checkpoint = Path(wanted)
-            if checkpoint != known and (why := fault(checkpoint)):
+            if checkpoint != verified and (why := fault(checkpoint)):
                 remedy = "resume_from_checkpoint=True takes the newest complete one"
                 raise InputError(f"{wanted} cannot be resumed from: {why}; {remedy}")
         self._last_whole = checkpoint

@@ -230,12 +230,12 @@ def split_look_prompts(
     Raises:
         InputError: if there are too few prompts for looks.
     """
-    wanted = max((stage.until.peak.prompts for stage in plan if stage.until and stage.until.peak), default=0)
-    count = min(wanted, len(items) // 4)
-    if wanted and not count:
+    requested = max((stage.until.peak.prompts for stage in plan if stage.until and stage.until.peak), default=0)
+    count = min(requested, len(items) // 4)
+    if requested and not count:
         raise InputError(f"stages: {len(items)} training prompts are too few to keep some for looks; give at least 4")
-    chosen = set(shuffled(len(items), draw_key(seed, "kept"))[:count])
+    look_indices = set(shuffled(len(items), draw_key(seed, "kept"))[:count])
     return (
-        [item for index, item in enumerate(items) if index not in chosen],
-        [item for index, item in enumerate(items) if index in chosen],
+        [item for index, item in enumerate(items) if index not in look_indices],
+        [item for index, item in enumerate(items) if index in look_indices],
     )

@@ -108,9 +108,9 @@ class GRAOTrainer(StagedTrainer):
     ) -> None:
         check_arguments(others)
         if not isinstance(args, GRAOConfig):
-            given = "nothing" if args is None else type(args).__name__
+            kind = "nothing" if args is None else type(args).__name__
             example = f"such as {in_place_of(args)}; docs/from-trl.md has the names of its settings"
-            raise InputError(f"args must be a GRAOConfig, got {given}; {example}")
+            raise InputError(f"args must be a GRAOConfig, got {kind}; {example}")
         if reward_funcs is None:
             raise InputError("reward_funcs is missing: f(prompts, completions, **columns) -> list[float], or a model")
         if train_dataset is None:
@@ -141,12 +141,12 @@ class GRAOTrainer(StagedTrainer):
         for mix in self._mixes():
             mix.check_columns({name for example in (*examples, *held_out) for name in example.columns})
         encoded = self._encode(examples, policy, needs.rejected)
-        items, kept = split_look_prompts(encoded.items, plan, args.seed)
+        items, look_items = split_look_prompts(encoded.items, plan, args.seed)
         self.train_items = replace(encoded, items=items)
         self.eval_items = self._encode(held_out, policy) if eval_dataset is not None else None
         size = args.training.prompts_per_step
         most = most_steps(plan, args.training.steps, len(items), size, args.rollout.group_size)
-        self.conductor, steps = Conductor(self, plan, most, kept), sum(most)
+        self.conductor, steps = Conductor(self, plan, most, look_items), sum(most)
         arguments = training_arguments(args, steps)
         with library_errors(args.training.trainer):
             super().__init__(
@@ -174,7 +174,7 @@ class GRAOTrainer(StagedTrainer):
         self._method_state = self.method.start()
         self._steps: list[dict[str, float]] = []
         self._logged: dict[str, list[float]] = defaultdict(list)
-        longest = max(len(item.prompt_ids) for item in (*items, *kept, *(self.eval_items or _NONE).items))
+        longest = max(len(item.prompt_ids) for item in (*items, *look_items, *(self.eval_items or _NONE).items))
         self.rows = rollout_rows(policy, args, copy, self.accelerator, longest)
         self.generator = generator or make_sampler(policy, rollout, copy, self.stop_ids, self.pad_id, self.rows, alone)
         explained = rollout.ahead or arguments.neftune_noise_alpha or not self.is_world_process_zero()
