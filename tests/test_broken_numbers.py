@@ -101,8 +101,8 @@ def test_with_every_method_a_broken_step_is_not_applied(tmp_path: Path, name: st
 @pytest.mark.parametrize(
     ("name", "breaks", "message"),
     [
-        ("sft", Breaks(2, "gradient"), "step 2: the gradient is not finite; nothing"),
-        ("grao", Breaks(2, "gradient", torch.inf), "step 2: the gradient is not finite; nothing"),
+        ("sft", Breaks(2, "gradient"), "step 2: the gradient is not finite; this step"),
+        ("grao", Breaks(2, "gradient", torch.inf), "step 2: the gradient is not finite; this step"),
         ("grpo", Breaks(1, "gradient", -torch.inf), "step 1: the gradient is not finite; .* there is no checkpoint"),
         ("ppo", Breaks(2, "weight", weight="value_head"), "step 2: the .* not finite"),
         ("dpo", Breaks(2, "after", torch.inf), r"step 2: the values to save are not finite: .*checkpoint-1"),

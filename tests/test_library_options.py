@@ -46,7 +46,7 @@ def make(folder: Path, save_every: int | None = None, **trainer) -> GRAOTrainer:
         ("optim", "adamw_bnb_8bit", "bitsandbytes"),
         ("optim", "adam_of_mine", "adam_of_mine"),
         ("optim_args", "no_equals_sign", "not enough values"),
-        ("lr_scheduler_kwargs", {"bends": 3}, "training.schedule: constant takes no arguments"),
+        ("lr_scheduler_kwargs", {"bends": 3}, "no effect with training.schedule: constant"),
         ("report_to", "abacus", "abacus is not supported"),
         ("report_to", ["trackio", "swanlab"], "trackio"),
         ("metric_for_best_model", "accuracy", "must be reward or win or tie or lose, got accuracy"),

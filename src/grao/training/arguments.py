@@ -74,7 +74,8 @@ def training_arguments(config: GRAOConfig, steps: int) -> TrainingArguments:
         raise InputError(f"training.trainer.{unfit} is not supported: {UNFIT[unfit]}; leave it out")
     constant = training.schedule == "constant"
     if constant and extra.get("lr_scheduler_kwargs"):
-        raise InputError("training.trainer.lr_scheduler_kwargs: training.schedule: constant takes no arguments")
+        problem = "has no effect with training.schedule: constant"
+        raise InputError(f"training.trainer.lr_scheduler_kwargs {problem}; leave it out")
     metric = str(extra.get("metric_for_best_model") or MEASURED[0]).removeprefix("eval_")
     if metric not in MEASURED:
         problem = f"must be {' or '.join(MEASURED)}, got {metric}"

@@ -153,7 +153,7 @@ class Observer:
 
     def _tokens(self, model: nn.Module, batch: Batch, token_budget: int) -> tuple[Tensor, Tensor | None]:
         """Return (N,) log-probabilities and values, in the order of the batch."""
-        lengths, head = batch.lengths, self._critic  # run in each pass: ZeRO prefetches what the last one used
+        lengths, head = batch.lengths, self._critic  # the head runs in every pass: ZeRO prefetches by the last one
         logps, values = ({row: torch.zeros(0) for row in range(len(lengths))} for _ in range(2))
 
         def keep(rows: list[int], tokens: Tokens) -> Tensor:
