@@ -259,7 +259,7 @@ def test_a_peak_hands_over_the_best_weights_and_its_prompts_are_not_trained_on(
     look = Peak(every=2, prompts=3, samples=10)
     trainer = make(tmp_path, stages=[StageConfig(SFT(), Until(peak=look)), StageConfig(GRAO())])
     assert len(trainer.train_items.items) == len(PAIRS) - 3
-    kept = {item.example.id for item in trainer.conductor.kept}
+    kept = {item.example.id for item in trainer.conductor.look_items}
     assert len(kept) == 3
     assert kept.isdisjoint(item.example.id for item in trainer.train_items.items)
     trainer.train()

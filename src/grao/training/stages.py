@@ -89,14 +89,14 @@ class Conductor(TrainerCallback):
         trainer: samples, scores and saves for the looks.
         plan: the stages.
         most: maximum optimizer steps of each stage.
-        kept: the look prompts, which are kept out of training.
+        look_items: the look prompts, which are kept out of training.
     """
 
     def __init__(
-        self, trainer: "GRAOTrainer", plan: Sequence[Stage], most: Sequence[int], kept: Sequence[Encoded]
+        self, trainer: "GRAOTrainer", plan: Sequence[Stage], most: Sequence[int], look_items: Sequence[Encoded]
     ) -> None:
         self._trainer: GRAOTrainer = proxy(trainer)  # a reference would be a cycle, and keep the model in memory
-        self.plan, self.most, self.kept = plan, most, kept
+        self.plan, self.most, self.look_items = plan, most, look_items
         self.reached = StageProgress()
         self.share: Callable[[], float] = self._share
         """Returns the share of the run's work that is done; a study replaces it."""
@@ -176,8 +176,8 @@ class Conductor(TrainerCallback):
     def _look(self, peak: Peak, steps: int) -> None:
         """Score answers to the look prompts, and save the weights if they are the best so far."""
         trainer, sampling = self._trainer, replace(self._trainer.source.sampling, samples=peak.samples)
-        keys = [draw_key(trainer.config.seed, "look", index) for index in range(len(self.kept))]
-        groups = sample_groups(self.kept, keys, trainer.sampler(), sampling, trainer.tokenizer)
+        keys = [draw_key(trainer.config.seed, "look", index) for index in range(len(self.look_items))]
+        groups = sample_groups(self.look_items, keys, trainer.sampler(), sampling, trainer.tokenizer)
         scored = reward_groups(groups, trainer.source.rewards)
         count = scored.total.isfinite().sum().item()
         score = (scored.total >= 0).sum().item() / count if count else 0.0
@@ -189,7 +189,7 @@ class Conductor(TrainerCallback):
         earlier = [look.score for look in self.reached.looks]
         self.reached = replace(self.reached, looks=[*self.reached.looks, look])
         sampled = sum(sum(group.tokens(Role.SAMPLE)) for group in groups)
-        self.spend(Spent(sampled=sampled, forwarded=sum(len(item.prompt_ids) for item in self.kept)))
+        self.spend(Spent(sampled=sampled, forwarded=sum(len(item.prompt_ids) for item in self.look_items)))
         if not earlier or look.score > max(earlier):
             trainer.save_policy(self.folder, final=False)
         trainer.note({"look/score": look.score, "look/best": max([look.score, *earlier])})
