@@ -359,6 +359,6 @@ def test_an_optimiser_whose_state_no_file_can_hold_is_named_after_one_step(tmp_p
 
     trainer = make(tmp_path, save_every=None)
     trainer.create_optimizer = lambda *_: setattr(trainer, "optimizer", Odd(trainer.model.parameters(), lr=1e-3))
-    with pytest.raises(InputError, match=r"training\.trainer\.optim: it keeps 'projector' \(object\), which no"):
+    with pytest.raises(InputError, match=r"training\.trainer\.optim: its state 'projector' \(object\) cannot be saved"):
         trainer.train()
     assert trainer.state.global_step == 1
