@@ -217,7 +217,7 @@ def test_an_interruption_leaves_nothing(pairs: Path, tmp_path: Path, screen, mon
         ({"model.path": "nowhere/at/all"}, "model.path: there is no folder"),
         ({"training.trainer": "{bf61: true}"}, r"training.trainer.bf61 is unknown; did you mean bf16\?"),
         ({"training.trainer": "{learning_rate: 1}"}, "training.trainer.learning_rate is set by training.learning_rate"),
-        ({"training.trainer": "{qqqq: 1}"}, "it is no field of trl.RewardConfig"),
+        ({"training.trainer": "{qqqq: 1}"}, "trl.RewardConfig has no such field"),
         ({"model.lora": "{target_modules: [nothing]}"}, "^model.lora.target_modules: No modules were targeted"),
         ({"output": "."}, "output: . is not empty; choose another folder"),
         (

@@ -249,7 +249,7 @@ def _notices(run: RunRecords, state: str) -> Iterator[str]:
         yield "There is no manifest.json in this folder: settings and origin of the run are not known."
     elif not manifest.complete:
         status = f" (status: {manifest.status})" if manifest.status else ""
-        planned = manifest.setting("training", "steps")
+        planned = manifest.steps or manifest.setting("training", "steps")  # of all stages, or of the last
         reach = f" It reached step {run.steps or 0:,} of {planned:,}." if isinstance(planned, int) else ""
         yield f"This run has not come to its end{status}; the page shows what it has recorded so far.{reach}"
     yield from _hand_overs(run)
