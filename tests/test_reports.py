@@ -570,7 +570,7 @@ def test_certainty_follows_the_interval(
     models = {"before": replace(BEFORE, ras=estimate(*before)), "after": replace(AFTER, ras=estimate(*after))}
     sentence = certainty(Evaluation(0.9, 300, models, [gain]))
     assert sentence.startswith(opening)
-    assert "90 % interval" in sentence
+    assert "90 % confidence interval" in sentence
 
 
 def test_nothing_measured_is_said() -> None:
