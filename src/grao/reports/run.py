@@ -203,9 +203,7 @@ def certainty(evaluation: Evaluation | None) -> str:
     if gain and (relative := gain.relative_ras) and measured(relative):
         more, less = relative.low > 0, relative.high < 0
         zero = "excludes zero" if more or less else "contains zero"
-        reason = (
-            f"the {confidence} confidence interval of the relative gain, {interval(relative, signed=True)}, {zero}"
-        )
+        reason = f"the {confidence} confidence interval of the relative gain, {interval(relative, signed=True)}, {zero}"
     else:
         more, less = after.low > before.high, after.high < before.low
         reason = f"the two {confidence} confidence intervals {'do not overlap' if more or less else 'overlap'}"
