@@ -111,13 +111,13 @@ def test_a_good_reward_is_safe() -> None:
     second = replace(figures(good), name="s", role="second")
     found = verdict([figures(good), second], [], policy_figures(groups()), CHEAP)
     assert (found.safe, found.findings, found.unchecked) == (True, [], [])
-    assert headline(found) == "Safe to train: nothing that this audit looks at speaks against it."
+    assert headline(found) == "Safe to train: all checks of this audit passed."
 
 
 def test_what_could_not_be_looked_at_is_said() -> None:
     found = verdict([figures(None, edits=[])], [], policy_figures(groups()), CHEAP)
     assert found.safe
-    assert headline(found) == "Safe to train, as far as this audit could look."
+    assert headline(found) == "Safe to train, as far as this audit could check."
     unchecked = " ".join(found.unchecked)
     for words in ("data.rejected", "audit.edits is 0", "audit.second"):
         assert words in unchecked
@@ -238,6 +238,6 @@ def test_how_many_things_to_fix() -> None:
     bad = figures(lambda rejected, reference, luck: luck.choice([-1.0, 1.0]))
     one = verdict([bad], [], policy_figures(groups()), CHEAP)
     two = verdict([bad], [], policy_figures(groups(truncated=[True] * 4)), CHEAP)
-    assert (one.safe, headline(one)) == (False, "Not yet: one thing to fix before you train.")
-    assert headline(two) == "Not yet: 2 things to fix before you train."
+    assert (one.safe, headline(one)) == (False, "Not safe to train yet: fix one problem first.")
+    assert headline(two) == "Not safe to train yet: fix 2 problems first."
     assert all(finding.remedy for finding in two.findings)

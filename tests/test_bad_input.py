@@ -172,8 +172,8 @@ DEEP = b'{"config": ' + b'{"a": ' * 90 + b"1" + b"}" * 91
     ("name", "content", "message"),
     [
         ("manifest.json", None, "manifest.json is a pipe or a device"),
-        ("manifest.json", DEEP, "manifest.json: not valid JSON: it is nested more than 40 deep"),
-        ("manifest.json", b'{"config": {"seed": 1e999}}', "manifest.json: not valid JSON: it holds the number inf"),
+        ("manifest.json", DEEP, "manifest.json: not valid JSON: it is nested more than 40 levels deep"),
+        ("manifest.json", b'{"config": {"seed": 1e999}}', "manifest.json: not valid JSON: the number inf is too large"),
         ("metrics.jsonl", None, "metrics.jsonl is a pipe or a device"),
         ("metrics.jsonl", b'{"step": 1}\n[1]\n{"step": 3}\n', "metrics.jsonl, line 2: unreadable metrics record"),
         ("metrics.jsonl", b'{"step": "one"}\n{"step": 3}\n', "metrics.jsonl, line 1: unreadable metrics record, step"),

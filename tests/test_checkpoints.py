@@ -285,7 +285,7 @@ def test_nothing_in_a_checkpoint_is_unpickled(tmp_path: Path, name: str, lora: b
     checkpoints.seal(checkpoint(run, 2))
     again = make(run, steps=3, lora=lora)
     if name == "optimizer.pt":
-        with pytest.raises(InputError, match=r"was written by an earlier version of grao, in another format; finish"):
+        with pytest.raises(InputError, match=r"was written by an earlier version of grao in another format; finish"):
             again.train(resume_from_checkpoint=True)
         assert checkpoint(run, 2).exists()
     else:

@@ -39,10 +39,10 @@ def run(steps: int = 60, **changed: tuple[float, float]) -> list[dict[str, float
         ({"completion__tokens": (30.0, 0.0)}, r"answers have shrunk from 28 to \d\.\d tokens; references have 12"),
         (
             {"completion__tokens": (30.0, 90.0), "completion__truncated": (0.0, 1.0)},
-            r"answers have grown from 35 to \d\d tokens, \d\d% are cut at the limit",
+            r"answers have grown from 35 to \d\d tokens, and \d\d% are truncated",
         ),
-        ({"completion__repeats": (0.0, 1.0)}, r"5\d% of the answers repeat themselves, 8% did at the start"),
-        ({"update_share__reference": (0.6, 1.1)}, r"references have 9\d% of the update's weight, 64% at the start"),
+        ({"completion__repeats": (0.0, 1.0)}, r"5\d% of the answers repeat themselves \(8% at the start\)"),
+        ({"update_share__reference": (0.6, 1.1)}, r"references have 9\d% of the update's weight \(64% at the start\)"),
     ],
 )
 def test_each_kind_is_told_once_with_its_step(changed, words: str):
@@ -82,7 +82,7 @@ def test_recorded_runs_are_no_collapse(method: str):
 def test_the_limits_by_hand():
     start = {"step": 1.0, "completion/repeats": 0.2}
     at = [dict(start) for _ in range(10)] + [{"step": 2.0, "completion/repeats": value} for value in [0.5] * 9 + [0.51]]
-    assert collapses(at) == ["step 2: 50% of the answers repeat themselves, 20% did at the start"]  # 0.501 > 0.5
+    assert collapses(at) == ["step 2: 50% of the answers repeat themselves (20% at the start)"]  # 0.501 > 0.5
     at[-1]["completion/repeats"] = 0.5
     assert collapses(at) == []
     assert collapses(at[:10] + [{"step": 3.0, "completion/repeats": 0.9}] * 9) == []  # too few to tell

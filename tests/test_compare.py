@@ -286,7 +286,7 @@ def test_the_selected_rate_is_the_best_on_the_kept_away_prompts(place: Path, don
     ranked = sorted(result.candidates, key=lambda one: (-one.ras, -one.mean_reward, one.learning_rate))
     assert [arm.learning_rate for arm in result.arms] == [ranked[0].learning_rate, 2e-2]
     assert len(done) == 3 + 2
-    assert "Learning rates" in (place / "study" / "study.html").read_text()
+    assert "Candidate learning rates" in (place / "study" / "study.html").read_text()
 
 
 BROKEN = (("arms.soft.rewards", "[{function: 'rewards.py:breaks', name: vowels}]"), ("seeds", "[0]"))

@@ -52,7 +52,7 @@ def test_share_falling() -> None:
 
 @pytest.mark.parametrize(("x", "y"), [([1, 0], [1, 2]), ([0], [1, 2])])
 def test_x_must_not_fall(x: list[float], y: list[float]) -> None:
-    with pytest.raises(ValueError, match="x must not fall"):
+    with pytest.raises(ValueError, match="x must be non-decreasing"):
         reach(x, y)
 
 

@@ -119,8 +119,8 @@ def test_models_and_ready_answers_side_by_side(place: Path, capsys: pytest.Captu
         "model": "model", "theirs": "other", "mine": "mine.jsonl",
     }  # fmt: skip
     page = " ".join((place / "all" / "report.html").read_text().split())
-    assert "stands highest" in page
-    assert "Against each other" in page
+    assert "ranks highest" in page
+    assert "Comparison between models" in page
     assert "No training step" not in page
     assert str(place) not in page
     recorded = load_recipe(place / "all" / "recipe.yaml")
@@ -438,13 +438,13 @@ def test_margins_of_next_to_nothing_are_doubted() -> None:
 @pytest.mark.parametrize(
     ("texts", "words"),
     [
-        (["so it is so it is so it is so it is."] * len(EXAMPLES), "have said before"),
+        (["so it is so it is so it is so it is."] * len(EXAMPLES), "of their text is repeated"),
         (
             [f"{Random(row).getrandbits(60):x} is the {'qvz' * (row + 1)} of it" for row in range(len(EXAMPLES))],
             "nowhere",
         ),
-        ([EXAMPLES[row - 7].reference for row in range(len(EXAMPLES))], "better than another's in"),
-        ([f"{example.reference} \x15\N{REPLACEMENT CHARACTER}" for example in EXAMPLES], "characters of no text"),
+        ([EXAMPLES[row - 7].reference for row in range(len(EXAMPLES))], "match their own prompt better than others"),
+        ([f"{example.reference} \x15\N{REPLACEMENT CHARACTER}" for example in EXAMPLES], "contain invalid characters"),
     ],
 )
 def test_text_that_is_no_answer_is_doubted(texts: list[str], words: str) -> None:
@@ -475,7 +475,7 @@ def test_few_prompts_are_underpowered_and_many_are_not() -> None:
         found = doubts(items(n), evaluation)
         assert {doubt.kind for doubt in found} == expected
     assert (
-        "Underpowered: no difference between 'm' and the references is shown"
+        "Underpowered: 'm' and the references do not differ significantly"
         in doubts(items(30), evaluation_from_items(items(30)))[0].words
     )
 
@@ -536,7 +536,7 @@ def test_the_short_audit_warns_before_training_and_doubts_after(
     assert train(**blind, **{"audit.before_training": "warn"}) == 0
     said = capsys.readouterr().out
     assert said.index("warning: The reward may not look at what a text says") < said.index("with the start model:")
-    assert said.index("judged by function rewards.py:form") < said.index("DOUBT") < said.index("RAS, strict wins")
+    assert said.index("verdicts by function rewards.py:form") < said.index("DOUBT") < said.index("RAS, strict wins")
     found = read_evaluation(place / "run")
     assert [doubt.kind for doubt in found.doubts][:2] == ["content-blind", "training-reward-only"]
     assert train(**blind, output="skipped") == 0

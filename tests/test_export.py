@@ -139,7 +139,7 @@ def test_the_card(world: Path, tmp_path: Path, screen, monkeypatch: pytest.Monke
     assert "trainer" not in text.replace("trainer.use", "")
     assert "8 prompts with reference answers for training, 8 held out" in text
     assert "4 steps in " in text
-    assert " on CPU, 4 prompts a step" in text
+    assert " on CPU, 4 prompts per step" in text
     assert f"torch {torch.__version__.partition('+')[0]}" in text
     assert "arxiv.org/abs/2508.07750" in text
     for line in text.splitlines():
@@ -161,14 +161,14 @@ def test_the_card_of_an_adapter_and_of_a_checkpoint_claims_nothing_that_was_not_
     text = (to / "README.md").read_text()
     assert "This model was not evaluated." in text
     assert "RAS" not in text
-    assert "held in 4 bits (QLoRA)" in text
+    assert "4-bit base model (QLoRA)" in text
     assert metadata_load(to / "README.md")["library_name"] == "peft"
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     said: list[str] = []
     exec(code.replace("path = 'quantised'", f"path = {str(to)!r}"), {"print": said.append})
     assert said[0].startswith("...<end>so? ")
     merged = (export_run(world / "quantised", screen, to=tmp_path / "out", merge=True)[0] / "README.md").read_text()
-    assert "merged into the base as it was before" in merged  # and the export before it was replaced
+    assert "merged into the unquantized base model" in merged  # and the export before it was replaced
     assert not (to / "adapter_config.json").exists()
 
 

@@ -186,7 +186,7 @@ def test_any_damage_to_any_file_of_a_checkpoint_is_seen(tmp_path: Path, damage: 
         DAMAGE[damage](newest / name)
         last, (line,) = checkpoints.last_whole(tmp_path)
         assert last == tmp_path / "checkpoint-9"
-        assert line.startswith("checkpoint-10 is passed over and kept as broken-10: ")
+        assert line.startswith("checkpoint-10 is skipped and kept as broken-10: ")
         assert name in line
         shutil.copytree(tmp_path / "copy", newest)
 
@@ -219,7 +219,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(
     shutil.copytree(undisturbed, tmp_path / "run")
     DAMAGE[damage](tmp_path / "run" / "checkpoints" / "checkpoint-3" / file)
     again = trainer(tmp_path / "run", METHODS["ppo"], steps=3)
-    with pytest.warns(UserWarning, match=rf"checkpoint-3 is passed over and kept as broken-3: .*{file}"):
+    with pytest.warns(UserWarning, match=rf"checkpoint-3 is skipped and kept as broken-3: .*{file}"):
         again.train(resume_from_checkpoint=True)
     assert relative_gap(weights_of(again.model), torch.load(undisturbed / "weights.pt")) == 0
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
@@ -484,7 +484,7 @@ def test_a_lock_leaves_nothing_and_one_run_may_hold_it_twice(tmp_path: Path, mon
 
     monkeypatch.setattr(fcntl, "flock", none)
     with (
-        pytest.warns(UserWarning, match="cannot be locked here .*No locks available.*start no second run"),
+        pytest.warns(UserWarning, match="cannot be locked on .*No locks available.*do not start a second run"),
         locked(folder),
     ):
         (folder / "file").touch()
@@ -607,7 +607,7 @@ def test_the_home_folder_is_one_folder(place: Path, screen, monkeypatch: pytest.
 BAD = ["", "{", "\xff\xfe", "[1, 2]", "7", '"text"', "null", '{"step": "two", "loss": 1}', '{"loss": 3}', "\x00\x00"]
 
 
-@pytest.mark.filterwarnings("ignore:.*the step is skipped")
+@pytest.mark.filterwarnings("ignore:.*the line is skipped")
 @pytest.mark.parametrize("bad", BAD)
 def test_a_bad_line_in_the_log_costs_no_good_one(tmp_path: Path, bad: str):
     log = MetricsLog(tmp_path)

@@ -172,7 +172,7 @@ def test_a_judge_that_looks_on_is_in_the_estimate(place: Path, server: JudgeServ
     assert sum(look["judge_wary (watch)/requests"] for look in looks) == len(watched)
     assert all(look["judge_wary (watch)/flip"] == 0 for look in looks)
     page = (place / "run" / "report.html").read_text()
-    assert "Judges that contradict themselves" in page
+    assert "Order-dependent verdicts" in page
     assert "wary (watch)" in page
 
 

@@ -49,7 +49,7 @@ def test_the_page_follows_the_run(run: Path, server: LiveServer):
     answer, page = get(server)
     assert answer.status == 200
     assert answer.getheader("Refresh")
-    assert "Under way: step 10 of 40, about 1 min 30 s of training left." in page
+    assert "Running: step 10 of 40, about 1 min 30 s of training left." in page
     MetricsLog(run).append({"step": 20, "seconds": 60.0, "loss": 1.0})
     with (run / "metrics.jsonl").open("a") as lines:
         lines.write('{"step": 21, "sec')  # in the middle of a line
@@ -59,7 +59,7 @@ def test_the_page_follows_the_run(run: Path, server: LiveServer):
     update_manifest(run, status="finished")
     answer, page = get(server)
     assert answer.getheader("Refresh") is None
-    assert "Under way" not in page
+    assert "Running" not in page
 
 
 def test_it_shows_what_was_sampled_last_and_what_was_paid(run: Path, server: LiveServer):
@@ -71,14 +71,14 @@ def test_it_shows_what_was_sampled_last_and_what_was_paid(run: Path, server: Liv
         lines.write('{"id": "p')  # in the middle of a line
     MetricsLog(run).append({"step": 11, "seconds": 33.0, "judge_j/cost": 1.25})
     page = get(server)[1]
-    assert "1.25 paid to judges" in page
+    assert "1.25 spent on judges" in page
     assert "<script>5" not in page
-    assert page.index("prompt 5") < page.index("prompt 4") < page.index("prompt 3") < page.index("How it went")
+    assert page.index("prompt 5") < page.index("prompt 4") < page.index("prompt 3") < page.index("Training curves")
     assert "prompt 2" not in page
     assert "&lt;script&gt;5" in page
     assert "best of 3" in page
     assert "weight -1.5" in page.replace("\N{MINUS SIGN}", "-").replace("\N{NO-BREAK SPACE}", " ")
-    assert page.count("to its end") == 0  # it says how far it is instead
+    assert page.count("is not finished") == 0  # it says how far it is instead
 
 
 def test_what_cannot_be_read_is_said_until_it_can(run: Path, server: LiveServer):
@@ -89,10 +89,10 @@ def test_what_cannot_be_read_is_said_until_it_can(run: Path, server: LiveServer)
     assert "manifest.json" in page
     assert "<script>" not in page
     (run / "manifest.json").write_text(whole)
-    assert "Under way" in get(server)[1]
+    assert "Running" in get(server)[1]
     for name in ("manifest.json", "metrics.jsonl"):
         (run / name).unlink()
-    assert "no manifest.json, metrics.jsonl or evaluation.json here" in get(server)[1]
+    assert "contains no manifest.json, metrics.jsonl or evaluation.json" in get(server)[1]
 
 
 @pytest.mark.parametrize(

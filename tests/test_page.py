@@ -180,7 +180,7 @@ def test_hostile_answers_are_text(visit: Any, report: Path) -> None:
         assert len(shown) == 6  # prompt, before, after with two orders, reference
         if name == "long":
             assert all(
-                "[... 980,000 characters left out ...]" in text for text in (shown[0], shown[1], shown[2], shown[5])
+                "[... 980,000 characters omitted ...]" in text for text in (shown[0], shown[1], shown[2], shown[5])
             )
         else:
             assert [shown[0], shown[1], shown[2], shown[5]] == [visible(text)] * 4
@@ -237,9 +237,9 @@ def test_charts_can_be_read_and_taken_away(visit: Any, report: Path) -> None:
 def test_without_javascript_the_words_and_tables_stand(visit: Any, report: Path) -> None:
     page = visit(report, java_script_enabled=False)
     text = page.locator("body").inner_text()
-    assert "After 30 steps the answers beat the reference in 41.3" in text
-    assert "A gain" in text
-    assert "The charts are drawn by JavaScript, which is off." in text
+    assert "After 30 steps, the answers beat the reference in 41.3" in text
+    assert "Largest gain" in text
+    assert "The charts need JavaScript, which is turned off." in text
     assert "All answers are in items.jsonl." in text
     assert "+38.0" in text
     assert not page.locator(".script").first.is_visible()

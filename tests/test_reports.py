@@ -231,10 +231,10 @@ def test_headline_shows_exactly_the_numbers_of_the_evaluation_file(full_report: 
 def test_verdict_sentence_is_the_heading(full_report: Path) -> None:
     text = Page(full_report.read_text(encoding="utf-8")).text.replace("\N{NO-BREAK SPACE}", " ")
     assert (
-        "After 30 steps the answers beat the reference in 41.3 % of 300 prompts (35.7 to 47.0 %); "
-        "before: 9.0 % (6.0 to 12.7 %)." in text
+        "After 30 steps, the answers beat the reference in 41.3 % of 300 prompts (35.7 to 47.0 %); "
+        "before training: 9.0 % (6.0 to 12.7 %)." in text
     )
-    assert "interval of the relative gain, +210.0 to +625.0 %, excludes zero." in text
+    assert "confidence interval of the relative gain, +210.0 to +625.0 %, excludes zero." in text
 
 
 def test_page_stands_alone_and_lets_nothing_else_run(full_report: Path) -> None:
@@ -291,10 +291,10 @@ def test_judges_and_constraints_have_curves_by_their_names(tmp_path: Path) -> No
         for _, attributes in page.tags
         if attributes.get("class") == "plot"
     ]
-    assert "Judges that contradict themselves: helpful 25 %; kind 50 %" in labels
-    assert "Whether the reward is being hacked" in page.text
-    assert "Constraints that are broken: kind 12 %" in labels
-    assert not any("in its parts" in label for label in labels)  # one reward has no parts
+    assert "Order-dependent verdicts: helpful 25 %; kind 50 %" in labels
+    assert "Reward hacking" in page.text
+    assert "Constraint violations: kind 12 %" in labels
+    assert not any("Reward components" in label for label in labels)  # one reward has no parts
 
 
 def test_same_records_give_the_same_page(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_long_text_loses_its_middle_and_says_so(tmp_path: Path) -> None:
     assert text.startswith(excerpt.head)
     assert text.endswith(excerpt.tail)
     page = page_of(run_folder(tmp_path / "r", items=[item(0, 1.0, text)]))
-    assert f"{10_000 - LONGEST:,} characters left out here; the whole text is in items.jsonl" in page.text
+    assert f"{10_000 - LONGEST:,} characters omitted; the full text is in items.jsonl" in page.text
     assert excerpt.head in page.text
     assert excerpt.tail in page.text
 
@@ -354,19 +354,19 @@ def test_a_gain_a_regression_and_the_median_are_chosen_by_rule() -> None:
     items = [answered(index, before=before, after=after) for index, (before, after) in enumerate(rewards)]
     chosen = read_first(items, "before", "after")
     assert [(title, example.id) for title, _, example in chosen] == [
-        ("A gain", "p1"),
-        ("A regression", "p5"),
-        ("The median", "p1"),  # of -1, -0.5, 0.25, 1, 1, 1
+        ("Largest gain", "p1"),
+        ("Largest regression", "p5"),
+        ("Median answer", "p1"),  # of -1, -0.5, 0.25, 1, 1, 1
     ]
     assert [column.heading for column in chosen[0][2].columns] == ["before", "after", "reference"]
     assert "from before to after: -1 to +1" in chosen[0][1]
     better = [answered(index, before=0.0, after=1.0) for index in range(3)]
-    assert [title for title, _, _ in read_first(better, "before", "after")] == ["A gain", "The median"]
+    assert [title for title, _, _ in read_first(better, "before", "after")] == ["Largest gain", "Median answer"]
     alone = [answered(index, model=reward) for index, reward in enumerate((0.0, 1.0, -1.0))]
     assert [(title, example.id) for title, _, example in read_first(alone, "", "model")] == [
-        ("The best", "p1"),
-        ("The worst", "p2"),
-        ("The median", "p0"),
+        ("Best answer", "p1"),
+        ("Worst answer", "p2"),
+        ("Median answer", "p0"),
     ]
     assert read_first([answered(0, after=None)], "before", "after") == []
 
@@ -375,7 +375,7 @@ def test_transitions_count_every_item() -> None:
     pairs = [(-1.0, 1.0), (-1.0, 1.0), (1.0, -1.0), (0.0, 0.0), (None, 1.0)]
     items = [answered(index, before=before, after=after) for index, (before, after) in enumerate(pairs)]
     table = transitions(items, "before", "after")
-    assert list(table.columns) == ["before, then after:", "wins", "ties", "loses", "no verdict"]
+    assert list(table.columns) == ["before (rows), after (columns)", "wins", "ties", "loses", "no verdict"]
     assert [list(row.cells) for row in table.rows] == [
         ["wins", "0", "0", "1", "0"],
         ["ties", "0", "1", "0", "0"],
@@ -426,7 +426,7 @@ def test_a_page_grows_no_larger_than_it_may(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(packed.data) <= 60_000
     assert packed.longest == 20_000 // 2**4
     shown = json.loads(gzip.decompress(base64.b64decode(packed.data)))["items"][3]["a"][1]["t"]
-    assert f"[... {5000 - 1250:,} characters left out ...]" in shown
+    assert f"[... {5000 - 1250:,} characters omitted ...]" in shown
 
 
 def test_badges_name_the_recorded_verdicts(tmp_path: Path) -> None:
@@ -439,11 +439,11 @@ def test_the_headline_names_the_judge_and_the_doubts(tmp_path: Path) -> None:
     doubts = [Doubt("content-blind", "The reward does not read <b>the prompt</b>.")]
     evaluation = replace(EVALUATION, judges=["judge llama-3 (both orders)"], doubts=doubts)
     html = write_report(run_folder(tmp_path / "r", evaluation=evaluation)).read_text(encoding="utf-8")
-    assert "<span>According to judge llama-3 (both orders).</span></h1>" in html
+    assert "<span>Verdicts by judge llama-3 (both orders).</span></h1>" in html
     assert "does not read &lt;b&gt;the prompt&lt;/b&gt;" in html
     assert html.index("does not read") < html.index("<h1>")
     older = write_report(run_folder(tmp_path / "older")).read_text(encoding="utf-8")
-    assert "<span>According to function a.py:f and function b.py:g.</span></h1>" in older
+    assert "<span>Verdicts by function a.py:f and function b.py:g.</span></h1>" in older
     assert 'class="doubts"' not in older
 
 
@@ -458,26 +458,26 @@ def test_what_it_took_is_summed_over_the_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"manifest": None}, "There is no manifest.json in this folder"),
-        ({"manifest": {}}, "This run has not come to its end;"),
-        ({"metrics": []}, "No training step has been logged, so there are no curves."),
-        ({"evaluation": None}, "This run was not evaluated"),
-        ({"items": []}, "There is no items.jsonl"),
-        ({"metrics": [{"step": 1, "loss": 0.5}]}, "Not logged in this run: Reward of the samples; Wins"),
-        ({"metrics": [{"step": 1, "verdict/win": 1.0}]}, "After 1 step the answers beat"),
+        ({"manifest": None}, "This folder has no manifest.json"),
+        ({"manifest": {}}, "This run is not finished;"),
+        ({"metrics": []}, "No training steps were logged, so there are no curves."),
+        ({"evaluation": None}, "This run has not been evaluated"),
+        ({"items": []}, "This folder has no items.jsonl"),
+        ({"metrics": [{"step": 1, "loss": 0.5}]}, "This run did not log: Mean reward; Wins"),
+        ({"metrics": [{"step": 1, "verdict/win": 1.0}]}, "After 1 step, the answers beat"),
         (
             {"manifest": {**MANIFEST, "status": "interrupted"}, "metrics": [{"step": 12}]},
-            "has not come to its end (status: interrupted); the page shows what it has recorded so far. "
+            "is not finished (status: interrupted); the page shows what it has recorded so far. "
             "It reached step 12 of 30.",
         ),
         (
             {"evaluation": replace(EVALUATION, models={"before": BEFORE}, gains=[])},
-            "Before training the answers beat the reference in 9.0 % of 300 prompts (6.0 to 12.7 %); "
-            "there is no evaluation after training.",
+            "Before training, the answers beat the reference in 9.0 % of 300 prompts (6.0 to 12.7 %); "
+            "the model was not evaluated after training.",
         ),
         (
             {"evaluation": replace(EVALUATION, models={"before": BEFORE, "after": replace(AFTER, missing=3)})},
-            "No verdict could be had on the 'after' answers to 3 of 300 prompts",
+            "The 'after' answers to 3 of 300 prompts have no verdict",
         ),
     ],
 )
@@ -489,7 +489,7 @@ def test_a_missing_part_is_said_in_words(tmp_path: Path, changes: dict[str, obje
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no manifest\.json, metrics\.jsonl or evaluation\.json here"):
+    with pytest.raises(InputError, match=r"contains no manifest\.json, metrics\.jsonl or evaluation\.json"):
         write_report(tmp_path)
     (tmp_path / "manifest.json").write_text("[1")
     with pytest.raises(InputError, match=r"manifest\.json: not valid JSON"):
@@ -554,13 +554,13 @@ def estimate(low: float, high: float, n: int = 300) -> Estimate:
 @pytest.mark.parametrize(
     ("before", "after", "relative", "opening"),
     [
-        ((0.1, 0.2), (0.3, 0.4), (0.5, 2.0), "That is clearly more often"),
-        ((0.3, 0.4), (0.1, 0.2), (-0.8, -0.2), "That is clearly less often"),
-        ((0.1, 0.2), (0.15, 0.25), (-0.1, 0.6), "The change is not clear of chance"),
-        ((0.1, 0.2), (0.15, 0.25), (0.01, 0.6), "That is clearly more often"),
-        ((0.0, 0.01), (0.3, 0.4), None, "That is clearly more often"),
-        ((0.0, 0.02), (0.01, 0.03), None, "The change is not clear of chance"),
-        ((0.2, 0.3), (0.0, 0.1), None, "That is clearly less often"),
+        ((0.1, 0.2), (0.3, 0.4), (0.5, 2.0), "The win rate rose significantly"),
+        ((0.3, 0.4), (0.1, 0.2), (-0.8, -0.2), "The win rate fell significantly"),
+        ((0.1, 0.2), (0.15, 0.25), (-0.1, 0.6), "The change is not significant"),
+        ((0.1, 0.2), (0.15, 0.25), (0.01, 0.6), "The win rate rose significantly"),
+        ((0.0, 0.01), (0.3, 0.4), None, "The win rate rose significantly"),
+        ((0.0, 0.02), (0.01, 0.03), None, "The change is not significant"),
+        ((0.2, 0.3), (0.0, 0.1), None, "The win rate fell significantly"),
     ],
 )
 def test_certainty_follows_the_interval(
@@ -570,14 +570,14 @@ def test_certainty_follows_the_interval(
     models = {"before": replace(BEFORE, ras=estimate(*before)), "after": replace(AFTER, ras=estimate(*after))}
     sentence = certainty(Evaluation(0.9, 300, models, [gain]))
     assert sentence.startswith(opening)
-    assert "90 % interval" in sentence
+    assert "90 % confidence interval" in sentence
 
 
 def test_nothing_measured_is_said() -> None:
     nothing = replace(AFTER, ras=Estimate(float("nan"), float("nan"), float("nan"), 0))
     evaluation = Evaluation(0.95, 5, {"before": BEFORE, "after": nothing})
     sentence = run_verdict(evaluation, 4)
-    assert sentence.startswith("After 4 steps no verdict against the reference could be had; before: 9.0 %")
+    assert sentence.startswith("After 4 steps, no answer has a verdict against the reference; before training: 9.0 %")
     assert certainty(evaluation) == ""
     assert (share(nothing.ras), interval(nothing.ras)) == ("not measured", "")
 

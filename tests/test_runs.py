@@ -39,7 +39,7 @@ def test_every_run_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str],
 
 def test_a_folder_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["runs", str(tmp_path)]) == 2
-    assert "holds no run and no study" in capsys.readouterr().err
+    assert "contains no run or study" in capsys.readouterr().err
     assert main(["runs", str(tmp_path / "nowhere")]) == 2
     assert main(["runs", str(tmp_path), "--steps", "3"]) == 2
     assert "--steps is unknown; see grao runs --help" in capsys.readouterr().err

@@ -48,9 +48,9 @@ def test_the_page_is_made_from_a_copy_of_the_records(tmp_path: Path, monkeypatch
     kept = Path(shutil.copytree(STUDIES[0].parent / "methods-weak", tmp_path / "methods-weak"))
     assert main(["report", str(kept)]) == 0
     page = (kept / "study.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
-    assert "After 100 steps grpo beats the reference most often, on 19.3 % of 300 held-out prompts" in page
+    assert "After 100 steps, grpo beats the reference most often, on 19.3 % of 300 held-out prompts" in page
     assert (
-        "The next, grao with 17.0 %, is not separable from it: p = 0.083 for new prompts and new trainings at once"
+        "Its lead over the runner-up, grao with 17.0 %, is not significant: p = 0.083 for new prompts and new training"
         in page
     )
     assert without((kept / "study.csv").read_text(), DRAWN) == without(

@@ -180,14 +180,15 @@ def test_a_choice_that_is_not_clear_is_said() -> None:
     result = compared(2, {"sft": 30})
     offered = [Candidate("grao", 1e-3, 0.4, 0.1, None, 0.55), Candidate("grao", 3e-3, 0.3, 0.1, None, 0.45)]
     said = " ".join(notes(replace(result, candidates=offered)))
-    assert "Which learning rate is best is not clear: grao 0.001, but 0.003 in 45 % of resamples of the" in said
+    assert "The choice of learning rate is uncertain" in said
+    assert "bootstrap resamples also choose 0.003 instead of 0.001 for grao (45 %)." in said
     offered[0] = replace(offered[0], chosen=0.9)
-    assert "not clear" not in " ".join(notes(replace(result, candidates=offered)))
+    assert "uncertain" not in " ".join(notes(replace(result, candidates=offered)))
 
 
 def test_right_answers_stand_beside_ras_where_they_were_recorded() -> None:
     result = compared(2, {"sft": 30})
-    assert "Right answers" not in render_study("a", result, "")
+    assert "Correct answers" not in render_study("a", result, "")
     runs = [record("grao", "wl", seed) for seed in (0, 1)]
     runs = [
         replace(run, outcomes=replace(run.outcomes, right=right)) for run, right in zip(runs, ("wl", "ww"), strict=True)
@@ -195,31 +196,32 @@ def test_right_answers_stand_beside_ras_where_they_were_recorded() -> None:
     arm = arm_result(runs, 0.95)
     assert arm.right.over_prompts.value == 0.75
     known = replace(result, arms=[replace(each, right=arm.right) for each in result.arms])
-    assert "Right answers" in render_study("a", known, "")
+    assert "Correct answers" in render_study("a", known, "")
     assert next(csv.DictReader(io.StringIO(study_csv(known))))["right"] == "0.75"
 
 
 def test_the_verdict_in_words() -> None:
     few = compared(3, {"sft": 30, "grpo": 59})
     assert on_prompts(few) == (
-        "On other prompts of the kind, for these very models: grao beats sft (+30.0 points, p < 0.001) and does not "
-        "differ significantly from grpo (+1.0 points, p = 1.00)."
+        "For new prompts and the same trained models (Holm-adjusted p-values): grao beats sft (+30.0 points, p < "
+        "0.001) and does not differ significantly from grpo (+1.0 points, p = 1.00)."
     )
     assert on_seeds(few) == (
-        "Whether it holds if all is trained again 3 seeds cannot tell: for 2 tests after correction at 5 % it takes at "
-        "least 7."
+        "3 seeds cannot show whether this holds for new training runs on the same prompts: for 2 Holm-adjusted tests "
+        "at 5 % it takes at least 7."
     )
     many = compared(8, {"sft": 30, "grpo": 90})
     assert "grao beats sft (+30.0 points, p = 0.016) and loses to grpo (-30.0 points, p = 0.016)" in on_seeds(many)
     assert verdict(many).startswith(
-        "After 50 steps grpo beats the reference most often, on 90.0 % of 100 held-out prompts, mean over 8 seeds; "
-        "before training: 0.0 %. Win or tie: 90.0 %. The next, grao with 60.0 %, is separable from it: p < 0.001 for "
-        "new prompts and new trainings at once, 8 seeds. For new prompts and new trainings at once: grao beats sft "
-        "(+30.0 points, p < 0.001) and loses to grpo (-30.0 points, p < 0.001). On other prompts"
+        "After 50 steps, grpo beats the reference most often, on 90.0 % of 100 held-out prompts, mean over 8 seeds "
+        "(before training: 0.0 %; win-or-tie rate: 90.0 %). Its lead over the runner-up, grao with 60.0 %, is "
+        "significant: p < 0.001 for new prompts and new training runs, 8 seeds. For new prompts and new training runs "
+        "(Holm-adjusted p-values): grao beats sft (+30.0 points, p < 0.001) and loses to grpo (-30.0 points, p < "
+        "0.001). For new prompts and the same trained models"
     )
-    assert re.search(r"is not separable from it: p = 0.\d+ for new prompts .* at once, 3 seeds.$", separable(few))
+    assert re.search(r"is not significant: p = 0.\d+ for new prompts .* runs, 3 seeds.$", separable(few))
     one = compared(1, {"sft": 30, "grpo": 60})
-    assert separable(one).endswith("is not separable from it: p = 1.00 over prompts; one seed cannot tell more.")
+    assert separable(one).endswith("is not significant: p = 1.00 over prompts; a single seed cannot show more.")
     assert on_both(one) == ""
 
 
@@ -247,10 +249,11 @@ def test_the_paper_stands_beside_a_study_of_its_kind() -> None:
 
 def test_notes_say_what_is_missing() -> None:
     said = list(notes(compared(2, {"sft": 30}, failed=True)))
-    assert said[0] == "The run sft-final-lr0.001-seed1 failed, --retry tries it again: RuntimeError: <i>boom</i>"
+    error = "RuntimeError: <i>boom</i>"
+    assert said[0] == f"Run sft-final-lr0.001-seed1 failed; use --retry to run it again. Error: {error}"
     assert said[1].startswith("sft has 1 of 2 seeds")
-    assert said[2] == "The largest learning rate offered was selected for grao (0.001): a better one may lie beyond."
-    assert next(notes(compared(1, {"sft": 30}))).startswith("The largest learning rate")
+    assert said[2] == "The largest candidate learning rate was selected for grao (0.001); try larger ones."
+    assert next(notes(compared(1, {"sft": 30}))).startswith("The largest candidate learning rate")
 
 
 def test_the_page_is_whole_and_escaped() -> None:

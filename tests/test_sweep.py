@@ -76,8 +76,8 @@ def test_every_arm_stands_at_every_point(place: Path) -> None:
 def test_a_sweep_from_file_to_page(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "--config", "study.yaml"]) == 0
     shown = capsys.readouterr().out
-    assert "less that of another arm at the same point" in shown
-    assert "Win or tie: mean over seeds" in " ".join(shown.split())
+    assert "minus that of another arm at the same point" in shown
+    assert "Win-or-tie rate, mean over seeds" in " ".join(shown.split())
     result = read_study(place / "study")
     assert result.sweep.axes == ["rollout.temperature"]
     assert [(one.arm, one.other) for one in result.sweep.contrasts] == [
@@ -86,7 +86,8 @@ def test_a_sweep_from_file_to_page(place: Path, capsys: pytest.CaptureFixture[st
     ]
     assert [one.other for one in result.sweep.changes] == ["grpo"]
     assert result.comparisons == []
-    assert "With 2 seeds no test over seeds alone can find anything among 2 contrasts" in " ".join(shown.split())
+    limit = "With 2 seeds, no test over seeds alone can be significant after Holm's correction for 2 comparisons"
+    assert limit in " ".join(shown.split())
     rows = list(csv.DictReader((place / "study" / "study.csv").read_text().splitlines()))
     assert [(row["arm"], row["rollout.temperature"]) for row in rows] == [
         ("grao", "0.7"),
@@ -97,7 +98,7 @@ def test_a_sweep_from_file_to_page(place: Path, capsys: pytest.CaptureFixture[st
     assert rows[1]["grao_minus_arm"] == str(result.sweep.contrasts[0].difference.over_prompts.value)
     page = (place / "study" / "study.html").read_text()
     assert "RAS, strict wins along rollout.temperature" in page
-    assert "Win or tie along rollout.temperature" in page
+    assert "Win-or-tie rate along rollout.temperature" in page
     assert '"label":"grpo"' in page
     record = read_cells(place / "study")[Key("grpo+temperature=0.7", "final", 0.01, 1)]
     assert record.settings["rollout.temperature"] == 0.7
@@ -113,7 +114,7 @@ def test_a_map_of_two_axes(place: Path) -> None:
     result = read_study(place / "study")
     assert (result.arms[0].learning_rate, result.arms[0].arm) == (0.001, "grao+learning_rate=0.001,beta=0")
     page = (place / "study/study.html").read_text()
-    assert "training.learning_rate downwards, method.beta to the right" in page
+    assert "Rows: training.learning_rate. Columns: method.beta" in page
     cells = re.findall(r'<td class="shade(\d)">(.*?)</td>', page)
     reached = [getattr(arm, name).over_prompts for name in ("ras", "ras_win_or_tie") for arm in result.arms]
     assert [text for _, text in cells] == [share(ras).replace(" %", "\N{NO-BREAK SPACE}%") for ras in reached]
@@ -215,7 +216,7 @@ def test_one_model_an_ability_is_said() -> None:
     places = [Place(name, name[:4], [name[-1]]) for name in shares]
     sweep = sweep_result(places, ["sandbox.ability"], letters_of(shares), "grao", 0.95)
     result = SimpleNamespace(main="grao", prompts=100, confidence=0.95, seeds=2)
-    assert "Each ability is one pretrained model here" in " ".join(sweep_sentences(result, sweep))
+    assert "Each ability is a single pretrained model here" in " ".join(sweep_sentences(result, sweep))
     moved = replace(sweep, axes=["rollout.temperature"])
     assert "pretrained model" not in " ".join(sweep_sentences(result, moved))
 
@@ -231,7 +232,9 @@ def test_points_of_one_arm_are_set_against_the_best() -> None:
     assert far.p_corrected < 0.05 < near.p_corrected
     assert far.p_corrected >= 2 * far.p
     shown = " ".join(sweep_sentences(SimpleNamespace(main="grao", prompts=100, confidence=0.95, seeds=3), sweep))
-    assert shown == "For new prompts and new trainings 1 of 2 other points are clearly below the best, grao+x=1."
+    assert shown == (
+        "For new prompts and new training runs, 1 of the 2 other points is significantly below the best, grao+x=1."
+    )
     elsewhere = [replace(run, outcomes=replace(run.outcomes, prompts="q")) for run in runs["grao+x=0"]]
     sweep = sweep_result(places, ["x"], runs | {"grao+x=0": elsewhere}, "grao", 0.95)
     assert [each.name for each in sweep.below] == ["grao+x=2"]  # other prompts cannot be paired

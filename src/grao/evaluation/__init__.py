@@ -1,1 +1,1 @@
-"""From verdicts to numbers: metrics with their intervals, tests, the results of studies and the figures of audits."""
+"""Statistics of verdicts: metrics with confidence intervals, tests, results of studies and figures of audits."""

@@ -1,6 +1,6 @@
-"""How far a reward agrees: with another one (kappa), with its own probabilities (calibration), with length (ranks).
+"""Agreement of two rewards (kappa), calibration of a reward's probabilities, and rank correlations, all with intervals.
 
-Each figure comes with its interval. Left out: weighted kappa (a tie is no half agreement), and more than two judges.
+Left out: weighted kappa (a tie is not half an agreement), and more than two judges.
 """
 
 import math
@@ -17,15 +17,18 @@ _MOST_BINS, _SMALLEST_BIN = 10, 10
 _DRAWS = 1000
 _STRETCHES = np.linspace(0, 3, 61)
 _LEAST = 4
-"""Pairs of values, or groups, below which the interval of a correlation means nothing."""
+"""Fewest pairs of values, or groups, with which the interval of a correlation is meaningful."""
 
 
 def agreement_table(first: Sequence[float | None], second: Sequence[float | None]) -> np.ndarray:
-    """(3, 3) counts: rows are losses, ties and wins by the first judge, columns by the second.
+    """Cross-tabulate the verdicts of two judges.
 
     Args:
-        first: R of N texts by the first judge, None = missing.
-        second: by the second. Texts that miss either are left out.
+        first: R of N texts by the first judge; None = missing.
+        second: the same by the second judge. Texts without either verdict are excluded.
+
+    Returns:
+        (3, 3) counts: rows are losses, ties and wins by the first judge, columns by the second.
     """
     table = np.zeros((3, 3))
     for row, column in zip(first, second, strict=True):
@@ -35,30 +38,33 @@ def agreement_table(first: Sequence[float | None], second: Sequence[float | None
 
 
 def either_way(table: np.ndarray) -> np.ndarray:
-    """The table as if the two sides of every pair had been drawn: half of each count with win and loss exchanged.
+    """Symmetrise the table over the two sides of each pair: the average of the table and its win/loss mirror image.
 
-    For pairs whose sides mean nothing. Where one side is the better one by label, two good judges agree on it nearly
-    always, chance agreement is as high, and the plain kappa would be near 0 however well they agree.
+    Use it for pairs with a labelled better side. There, two good judges agree nearly always, chance agreement is
+    equally high, and the plain kappa would be near 0 however well they agree.
+
+    Args:
+        table: (3, 3) counts of `agreement_table`.
     """
     return np.asarray((table + table[::-1, ::-1]) / 2)
 
 
 def cohens_kappa(table: np.ndarray, confidence: float = 0.95) -> Kappa | None:
-    """kappa = (p_o - p_e) / (1 - p_e), agreement in excess of what the two judges' habits alone would give.
+    """Cohen's kappa = (p_o - p_e) / (1 - p_e), the agreement beyond chance.
 
-    The interval is that of the agreement p_o (Wilson's), put through the same formula: the chance agreement p_e counts
-    as known, as in Cohen's own standard error (Educational and Psychological Measurement 20, 1960). Next to
-    p_o it varies little, and coverage stays above 94 % in small and lopsided tables, where kappa +- z * standard
-    error falls to half of that.
+    The interval is Wilson's interval of the agreement p_o, transformed by the same formula. The chance agreement p_e
+    counts as known, as in Cohen's own standard error (Educational and Psychological Measurement 20, 1960); it varies
+    little compared with p_o. Coverage stays above 94 % in small and unbalanced tables, where that of
+    kappa +- z * standard error falls to half of that.
 
     Args:
         table: (3, 3) counts.
         confidence: nominal coverage.
 
     Returns:
-        None without counts. Its kappa is None where both judges only ever say one and the same thing.
+        None for an empty table. Its `kappa` is None if both judges always give the same single verdict.
 
-    Example: 35 of 50 pairs agreed on, chance agreement 0.5 (rows 25, 25; columns 30, 20): kappa 0.4.
+    Example: 35 of 50 pairs agree, chance agreement is 0.5 (rows 25, 25; columns 30, 20): kappa 0.4.
     """
     n = round(table.sum())
     if n == 0:
@@ -73,35 +79,38 @@ def cohens_kappa(table: np.ndarray, confidence: float = 0.95) -> Kappa | None:
 
 
 def bradley_terry(differences: Sequence[float | None]) -> list[float | None]:
-    """P(better) = 1 / (1 + exp(-(r(o) - r(y)))), what a reward model that was trained so claims.
+    """P(better) = 1 / (1 + exp(-(r(o) - r(y)))), the probability implied by a Bradley-Terry reward model.
 
-    That the scale is 1 is an assumption. Any other score can be right about every pair and yet badly calibrated.
+    This assumes a scale of 1. A score on another scale can rank every pair correctly and still be badly calibrated.
+
+    Args:
+        differences: r(o) - r(y) of N pairs; None = missing.
     """
     return [None if gap is None else float(1 / (1 + np.exp(-np.clip(gap, -500, 500)))) for gap in differences]
 
 
 def calibration(probabilities: Sequence[float | None], confidence: float = 0.95) -> Calibration | None:
-    """Curve and expected calibration error, ECE = sum_b n_b / n * |accuracy_b - mean confidence_b|.
+    """Calibration curve and expected calibration error, ECE = sum_b n_b / n * |accuracy_b - mean confidence_b|.
 
-    Whether a judge that says 80 % is right in 80 %. A probability below one half is turned into the confidence in the
-    other side, so that the curve goes from one half to one and is right where it is the diagonal. Up to ten bins hold
-    equally many pairs, ten at least where there are as many.
+    A calibrated judge that claims 80 % is right in 80 % of pairs. A probability below one half counts as confidence in
+    the other side, so that the curve runs from one half to one, and on the diagonal for a calibrated judge. Up to ten
+    bins hold equally many pairs, at least ten each if there are enough.
 
     Args:
-        probabilities: of the reference being the better one, over pairs in which it is; None = missing.
+        probabilities: probability that the reference is better, for pairs in which it is better; None = missing.
         confidence: nominal coverage of the intervals.
 
     Returns:
-        None without pairs.
+        None if no probability is known.
     """
     known = np.array([p for p in probabilities if p is not None], dtype=np.float64)
     if len(known) == 0:
         return None
-    sure = np.maximum(known, 1 - known)
+    claimed = np.maximum(known, 1 - known)
     right = (np.sign(known - 0.5) + 1) / 2  # 0 or 1, and 1/2 at even odds
-    chosen = np.array_split(np.argsort(sure, kind="stable"), max(1, min(_MOST_BINS, len(known) // _SMALLEST_BIN)))
-    bins = [_bin(sure[rows], right[rows], confidence) for rows in chosen]
-    whole = _bin(sure, right, confidence)
+    members = np.array_split(np.argsort(claimed, kind="stable"), max(1, min(_MOST_BINS, len(known) // _SMALLEST_BIN)))
+    bins = [_bin(claimed[rows], right[rows], confidence) for rows in members]
+    whole = _bin(claimed, right, confidence)
     error, plain = _calibration_error(bins, whole, confidence)
     return Calibration(bins, error, plain, whole.confidence, whole.accuracy.value)
 
@@ -111,8 +120,13 @@ def spearman(first: Sequence[float], second: Sequence[float], confidence: float 
 
     Interval: Fisher's z with standard error sqrt((1 + r^2 / 2) / (N - 3)) (Bonett & Wright, Psychometrika 65, 2000).
 
+    Args:
+        first: N values.
+        second: N values.
+        confidence: nominal coverage of the interval.
+
     Returns:
-        None below four pairs, and where one side is constant.
+        None for fewer than four pairs, or if either side is constant.
     """
     n = len(first)
     if n < _LEAST or len(set(first)) < 2 or len(set(second)) < 2:
@@ -124,18 +138,18 @@ def spearman(first: Sequence[float], second: Sequence[float], confidence: float 
 def within_groups(
     groups: Sequence[tuple[Sequence[float], Sequence[float]]], confidence: float = 0.95
 ) -> Estimate | None:
-    """Rank correlation of two numbers of each sample within its group, over all groups together.
+    """Rank correlation of two values of each sample within its group, pooled over all groups.
 
-    r = sum_g a_g . b_g / sqrt(sum_g a_g . a_g * sum_g b_g . b_g) with the ranks a, b in the group, less their mean.
-    Groups are independent, their members are not: the standard error comes from each group's share in r (delta
+    r = sum_g a_g . b_g / sqrt(sum_g a_g . a_g * sum_g b_g . b_g) with the ranks a, b in the group, minus their mean.
+    Groups are independent, their members are not: the standard error comes from each group's contribution to r (delta
     method), on Fisher's scale.
 
     Args:
-        groups: two sequences of G numbers each.
-        confidence: nominal coverage.
+        groups: for each group, two sequences of G values.
+        confidence: nominal coverage of the interval.
 
     Returns:
-        None below four groups in which something differs, and where one number never does.
+        None if fewer than four groups have varying values, or if one of the two values never varies.
     """
     ranks = [[rankdata(values) - (len(values) + 1) / 2 for values in group] for group in groups if len(group[0]) > 1]
     sums = np.array([(a @ b, a @ a, b @ b) for a, b in ranks if a @ a + b @ b > 0]).reshape(-1, 3)
@@ -149,21 +163,22 @@ def within_groups(
     return _fisher(value, float(stdtrit(n - 1, (1 + confidence) / 2)) * error, n)
 
 
-def _bin(sure: np.ndarray, right: np.ndarray, confidence: float) -> Bin:
+def _bin(claimed: np.ndarray, right: np.ndarray, confidence: float) -> Bin:
     wins, ties = int((right == 1).sum()), int((right == 0.5).sum())
-    return Bin(float(sure.mean()), half_tie_share(wins, ties, len(sure), confidence))
+    return Bin(float(claimed.mean()), half_tie_share(wins, ties, len(claimed), confidence))
 
 
 def _calibration_error(bins: Sequence[Bin], whole: Bin, confidence: float) -> tuple[Estimate, float]:
     """(bias-corrected ECE, raw ECE).
 
-    Even a calibrated judge has an ECE above 0, because the accuracies of bins scatter. So the gaps of all bins are
-    stretched by a common factor until the ECE that they lead one to expect, scatter included, is the one seen; the gaps
-    at that factor are the estimate, and the factors at which the one seen is just still likely give the interval. It
-    reaches at least as far as the accuracy of all pairs together may lie off, for no gaps can be stretched where none
-    were seen. With 60 to 600 pairs the intervals of 95 % hold the truth in 96 to 99 % of simulations.
+    Even a calibrated judge has an ECE above 0, because the observed accuracies of the bins vary by chance. The gaps of
+    all bins are therefore scaled by a common factor, and the expected ECE, chance included, is simulated per factor.
+    The estimate uses the factor whose expected ECE is the observed one; the interval uses the factors at which the
+    observed ECE is a quantile of the simulation. The upper limit is at least the distance between mean confidence and
+    the limits of the overall accuracy, since scaling has no effect on gaps of 0. With 60 to 600 pairs, 95 % intervals
+    cover the true value in 96 to 99 % of simulations.
     """
-    sizes, claimed, observed = np.array([(each.accuracy.n, each.confidence, each.accuracy.value) for each in bins]).T
+    sizes, claimed, observed = np.array([(bin.accuracy.n, bin.confidence, bin.accuracy.value) for bin in bins]).T
     weights = sizes / sizes.sum()
     raw = float(weights @ np.abs(observed - claimed))
     true = np.clip(claimed + _STRETCHES[:, None] * (observed - claimed), 0.001, 0.999)  # (factors, bins)
@@ -174,11 +189,11 @@ def _calibration_error(bins: Sequence[Bin], whole: Bin, confidence: float) -> tu
     likely = expected.mean(axis=0), *np.quantile(expected, [1 - tail, tail], axis=0)
     last = [int((curve <= raw).nonzero()[0].max(initial=0)) for curve in likely]
     value, low, high = error_at[last].tolist()
-    off = (abs(limit - whole.confidence) for limit in (whole.accuracy.low, whole.accuracy.high))
-    return Estimate(value, low, max(high, *off), int(sizes.sum())), raw
+    overall = (abs(limit - whole.confidence) for limit in (whole.accuracy.low, whole.accuracy.high))
+    return Estimate(value, low, max(high, *overall), int(sizes.sum())), raw
 
 
 def _fisher(value: float, reach: float, n: int) -> Estimate:
-    """value with the limits tanh(artanh(value) +- reach)."""
+    """An estimate with the limits tanh(artanh(value) +- reach)."""
     centre = math.atanh(min(max(value, -1 + 1e-9), 1 - 1e-9))
     return Estimate(value, math.tanh(centre - reach), math.tanh(centre + reach), n)

@@ -1,7 +1,7 @@
-"""Held-out prompts answered, and answers judged: against their references and against each other.
+"""Sampling of answers to held-out prompts, and their evaluation against references and against each other.
 
-Every answer is kept with what each reward said of it, a judge's replies in both orders included; what asking took is
-counted.
+Every answer is recorded with the verdict of each reward, including a judge's replies in both orders. Requests to judges
+are counted.
 """
 
 import math
@@ -28,9 +28,9 @@ from grao.types import Encoded, Example
 TextAndIds = tuple[str, Sequence[int]]
 """A text and its token ids."""
 Progress = Callable[[int, int], None]
-"""Takes what is done and the whole."""
+"""Called with (answers done, answers in total)."""
 CHUNK = 64
-"""Prompts between two signs of progress."""
+"""Prompts between two progress reports."""
 
 
 def sample_answers(
@@ -40,16 +40,16 @@ def sample_answers(
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
 ) -> list[RecordedAnswer]:
-    """One answer to each prompt, not yet judged.
+    """Sample one answer per prompt, without verdicts.
 
-    The draws depend on (seed, prompt) only: two models are compared on the same random numbers.
+    The random numbers depend only on (seed, prompt), so that all models are compared on the same ones.
 
     Args:
         items: held-out prompts.
-        generator: samples from the model under test.
-        sampling: how answers are drawn; `samples` must be 1.
-        tokenizer: the model's.
-        seed: of the draws.
+        generator: samples from the evaluated model.
+        sampling: sampling settings; `samples` must be 1.
+        tokenizer: of the evaluated model.
+        seed: seed of the sampling.
     """
     keys = [draw_key(seed, "evaluate", item.example.id) for item in items]
     groups = sample_groups(items, keys, generator, sampling, tokenizer)
@@ -58,10 +58,10 @@ def sample_answers(
 
 
 class Jury:
-    """The rewards of an evaluation: they judge answers, and what that takes is counted.
+    """The rewards of an evaluation, with a count of the requests to judges.
 
     Args:
-        rewards: that judge.
+        rewards: rewards that give the verdicts.
     """
 
     def __init__(self, rewards: Mix) -> None:
@@ -70,7 +70,7 @@ class Jury:
 
     @property
     def asked(self) -> list[Asked]:
-        """What the judges among the rewards were asked so far."""
+        """Requests to each judge so far."""
         return [
             Asked(name, int(n["requests"]), int(n["cached"]), int(n["unreadable"]), int(n["failed"]), float(n["cost"]))
             for name, n in self._asked.items()
@@ -83,34 +83,47 @@ class Jury:
         progress: Progress = lambda done, total: None,
         needed: bool = True,
     ) -> list[RecordedAnswer]:
-        """The answers with what the rewards say of each against its reference.
+        """Return the answers with the verdicts of the rewards against the references.
 
         Args:
             items: N prompts with their references.
-            answers: N.
-            progress: called with answers done and in all.
-            needed: whether it is an error if all verdicts are missing.
+            answers: N answers.
+            progress: called with (answers done, answers in total).
+            needed: whether to raise an error if all verdicts are missing.
 
         Raises:
-            InputError, RewardUnavailableError: as `Reward.relative`; and if all verdicts are missing.
+            InputError: if a reward fails, or if all verdicts are missing and `needed`.
+            RewardUnavailableError: if a judge cannot be reached, as in `Reward.relative`.
         """
         judged: list[RecordedAnswer] = []
-        heard: list[MixedRewards] = []
+        mixed: list[MixedRewards] = []
         for start in range(0, len(items), CHUNK):
-            chunk, given = items[start : start + CHUNK], answers[start : start + CHUNK]
-            heard.append(self._ask(chunk, given, [_compared(*pair)[1] for pair in zip(chunk, given, strict=True)]))
-            judged += _with_verdicts(given, heard[-1])
+            chunk, texts = items[start : start + CHUNK], answers[start : start + CHUNK]
+            mixed.append(self._ask(chunk, texts, [_compared(*pair)[1] for pair in zip(chunk, texts, strict=True)]))
+            judged += _with_verdicts(texts, mixed[-1])
             progress(len(judged), len(items))
         if needed:
-            check_heard(heard)
+            check_heard(mixed)
         return judged
 
     def compare(
         self, items: Sequence[Encoded], model: Sequence[RecordedAnswer], baseline: Sequence[RecordedAnswer]
     ) -> list[float | None]:
-        """R of one model's answers against another's to the same prompts, None where it is missing.
+        """Compare the answers of two models to the same prompts.
 
-        What rewards are told as `reference` stays the reference.
+        Reward functions still receive the reference answer as `reference`.
+
+        Args:
+            items: N prompts with their references.
+            model: N answers of the first model.
+            baseline: N answers of the model that it is compared with.
+
+        Returns:
+            R of the model's answers against the baseline's; None = missing.
+
+        Raises:
+            InputError: if a reward fails, or if all verdicts are missing.
+            RewardUnavailableError: if a judge cannot be reached.
         """
         before = [(answer.text, answer.token_ids) for answer in baseline]
         mixed = self._ask(items, model, before, told=[item.reference_text for item in items])
@@ -120,19 +133,20 @@ class Jury:
     def retest(
         self, items: Sequence[Encoded], answers: Sequence[RecordedAnswer], prompts: int, confidence: float = 0.95
     ) -> list[Agreed]:
-        """Each reward against itself, asked once more about the first answers; judges on a server draw again.
+        """Measure the agreement of each reward with itself when it is asked a second time.
 
-        Answers that equal their reference are passed over: no judge is asked about them.
+        Judges on a server sample a new reply. Answers that equal their reference are skipped, because judges are not
+        asked about them.
 
         Args:
             items: N prompts with their references.
-            answers: N, judged.
-            prompts: of these, so many are asked about.
-            confidence: nominal coverage.
+            answers: N answers with verdicts.
+            prompts: number of prompts to ask about, the first ones.
+            confidence: nominal coverage of the intervals.
         """
         judged = zip(items, answers, strict=True)
         differing = [pair for pair in judged if pair[0].reference_text.strip() != pair[1].text.strip()]
-        chosen, found = differing[:prompts], list[Agreed]()
+        chosen, agreements = differing[:prompts], list[Agreed]()
         for reward in self.rewards.rewards if chosen else ():
             first = [said.value for _, answer in chosen for said in answer.said if said.reward == reward.name]
             if isinstance(reward, JudgeReward) and isinstance(reward.judge, ServerJudge):
@@ -140,23 +154,28 @@ class Jury:
                 second = missing_as_none([judged.value for judged in reward.judge.compare(pairs, sample=1)])
                 self._count(reward.name, vars(reward.judge.tally))
             else:
-                said, references = zip(*(_compared(*pair) for pair in chosen), strict=True)
-                batch = single_batch([item.example for item, _ in chosen], said, references)
+                texts, references = zip(*(_compared(*pair) for pair in chosen), strict=True)
+                batch = single_batch([item.example for item, _ in chosen], texts, references)
                 second = missing_as_none(ask(reward, batch).squeeze(1).tolist())
-            found.append(Agreed(reward.name, cohens_kappa(agreement_table(first, second), confidence)))
-        return found
+            agreements.append(Agreed(reward.name, cohens_kappa(agreement_table(first, second), confidence)))
+        return agreements
 
     def items(self, encoded: Sequence[Encoded], answers: dict[str, list[RecordedAnswer]]) -> list[Item]:
-        """The records of an evaluation; every later model is also compared with every earlier one."""
+        """Build the records of an evaluation, comparing every model with every earlier one.
+
+        Args:
+            encoded: N prompts with their references.
+            answers: model name -> N answers with verdicts.
+        """
         compared = {
             f"{later}|{earlier}": self.compare(encoded, answers[later], answers[earlier])
             for earlier, later in combinations(answers, 2)
         }
         items = []
         for index, item in enumerate(encoded):
-            given = {name: said[index] for name, said in answers.items()}
-            comparisons = {pair: rewarded[index] for pair, rewarded in compared.items()}
-            items.append(Item(item.example.id, item.prompt_text, item.reference_text, given, comparisons))
+            by_model = {name: column[index] for name, column in answers.items()}
+            comparisons = {pair: rewards[index] for pair, rewards in compared.items()}
+            items.append(Item(item.example.id, item.prompt_text, item.reference_text, by_model, comparisons))
         return items
 
     def _ask(
@@ -166,19 +185,19 @@ class Jury:
         references: Sequence[TextAndIds],
         told: Sequence[str] | None = None,
     ) -> MixedRewards:
-        said = [(answer.text, answer.token_ids) for answer in answers]
-        mixed = self.rewards(replace(single_batch([item.example for item in items], said, references), told=told))
+        texts = [(answer.text, answer.token_ids) for answer in answers]
+        mixed = self.rewards(replace(single_batch([item.example for item in items], texts, references), told=told))
         for name, tally in mixed.tallies.items():
             self._count(name, tally)
         return mixed
 
     def _count(self, name: str, tally: Mapping[str, Any]) -> None:
-        counts = {what: number for what, number in tally.items() if isinstance(number, int | float)}
+        counts = {field: number for field, number in tally.items() if isinstance(number, int | float)}
         self._asked.setdefault(name, Counter()).update(counts)
 
 
 def _compared(item: Encoded, answer: RecordedAnswer) -> tuple[TextAndIds, TextAndIds]:
-    """An answer and its reference."""
+    """Texts and token ids of an answer and its reference."""
     return (answer.text, answer.token_ids), (item.reference_text, item.reference_ids)
 
 
@@ -194,7 +213,7 @@ def _with_verdicts(answers: Sequence[RecordedAnswer], mixed: MixedRewards) -> li
 
 
 def _orders(judged: JudgedPair | None) -> list[Order]:
-    """Both readings of a pair, or the one that was asked; none where the judge was not."""
+    """The judge's readings of a pair in the orders that were requested; empty if the judge was not asked."""
     if judged is None:
         return []
     places: tuple[Literal["answer", "reference"], ...] = ("answer", "reference")
@@ -209,7 +228,13 @@ def _orders(judged: JudgedPair | None) -> list[Order]:
 def single_batch(
     examples: Sequence[Example], answers: Sequence[TextAndIds], references: Sequence[TextAndIds]
 ) -> RewardBatch:
-    """Groups of one answer each, as rewards see them."""
+    """Build the input of rewards from groups with a single answer each.
+
+    Args:
+        examples: N examples.
+        answers: N answers, as text and token ids.
+        references: N texts to compare with, as text and token ids.
+    """
     return RewardBatch(
         prompts=[example.prompt for example in examples],
         completions=[[text] for text, _ in answers],
@@ -221,5 +246,5 @@ def single_batch(
 
 
 def missing_as_none(rewards: Sequence[float]) -> list[float | None]:
-    """The rewards with None for NaN, as records keep them."""
+    """Replace NaN by None, the representation of missing rewards in records."""
     return [None if math.isnan(reward) else reward for reward in rewards]

@@ -1,8 +1,8 @@
-"""The figures of an audit: of each reward, of two, of the model before training, and what the whole run will take.
+"""The figures of an audit: of each reward, of two rewards, of the model before training, and the forecast of the run.
 
-Every figure is a pure function of what was read and timed. All readings of pairs are of the rejected answer against the
-reference, so a reward is right where R is below 0; there is one pair a prompt. Of the model's samples the prompts are
-the units: samples of one prompt hang together.
+Every figure is a pure function of the recorded readings and timings. Readings of pairs compare the rejected answer with
+the reference, so that a reward is right if R is below 0; there is one pair per prompt. For the model's samples, the
+units are prompts, because samples of the same prompt are correlated.
 """
 
 import random
@@ -25,7 +25,7 @@ from grao.rewards.judge.wording import context_text
 from grao.types import Example
 
 ITSELF = "nothing"
-"""The edit that leaves the text as it is."""
+"""Name of the edit that leaves the text unchanged."""
 EDITS: Mapping[str, Callable[[str], str]] = {
     "a doubled space": lambda text: re.sub(r"(?<=\S) (?=\S)", "  ", text, count=1),
     "a line break at the end": lambda text: f"{text.rstrip()}\n",
@@ -33,16 +33,15 @@ EDITS: Mapping[str, Callable[[str], str]] = {
     "bold type": lambda text: re.sub(r"\S+", r"**\g<0>**", text, count=1),
     "a small first letter": lambda text: re.sub(r"\S", lambda first: first[0].lower(), text, count=1),
 }
-"""Name -> trivial edit: the text says the same. Leading white space, which belongs to the prompt's format, is kept."""
-
+"""Name -> trivial edit that keeps the meaning, and the leading white space, which is part of the prompt format."""
 
 WRONG = ("the reference of another prompt", "the words of the reference shuffled", "the prompt repeated")
-"""Names of the texts that are wrong answers whatever the task."""
+"""Names of the texts that are wrong answers for any task."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A reward under audit."""
+    """An audited reward."""
 
     name: str
     kind: str
@@ -52,9 +51,9 @@ class Subject:
 
 
 def edited(text: str) -> dict[str, str]:
-    """The text itself and its variants by name; edits that change nothing in it are left out.
+    """Return the text and its trivially edited variants by name, without edits that do not change it.
 
-    A reward that tells them apart is paid for form.
+    A reward that distinguishes them rewards form.
     """
     variants = {name: change(text) for name, change in EDITS.items()}
     return {ITSELF: text, **{name: variant for name, variant in variants.items() if variant != text}}
@@ -68,67 +67,71 @@ def reward_figures(
     scale: float,
     confidence: float = 0.95,
 ) -> records.RewardFigures:
-    """Everything about one reward.
+    """Compute all figures of one reward.
 
     Args:
-        subject: which.
-        pairs: with its readings; may be empty.
-        edits: with its readings; may be empty.
-        tally: what its questions took.
-        scale: mean |R| that it gives the policy's samples.
+        subject: the reward.
+        pairs: pairs with readings of the reward; may be empty.
+        edits: edited references with readings of the reward; may be empty.
+        tally: counts of its requests.
+        scale: mean |R| of the policy's samples.
         confidence: nominal coverage of all intervals.
     """
     judge = subject.kind == "judge"
-    read = [pair.readings[subject.name] for pair in pairs]
-    values = [reading.value for reading in read]
-    of_reference = [None if each.probability is None else 1 - each.probability for each in read]
+    of_pairs = [pair.readings[subject.name] for pair in pairs]
+    values = [reading.value for reading in of_pairs]
+    of_reference = [None if each.probability is None else 1 - each.probability for each in of_pairs]
     by_edit: dict[str, list[Reading]] = {ITSELF: []}
     for item in edits:
         by_edit.setdefault(item.edit, []).append(item.readings[subject.name])
     wrong = {name: by_edit.pop(name) for name in WRONG if name in by_edit}
-    content = (as_good(name, [each.value for each in said], confidence) for name, said in wrong.items())
-    placed = read or [each for said in wrong.values() for each in said]
+    content = (as_good(name, [each.value for each in readings], confidence) for name, readings in wrong.items())
+    ordered = of_pairs or [each for readings in wrong.values() for each in readings]
     effects = {name: edit(name, [each.value for each in said], scale, confidence) for name, said in by_edit.items()}
     return records.RewardFigures(
         **vars(subject),
         accuracy=accuracy(values, confidence),
-        orders=orders(placed, confidence) if judge and placed else None,
+        orders=orders(ordered, confidence) if judge and ordered else None,
         questions=_questions(tally, confidence) if judge else None,
         length=length_bias(values, [(len(pair.reference), len(pair.rejected)) for pair in pairs], confidence),
         itself=effects.pop(ITSELF),
         itself_asked=sides_taken(by_edit[ITSELF], confidence) if judge else None,
         edits=[effect for effect in effects.values() if effect],
         calibration=calibration(of_reference, confidence),
-        content=[found for found in content if found],
+        content=[figure for figure in content if figure],
     )
 
 
 def wrong_texts(examples: Sequence[Example]) -> Iterator[tuple[str, int, str]]:
-    """Texts that are wrong answers whatever the task: of each example the name, its index, and the text.
+    """Generate texts that are wrong answers for any task, except those that equal the reference.
 
-    What equals the reference is left out.
+    Args:
+        examples: N examples.
+
+    Yields:
+        Name of the kind (of `WRONG`), index of the example, and the text.
     """
     for index, example in enumerate(examples):
         later = (examples[(index + step) % len(examples)].reference for step in range(1, len(examples)))
         other = next((each for each in later if _plain(each) != _plain(example.reference)), "")
         words = example.reference.split()
         random.Random(example.id).shuffle(words)  # noqa: S311 no secret
-        asked = example.prompt if isinstance(example.prompt, str) else context_text(example.prompt[-1:])
-        for name, text in zip(WRONG, (other, " ".join(words), asked.strip()), strict=True):
+        question = example.prompt if isinstance(example.prompt, str) else context_text(example.prompt[-1:])
+        for name, text in zip(WRONG, (other, " ".join(words), question.strip()), strict=True):
             if text and _plain(text) != _plain(example.reference):
                 yield name, index, text
 
 
 def as_good(name: str, values: Sequence[float | None], confidence: float = 0.95) -> records.Wrong | None:
-    """How often a wrong text does as well as the reference.
+    """Share in which wrong texts beat the reference, plus half of the ties.
 
     Args:
-        name: of the text.
-        values: R of N such texts, None = missing.
-        confidence: nominal coverage.
+        name: kind of the texts.
+        values: R of N such texts; None = missing.
+        confidence: nominal coverage of the interval.
 
     Returns:
-        None without values.
+        None if all values are missing.
     """
     known = [value for value in values if value is not None]
     wins = sum(value > 0 for value in known)
@@ -138,9 +141,14 @@ def as_good(name: str, values: Sequence[float | None], confidence: float = 0.95)
 def agreement(
     first: str, second: str, pairs: Sequence[PairItem], groups: Sequence[GroupItem], confidence: float = 0.95
 ) -> records.Agreement:
-    """Of two rewards by name: on pairs, whose sides mean nothing, and on the first sample of each group.
+    """Agreement of two rewards on pairs, symmetrised over their sides, and on the first sample of each group.
 
-    A name that is no part of the groups' rewards is that of their sum.
+    Args:
+        first: name of a reward; a name that is not among the groups' parts denotes the sum.
+        second: name of the other reward.
+        pairs: pairs with readings of both.
+        groups: groups with rewards of both.
+        confidence: nominal coverage of the intervals.
     """
     names = (first, second)
     by_pair = agreement_table(*([pair.readings[name].value for pair in pairs] for name in names))
@@ -152,21 +160,28 @@ def agreement(
 def agreement_with_people(
     name: str, pairs: Sequence[PairItem], labels: Mapping[str, float], confidence: float = 0.95
 ) -> records.Agreement:
-    """Of a reward with people's preferences on pairs by id: 1 for the rejected answer, 0 a tie, -1 the reference."""
+    """Agreement of a reward with human preferences on pairs.
+
+    Args:
+        name: of the reward.
+        pairs: pairs with readings of the reward.
+        labels: ID of a pair -> preference: 1 for the rejected answer, 0 for a tie, -1 for the reference.
+        confidence: nominal coverage of the interval.
+    """
     both = [(labels[pair.id], pair.readings[name].value) for pair in pairs if pair.id in labels]
     table = agreement_table([said for said, _ in both], [value for _, value in both])
     return records.Agreement("people", name, cohens_kappa(either_way(table), confidence), None)
 
 
 def accuracy(values: Sequence[float | None], confidence: float = 0.95) -> records.Accuracy | None:
-    """How often the reference wins.
+    """Accuracy on pairs: how often the reference wins.
 
     Args:
-        values: R of the rejected answers, None = missing; below 0 is right.
-        confidence: nominal coverage.
+        values: R of the rejected answers; below 0 is right, None = missing.
+        confidence: nominal coverage of the intervals.
 
     Returns:
-        None without pairs. Without a verdict on any of them its estimates are None but for what is missing.
+        None without pairs. If all verdicts are missing, all estimates but `missing` are None.
     """
     if not values:
         return None
@@ -180,42 +195,46 @@ def accuracy(values: Sequence[float | None], confidence: float = 0.95) -> record
 
 
 def orders(readings: Sequence[Reading], confidence: float = 0.95) -> records.Orders:
-    """What the order of the texts does to a judge's verdicts.
+    """Flip rate and position bias of a judge.
 
-    Where both orders are asked, a pair with two winners gives the first place two wins, one or none. A judge without
-    bias gives one, so the share is (pairs with two + half of the pairs with one) / pairs, with the interval of such a
-    sum. Where one drawn order is asked, it is the share of decided verdicts.
+    If both orders are requested, the text shown first wins two, one or none of the verdicts on a pair without ties. An
+    unbiased judge gives it one, so the share is (pairs with two + half of the pairs with one) / pairs, with the
+    interval of such a sum. If one random order is requested, it is the share of decided verdicts.
+
+    Args:
+        readings: readings of the judge.
+        confidence: nominal coverage of the intervals.
     """
-    asked = [(reading.shown_first, reading.shown_second) for reading in readings]
-    twice = [(first, second) for first, second in asked if first is not None and second is not None]
+    verdicts = [(reading.shown_first, reading.shown_second) for reading in readings]
+    twice = [(first, second) for first, second in verdicts if first is not None and second is not None]
     if twice:
         won = [(first > 0) + (second < 0) for first, second in twice if first and second]
         share = half_tie_share(won.count(2), won.count(1), len(won), confidence) if won else None
         return records.Orders(share_of([first != second for first, second in twice], confidence), share)
-    for_first = [first or -(second or 0.0) for first, second in asked if first or second]
+    for_first = [first or -(second or 0.0) for first, second in verdicts if first or second]
     return records.Orders(None, share_of([verdict > 0 for verdict in for_first], confidence))
 
 
 def length_bias(
     values: Sequence[float | None], lengths: Sequence[tuple[int, int]], confidence: float = 0.95
 ) -> records.Length | None:
-    """What length does to a reward.
+    """Length bias of a reward.
 
-    That the longer answer wins more often than not is no bias where the references are longer. What is free of that is
-    the accuracy where the reference is the longer one, minus that where it is the shorter: 0 for a reward that does
-    not look at length, however often it errs, and 1 for one that looks at nothing else.
+    If references are longer, it is not a bias that the longer answer wins more often. A measure without this effect is
+    the accuracy where the reference is longer minus that where it is shorter: 0 for a reward that ignores length,
+    whatever its error rate, and 1 for a reward that depends on nothing else.
 
     Args:
-        values: R of the rejected answers, None = missing.
-        lengths: of reference and rejected answer, in any unit.
-        confidence: nominal coverage.
+        values: R of the rejected answers; None = missing.
+        lengths: lengths of reference and rejected answer, in any unit.
+        confidence: nominal coverage of the intervals.
 
     Returns:
-        None where no decided pair differs in length.
+        None if no decided pair differs in length.
     """
     gaps = (reference - rejected for reference, rejected in lengths)
-    seen = [(value, gap) for value, gap in zip(values, gaps, strict=True) if value is not None and gap]
-    decided = [(value < 0, gap > 0) for value, gap in seen if value != 0]
+    known = [(value, gap) for value, gap in zip(values, gaps, strict=True) if value is not None and gap]
+    decided = [(value < 0, gap > 0) for value, gap in known if value != 0]
     if not decided:
         return None
     by_side = ([right for right, longer in decided if longer is side] for side in (True, False))
@@ -224,21 +243,21 @@ def length_bias(
         longer_wins=proportion(sum(right == longer for right, longer in decided), len(decided), confidence),
         longer_is_reference=proportion(sum(longer for _, longer in decided), len(decided), confidence),
         accuracy_gap=share_difference(if_longer, if_shorter) if if_longer and if_shorter else None,
-        correlation=spearman([-value for value, _ in seen], [gap for _, gap in seen], confidence),
+        correlation=spearman([-value for value, _ in known], [gap for _, gap in known], confidence),
     )
 
 
 def edit(name: str, values: Sequence[float | None], scale: float, confidence: float = 0.95) -> records.Edit | None:
-    """What a reward makes of a text against a trivial variant of itself.
+    """Effect of a trivial edit on a reward.
 
     Args:
         name: of the edit.
-        values: R of the edited texts, None = missing.
+        values: R of the edited texts; None = missing.
         scale: mean |R| of the policy's samples.
-        confidence: nominal coverage.
+        confidence: nominal coverage of the intervals.
 
     Returns:
-        None without values.
+        None if all values are missing.
     """
     known = [value for value in values if value is not None]
     if not known:
@@ -250,15 +269,30 @@ def edit(name: str, values: Sequence[float | None], scale: float, confidence: fl
 
 
 def sides_taken(readings: Sequence[Reading], confidence: float = 0.95) -> Estimate | None:
-    """Share of a judge's single verdicts that name a winner, one question a text: asked about a text and itself, both
-    orders are the same question."""
-    asked = [each.shown_first if each.shown_first is not None else each.shown_second for each in readings]
-    return share_of([verdict != 0 for verdict in asked if verdict is not None], confidence)
+    """Share of a judge's verdicts on a text compared with itself that name a winner.
+
+    Each text counts once, because both orders are the same request.
+
+    Args:
+        readings: readings of unchanged texts.
+        confidence: nominal coverage of the interval.
+
+    Returns:
+        None if all verdicts are missing.
+    """
+    verdicts = [each.shown_first if each.shown_first is not None else each.shown_second for each in readings]
+    return share_of([verdict != 0 for verdict in verdicts if verdict is not None], confidence)
 
 
 def policy_figures(groups: Sequence[GroupItem], confidence: float = 0.95) -> records.Policy:
-    """All figures from at least one group; see `Policy`. A group without any reward counts in shares of prompts as not
-    beating its reference, and is in no spread."""
+    """Figures of the model before training.
+
+    A group without any reward counts as not beating its reference, and is excluded from the spreads.
+
+    Args:
+        groups: at least one group.
+        confidence: nominal coverage of the intervals.
+    """
     scored = [[reward for reward in group.rewards if reward is not None] for group in groups]
     lengths = [[n for n, r in zip(each.tokens, each.rewards, strict=True) if r is not None] for each in groups]
     known = [np.array(rewards) for rewards in scored if rewards] or [np.zeros(1)]
@@ -288,22 +322,22 @@ def policy_figures(groups: Sequence[GroupItem], confidence: float = 0.95) -> rec
 
 
 def mean_size(rewards: Sequence[Sequence[float | None]]) -> float:
-    """Mean |R| over all samples that have one, 0 where none has."""
+    """Mean |R| over all samples with a reward; 0 if there are none."""
     sizes = [abs(reward) for group in rewards for reward in group if reward is not None]
     return sum(sizes) / len(sizes) if sizes else 0.0
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that some groups took, all of them together."""
+    """Total seconds that a number of groups took."""
 
     groups: int
     rollout: float
     reward: float
     update: float | None
-    """Forward and backward pass; None where nothing was to be learned."""
+    """Forward and backward pass; None if no group had a signal."""
     known: float
-    """Share of the judges' verdicts that were in the ledger."""
+    """Share of the judges' verdicts that came from the ledger."""
 
 
 def forecast(
@@ -315,36 +349,34 @@ def forecast(
     compared: int,
     judges: Sequence[JudgeForecast],
 ) -> records.Forecast:
-    """The whole run: seconds per group, scaled by samples (rollout), comparisons (reward) and groups (update).
+    """Forecast the time of the whole run from that of some groups.
 
-    Left out: the optimiser's own step and loading, which are small beside the rest, checkpoints, and how the lengths of
-    the samples change while training goes on.
+    Seconds per group are scaled by samples (rollout), comparisons (reward) and groups (update). Left out: loading and
+    the optimizer step itself, which are comparatively short, checkpoints, and changes of sample length in training.
 
     Args:
-        timing: of some groups.
-        steps: of the run.
-        prompts_per_step: groups of a step.
-        group_size: samples of a group, G.
-        sampled: completions of training and evaluations.
-        compared: comparisons of both.
-        judges: what each will be asked.
+        timing: measured time of some groups.
+        steps: optimizer steps of the run.
+        prompts_per_step: groups per step.
+        group_size: samples per group, G.
+        sampled: completions in training and evaluation.
+        compared: comparisons in training and evaluation.
+        judges: forecast of the requests to each judge.
     """
     groups = steps * prompts_per_step
     rollout, reward = timing.rollout / timing.groups, timing.reward / timing.groups
     update = None if timing.update is None else timing.update / timing.groups
-    known, hours = (
-        timing.known,
-        ((rollout * sampled + reward * compared) / group_size + (update or 0.0) * groups) / 3600,
-    )
+    hours = ((rollout * sampled + reward * compared) / group_size + (update or 0.0) * groups) / 3600
+    known = timing.known
     return records.Forecast(steps, prompts_per_step, sampled, rollout, reward, update, known, hours, list(judges))
 
 
 def _questions(tally: JudgeTally, confidence: float) -> records.Questions:
-    asked = tally.requests + tally.cached
-    answered = asked - tally.failed
+    questions = tally.requests + tally.cached
+    answered = questions - tally.failed
     unreadable = proportion(tally.unreadable, answered, confidence) if answered else None
-    failed = proportion(tally.failed, asked, confidence) if asked else None
-    return records.Questions(asked, tally.cached, unreadable, failed, tally.cost)
+    failed = proportion(tally.failed, questions, confidence) if questions else None
+    return records.Questions(questions, tally.cached, unreadable, failed, tally.cost)
 
 
 def _plain(text: str) -> str:
@@ -352,13 +384,13 @@ def _plain(text: str) -> str:
 
 
 def _mean_beats(rewards: Sequence[float]) -> bool:
-    """Whether the mean of R is above 0, by more than rounding."""
+    """Whether the mean of R is above 0 by more than rounding."""
     near = rounding(torch.tensor(rewards, dtype=torch.float64))
     return bool(rewards) and sum(rewards) > near.max().item()
 
 
 def _deviation(values: np.ndarray) -> float:
-    """Of the population; 0 where the values differ by rounding."""
+    """Population standard deviation; 0 if the values differ only by rounding."""
     row = torch.from_numpy(values)[None]
     return float(spread(row, row)[1])
 

@@ -1,30 +1,30 @@
-"""Intervals where the same prompts were answered several times, by runs of different seeds or as several samples.
+"""Confidence intervals for prompts that were answered several times, by runs of different seeds or as several samples.
 
-Two answers to one prompt say less than answers to two prompts, so N prompts times R runs are not N * R independent
-trials; and "will this hold again?" has three meanings, which are never mixed here:
+Two answers to the same prompt carry less information than answers to two prompts, so N prompts times R runs are not
+N * R independent trials. Three questions are kept apart:
 
-- again on other prompts, with these very runs (`over_prompts`): prompts are what is drawn, runs are fixed. More runs
-  narrow the interval only down to what the number of prompts allows.
-- again with other seeds, on these very prompts (`over_seeds`; for one number a seed `inference.mean`): training runs
-  are what is drawn, prompts are fixed.
-- again for new prompts and new trainings at once (`over_both`): the question that a practitioner has.
+- `over_prompts`: new prompts for the same trained runs. Prompts are random, runs are fixed. More runs narrow the
+  interval only down to what the number of prompts allows.
+- `over_seeds`: new training runs on the same prompts (`inference.mean` for one number per seed). Runs are random,
+  prompts are fixed.
+- `over_both`: new prompts and new training runs, the question of practical interest.
 
-The first kind is the score interval of `inference.py` at an effective number of answers, all answers / design effect
+`over_prompts` is the score interval of `inference.py` for an effective number of answers, all answers / design effect
 (Kish, Survey Sampling, 1965; Dean & Pagano, Journal of Survey Statistics and Methodology 3, 2015, compare such
-intervals). The design effect is the variance between prompts over that of independent answers. The second is
-Student's t. The third reaches as far as the other two do, added as squares (Zou & Donner, Statistics in Medicine 27,
-2008): the chance of an answer is in both of them, so it errs on the safe side. It was chosen by measured coverage, at
-300 prompts and 3, 5 and 8 seeds 94 to 100 %, with most where seeds do not differ. The crossed bootstrap (Owen, Annals
-of Applied Statistics 1, 2007) has 87 to 100 %, the two-way variance with Satterthwaite's degrees of freedom 90 to 100 %
-(`benchmarks/crossed_coverage.py`): where seeds differ, three of them say too little about how much.
+intervals). The design effect is the variance between prompts relative to that of independent answers. `over_seeds` is
+Student's t. `over_both` adds the squared distances of the two other intervals (Zou & Donner, Statistics in Medicine 27,
+2008). The sampling noise of single answers is in both of them, so it is conservative. It was chosen by measured
+coverage: 94 to 100 % for 300 prompts and 3, 5 and 8 seeds, the most where seeds do not differ. The crossed bootstrap
+(Owen, Annals of Applied Statistics 1, 2007) reaches 87 to 100 %, the two-way variance with Satterthwaite's degrees of
+freedom 90 to 100 % (`benchmarks/crossed_coverage.py`): three seeds that differ say too little about their variance.
 
-The first two fail where an event is rare, and each has one refinement that keeps coverage above 92 % everywhere
-(`benchmarks/interval_coverage.py`; without it 87 % and 17 %):
+The first two fail for rare events. Each has a refinement that keeps coverage above 92 % everywhere
+(`benchmarks/interval_coverage.py`; without it, coverage falls to 87 % and 17 %):
 
-- A few prompts that fail once cannot tell that others would fail every time. With fewer than `ENOUGH_PROMPTS` that have
-  any answer but the commonest, the design effect is drawn towards its greatest possible value, the number of runs.
-- Runs that happen to agree have no spread at all. With fewer than `ENOUGH_ANSWERS` but the commonest, the interval over
-  seeds reaches at least as far as the score interval of all answers.
+- A few prompts that fail once cannot show that others would fail every time. If fewer than `ENOUGH_PROMPTS` prompts
+  have an answer other than the most common one, the design effect is shrunk towards its maximum, the number of runs.
+- Runs that happen to agree have no spread. With fewer than `ENOUGH_ANSWERS` answers other than the most common one, the
+  interval over seeds is at least as wide as the score interval of all answers.
 
 Left out: weights; every known answer counts the same.
 """
@@ -43,43 +43,43 @@ from grao.evaluation.inference import critical_value, mean, net_limits, share_li
 from grao.records.numbers import Estimate
 
 ENOUGH_PROMPTS = 20
-"""Prompts with an uncommon answer from which on the estimated design effect stands by itself."""
+"""Number of prompts with an uncommon answer from which the estimated design effect is used without shrinkage."""
 ENOUGH_ANSWERS = 40
-"""Uncommon answers from which on the spread over seeds stands by itself."""
+"""Number of uncommon answers from which the spread over seeds is used alone."""
 _LEAST, _TINY = 1e-9, 1e-12
-"""The least p-value, and the least variance of a mean."""
+"""Smallest p-value, and smallest variance of a mean."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What is estimated: the mean of answers that take one of a few values."""
+    """A quantity to estimate: the mean of outcomes that take one of a few values."""
 
     outcomes: tuple[int, ...]
-    """These values."""
+    """Possible values."""
     limits: Callable[..., tuple[float, float]]
-    """Score interval of independent answers, from their counts in the order of `outcomes`, and the confidence."""
+    """Score interval of independent outcomes, called with their counts (ordered as `outcomes`) and the confidence."""
 
 
 SHARE = Kind((1, 0), share_limits)
-"""Share of successes: 1 is a success, 0 is none. Of one run over prompts: `proportion`."""
+"""Share of successes: 1 is a success, 0 is none. For a single run, `over_prompts` equals `proportion`."""
 NET = Kind((1, -1, 0), net_limits)
-"""(wins - losses) / all: 1 is won, 0 a tie, -1 lost. Of one run over prompts: `net_share`."""
+"""(wins - losses) / all: 1 is a win, 0 a tie, -1 a loss. For a single run, `over_prompts` equals `net_share`."""
 
 
 def over_prompts(outcomes: ArrayLike, kind: Kind = SHARE, confidence: float = 0.95) -> Estimate:
-    """The mean of all answers, with an interval over prompts.
+    """Estimate the mean of all outcomes, with an interval over prompts.
 
-    Speaks about other prompts of the same kind, answered by the very runs that are given; so of two arms it does not
-    say whether one beats the other when both are trained again. Runs that agree on every prompt count as one run,
-    whatever their number.
+    The interval covers new prompts of the same kind for the same trained runs; it does not say whether one arm beats
+    another when both are trained again. Runs that agree on every prompt count as a single run.
 
     Args:
-        outcomes: (N prompts, R runs or samples), values of the kind, NaN is missing.
-        kind: `SHARE` or `NET`; `NET` of what `difference` gives.
+        outcomes: (N prompts, R runs or samples) values of the kind; NaN is missing.
+        kind: `SHARE` or `NET`; use `NET` for the result of `difference`.
         confidence: nominal coverage of the interval.
 
     Raises:
         InputError: if every outcome is missing.
+        ValueError: if the table has another shape or other values.
     """
     table, counts = _known(outcomes, kind)
     scale = effective(table, confidence)
@@ -88,19 +88,20 @@ def over_prompts(outcomes: ArrayLike, kind: Kind = SHARE, confidence: float = 0.
 
 
 def over_seeds(outcomes: ArrayLike, kind: Kind = SHARE, confidence: float = 0.95) -> Estimate:
-    """The mean over runs of each run's mean, with an interval over seeds; its n is the number of runs.
+    """Estimate the mean over runs of each run's mean, with an interval over seeds; `n` is the number of runs.
 
-    Speaks about training again with other seeds (of two arms: seeds that they share), evaluated on these very prompts.
-    Of a single run the interval has no width: nothing is known. Where uncommon answers are few, it is at least as wide
-    as the score interval of all answers.
+    The interval covers new training runs (for two arms: with shared seeds), evaluated on the same prompts. For a single
+    run it has width 0, because nothing is known about the spread. With few uncommon answers, it is at least as wide as
+    the score interval of all answers.
 
     Args:
-        outcomes: (N prompts, R runs), values of the kind, NaN is missing; runs without any are left out.
-        kind: `SHARE` or `NET`; `NET` of what `difference` gives.
+        outcomes: (N prompts, R runs) values of the kind; NaN is missing. Runs without outcomes are excluded.
+        kind: `SHARE` or `NET`; use `NET` for the result of `difference`.
         confidence: nominal coverage of the interval.
 
     Raises:
         InputError: if every outcome is missing.
+        ValueError: if the table has another shape or other values.
     """
     table, counts = _known(outcomes, kind)
     runs = table[:, ~np.isnan(table).all(axis=0)]
@@ -112,12 +113,12 @@ def over_seeds(outcomes: ArrayLike, kind: Kind = SHARE, confidence: float = 0.95
 
 
 def over_both(prompts: Estimate, seeds: Estimate, kind: Kind = SHARE) -> Estimate:
-    """The same mean with an interval for new prompts and new trainings at once, from its two other intervals.
+    """Combine two intervals of the same mean into one for new prompts and new training runs.
 
     Args:
-        prompts: of `over_prompts`.
-        seeds: of `over_seeds`, of at least two runs of the same table with the same confidence.
-        kind: of both; the interval ends where its values end.
+        prompts: result of `over_prompts`.
+        seeds: result of `over_seeds` for the same table with at least two runs, at the same confidence.
+        kind: of both; the interval is limited to the range of its values.
 
     Example: 0.2 with 0.16 to 0.24 over prompts and 0.17 to 0.23 over seeds: 0.15 to 0.25.
     """
@@ -129,22 +130,23 @@ def over_both(prompts: Estimate, seeds: Estimate, kind: Kind = SHARE) -> Estimat
 
 
 def both_test(differences: ArrayLike, estimate: Estimate, confidence: float = 0.95) -> float:
-    """Is the mean difference 0, for new prompts and new trainings at once? Two-sided p-value.
+    """Two-sided p-value of a mean difference of 0, for new prompts and new training runs.
 
-    The confidence at which the interval would end at 0, if it grew with Student's t of N - 1 and of R - 1 degrees of
-    freedom from where it is now. So it is below 1 - confidence exactly where the interval leaves out 0.
+    It inverts the interval: the p-value is the alpha at which a limit of the interval would be 0 if the interval grew
+    with Student's t of N - 1 and R - 1 degrees of freedom from its present width. Hence it is below 1 - confidence
+    exactly if the interval excludes 0.
 
     Args:
-        differences: (N prompts, R runs), R at least 2, of 1, 0 and -1, as `difference` gives them.
-        estimate: of `over_both`.
+        differences: (N prompts, R runs) of 1, 0 and -1, R at least 2, as returned by `difference`.
+        estimate: result of `over_both`.
         confidence: of that interval.
     """
     table, _ = _known(differences, NET)
-    centres = [np.nanmean(each, axis=1) for each in (table, table.T[~np.isnan(table).all(axis=0)])]
-    variances = [max(float(of.var(ddof=1)) / len(of), _TINY) if len(of) > 1 else 0.0 for of in centres]
+    centres = [np.nanmean(rows, axis=1) for rows in (table, table.T[~np.isnan(table).all(axis=0)])]
+    variances = [max(float(means.var(ddof=1)) / len(means), _TINY) if len(means) > 1 else 0.0 for means in centres]
 
     def reach(alpha: float) -> float:
-        quantiles = (float(stdtrit(max(len(of) - 1, 1), alpha / 2)) for of in centres)
+        quantiles = (float(stdtrit(max(len(means) - 1, 1), alpha / 2)) for means in centres)
         return math.sqrt(sum(t * t * variance for t, variance in zip(quantiles, variances, strict=True)))
 
     nearer = estimate.value - estimate.low if estimate.value > 0 else estimate.high - estimate.value
@@ -157,14 +159,17 @@ def both_test(differences: ArrayLike, estimate: Estimate, confidence: float = 0.
 
 
 def difference(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """Successes of the first arm less those of the second on the same prompts, pair by pair: (N, R) of 1, 0 and -1.
-
-    A prompt on which both fare alike adds no uncertainty.
+    """Paired differences of the successes of two arms on the same prompts.
 
     Args:
         first: (N prompts, R runs), 1 is a success, 0 is none, NaN is missing.
-        second: the other arm's, prompts and seeds in the same order; column r of the one is set against column r of
-            the other, and where either is missing both are left out.
+        second: the same for the other arm, with prompts and seeds in the same order.
+
+    Returns:
+        (N, R) of 1, 0 and -1: first minus second; NaN where either is missing.
+
+    Raises:
+        ValueError: if the shapes differ, or a table has other values.
     """
     left, right = _checked(first, SHARE), _checked(second, SHARE)
     if left.shape != right.shape:
@@ -173,7 +178,15 @@ def difference(first: ArrayLike, second: ArrayLike) -> np.ndarray:
 
 
 def by_prompt(values: Sequence[float], prompts: Sequence[Hashable]) -> np.ndarray:
-    """(N prompts, R answers): the values of the same prompt in a row, NaN where it has fewer than others."""
+    """Arrange values into rows by prompt.
+
+    Args:
+        values: M values.
+        prompts: M keys; values of the same prompt have equal keys.
+
+    Returns:
+        (N prompts, R answers), with NaN in the rows of prompts that have fewer than R values.
+    """
     rows: dict[Hashable, list[float]] = {}
     for prompt, value in zip(prompts, values, strict=True):
         rows.setdefault(prompt, []).append(value)
@@ -184,7 +197,7 @@ def by_prompt(values: Sequence[float], prompts: Sequence[Hashable]) -> np.ndarra
 
 
 def _checked(values: ArrayLike, kind: Kind) -> np.ndarray:
-    """The table (N, R) as floats, once it is known to hold nothing else."""
+    """The table (N, R) as floats, after checking its shape and values."""
     table = np.asarray(values, dtype=float)
     if table.ndim != 2:
         raise ValueError(f"expected a table of prompts and runs, got the shape {table.shape}")
@@ -194,7 +207,7 @@ def _checked(values: ArrayLike, kind: Kind) -> np.ndarray:
 
 
 def _known(values: ArrayLike, kind: Kind) -> tuple[np.ndarray, list[int]]:
-    """The rows of the table that have any outcome, and how often each outcome occurs."""
+    """The rows of the table with at least one outcome, and the count of each outcome."""
     table = _checked(values, kind)
     known = table[~np.isnan(table).all(axis=1)]
     if not len(known):
@@ -203,12 +216,16 @@ def _known(values: ArrayLike, kind: Kind) -> tuple[np.ndarray, list[int]]:
 
 
 def effective(table: np.ndarray, confidence: float) -> float:
-    """How many independent answers each answer (N, R) is worth, between 1 / its prompt's answers and 1.
+    """Effective number of independent answers per answer, 1 / design effect.
 
-    The design effect is estimated between N prompts (linearised variance of a ratio, with N / (N - 1)), hence t with
-    N - 1 degrees of freedom in place of z (Korn & Graubard, Survey Methodology 24, 1998). It is kept between 1 and the
-    value that it has if all answers to a prompt agree, which is also taken where nothing varies at all; and drawn
-    towards that value where few prompts have an uncommon answer (top of this file).
+    The design effect is estimated between N prompts (linearised variance of a ratio, with N / (N - 1)), hence with t of
+    N - 1 degrees of freedom in place of z (Korn & Graubard, Survey Methodology 24, 1998). It is at least 1 and at most
+    its value if all answers to a prompt agree, which is also used if nothing varies at all. It is shrunk towards that
+    maximum if few prompts have an uncommon answer (top of this file).
+
+    Args:
+        table: (N prompts, R answers); NaN is missing.
+        confidence: nominal coverage of the interval that uses the result.
     """
     sizes = (~np.isnan(table)).sum(axis=1)
     answers, prompts = int(sizes.sum()), len(table)
@@ -225,7 +242,7 @@ def effective(table: np.ndarray, confidence: float) -> float:
 
 
 def _uncommon(table: np.ndarray) -> np.ndarray:
-    """(N, R) bool: known answers other than the commonest of the whole table."""
+    """(N, R) bool: known answers other than the most common one of the whole table."""
     known = ~np.isnan(table)
     values, counts = np.unique(table[known], return_counts=True)
     return np.asarray(known & (table != values[counts.argmax()]))

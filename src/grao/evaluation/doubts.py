@@ -1,17 +1,17 @@
-"""What speaks against believing an evaluation, from its items alone: the banner above the headline.
+"""Reasons to doubt an evaluation, derived from its items: the banner above the headline.
 
-A doubt is raised where a figure passes its threshold by more than chance. All thresholds stand here.
+A doubt is raised if a figure exceeds its threshold by more than chance. All thresholds are defined here.
 
-    judge-contradicts-itself   a judge's verdicts differ between the two orders on more than 30 % of the answers
-    judge-favours-a-place      asked in one order, the text shown first has more than 60 % or less than 40 % of its wins
-    reward-follows-length      rank correlation of R with the difference in length beyond 0.5
-    narrow-margin              the median win is less than 2 % of what R reaches on these answers
-    not-text                   answers repeat themselves, hold words that occur nowhere else or broken characters, or
-                               do not follow the prompt, and the references do not
-    underpowered               no significant difference, and one of 10 points in the win rate would be missed too often
+    judge-contradicts-itself   the judge's verdict flips with the order of the texts on more than 30 % of the answers
+    judge-favours-a-place      asked in one order, more than 60 % or less than 40 % of the wins go to the first text
+    reward-follows-length      rank correlation of R with the length difference beyond 0.5
+    narrow-margin              the median winning margin is less than 2 % of the range that R reaches on these answers
+    not-text                   unlike the references, answers repeat themselves, contain words that occur nowhere else
+                               or invalid characters, or do not relate to their prompt
+    underpowered               no significant difference, and too few prompts to detect 10 points in the win rate
 
-Those that follow from the recipes are in `grao.studies.doubts`; a reward that is blind to content is found by asking
-it, in `grao.studies.content`.
+`grao.studies.doubts` derives doubts from the recipes; `grao.studies.content` queries the reward to find out whether it
+ignores content.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,15 +32,15 @@ _NARROW, _REACHED = 0.02, 0.95
 _REPEATS, _UNKNOWN, _FOLLOWS, _IGNORES, _BROKEN = 0.2, 0.1, 0.7, 0.65, 0.05
 _FEWEST, _FEWEST_WORDS = 10, 50
 _MISSED = 0.2
-"""Net share: 10 points of the win rate with ties half."""
+"""Net share that corresponds to 10 points in the win rate (ties count half)."""
 
 
 def doubts(items: Sequence[Item], evaluation: Evaluation) -> list[Doubt]:
-    """All that the items give reason for, in the order of weight.
+    """Return all doubts that the items raise, the most important kinds first.
 
     Args:
         items: at least one.
-        evaluation: of them.
+        evaluation: computed from these items.
     """
     names = [name for name in items[0].answers if name != "before"] or list(items[0].answers)
     every = [answer for item in items for answer in item.answers.values()]
@@ -53,17 +53,17 @@ def _judges(answers: Sequence[RecordedAnswer]) -> Iterator[tuple[str, str]]:
     for said in (said for answer in answers for said in answer.said if said.orders):
         by_judge.setdefault(said.reward, []).append(_reading(said))
     for name, readings in by_judge.items():
-        found = orders(readings)
-        if (flips := found.flips) and flips.n >= _FEWEST and flips.value > _FLIPS and flips.low > _FLIPS / 2:
+        figures = orders(readings)
+        if (flips := figures.flips) and flips.n >= _FEWEST and flips.value > _FLIPS and flips.low > _FLIPS / 2:
             yield (
                 "judge-contradicts-itself",
-                f"{name} contradicts itself: with the texts exchanged, its verdict changes on "
+                f"{name} contradicts itself: when the texts swap places, its verdict changes on "
                 f"{percent(flips.value, flips.n)} of {flips.n:,} answers.",
             )
-        first = found.first_wins
+        first = figures.first_wins
         if first and not flips and (first.low > 0.5 + _FIRST or first.high < 0.5 - _FIRST):
             won = percent(first.value, first.n)
-            yield "judge-favours-a-place", f"{name} favours a place: the text shown first has {won} of its wins."
+            yield "judge-favours-a-place", f"{name} has a position bias: the text shown first gets {won} of its wins."
 
 
 def _reading(said: Said) -> Reading:
@@ -75,11 +75,11 @@ def _length(items: Sequence[Item], name: str) -> Iterator[tuple[str, str]]:
     rows = [(item.answers[name].reward, len(item.answers[name].text) - len(item.reference)) for item in items]
     known = [(reward, gap) for reward, gap in rows if reward is not None]
     both = [reward for reward, _ in known], [gap for _, gap in known]
-    related = spearman(*both) if len(known) >= _FEWEST else None
-    if related and abs(related.value) > _CORRELATION and max(related.low, -related.high) > _RELATED:
-        side = "longer" if related.value > 0 else "shorter"
-        told = f"the {side} the answers of {name!r} are, the better they fare (rank correlation {related.value:.2f})"
-        yield "reward-follows-length", f"The reward follows length: {told}."
+    correlation = spearman(*both) if len(known) >= _FEWEST else None
+    if correlation and abs(correlation.value) > _CORRELATION and max(correlation.low, -correlation.high) > _RELATED:
+        side, value = "longer" if correlation.value > 0 else "shorter", f"{correlation.value:.2f}"
+        reason = f"the {side} the answers of {name!r} are, the better they score (rank correlation {value})"
+        yield "reward-follows-length", f"The reward follows length: {reason}."
 
 
 def _margin(items: Sequence[Item], name: str) -> Iterator[tuple[str, str]]:
@@ -87,9 +87,12 @@ def _margin(items: Sequence[Item], name: str) -> Iterator[tuple[str, str]]:
     rewards = [answer.reward for item in items for answer in item.answers.values()]
     sizes = [abs(reward) for reward in rewards if reward is not None]
     if len(won) >= _FEWEST and (median := float(np.median(won))) < _NARROW * np.quantile(sizes, _REACHED):
-        told = f"half of the wins of {name!r} are by less than {median:.2g}"
         reached = float(np.quantile(sizes, _REACHED))
-        yield "narrow-margin", f"The margins are next to nothing: {told}, where this reward reaches {reached:.2g}."
+        yield (
+            "narrow-margin",
+            f"The margins are tiny: half of the wins of {name!r} are by less than {median:.2g}, although this reward "
+            f"reaches {reached:.2g}.",
+        )
 
 
 def _texts(items: Sequence[Item], name: str) -> Iterator[tuple[str, str]]:
@@ -97,31 +100,31 @@ def _texts(items: Sequence[Item], name: str) -> Iterator[tuple[str, str]]:
     texts = [item.answers[name].text for item in items]
     if len(items) < _FEWEST:
         return
-    said = []
+    signs = []
     repeats, usual = mean_repetition(texts), mean_repetition(references)
     if repeats > 2 * usual + _REPEATS:
-        said.append(f"{percent(repeats, 1)} of what they say they have said before (references: {percent(usual, 1)})")
-    unknown, own = (unknown_words(column, prompts, references) for column in (texts, references))
-    if min(unknown[1], own[1]) >= _FEWEST_WORDS:
-        strange, normal = (proportion(*counted) for counted in (unknown, own))
-        if strange.low > 2 * normal.value + _UNKNOWN:
-            shares = percent(strange.value, 1), percent(normal.value, 1)
-            said.append(f"{shares[0]} of their words occur nowhere else (references: {shares[1]})")
-    theirs, right = (follows(column, prompts, references) for column in (texts, references))
-    if theirs and right and theirs.n >= _FEWEST and right.low > _FOLLOWS and theirs.high < _IGNORES:
-        shares = percent(theirs.value, 1), percent(right.value, 1)
-        said.append(
-            f"they fit their own prompt better than another's in {shares[0]} (chance: 50 %, references: {shares[1]})"
+        signs.append(f"{percent(repeats, 1)} of their text is repeated (references: {percent(usual, 1)})")
+    in_answers, in_references = (unknown_words(column, prompts, references) for column in (texts, references))
+    if min(in_answers[1], in_references[1]) >= _FEWEST_WORDS:
+        unknown, normal = proportion(*in_answers), proportion(*in_references)
+        if unknown.low > 2 * normal.value + _UNKNOWN:
+            shares = percent(unknown.value, 1), percent(normal.value, 1)
+            signs.append(f"{shares[0]} of their words occur nowhere else (references: {shares[1]})")
+    related, expected = (follows(column, prompts, references) for column in (texts, references))
+    if related and expected and related.n >= _FEWEST and expected.low > _FOLLOWS and related.high < _IGNORES:
+        shares = percent(related.value, 1), percent(expected.value, 1)
+        signs.append(
+            f"only {shares[0]} match their own prompt better than others (chance: 50 %, references: {shares[1]})"
         )
     garbled, clean = (proportion(sum(map(broken, column)), len(column)) for column in (texts, references))
     if garbled.low > 2 * clean.value + _BROKEN:
-        said.append(f"{percent(garbled.value, 1)} of them hold characters of no text")
-    if said:
-        yield "not-text", f"The answers of {name!r} may not be answers: {'; '.join(said)}. Read some."
+        signs.append(f"{percent(garbled.value, 1)} of them contain invalid characters")
+    if signs:
+        yield "not-text", f"The answers of {name!r} may not be real answers: {'; '.join(signs)}. Read some of them."
 
 
 def _power(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
-    """Of the last model against the first, else against the references."""
+    """Power of comparing the last model with the first or, without that comparison, with the references."""
     first, *_, last = [*evaluation.models, *evaluation.models]
     pairs = {(gain.model, gain.baseline): gain for gain in evaluation.gains}
     gain, scores = pairs.get((last, first)), evaluation.models[last]
@@ -131,6 +134,6 @@ def _power(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
         shown, other = percent(least / 2, 1).removesuffix(" %"), repr(first) if gain else "the references"
         yield (
             "underpowered",
-            f"Underpowered: no difference between {last!r} and {other} is shown, and "
-            f"with {net.n:,} prompts one of less than {shown} points in the win rate would be missed too often.",
+            f"Underpowered: {last!r} and {other} do not differ significantly, but {net.n:,} prompts are too few to "
+            f"reliably detect a difference of less than {shown} points in the win rate.",
         )

@@ -1,20 +1,20 @@
-"""Confidence intervals, as `Estimate`, and tests: of shares, their differences, relative gains and means over prompts.
+"""Confidence intervals, as `Estimate`, and tests of shares, their differences, relative gains and means over prompts.
 
-Score intervals throughout: a value belongs to the interval if the score test does not reject it, with the
-variance that this value itself implies. Unlike estimate +- z * standard error they stay inside the possible
-range and are honest at the ends, where 0 of n or n of n were seen.
+All intervals are score intervals: they contain the values that a score test, with the variance implied by the value
+itself, does not reject. Unlike estimate +- z * standard error, they stay within the possible range and keep their
+coverage at its ends, for 0 of n and n of n events.
 
-One refinement: where an event was seen, but no more than z^2 times (three at 95 %), a score limit lies too close
-to the estimate, and coverage falls as low as 84 %. There it gives way to the exact one-sided limit if that is
-wider (Brown, Cai & DasGupta, Statistical Science 16, 2001, section 4.1.1, with their Poisson limits taken as
-binomial ones), and coverage stays above 92 % everywhere: `benchmarks/interval_coverage.py`.
+There is one refinement. For at least one but at most z^2 events (three at 95 %), a score limit is too close to the
+estimate, and coverage falls to 84 %. There, the exact one-sided limit replaces it if that is wider (Brown, Cai &
+DasGupta, Statistical Science 16, 2001, section 4.1.1, with binomial instead of Poisson limits). Coverage then stays
+above 92 % everywhere (`benchmarks/interval_coverage.py`).
 
-Each test gives a two-sided p-value that needs no normal approximation: the null distribution is known exactly, or
-drawn. Size at 5 % (`benchmarks/interval_coverage.py`): McNemar never above 5 %, and above 4 % from 501 discordant pairs
-on.
+The tests return two-sided p-values without a normal approximation: the null distribution is exact or simulated. At 5 %,
+the size of McNemar's test never exceeds 5 %, and is above 4 % for at least 501 discordant pairs
+(`benchmarks/interval_coverage.py`).
 
-Left out: continuity corrections, one-sided tests, and a test of an interval's limits; where a difference has an
-interval, report that too. All prompts count as independent; several answers to each: `clusters.py`.
+Left out: continuity corrections, one-sided tests, and tests of interval limits. Report the interval of a difference
+together with its p-value. All prompts count as independent; for several answers per prompt see `clusters.py`.
 """
 
 import math
@@ -29,25 +29,28 @@ from scipy.stats import binomtest, permutation_test
 from grao.records.numbers import Estimate
 
 _BISECTIONS = 60
-"""Halvings of the range: more than double precision can tell apart."""
+"""Number of interval halvings, enough for double precision."""
 ENUMERATED = 16
-"""Differences up to which all 2^n signs are tried: 65,536, so that no p-value is a matter of chance."""
+"""Largest number of differences for which all 2^n sign patterns are enumerated (65,536), so that p is exact."""
 DRAWS = 20_000
-"""Random signs above that: the standard error of a p-value of 0.05 is 0.0015."""
+"""Random sign patterns for more differences; the standard error of a p-value of 0.05 is 0.0015."""
 _BATCH = 4096
-"""Draws that are held at once."""
+"""Sign patterns held in memory at a time."""
 
 
 def proportion(successes: int, n: int, confidence: float = 0.95) -> Estimate:
-    """successes / n with its Wilson score interval (Wilson, JASA 22, 1927).
+    """Estimate successes / n with its Wilson score interval (Wilson, JASA 22, 1927).
 
     `scipy.stats.binomtest(successes, n).proportion_ci(method="wilson")` lacks the refinement for rare events (top of
-    this file): its coverage falls to 84 %, that of this one stays above 92 % (`benchmarks/interval_coverage.py`).
+    this file): its coverage falls to 84 %, while this interval stays above 92 % (`benchmarks/interval_coverage.py`).
 
     Args:
-        successes: prompts that count, 0 to n.
-        n: all prompts, at least 1.
+        successes: number of successes, 0 to n.
+        n: number of prompts, at least 1.
         confidence: nominal coverage of the interval.
+
+    Raises:
+        ValueError: if the counts are impossible.
 
     Example: 15 of 148 gives 0.1014 with the interval 0.0624 to 0.1605 (Newcombe, Statistics in Medicine 17,
     1998, pages 857-872, table I).
@@ -57,16 +60,16 @@ def proportion(successes: int, n: int, confidence: float = 0.95) -> Estimate:
 
 
 def share_of(holds: Sequence[bool], confidence: float = 0.95) -> Estimate | None:
-    """The share of True as `proportion`, None of an empty sequence."""
+    """Estimate the share of True as `proportion`; None for an empty sequence."""
     return proportion(sum(holds), len(holds), confidence) if holds else None
 
 
 def share_limits(successes: float, failures: float, confidence: float = 0.95) -> tuple[float, float]:
-    """The limits of `proportion` for counts that need not be whole, as effective counts are not.
+    """Limits (low, high) of `proportion` for counts that need not be integers, such as effective counts.
 
     Args:
-        successes: at least 0; exactly 0 where none was seen.
-        failures: the same; the sum of both is above 0.
+        successes: at least 0, and exactly 0 if there was no success.
+        failures: the same for failures; the sum of both is positive.
         confidence: nominal coverage of the interval.
     """
     z, n = critical_value(confidence), successes + failures
@@ -78,28 +81,31 @@ def share_limits(successes: float, failures: float, confidence: float = 0.95) ->
 
 
 def net_share(wins: int, losses: int, n: int, confidence: float = 0.95) -> Estimate:
-    """(wins - losses) / n, ties being the rest, with the score interval of Tango (Statistics in Medicine 17, 1998).
+    """Estimate (wins - losses) / n with the score interval of Tango (Statistics in Medicine 17, 1998).
 
-    The two counts are one multinomial, hence the same problem as a difference of two paired proportions. With
-    neither wins nor losses the interval is 0 +- z^2 / (n + z^2); without ties it is that of `proportion`.
+    Wins, losses and ties are multinomial, so this is the difference of two paired proportions. With neither wins nor
+    losses, the interval is 0 +- z^2 / (n + z^2); without ties, it is that of `proportion`, rescaled.
 
     Args:
         wins: prompts won.
-        losses: prompts lost; wins + losses is at most n.
-        n: all prompts, at least 1.
+        losses: prompts lost; wins + losses is at most n, the rest are ties.
+        n: number of prompts, at least 1.
         confidence: nominal coverage of the interval.
+
+    Raises:
+        ValueError: if the counts are impossible.
     """
     limits = net_limits(wins, losses, _remainder(n, wins, losses), confidence)
     return Estimate((wins - losses) / n, *limits, n)
 
 
 def net_limits(wins: float, losses: float, ties: float, confidence: float = 0.95) -> tuple[float, float]:
-    """The limits of `net_share` for counts that need not be whole, as effective counts are not.
+    """Limits (low, high) of `net_share` for counts that need not be integers, such as effective counts.
 
     Args:
-        wins: at least 0; exactly 0 where none was seen.
-        losses: the same.
-        ties: the same; the sum of all three is above 0.
+        wins: at least 0, and exactly 0 if there was no win.
+        losses: the same for losses.
+        ties: the same for ties; the sum of all three is positive.
         confidence: nominal coverage of the interval.
     """
     z, n = critical_value(confidence), wins + losses + ties
@@ -108,7 +114,7 @@ def net_limits(wins: float, losses: float, ties: float, confidence: float = 0.95
     def rejected(net: float) -> bool:
         return (wins - losses - n * net) ** 2 > z * z * _net_variance(wins, losses, n, net)
 
-    # Every prompt not won costs 1 (tie) or 2 (loss) of the distance to 1, and the other way round at -1.
+    # Every prompt not won costs 1 (tie) or 2 (loss) of the distance to 1; likewise every prompt not lost at -1.
     not_won, not_lost = ties + losses, ties + wins
     cost = (ties + 2 * losses) / not_won if not_won else 0.0
     gift = (ties + 2 * wins) / not_lost if not_lost else 0.0
@@ -118,13 +124,16 @@ def net_limits(wins: float, losses: float, ties: float, confidence: float = 0.95
 
 
 def half_tie_share(wins: int, ties: int, n: int, confidence: float = 0.95) -> Estimate:
-    """(wins + ties / 2) / n, which is (1 + net share) / 2; its interval is that of `net_share`, transformed.
+    """Estimate (wins + ties / 2) / n = (1 + net share) / 2, with the interval of `net_share` transformed alike.
 
     Args:
         wins: prompts won.
         ties: prompts tied; wins + ties is at most n.
-        n: all prompts, at least 1.
+        n: number of prompts, at least 1.
         confidence: nominal coverage of the interval.
+
+    Raises:
+        ValueError: if the counts are impossible.
     """
     net = net_share(wins, _remainder(n, wins, ties), n, confidence)
     return Estimate(value=(wins + ties / 2) / n, low=(1 + net.low) / 2, high=(1 + net.high) / 2, n=n)
@@ -133,21 +142,24 @@ def half_tie_share(wins: int, ties: int, n: int, confidence: float = 0.95) -> Es
 def relative_gain(
     both: int, only_model: int, only_baseline: int, neither: int, confidence: float = 0.95, worth: float = 1.0
 ) -> Estimate | None:
-    """Win share of a model / win share of a baseline - 1 over the same prompts, from the paired table.
+    """Estimate win rate of a model / win rate of a baseline - 1 on the same prompts, from the paired table.
 
     Score interval for a ratio of paired proportions (Nam & Blackwelder, Statistics in Medicine 21, 2002; Tang,
     Tang & Chan, ibid. 22, 2003). Prompts on which neither wins do not change it. Both limits are finite.
 
     Args:
         both: prompts on which both models win.
-        only_model: prompts on which the model wins and the baseline does not.
-        only_baseline: the reverse.
+        only_model: prompts on which only the model wins.
+        only_baseline: prompts on which only the baseline wins.
         neither: prompts on which neither wins.
         confidence: nominal coverage of the interval.
-        worth: how many independent prompts each counts for (`clusters.effective`).
+        worth: number of independent prompts that each prompt counts for (`clusters.effective`).
 
     Returns:
-        None where the baseline never wins: the ratio is then undefined and has no upper limit.
+        None if the baseline never wins: the ratio is then undefined and has no upper limit.
+
+    Raises:
+        ValueError: if the counts are impossible.
     """
     z, n = critical_value(confidence), both + only_model + only_baseline + neither
     _remainder(n, both, only_model, only_baseline)
@@ -168,16 +180,16 @@ def relative_gain(
 
 
 def share_difference(first: Estimate, second: Estimate) -> Estimate:
-    """The difference of two shares of different prompts, with Newcombe's hybrid score interval.
+    """Estimate the difference of two independent shares, with Newcombe's hybrid score interval.
 
-    Statistics in Medicine 17 (1998), pages 873-890, method 10: each side reaches as far as the two single intervals
-    do on that side, added as squares.
+    Statistics in Medicine 17 (1998), pages 873-890, method 10: each limit's distance from the estimate is the root of
+    the sum of squares of the corresponding distances of the two single intervals.
 
     Args:
-        first: an independent share with its interval, as `proportion` gives it.
-        second: the share that is taken off.
+        first: a share with its interval, as returned by `proportion`.
+        second: the share that is subtracted, from other prompts.
 
-    Example: 56 of 70 less 48 of 80: 0.2 with the interval 0.0524 to 0.3339 (its table II).
+    Example: 56 of 70 minus 48 of 80: 0.2 with the interval 0.0524 to 0.3339 (table II of the paper).
     """
     value = first.value - second.value
     down = math.hypot(first.value - first.low, second.high - second.value)
@@ -186,13 +198,13 @@ def share_difference(first: Estimate, second: Estimate) -> Estimate:
 
 
 def mean(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """A mean over independent units with Student's t interval; of a single value the interval has no width.
+    """Estimate a mean over independent units with Student's t interval; for a single value it has width 0.
 
-    The units are prompts, or seeds: then the interval speaks about training again with other seeds, evaluated on these
-    very prompts. For shares of rare events over seeds take `clusters.over_seeds`.
+    Units are prompts or seeds. An interval over seeds covers new training runs evaluated on the same prompts. For
+    shares of rare events over seeds use `clusters.over_seeds`.
 
     Args:
-        values: one per unit, at least one; per seed a mean reward, say, or the difference of two arms that share it.
+        values: one value per unit, at least one; for a seed, such as its mean reward or the difference of two arms.
         confidence: nominal coverage of the interval.
     """
     n, value = len(values), float(np.mean(values))
@@ -201,9 +213,13 @@ def mean(values: Sequence[float], confidence: float = 0.95) -> Estimate:
 
 
 def mean_share(shares: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """A mean over prompts of a share within each, as `mean` but never beyond 0 and 1.
+    """Estimate the mean over prompts of a share within each prompt, as `mean` but limited to 0 to 1.
 
-    Where all prompts agree on 0 or on 1 the interval is that of `proportion`: that all did is not that all will.
+    If all shares are 0 or all are 1, the interval is that of `proportion`, because Student's t would have width 0.
+
+    Args:
+        shares: one share per prompt, at least one.
+        confidence: nominal coverage of the interval.
     """
     if set(shares) in ({0.0}, {1.0}):
         return proportion(int(sum(shares)), len(shares), confidence)
@@ -212,16 +228,16 @@ def mean_share(shares: Sequence[float], confidence: float = 0.95) -> Estimate:
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Does one of two models succeed on more of the same prompts? Two-sided exact p-value of McNemar's test.
+    """Two-sided p-value of McNemar's exact test: does one of two models succeed on more of the same prompts?
 
-    Only discordant pairs count (one succeeds, the other does not); if neither model is better, each is a coin's toss.
-    Exact and not mid-p, because mid-p breaks the size that we ask for: with n discordant pairs it rejects up to 7.7 %
-    of true hypotheses (n = 16) at 5 %, and more than 6 % at 14 values of n up to 93. (Averaged over the number of
-    discordant pairs it usually keeps 5 %: Fagerland, Lydersen & Laake, BMC Medical Research Methodology 13:91, 2013.)
-    The price of the exact test is power with few pairs. From n = 501 on its size lies between 4.05 and 5.00 %.
+    Only discordant pairs count (one model succeeds, the other does not); under the null hypothesis each is a coin flip.
+    The test is exact rather than mid-p, because mid-p exceeds its nominal size: at 5 % with n discordant pairs, it
+    rejects up to 7.7 % of true hypotheses (n = 16), and more than 6 % at 14 values of n up to 93. (Averaged over the
+    number of discordant pairs, it usually keeps 5 %: Fagerland, Lydersen & Laake, BMC Medical Research Methodology
+    13:91, 2013.) The exact test has less power with few pairs. From n = 501 on, its size lies between 4.05 and 5.00 %.
 
-    Each pair must be independent of the others: one run over different prompts. For several runs over the same
-    prompts average them prompt by prompt, and use `sign_flip`.
+    Pairs must be independent: one run over different prompts. With several runs over the same prompts, average the
+    outcomes per prompt and use `sign_flip`.
 
     Args:
         first: N outcomes of one model.
@@ -234,20 +250,24 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
 
 
 def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
-    """Is the mean difference 0? Two-sided p-value from flipping signs (Fisher's randomisation test for pairs).
+    """Two-sided p-value of a mean difference of 0, by the sign-flip test (Fisher's randomisation test for pairs).
 
-    Valid where each difference is independent of the others and, if there is no effect, as likely to be d as -d. The
-    units are either seeds (one difference per pair of training runs; speaks about further runs on these prompts) or
-    prompts (one per prompt, averaged over its runs; speaks about further prompts for these runs).
+    Valid if the differences are independent and, without an effect, d is as likely as -d. The units are either seeds
+    (one difference per pair of training runs; covers further runs on these prompts) or prompts (one difference per
+    prompt, averaged over its runs; covers further prompts for these runs).
 
-    The least possible value is 2 / 2^n: 0.0078 with 8 differences, and 0.25 with 3, so three seeds can show nothing.
+    The smallest possible value is 2 / 2^n: 0.0078 for 8 differences but 0.25 for 3, so three seeds show nothing.
 
     Args:
         differences: n paired differences, one per independent unit, at least one.
-        seed: of the random signs that are drawn above `ENUMERATED` differences. The observed signs count among them
-            (Phipson & Smyth, Statistical Applications in Genetics and Molecular Biology 9, 2010), so no value is 0.
+        seed: seed of the random signs that are drawn for more than `ENUMERATED` differences. The observed signs count
+            as one draw (Phipson & Smyth, Statistical Applications in Genetics and Molecular Biology 9, 2010), so that
+            the p-value is never 0.
 
-    Example: 1, 2 and 3: of the eight sums 6, 4, 2, 0, 0, -2, -4, -6 two are as far from 0, so p = 0.25.
+    Raises:
+        ValueError: if there are no differences, or one is not finite.
+
+    Example: for 1, 2 and 3, two of the eight sums 6, 4, 2, 0, 0, -2, -4, -6 are as far from 0, so p = 0.25.
     """
     values = np.asarray(differences, dtype=float)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
@@ -262,35 +282,37 @@ def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
 
 
 def _drawn_signs(values: np.ndarray, rng: np.random.Generator) -> float:
-    """`permutation_test` with `DRAWS` random signs: the same value of the same generator, in a sixth of the time.
+    """The value of scipy's `permutation_test` with `DRAWS` random signs, in a sixth of the time.
 
-    scipy shuffles each value with its negative, which takes one bit of the generator.
+    scipy swaps each value with its negative, using one bit of the generator per value; so does this function.
     """
     observed, sums = values.sum(), []
     for _ in range(0, DRAWS, _BATCH):
-        kept = rng.integers(2**32, size=(min(_BATCH, DRAWS), len(values)), dtype=np.uint32) & 1
-        sums.append(np.where(kept.T == 1, values[:, None], -values[:, None]).sum(axis=0))
+        signs = rng.integers(2**32, size=(min(_BATCH, DRAWS), len(values)), dtype=np.uint32) & 1
+        sums.append(np.where(signs.T == 1, values[:, None], -values[:, None]).sum(axis=0))
     drawn, rounding = np.concatenate(sums)[:DRAWS], abs(100 * np.finfo(float).eps * observed)
     beyond = min((drawn <= observed + rounding).sum(), (drawn >= observed - rounding).sum())
     return min(2 * (int(beyond) + 1) / (DRAWS + 1), 1.0)
 
 
 def holm(ps: Mapping[str, float]) -> dict[str, float]:
-    """p-values corrected for their number, in the same order (Holm, Scandinavian Journal of Statistics 6, 1979).
+    """Holm-adjusted p-values, in the same order (Holm, Scandinavian Journal of Statistics 6, 1979).
 
-    `scipy.stats` has corrections of the false discovery rate only, no Holm.
-
-    To reject what stays at most 5 % rejects any true hypothesis with at most 5 %, however the tests depend on each
-    other. The k-th smallest of m is multiplied by m - k + 1, and is at least as large as those before it.
+    Rejecting the hypotheses whose adjusted p-value is at most 5 % rejects any true one with a probability of at most
+    5 %, however the tests depend on each other. The k-th smallest of m values is multiplied by m - k + 1, and is at
+    least as large as those before it. `scipy.stats` only has false-discovery-rate corrections.
 
     Args:
-        ps: name of a hypothesis -> its p-value.
+        ps: hypothesis -> its p-value.
+
+    Raises:
+        ValueError: if a value is not between 0 and 1.
 
     Example: 0.01, 0.04, 0.03 become 0.03, 0.06, 0.06.
     """
     for name, p in ps.items():
         if not 0 <= p <= 1:
-            raise ValueError(f"a p-value lies between 0 and 1, got {p} for {name!r}")
+            raise ValueError(f"a p-value must lie between 0 and 1, got {p} for {name!r}")
     names = sorted(ps, key=ps.__getitem__)
     steps = accumulate((ps[name] * (len(names) - rank) for rank, name in enumerate(names)), max)
     adjusted = dict(zip(names, steps, strict=True))
@@ -298,14 +320,18 @@ def holm(ps: Mapping[str, float]) -> dict[str, float]:
 
 
 def critical_value(confidence: float) -> float:
-    """z with P(|Z| < z) = confidence: 1.96 at 95 %."""
+    """z with P(|Z| < z) = confidence for a standard normal Z: 1.96 at 95 %.
+
+    Raises:
+        ValueError: if the confidence is not between 0 and 1.
+    """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     return float(ndtri((1 + confidence) / 2))
 
 
 def _remainder(n: int, *counts: int) -> int:
-    """n minus the counts, once they are known to be possible."""
+    """n minus the counts, after checking that they are possible."""
     rest = n - sum(counts)
     if n < 1 or rest < 0 or min(counts) < 0:
         raise ValueError(f"counts must be at least 0 and add up to at most n >= 1, got {counts} of n = {n}")
@@ -313,7 +339,7 @@ def _remainder(n: int, *counts: int) -> int:
 
 
 def _score_limit(estimate: float, end: float, rejected: Callable[[float], bool]) -> float:
-    """The value between the estimate and the end of the range where the score test begins to reject."""
+    """The value between the estimate and the end of the range at which the score test starts to reject."""
     accepted, limit = estimate, end
     if not rejected(end):
         return end
@@ -324,7 +350,7 @@ def _score_limit(estimate: float, end: float, rejected: Callable[[float], bool])
 
 
 def _rare_limit(events: float, n: float, confidence: float) -> float:
-    """Exact lower limit of a share, one-sided at `confidence`, where the event was seen but rarely; else 1."""
+    """Exact one-sided lower limit of a share if the event is rare but occurred; 1 otherwise."""
     if not 0 < events <= critical_value(confidence) ** 2:
         return 1.0
     return float(betaincinv(events, n - events + 1, 1 - confidence))
@@ -333,7 +359,7 @@ def _rare_limit(events: float, n: float, confidence: float) -> float:
 def _net_variance(wins: float, losses: float, n: float, net: float) -> float:
     """n^2 * variance of the net share if its true value is `net` (Tango 1998, eqs. 16 to 18).
 
-    The share of losses q maximises the likelihood under wins - losses = net: 2n q^2 + b q - c = 0.
+    The share of losses q is the maximum-likelihood estimate under win share - loss share = net: 2n q^2 + b q - c = 0.
     """
     b = (2 * n - wins + losses) * net - wins - losses
     c = losses * net * (1 - net)
@@ -342,10 +368,10 @@ def _net_variance(wins: float, losses: float, n: float, net: float) -> float:
 
 
 def _ratio_variance(both: float, only_model: float, only_baseline: float, share: float) -> float:
-    """Variance of model * (1 - share) - baseline * share if the model's true part of both models' wins is `share`.
+    """Variance of model * (1 - share) - baseline * share if the model's true fraction of all wins is `share`.
 
-    Nam & Blackwelder 2002, written in share = ratio / (1 + ratio), so that an infinite ratio is the point 1.
-    `won` is the maximum-likelihood count of the baseline's wins, scaled by the same factor as the rest.
+    Nam & Blackwelder 2002, in terms of share = ratio / (1 + ratio), so that an infinite ratio becomes 1. `won` is the
+    maximum-likelihood count of the baseline's wins, up to the scale that all terms share.
     """
     other, counted = 1 - share, both + only_model + only_baseline
     a, b = (both + only_model) * other**2, (both + only_baseline) * share**2

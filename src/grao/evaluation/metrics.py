@@ -1,12 +1,12 @@
-"""The numbers of `evaluation.json` from the verdicts: RAS, NAG, gains, tests and the ranking.
+"""The numbers of `evaluation.json`, computed from verdicts: RAS, NAG, gains, tests and the ranking.
 
-Definitions: method page, section 5. Every number is a pure function of the verdicts, so that `evaluation_from_items`
-recomputes the whole file from `items.jsonl` and what was found out about the judges. A verdict that is None or not
-finite is missing: it is counted, never read as a tie, and its prompt is left out of the estimate. Where a prompt stands
-there several times, its verdicts hang together: intervals and tests are then those over prompts (`clusters.py`).
+Section 5 of the method page defines the metrics. Every number is a pure function of the verdicts, so that
+`evaluation_from_items` recomputes the file from `items.jsonl` and the judges' error rate. A verdict that is None or not
+finite is missing: it is counted, never treated as a tie, and excluded from the estimates. If a prompt occurs several
+times, its verdicts are correlated; intervals and tests then cluster by prompt (`clusters.py`).
 
-The record of a study's run keeps verdicts as letters (`letters`, `verdicts`, `wins`); the accuracy of a reward model on
-pairs is `pair_scores`.
+The records of a study store verdicts as letters (`letters`, `verdicts`, `wins`). `pair_scores` is the accuracy of a
+reward model on pairs.
 """
 
 import math
@@ -48,15 +48,15 @@ def scores(
     model: str = "the model",
     error: Estimate | None = None,
 ) -> Scores:
-    """One model against the references.
+    """Compare the answers of one model with the references.
 
     Args:
-        answers: N, with their verdicts: R(o, y) above 0 wins, 0 ties, below 0 loses, None is missing.
-        references: N.
-        prompts: N, which answers are to the same prompt.
+        answers: N answers with their verdicts: R(o, y) above 0 wins, 0 ties, below 0 loses, None is missing.
+        references: N reference texts.
+        prompts: N keys; answers to the same prompt have equal keys.
         confidence: nominal coverage of the intervals.
-        model: its name, for the error message.
-        error: share of the judge's verdicts that are wrong, below one half.
+        model: name of the model, for the error message.
+        error: error rate of the judge's verdicts, below one half.
 
     Raises:
         InputError: if every verdict is missing.
@@ -88,15 +88,15 @@ def scores(
 def _by_reward(
     answers: Sequence[RecordedAnswer], prompts: Sequence[Hashable], confidence: float
 ) -> dict[str, Estimate]:
-    """Wins and half of the ties by each of several rewards; empty of a single one."""
-    found: dict[str, tuple[list[float], list[Hashable]]] = {}
+    """Wins plus half of the ties according to each of several rewards; empty for a single reward."""
+    verdicts: dict[str, tuple[list[float], list[Hashable]]] = {}
     for answer, prompt in zip(answers, prompts, strict=True):
         for said in answer.said if len(answer.said) > 1 else ():
             if said.value is not None:
-                values, of = found.setdefault(said.reward, ([], []))
-                values.append(float(np.sign(said.value)))
-                of.append(prompt)
-    return {name: _half_ties(by_prompt(*both), confidence) for name, both in found.items()}
+                signs, keys = verdicts.setdefault(said.reward, ([], []))
+                signs.append(float(np.sign(said.value)))
+                keys.append(prompt)
+    return {name: _half_ties(by_prompt(*columns), confidence) for name, columns in verdicts.items()}
 
 
 def gain(
@@ -108,16 +108,16 @@ def gain(
     confidence: float = 0.95,
     prompts: Sequence[Hashable] | None = None,
 ) -> Gain:
-    """One model against another on the same prompts.
+    """Compare one model with another on the same prompts.
 
     Args:
-        model: name of the model that may have gained, such as `after`.
-        baseline: name of the one it is compared with, such as `before`.
-        comparisons: R of the model's answer against the baseline's, N.
-        model_rewards: R of the model's answers against the references, in the same order.
-        baseline_rewards: R of the baseline's answers against the references.
+        model: name of the first model, such as `after`.
+        baseline: name of the model that it is compared with, such as `before`.
+        comparisons: N, R of the model's answer against the baseline's.
+        model_rewards: N, R of the model's answers against the references, in the same order.
+        baseline_rewards: N, R of the baseline's answers against the references.
         confidence: nominal coverage of the intervals.
-        prompts: N, which answers are to the same prompt; by default none are.
+        prompts: N keys; answers to the same prompt have equal keys. By default all prompts differ.
 
     Raises:
         InputError: if every comparison is missing.
@@ -145,19 +145,19 @@ def gain(
 
 
 def evaluation_from_items(items: Sequence[Item], confidence: float = 0.95, error: Estimate | None = None) -> Evaluation:
-    """All numbers of `evaluation.json` from the lines of `items.jsonl`; models in the order of the first item.
+    """Compute all numbers of `evaluation.json` from the lines of `items.jsonl`, with models as in the first item.
 
     Args:
-        items: at least one; those with the same id are answers to the same prompt.
+        items: at least one; items with the same ID are answers to the same prompt.
         confidence: nominal coverage of the intervals.
-        error: share of the judge's verdicts that are known to be wrong.
+        error: known error rate of the judge's verdicts.
 
     Raises:
-        InputError: if there are no items, if an item names other models or comparisons than the first one, or if
+        InputError: if there are no items, if an item has other models or comparisons than the first one, or if
             every verdict on a model, or every comparison of two models, is missing.
     """
     if not items:
-        raise InputError("items.jsonl: no prompts in it, so there is nothing to evaluate; run the evaluation first")
+        raise InputError("items.jsonl: contains no prompts, so there is nothing to evaluate; run the evaluation first")
     names, pairs = list(items[0].answers), list(items[0].comparisons)
     for row, item in enumerate(items, start=1):
         for field, expected, actual in (("answers", names, item.answers), ("comparisons", pairs, item.comparisons)):
@@ -170,8 +170,8 @@ def evaluation_from_items(items: Sequence[Item], confidence: float = 0.95, error
 
     prompts, references = [item.id for item in items], [item.reference for item in items]
     answers = {name: [item.answers[name] for item in items] for name in names}
-    rewards = {name: [answer.reward for answer in given] for name, given in answers.items()}
-    models = {name: scores(given, references, prompts, confidence, name, error) for name, given in answers.items()}
+    rewards = {name: [answer.reward for answer in column] for name, column in answers.items()}
+    models = {name: scores(column, references, prompts, confidence, name, error) for name, column in answers.items()}
     gains, compared = [], {(name, REFERENCE): values for name, values in rewards.items()}
     for pair in pairs:
         model, _, baseline = pair.partition("|")
@@ -179,18 +179,18 @@ def evaluation_from_items(items: Sequence[Item], confidence: float = 0.95, error
             known = ", ".join(names)
             raise InputError(f"items.jsonl: comparisons: {pair!r} is not 'model|baseline' with models among: {known}")
         compared[model, baseline] = [item.comparisons[pair] for item in items]
-        told = compared[model, baseline], rewards[model], rewards[baseline]
-        gains.append(gain(model, baseline, *told, confidence, prompts))
-    ps = {name: of.p for name, of in models.items()} | {f"{g.model}|{g.baseline}": g.p for g in gains}
-    tested = holm({name: p for name, p in ps.items() if p is not None})
+        columns = compared[model, baseline], rewards[model], rewards[baseline]
+        gains.append(gain(model, baseline, *columns, confidence, prompts))
+    ps = {name: score.p for name, score in models.items()} | {f"{g.model}|{g.baseline}": g.p for g in gains}
+    adjusted = holm({name: p for name, p in ps.items() if p is not None})
     ranks = ranking(compared, prompts, confidence) if len(names) > 1 else []
-    return Evaluation(confidence, len(items), models, gains, corrected=tested, ranking=ranks)
+    return Evaluation(confidence, len(items), models, gains, corrected=adjusted, ranking=ranks)
 
 
 def letters(rewards: Sequence[float | None]) -> Letters:
-    """One letter a prompt.
+    """Encode verdicts as one letter per prompt.
 
-    Example: 0.3, 0, None, -2 is `wt-l`.
+    Example: 0.3, 0, None, -2 become `wt-l`.
     """
     return "".join(
         "-" if reward is None or math.isnan(reward) else "w" if reward > 0 else "l" if reward < 0 else "t"
@@ -199,21 +199,21 @@ def letters(rewards: Sequence[float | None]) -> Letters:
 
 
 def verdicts(outcomes: Letters) -> np.ndarray:
-    """(N,): 1 won, 0 tied, -1 lost, NaN missing."""
+    """Decode letters into (N,) verdicts: 1 win, 0 tie, -1 loss, NaN missing."""
     return np.array([_VALUES[letter] for letter in outcomes])
 
 
 def wins(outcomes: Letters) -> np.ndarray:
-    """(N,): 1 a strict win, 0 none, NaN missing."""
+    """Decode letters into (N,) strict wins: 1 win, 0 tie or loss, NaN missing."""
     values = verdicts(outcomes)
     return np.where(np.isnan(values), values, values > 0)
 
 
 def win_share(rewards: Sequence[float | None]) -> float:
-    """RAS: strict wins over all verdicts there are.
+    """RAS: share of strict wins among the verdicts that are not missing.
 
     Raises:
-        InputError: if there is none.
+        InputError: if all verdicts are missing.
     """
     known = [reward for reward in rewards if reward is not None]
     if not known:
@@ -228,15 +228,15 @@ def pair_scores(
     worse_tokens: Sequence[int],
     confidence: float = 0.95,
 ) -> PairScores:
-    """How well scores tell the better answer of a pair from the worse, and how far that is a matter of length.
+    """Accuracy of scores on pairs of a better and a worse answer, with measures of its dependence on length.
 
-    Scores that differ by rounding are a tie.
+    Scores that differ only by rounding are a tie.
 
     Args:
         better: N scores of the better answers; the N pairs count as independent.
-        worse: N scores of the worse ones.
-        better_tokens: N lengths.
-        worse_tokens: N lengths.
+        worse: N scores of the worse answers.
+        better_tokens: N lengths of the better answers in tokens.
+        worse_tokens: N lengths of the worse answers in tokens.
         confidence: nominal coverage of the intervals.
     """
     pairs = torch.tensor([better, worse], dtype=torch.float64).T
@@ -250,39 +250,39 @@ def pair_scores(
     return PairScores(accuracy, margins.count(0), sum(margins) / n, longer, correlation)
 
 
-def _known(rewards: Sequence[float | None], prompts: Sequence[Hashable], what: str) -> tuple[list[float], np.ndarray]:
-    """Verdicts that are not missing, at least one, and their signs by prompt, (N, R)."""
-    given = zip(rewards, prompts, strict=True)
-    known = [(reward, prompt) for reward, prompt in given if reward is not None and math.isfinite(reward)]
+def _known(rewards: Sequence[float | None], prompts: Sequence[Hashable], label: str) -> tuple[list[float], np.ndarray]:
+    """The verdicts that are not missing, at least one, and their signs by prompt, (N, R)."""
+    pairs = zip(rewards, prompts, strict=True)
+    known = [(reward, prompt) for reward, prompt in pairs if reward is not None and math.isfinite(reward)]
     if not known:
         raise InputError(
-            f"all {len(rewards)} {what} are missing, so nothing can be estimated; check the reward and evaluate again"
+            f"all {len(rewards)} {label} are missing, so nothing can be estimated; check the reward and evaluate again"
         )
     values = [reward for reward, _ in known]
     return values, by_prompt(np.sign(values).tolist(), [prompt for _, prompt in known])
 
 
 def _at_least(table: np.ndarray, verdict: int) -> np.ndarray:
-    """1 where the verdict is no worse than this one, 0 where it is, NaN missing."""
+    """1 where the verdict is at least this one, 0 where it is worse, NaN where it is missing."""
     return np.where(np.isnan(table), table, table >= verdict)
 
 
 def _share(table: np.ndarray, confidence: float) -> Estimate:
-    """Of 1 among 1 and 0, (N, R)."""
+    """Share of ones in a table of 1 and 0, (N, R)."""
     if table.shape[1] > 1:
         return over_prompts(table, SHARE, confidence)
     return proportion(int(table.sum()), len(table), confidence)
 
 
 def _net(table: np.ndarray, confidence: float) -> Estimate:
-    """Wins - losses of signs (N, R)."""
+    """(wins - losses) / N of signs (N, R)."""
     if table.shape[1] > 1:
         return over_prompts(table, NET, confidence)
     return net_share(int((table > 0).sum()), int((table < 0).sum()), len(table), confidence)
 
 
 def _half_ties(table: np.ndarray, confidence: float) -> Estimate:
-    """Wins and half of the ties of signs (N, R)."""
+    """Wins plus half of the ties of signs (N, R)."""
     if table.shape[1] == 1:
         return half_tie_share(int((table > 0).sum()), int((table == 0).sum()), len(table), confidence)
     net = _net(table, confidence)
@@ -290,13 +290,16 @@ def _half_ties(table: np.ndarray, confidence: float) -> Estimate:
 
 
 def _test(table: np.ndarray) -> float:
-    """That wins and losses are as likely: exact where each prompt has one verdict, else on the sums of prompts."""
+    """p-value of wins and losses being equally likely: exact with one verdict per prompt, else over prompt sums."""
     if table.shape[1] == 1:
         return mcnemar((table[:, 0] > 0).tolist(), (table[:, 0] < 0).tolist())
     return sign_flip(np.nansum(table, axis=1).tolist())
 
 
 def _detectable(table: np.ndarray, confidence: float) -> float | None:
-    """In units of prompts: several verdicts on one count as one, which is cautious. None where all are ties."""
+    """Minimum detectable net share; None if all verdicts are ties.
+
+    Several verdicts on a prompt count as one, which is conservative.
+    """
     decided = float((table[~np.isnan(table)] != 0).mean())
     return detectable(decided, len(table), confidence) if decided else None

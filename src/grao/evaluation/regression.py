@@ -1,10 +1,10 @@
-"""Logistic regression on verdicts: the ranking of models by Bradley and Terry, and win rates at equal length.
+"""Logistic regression on verdicts: Bradley-Terry ranking of models, and length-controlled win rates.
 
-A verdict enters as 1 (won), 1/2 (a tie) or 0, so a tie is half of a win. Several verdicts on one prompt hang together:
-standard errors come from the sums over each prompt (the cluster-robust sandwich, with N / (N - 1)), intervals from
-Student's t with N - 1 degrees of freedom. Checked through the whole command by `benchmarks/evaluation_coverage.py`.
+A verdict enters as 1 (win), 1/2 (tie) or 0 (loss). Verdicts on the same prompt are correlated: standard errors are
+clustered by prompt (cluster-robust sandwich, with N / (N - 1)), and intervals use Student's t with N - 1 degrees of
+freedom. `benchmarks/evaluation_coverage.py` checks them through the whole command.
 
-Left out: ties as an outcome of their own (Rao & Kupper, Davidson), and the prompts' difficulty, which AlpacaEval's
+Left out: ties as a separate outcome (Rao & Kupper, Davidson), and the difficulty of prompts, which AlpacaEval's
 regression learns from the answers of many models.
 """
 
@@ -18,25 +18,25 @@ from grao.evaluation.inference import critical_value
 from grao.records.numbers import Estimate, Rank
 
 REFERENCE = "reference"
-"""What the references are called where they are compared like a model."""
+"""Name of the references where they are ranked like a model."""
 _ELO = 400 / math.log(10)
 _STEPS, _STEEPEST = 100, 12.0
-"""Newton's steps; log-odds beyond which a maximum counts as infinite."""
+"""Limit on Newton steps; log-odds beyond which a maximum counts as infinite."""
 _HALF = np.array([0.5])
 
 
 def logistic(
     design: np.ndarray, outcomes: np.ndarray, prompts: Sequence[Hashable]
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Coefficients that maximise sum y log s(x b) + (1 - y) log s(-x b), s the logistic function, and their covariance.
+    """Fit a logistic regression, maximising sum y log s(x b) + (1 - y) log s(-x b) with the logistic function s.
 
     Args:
-        design: (M, K), one row a verdict.
-        outcomes: (M,) from 0 to 1.
-        prompts: M, the prompt of each verdict.
+        design: (M, K), one row per verdict.
+        outcomes: (M,) between 0 and 1.
+        prompts: M keys, the prompt of each verdict.
 
     Returns:
-        (K,) and (K, K); None where no finite coefficients are the best, or there are fewer than two prompts.
+        Coefficients (K,) and their covariance (K, K); None if there is no finite maximum, or fewer than two prompts.
     """
     beta = np.zeros(design.shape[1])
     for _ in range(_STEPS):
@@ -63,43 +63,43 @@ def logistic(
 def ranking(
     comparisons: Mapping[tuple[str, str], Sequence[float | None]], prompts: Sequence[Hashable], confidence: float = 0.95
 ) -> list[Rank]:
-    """Strengths by Bradley and Terry, P(a beats b) = s(strength_a - strength_b), of all that were compared.
+    """Rank models by Bradley-Terry strengths, P(a beats b) = s(strength_a - strength_b), in Elo points.
 
-    Where one never loses, or never wins, no finite strength is the best; then every pair counts one tie more.
+    A model that never loses or never wins has no finite strength; then every pair counts one additional tie.
 
     Args:
-        comparisons: (model, other) -> R of the one's answers against the other's, one per prompt, None = missing;
-            `REFERENCE` is the other in some of them.
-        prompts: N, the prompt of each answer.
+        comparisons: (model, other) -> R of the model's answers against the other's, one per prompt, None = missing.
+            `other` may be `REFERENCE`.
+        prompts: N keys, the prompt of each answer.
         confidence: nominal coverage of the intervals.
 
     Returns:
-        The strongest first.
+        The strongest first; empty without verdicts or a finite maximum.
     """
     names = [name for name in dict.fromkeys(name for pair in comparisons for name in pair) if name != REFERENCE]
-    rows, outcomes, of = [], [], []
+    rows, outcomes, keys = [], [], []
     for (model, other), values in comparisons.items():
         row = [float(name == model) - float(name == other) for name in names]
         for value, prompt in zip(values, prompts, strict=True):
             if value is not None:
                 rows.append(row)
                 outcomes.append((np.sign(value) + 1) / 2)
-                of.append(prompt)
-    n = len(set(of))
+                keys.append(prompt)
+    n = len(set(keys))
     if not rows:
         return []
-    fitted = logistic(np.array(rows), np.array(outcomes), of)
+    fitted = logistic(np.array(rows), np.array(outcomes), keys)
     if fitted is None:
         ties = [[float(name == a) - float(name == b) for name in names] for a, b in comparisons]
-        design, seen = np.array(rows + ties), np.concatenate([outcomes, np.repeat(_HALF, len(ties))])
-        fitted = logistic(design, seen, [*of, *(("one tie more", pair) for pair in comparisons)])
+        design, with_ties = np.array(rows + ties), np.concatenate([outcomes, np.repeat(_HALF, len(ties))])
+        fitted = logistic(design, with_ties, [*keys, *(("additional tie", pair) for pair in comparisons)])
     if fitted is None:
         return []
     strengths, covariance = fitted
     reach = float(stdtrit(max(n - 1, 1), (1 + confidence) / 2)) * np.sqrt(np.diag(covariance))
     ranks = [Rank(REFERENCE, Estimate(0.0, 0.0, 0.0, n))] if any(REFERENCE in pair for pair in comparisons) else []
-    for name, value, wide in zip(names, strengths.tolist(), reach.tolist(), strict=True):
-        ranks.append(Rank(name, Estimate(_ELO * value, _ELO * (value - wide), _ELO * (value + wide), n)))
+    for name, value, half in zip(names, strengths.tolist(), reach.tolist(), strict=True):
+        ranks.append(Rank(name, Estimate(_ELO * value, _ELO * (value - half), _ELO * (value + half), n)))
     return sorted(ranks, key=lambda rank: -rank.strength.value)
 
 
@@ -109,19 +109,19 @@ def length_controlled(
     prompts: Sequence[Hashable],
     confidence: float = 0.95,
 ) -> Estimate | None:
-    """The share of wins and half of the ties that answers as long as the references would have had.
+    """Length-controlled win rate (ties count half): the estimate for answers as long as the references.
 
-    logit P(win) = a + b tanh(d / sd(d)) with d = the answer's length - the reference's (Dubois et al. 2024, the length
-    term of AlpacaEval 2); what is left at d = 0 is s(a).
+    logit P(win) = a + b tanh(d / sd(d)) with d = length of the answer - length of the reference (the length term of
+    AlpacaEval 2, Dubois et al. 2024); the win rate at d = 0 is s(a).
 
     Args:
-        rewards: R of N answers, None = missing.
-        lengths: of answer and reference, in any unit.
-        prompts: N, the prompt of each answer.
-        confidence: nominal coverage.
+        rewards: R of N answers; None = missing.
+        lengths: N pairs of lengths of answer and reference, in any unit.
+        prompts: N keys, the prompt of each answer.
+        confidence: nominal coverage of the interval.
 
     Returns:
-        None where lengths do not differ, or there is no finite maximum (such as where all answers win).
+        None if the length differences do not vary, or there is no finite maximum (for example if all answers win).
     """
     known = [(r, a - b, p) for r, (a, b), p in zip(rewards, lengths, prompts, strict=True) if r is not None]
     gaps = np.array([gap for _, gap, _ in known], dtype=float)
@@ -138,16 +138,15 @@ def length_controlled(
 
 
 def detectable(decided: float, n: int, confidence: float = 0.95, power: float = 0.8) -> float:
-    """The least net share (wins - losses) / N that a two-sided test finds with this power.
+    """Minimum detectable net share (wins - losses) / N of a two-sided test with this power.
 
-    (z_{1 - alpha / 2} + z_power) sqrt(decided / N), at most 1: the variance of a net share is at most the share of
-    decided prompts.
+    (z_{1 - alpha / 2} + z_power) sqrt(decided / N), at most 1: the variance of a net share is at most decided / N.
 
     Args:
-        decided: share of prompts that are no tie.
-        n: prompts.
+        decided: share of prompts that are not ties.
+        n: number of prompts.
         confidence: 1 - alpha.
-        power: chance to find it.
+        power: probability of detecting the effect.
 
     Example: 60 % of 300 prompts decided: 2.80 sqrt(0.6 / 300) = 0.125.
     """
@@ -155,14 +154,14 @@ def detectable(decided: float, n: int, confidence: float = 0.95, power: float = 
 
 
 def corrected(share: Estimate, error: Estimate) -> Estimate:
-    """The true share of wins (ties half) if the judge turns a share e of true verdicts round: (p - e) / (1 - 2 e).
+    """Win rate corrected for a judge that flips a share e of the true verdicts: (p - e) / (1 - 2 e).
 
-    Rogan & Gladen (American Journal of Epidemiology 107, 1978) with equal errors on either side. Where e has an
-    interval too, each side reaches as far as p and e do alone, added as squares (as in `share_difference`).
+    Rogan & Gladen (American Journal of Epidemiology 107, 1978) with equal error rates on both sides. If e has an
+    interval too, the squared distances of the limits due to p and to e are added (as in `share_difference`).
 
     Args:
-        share: wins and half of the ties, p, with its interval.
-        error: e below one half.
+        share: win rate p, ties counted half, with its interval.
+        error: error rate e, below one half.
 
     Example: 60 % with e = 10 %: (0.6 - 0.1) / 0.8 = 62.5 %.
     """
@@ -171,7 +170,7 @@ def corrected(share: Estimate, error: Estimate) -> Estimate:
         return min(max((p - e) / (1 - 2 * min(e, 0.499)), 0.0), 1.0)
 
     value = true(share.value, error.value)
-    others = [true(share.value, e) for e in (error.low, error.high)]
-    down = math.hypot(value - true(share.low, error.value), value - min(value, *others))
-    up = math.hypot(true(share.high, error.value) - value, max(value, *others) - value)
+    at_limits = [true(share.value, e) for e in (error.low, error.high)]
+    down = math.hypot(value - true(share.low, error.value), value - min(value, *at_limits))
+    up = math.hypot(true(share.high, error.value) - value, max(value, *at_limits) - value)
     return Estimate(value, max(value - down, 0.0), min(value + up, 1.0), share.n)

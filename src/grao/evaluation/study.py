@@ -1,10 +1,10 @@
-"""From the records of a study's runs to its numbers: estimates, paired tests, curves, costs, and what a sweep shows.
+"""The results of a study, computed from the records of its runs: estimates, paired tests, curves, costs and sweeps.
 
-Of each number three intervals are given and kept apart: over prompts, for these very runs; over seeds, for training
-again; and over both at once, which is the headline. The tests likewise. The order of records does not matter.
+Every number has three intervals: over prompts, for the same trained runs; over seeds, for new training runs; and over
+both, which is the headline. The same holds for the tests. The order of the records does not matter.
 
-Left out: smoothing of curves. They rest on few prompts and waver by chance, so `reach` and `share_falling` are only to
-be compared between curves that were evaluated equally often, on the same prompts.
+Left out: smoothing of curves. Curves are based on few prompts and vary by chance, so compare `reach` and
+`share_falling` only between curves with the same number of evaluations on the same prompts.
 """
 
 from bisect import bisect_left
@@ -26,15 +26,23 @@ from grao.records.study import BandPoint, CellRecord, Comparison, Letters
 Table = np.ndarray
 """(N prompts, R runs)."""
 Runs = Sequence[CellRecord]
-"""Of one arm, finished."""
+"""Finished runs of one arm."""
 ABILITY, MODEL = "sandbox.ability", "sandbox.seed"
-"""Axes along which the base model changes: how able it is, and which of several that are equally able."""
+"""Axes that change the base model: its ability, and the seed that distinguishes models of equal ability."""
 RESAMPLES = 2_000
-"""Of a selection: the standard error of a share is at most 1.1 %."""
+"""Bootstrap resamples of a selection; the standard error of a share is at most 1.1 %."""
 
 
 def arm_result(runs: Runs, confidence: float) -> records.ArmResult:
-    """One arm over its finished runs, at least one."""
+    """Summarise the runs of one arm.
+
+    Args:
+        runs: finished runs of the arm, at least one.
+        confidence: nominal coverage of the intervals.
+
+    Raises:
+        InputError: if the runs were evaluated on different numbers of prompts.
+    """
     runs = sorted(runs, key=lambda run: run.key.seed)
     outcomes = [run.outcomes for run in runs if run.outcomes]
     before, after = _verdicts([each.before for each in outcomes]), _verdicts([each.after for each in outcomes])
@@ -59,23 +67,33 @@ def arm_result(runs: Runs, confidence: float) -> records.ArmResult:
 
 
 def comparisons(arms: Mapping[str, Runs], main: str, confidence: float) -> list[Comparison]:
-    """The main arm against each other one, with p-values corrected for the number of these.
+    """Compare the main arm with each other one; p-values are Holm-adjusted for these comparisons.
 
     Args:
-        arms: name -> its finished runs.
-        main: one of the names.
+        arms: name of an arm -> its finished runs.
+        main: name of the main arm.
         confidence: nominal coverage of the intervals.
     """
     return _contrasts([(main, other) for other in arms if other != main], arms, confidence)
 
 
 def pairs(arms: Mapping[str, Runs], confidence: float) -> list[Comparison]:
-    """Every two arms, in their order, with p-values corrected for the number of pairs."""
+    """Compare all pairs of arms; p-values are Holm-adjusted for the number of pairs.
+
+    Args:
+        arms: name of an arm -> its finished runs.
+        confidence: nominal coverage of the intervals.
+    """
     return _contrasts(list(combinations(arms, 2)), arms, confidence)
 
 
 def curve_band(runs: Runs, confidence: float) -> records.Band:
-    """The mean curve of an arm's runs with its interval over seeds, as far as all runs have been evaluated."""
+    """Mean curve of an arm with intervals over seeds, up to the last evaluation that all runs have.
+
+    Args:
+        runs: finished runs of the arm, at least one.
+        confidence: nominal coverage of the intervals.
+    """
     points = [
         BandPoint(
             **_means(at, "step", "reward_calls", "seconds", "work"), ras=mean([point.ras for point in at], confidence)
@@ -88,23 +106,25 @@ def curve_band(runs: Runs, confidence: float) -> records.Band:
 def sweep_result(
     places: Sequence[records.Place], axes: Sequence[str], runs: Mapping[str, Runs], main: str, confidence: float
 ) -> records.Sweep:
-    """Contrasts at every point, corrected over all points, and how they change from the first point to the last.
+    """Compare the main arm with the others at every point, and from the first point to the last.
+
+    P-values are Holm-adjusted over all points.
 
     Args:
-        places: of all arms, in order.
-        axes: their names.
-        runs: name of a place -> its finished runs; some may lack.
-        main: the arm that all others are set against.
+        places: all arms with their points, in order.
+        axes: names of the axes.
+        runs: name of a place -> its finished runs; places without runs may be missing.
+        main: the arm that all others are compared with.
         confidence: nominal coverage of the intervals.
     """
     points: dict[tuple[str, ...], dict[str, str]] = {}
     for place in places:
         points.setdefault(tuple(place.point), {})[place.arm] = place.name
     pairs = [(names[main], names[arm]) for names in points.values() for arm in names if arm != main]
-    at = list(axes).index(ABILITY) if set(axes) == {ABILITY, MODEL} else 0
-    lines: dict[tuple[str, ...], list[dict[str, str]]] = {}  # one of each pretrained model, or only one
+    along = list(axes).index(ABILITY) if set(axes) == {ABILITY, MODEL} else 0
+    lines: dict[tuple[str, ...], list[dict[str, str]]] = {}  # one line per pretrained model, or a single line
     for point, names in points.items():
-        lines.setdefault(point[:at] + point[at + 1 :], []).append(names)
+        lines.setdefault(point[:along] + point[along + 1 :], []).append(names)
     ends = [(line[0], line[-1]) for line in lines.values()]
     changes = _changes(ends, runs, main, confidence) if len(axes) == 1 or {*axes} == {ABILITY, MODEL} else []
     below = [] if pairs else _below(runs, confidence)
@@ -112,48 +132,51 @@ def sweep_result(
 
 
 def choices(candidates: Sequence[Sequence[Letters]], seed: int = 0) -> list[float]:
-    """How often each candidate would be chosen: crossed bootstrap, prompts and runs drawn again independently.
+    """Share of resamples in which each candidate is chosen, by a crossed bootstrap over prompts and runs.
 
     Args:
-        candidates: of each the verdicts of its R runs on the same N prompts; of equals the first one is chosen.
-        seed: of the draws.
+        candidates: for each candidate, the verdicts of its R runs on the same N prompts. Ties go to the first.
+        seed: seed of the resampling.
     """
     every = [letters for runs in candidates for letters in runs]
     table = _at_least(1, _verdicts(every)).reshape(-1, len(candidates), len(every) // len(candidates))
     rng, (n, _, r) = np.random.default_rng(seed), table.shape
     prompts, runs = (rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) for size in (n, r))
 
-    def drawn(values: Table) -> Table:
+    def resampled(values: Table) -> Table:
         return np.asarray(np.einsum("bn,ncr,br->bc", prompts, values, runs, optimize=True))
 
-    reached = drawn(np.nan_to_num(table)) / np.maximum(drawn(~np.isnan(table)), 1)
-    counts = np.bincount(reached.argmax(axis=1), minlength=len(candidates))
+    ras = resampled(np.nan_to_num(table)) / np.maximum(resampled(~np.isnan(table)), 1)
+    counts = np.bincount(ras.argmax(axis=1), minlength=len(candidates))
     return [int(count) / RESAMPLES for count in counts]
 
 
 def selection_interval(runs: Sequence[Letters], confidence: float) -> Estimate:
-    """RAS of one candidate over the selection's prompts, with several runs over prompts and seeds at once."""
+    """RAS of one candidate on the selection's prompts, with an interval over prompts and, with several runs, seeds."""
     measured = _measured(_at_least(1, _verdicts(runs)), SHARE, confidence)
     return measured.over_both or measured.over_prompts
 
 
 def reach(x: Sequence[float], y: Sequence[float], share: float = 0.95, best: float | None = None) -> float | None:
-    """Where a curve first reaches a share of its best value: sample efficiency, if x counts reward calls.
+    """Find where a curve first reaches a share of its best value; with x in reward calls, this is sample efficiency.
 
     Args:
-        x: steps, reward calls or seconds at each evaluation, none less than the one before.
-        y: the score there, such as RAS.
-        share: of the best value, above 0 and at most 1.
-        best: the value to reach a share of, such as the best of all methods; by default the curve's own best.
+        x: steps, reward calls or seconds at each evaluation, non-decreasing.
+        y: score at each evaluation, such as RAS.
+        share: share of the best value, above 0 and at most 1.
+        best: the best value, such as that of all methods; by default the maximum of the curve.
 
     Returns:
-        Linearly interpolated x; None if that score is never reached, or if no score is above 0.
+        Linearly interpolated x; None if the score is never reached, or if the best value is not positive.
+
+    Raises:
+        ValueError: if x decreases or differs in length from y, or a score is not finite.
 
     Example: 0, 0.2 and 0.4 at 0, 100 and 200 calls reach 0.95 * 0.4 = 0.38 at 100 + 100 * 0.18 / 0.2 = 190 calls.
     """
     _check_scores(y)
     if len(x) != len(y) or any(after < before for before, after in pairwise(x)):
-        raise ValueError(f"x must not fall and be as long as y, got {list(x)} for {len(y)} scores")
+        raise ValueError(f"x must be non-decreasing and as long as y, got {list(x)} for {len(y)} scores")
     if not 0 < share <= 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}")
     top = max(y) if best is None else best
@@ -166,12 +189,15 @@ def reach(x: Sequence[float], y: Sequence[float], share: float = 0.95, best: flo
 
 
 def share_falling(y: Sequence[float]) -> float | None:
-    """The share of evaluations, the first left out, that fall below the one before; None if there is only one.
+    """Share of evaluations after the first that are below the previous one; None for a single evaluation.
 
-    0 is monotonic improvement. Chance alone makes evaluations fall: about half of them once nothing is learned.
+    0 is monotonic improvement. Once nothing is learned any more, about half of the evaluations fall by chance.
 
     Args:
-        y: the scores, in order of time.
+        y: scores in chronological order.
+
+    Raises:
+        ValueError: if there are no scores, or one is not finite.
     """
     _check_scores(y)
     return sum(after < before for before, after in pairwise(y)) / (len(y) - 1) if len(y) > 1 else None
@@ -183,19 +209,21 @@ def _check_scores(y: Sequence[float]) -> None:
 
 
 def _verdicts(outcomes: Sequence[str]) -> Table:
-    """One column a run: 1 won, 0 tied, -1 lost, NaN missing."""
+    """Verdicts with one column per run: 1 win, 0 tie, -1 loss, NaN missing."""
     if len(set(map(len, outcomes))) > 1:
-        raise InputError("the runs of this study were evaluated on different numbers of prompts; remove cells/")
+        raise InputError(
+            "the runs of this study were evaluated on different numbers of prompts; delete cells/ to run them again"
+        )
     return np.stack([verdicts(letters) for letters in outcomes], axis=1)
 
 
 def _at_least(verdict: int, table: Table) -> Table:
-    """1 where the verdict is no worse than this one, 0 where it is, NaN missing."""
+    """1 where the verdict is at least this one, 0 where it is worse, NaN where it is missing."""
     return np.where(np.isnan(table), table, table >= verdict)
 
 
 def _measured(table: Table, kind: Kind, confidence: float) -> Measured:
-    """All estimates; the one over seeds is cut to the possible values, and None of a single seed."""
+    """All estimates of a table; the interval over seeds is limited to possible values, and None for a single seed."""
     prompts = over_prompts(table, kind, confidence)
     if table.shape[1] < 2:
         return Measured(prompts, None)
@@ -205,37 +233,38 @@ def _measured(table: Table, kind: Kind, confidence: float) -> Measured:
 
 
 class _Pair(NamedTuple):
-    """Two arms over the seeds that both have finished, at least one."""
+    """Two arms with the finished seeds that they share, at least one."""
 
     main: str
     other: str
     seeds: list[int]
     first: Table
-    """Verdicts of the one."""
+    """Verdicts of the main arm."""
     second: Table
+    """Verdicts of the other arm."""
 
     def shares(self, verdict: int) -> tuple[Table, Table]:
-        """What is no worse than this verdict, of the one and of the other."""
+        """For both arms, 1 where the verdict is at least this one, else 0."""
         return _at_least(verdict, self.first), _at_least(verdict, self.second)
 
 
 def _pair(main: str, other: str, arms: Mapping[str, Runs]) -> _Pair | None:
-    """None without a seed that both have, and where they answered other prompts."""
+    """The pair of two arms; None if they share no seed or were evaluated on different prompts."""
     first, second = (_by_seed(arms.get(name, ())) for name in (main, other))
     seeds = sorted(first.keys() & second.keys())
-    if not seeds or len({run.outcomes.prompts for of in (main, other) for run in arms[of] if run.outcomes}) > 1:
+    if not seeds or len({run.outcomes.prompts for arm in (main, other) for run in arms[arm] if run.outcomes}) > 1:
         return None
     verdict = _verdicts([arm[seed] for arm in (first, second) for seed in seeds])
     return _Pair(main, other, seeds, verdict[:, : len(seeds)], verdict[:, len(seeds) :])
 
 
 def _contrasts(pairs: Sequence[tuple[str, str]], arms: Mapping[str, Runs], confidence: float) -> list[Comparison]:
-    """The first less the second of each pair that shares a finished seed, p-values corrected for their number."""
-    found = {f"{main} {other}": pair for main, other in pairs if (pair := _pair(main, other, arms))}
-    named = {name: _contrast(pair, confidence) for name, pair in found.items()}
+    """Compare each pair of arms that shares a finished seed; p-values are Holm-adjusted for the number of pairs."""
+    tables = {f"{main} {other}": pair for main, other in pairs if (pair := _pair(main, other, arms))}
+    named = {name: _contrast(pair, confidence) for name, pair in tables.items()}
     prompts = holm({name: contrast.p_prompts for name, contrast in named.items()})
     seeds = holm({name: contrast.p_seeds for name, contrast in named.items() if contrast.p_seeds is not None})
-    both, ties = (_tested({name: pair.shares(least) for name, pair in found.items()}, confidence) for least in (1, 0))
+    both, ties = (_tested({name: pair.shares(least) for name, pair in tables.items()}, confidence) for least in (1, 0))
     return [
         replace(
             contrast,
@@ -249,7 +278,7 @@ def _contrasts(pairs: Sequence[tuple[str, str]], arms: Mapping[str, Runs], confi
 
 
 def _contrast(pair: _Pair, confidence: float) -> Comparison:
-    """P-values not yet corrected."""
+    """Compare one pair of arms; its p-values are not yet adjusted."""
     tables = pair.shares(1)
     share, baseline = (float(np.nanmean(table)) for table in tables)
     p_prompts = _test_prompts(*tables)
@@ -267,13 +296,13 @@ def _contrast(pair: _Pair, confidence: float) -> Comparison:
 
 
 def _tested(pairs: Mapping[str, tuple[Table, Table]], confidence: float) -> dict[str, Tested]:
-    """The first less the second table of each pair with several seeds, corrected for the number of these."""
+    """Test first minus second table of each pair with several seeds, adjusted for the number of these pairs."""
     tables = {name: difference(*pair) for name, pair in pairs.items() if pair[0].shape[1] > 1}
-    at_once = 1 - (1 - confidence) / max(len(tables), 1)
-    found = {name: [_over_both(table, level) for level in (confidence, at_once)] for name, table in tables.items()}
-    ps = {name: both_test(table, found[name][0], confidence) for name, table in tables.items()}
-    corrected = holm(ps)
-    return {name: Tested(own, wide, ps[name], corrected[name]) for name, (own, wide) in found.items()}
+    levels = confidence, 1 - (1 - confidence) / max(len(tables), 1)  # the second is Bonferroni's
+    intervals = {name: [_over_both(table, level) for level in levels] for name, table in tables.items()}
+    ps = {name: both_test(table, intervals[name][0], confidence) for name, table in tables.items()}
+    adjusted = holm(ps)
+    return {name: Tested(single, wide, ps[name], adjusted[name]) for name, (single, wide) in intervals.items()}
 
 
 def _over_both(differences: Table, confidence: float) -> Estimate:
@@ -281,20 +310,20 @@ def _over_both(differences: Table, confidence: float) -> Estimate:
 
 
 def _below(arms: Mapping[str, Runs], confidence: float) -> list[records.Below]:
-    """Every other place less the one with the highest RAS, corrected for every two places."""
+    """Compare every other place with the one of the highest RAS, adjusted for all pairs of places."""
     reached = {
         name: np.mean([np.nanmean(wins(after)) for after in _by_seed(runs).values()]) for name, runs in arms.items()
     }
     best = max(reached, key=lambda name: reached[name])
     order = [*(name for name in arms if name != best), best]
-    pairs = {(one, other): pair for one, other in combinations(order, 2) if (pair := _pair(one, other, arms))}
-    tested = _tested({f"{one} {other}": pair.shares(1) for (one, other), pair in pairs.items()}, confidence)
+    pairs = {f"{left} {right}": pair for left, right in combinations(order, 2) if (pair := _pair(left, right, arms))}
+    tested = _tested({names: pair.shares(1) for names, pair in pairs.items()}, confidence)
     below = ((name, tested.get(f"{name} {best}")) for name in order)
     return [records.Below(name, best, ras) for name, ras in below if ras]
 
 
 def _test_prompts(main: Table, other: Table) -> float:
-    """Exact where each prompt was answered once; otherwise on the prompts' means."""
+    """p-value over prompts: McNemar's exact test for a single run, otherwise the sign-flip test on prompt means."""
     known = ~(np.isnan(main) | np.isnan(other))
     if main.shape[1] == 1:
         return mcnemar((main[known] > 0).tolist(), (other[known] > 0).tolist())
@@ -304,17 +333,23 @@ def _test_prompts(main: Table, other: Table) -> float:
 def _changes(
     lines: Sequence[tuple[Mapping[str, str], Mapping[str, str]]], runs: Mapping[str, Runs], main: str, confidence: float
 ) -> list[records.Change]:
-    """How the main arm's lead over each other one moves along the lines: over seeds of a single line, or over lines.
+    """How the main arm's lead over each other arm changes along the lines.
 
-    A line is its first and its last point, each as arm -> name.
+    With a single line, the units of the test are its seeds; with several, the lines.
+
+    Args:
+        lines: first and last point of each line, as arm -> name of the place.
+        runs: name of a place -> its finished runs.
+        main: the main arm.
+        confidence: nominal coverage of the intervals.
     """
     changes = []
     for other in [arm for arm in lines[0][0] if arm != main]:
-        moved = []
+        by_line = []
         for line in lines:
             begin, end = (_leads(names[main], names[other], runs) for names in line)
-            moved.append([end[seed] - begin[seed] for seed in sorted(begin.keys() & end.keys())])
-        units = moved[0] if len(lines) == 1 else [_mean(of_model) for of_model in moved if of_model]
+            by_line.append([end[seed] - begin[seed] for seed in sorted(begin.keys() & end.keys())])
+        units = by_line[0] if len(lines) == 1 else [_mean(of_seeds) for of_seeds in by_line if of_seeds]
         if len(units) > 1:
             change = records.Change(other, mean(units, confidence), sign_flip(units))
             changes.append(change if len(lines) == 1 else replace(change, over="models"))
@@ -323,7 +358,7 @@ def _changes(
 
 
 def _leads(main: str, other: str, runs: Mapping[str, Runs]) -> dict[int, float]:
-    """Seed -> RAS of the main arm less that of the other, at one point."""
+    """Seed -> RAS of the main arm minus that of the other, at one point."""
     first, second = _by_seed(runs.get(main, ())), _by_seed(runs.get(other, ()))
     shared = first.keys() & second.keys()
     return {seed: float(np.nanmean(wins(first[seed])) - np.nanmean(wins(second[seed]))) for seed in shared}
@@ -341,12 +376,12 @@ def _cost(costs: Sequence[records.Cost]) -> records.Cost:
 
 
 def _to_best(band: records.Band, x: Sequence[float]) -> float | None:
-    """Where the mean curve reaches 95 % of its best; None of a short one, and where x stays 0, as without rewards."""
+    """Where the mean curve reaches 95 % of its best; None for a short curve, or if x stays 0, as without rewards."""
     return reach(x, [point.ras.value for point in band.points]) if len(x) > 2 and x[-1] > 0 else None
 
 
 def _means(rows: Sequence[Any], *fields: str) -> dict[str, float]:
-    """The mean of each of these fields."""
+    """Field -> mean over the rows."""
     return {field: _mean([getattr(row, field) for row in rows]) for field in fields}
 
 

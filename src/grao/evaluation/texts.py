@@ -1,8 +1,8 @@
-"""What can be said of answers as text, without any reward: do they repeat themselves, are they words, do they follow.
+"""Checks of answers as text, without a reward: repetition, unknown words, and whether they relate to their prompt.
 
-Everything is measured on the references too, and only set against them: whatever a task's texts look like, good answers
-look like that. Words are runs of letters and digits; a script that puts no spaces between them yields too few to say
-anything, and nothing is said then.
+Every measure is also taken on the references and only interpreted relative to them, because good answers look like the
+texts of their task. Words are runs of letters and digits. Scripts without spaces between words yield too few of them,
+and the callers then draw no conclusion.
 """
 
 import re
@@ -14,18 +14,18 @@ from grao.evaluation.inference import share_of
 from grao.records.numbers import Estimate
 
 _RUN = 3
-"""Words in a row that count as repeated."""
+"""Length of the word sequences that are checked for repetition."""
 
 
 def words(text: str) -> list[str]:
-    """In small letters."""
+    """Split a text into case-folded words."""
     return re.findall(r"\w+", text.casefold())
 
 
 def repetition(text: str) -> float:
-    """Share of a text's runs of three words that stood in it before; 0 of a text that is shorter.
+    """Share of a text's three-word sequences that occurred in it before; 0 for a text of fewer than three words.
 
-    Example: `a b c a b c` has the runs abc, bca, cab, abc: 1 of 4.
+    Example: `a b c a b c` has the sequences abc, bca, cab, abc: 1 of 4.
     """
     said = words(text)
     runs = list(zip(*(said[start:] for start in range(_RUN)), strict=False))
@@ -33,64 +33,68 @@ def repetition(text: str) -> float:
 
 
 def mean_repetition(texts: Sequence[str]) -> float:
-    """Of N texts, at least one."""
+    """Mean `repetition` of at least one text."""
     return sum(map(repetition, texts)) / len(texts)
 
 
 def unknown_words(texts: Sequence[str], prompts: Sequence[str], references: Sequence[str]) -> tuple[int, int]:
-    """How many words of N answers occur nowhere else, and how many there are in all.
+    """Count the words of N answers that occur nowhere else.
 
-    Elsewhere: in the answer's own prompt, in other prompts and references, in other answers. So a real word that the
-    data lack is known if the model uses it twice.
+    A word is known if it occurs in the answer's own prompt, in the prompt or reference of another item, or in another
+    answer. So a real word that is missing from the data is known if two answers use it.
 
     Args:
         texts: N answers, or the references themselves.
-        prompts: N.
-        references: N.
+        prompts: N prompts.
+        references: N references.
+
+    Returns:
+        (unknown words, all words).
     """
-    answers, asked, right = ([set(words(text)) for text in column] for column in (texts, prompts, references))
-    rows = [(answer, prompt | reference) for answer, prompt, reference in zip(answers, asked, right, strict=True)]
-    among = Counter(word for answer, _ in rows for word in answer)
-    given = Counter(word for _, both in rows for word in both)
+    columns = [[set(words(text)) for text in column] for column in (texts, prompts, references)]
+    rows = [(answer, prompt | reference) for answer, prompt, reference in zip(*columns, strict=True)]
+    in_answers = Counter(word for answer, _ in rows for word in answer)
+    in_data = Counter(word for _, both in rows for word in both)
     unknown = total = 0
-    for text, prompt, (_, both) in zip(texts, asked, rows, strict=True):
+    for text, prompt, (_, both) in zip(texts, columns[1], rows, strict=True):
         said = words(text)
         total += len(said)
-        unknown += sum(word not in prompt and among[word] == 1 and given[word] <= (word in both) for word in said)
+        once = [word for word in said if word not in prompt and in_answers[word] == 1]
+        unknown += sum(in_data[word] <= (word in both) for word in once)
     return unknown, total
 
 
 def follows(
     texts: Sequence[str], prompts: Sequence[str], references: Sequence[str], confidence: float = 0.95
 ) -> Estimate | None:
-    """Share of answers that have more words in common with their own prompt than with the others on average.
+    """Share of answers that have more words in common with their own prompt than with an average other prompt.
 
-    About one half at most is what answers reach that do not look at the prompt. Left out are those that have as many
-    in common, and those less than half as long as their reference: a bare number may well be right.
+    Answers that ignore the prompt reach at most about one half. Excluded are answers with equally many words in common,
+    and answers less than half as long as their reference: a bare number may well be right.
 
     Args:
-        texts: N.
-        prompts: N.
-        references: N.
-        confidence: nominal coverage.
+        texts: N answers.
+        prompts: N prompts.
+        references: N references.
+        confidence: nominal coverage of the interval.
 
     Returns:
-        None if all are left out.
+        None if all answers are excluded.
     """
-    asked, closer = [set(words(prompt)) for prompt in prompts], list[bool]()
-    distinct = {frozenset(prompt) for prompt in asked}
-    holding = Counter(word for prompt in distinct for word in prompt)
-    for text, prompt, reference in zip(texts, asked, references, strict=True):
-        said = set(words(text))
-        own, n = len(said & prompt), len(distinct) - 1
-        foreign = (sum(holding[word] for word in said) - own) / n if n else own
-        if own != foreign and 2 * len(words(text)) >= len(words(reference)):
-            closer.append(own > foreign)
+    prompt_words, closer = [set(words(prompt)) for prompt in prompts], list[bool]()
+    distinct = {frozenset(prompt) for prompt in prompt_words}
+    prompts_with = Counter(word for prompt in distinct for word in prompt)
+    for text, prompt, reference in zip(texts, prompt_words, references, strict=True):
+        answer = set(words(text))
+        shared, n = len(answer & prompt), len(distinct) - 1
+        with_others = (sum(prompts_with[word] for word in answer) - shared) / n if n else shared
+        if shared != with_others and 2 * len(words(text)) >= len(words(reference)):
+            closer.append(shared > with_others)
     return share_of(closer, confidence)
 
 
 def broken(text: str) -> bool:
-    """Whether it holds what is no character of a text: controls, private ones, the mark of what cannot be decoded."""
+    """Whether a text contains control, private-use, surrogate or replacement characters."""
     return any(
         character == "\N{REPLACEMENT CHARACTER}" or unicodedata.category(character) in ("Cc", "Co", "Cs")
         for character in text

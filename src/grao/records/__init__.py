@@ -1,1 +1,1 @@
-"""What runs, studies and audits leave on disk: typed records, each file written whole or not at all."""
+"""Typed records of runs, studies and audits on disk; every file is written completely or not at all."""

@@ -1,8 +1,8 @@
-"""`audit.json`: figures and verdict of an audit with everything they rest on.
+"""`audit.json`: figures and verdict of a reward audit, with the data that they are computed from.
 
-The figures of each reward, what was asked and answered text by text, what the model makes of the rewards before
-training, and what the whole run will take. Each figure can be recomputed from the readings, groups and timings in the
-same file. None stands where there was nothing to measure.
+It contains the figures of each reward, the readings text by text, the rewards of the model's samples before training,
+and the forecast of the run. Every figure can be recomputed from the readings, groups and timings in the same file. A
+figure that could not be measured is None.
 """
 
 from dataclasses import field
@@ -16,126 +16,126 @@ from grao.records.run import Manifest, Prompted
 
 @dataclass(frozen=True)
 class Accuracy:
-    """On pairs of a reference and a worse answer."""
+    """Accuracy on pairs of a reference and a worse answer."""
 
     decided: Estimate | None
-    """Right among the pairs that are no tie; None where all are."""
+    """Accuracy on the pairs that are not ties; None if all are ties."""
     half_ties: Estimate | None
-    """Right, and half of the ties, among all pairs."""
+    """Accuracy on all pairs, with ties counted half."""
     ties: Estimate | None
-    """Share of ties; flips count among them."""
+    """Share of ties, including flips."""
     missing: Estimate
-    """Share of pairs without a verdict; they are in no other figure."""
+    """Share of pairs without a verdict; they are excluded from all other figures."""
 
 
 @dataclass(frozen=True)
 class Orders:
-    """What a judge makes of the order in which it sees two texts."""
+    """Effect of the order of the texts on a judge."""
 
     flips: Estimate | None
-    """Among pairs with two verdicts, those whose verdicts differ; None where one order was asked."""
+    """Share of pairs whose verdict changes with the order; None if only one order was requested."""
     first_wins: Estimate | None
-    """Share of wins that go to the text shown first; 0.5 without bias. None where nothing was decided."""
+    """Share of wins that go to the text shown first; 0.5 without bias. None if nothing was decided."""
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What a judge made of the questions of the audit."""
+    """Questions of the audit to a judge, including those answered from its ledger."""
 
     asked: int
     known: int
-    """Of these, from the ledger."""
+    """Questions answered from the ledger, included in `asked`."""
     unreadable: Estimate | None
-    """Share of answers without a verdict."""
+    """Share of replies without a verdict."""
     failed: Estimate | None
-    """Share of questions without an answer."""
+    """Share of questions without a reply."""
     cost: float
 
 
 @dataclass(frozen=True)
 class Length:
-    """What a reward makes of length, over decided pairs whose answers differ in it."""
+    """Length bias of a reward, on decided pairs whose answers differ in length."""
 
     longer_wins: Estimate
     longer_is_reference: Estimate
-    """What the first would be for a reward that is always right."""
+    """`longer_wins` of a reward that is always right."""
     accuracy_gap: Estimate | None
-    """Accuracy where the reference is the longer one minus where it is the shorter; 0 without bias."""
+    """Accuracy where the reference is longer minus accuracy where it is shorter; 0 without bias."""
     correlation: Estimate | None
-    """Spearman's, of the reward with the difference in length."""
+    """Spearman's correlation of the reward with the length difference."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What a reward makes of one trivial edit of the reference."""
+    """Effect of a trivial edit of the reference on a reward."""
 
     edit: str
     changed: Estimate
     """Share of verdicts that are not a tie."""
     wins: Estimate
-    """Share in which the edited text beats the reference."""
+    """Share of verdicts in which the edited text beats the reference."""
     size: float | None
-    """Mean |R| of the edited text in units of the mean |R| of the policy's samples; None where that is 0."""
+    """Mean |R| of the edited text relative to the mean |R| of the policy's samples; None if the latter is 0."""
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """What a reward makes of texts that are wrong answers whatever the task."""
+    """Verdicts of a reward on texts that are wrong answers for any task."""
 
     text: str
-    """Which texts."""
+    """Kind of the texts."""
     as_good: Estimate
-    """Share in which they beat the reference, or draw level with it (half)."""
+    """Share in which they beat the reference, plus half of the ties."""
 
 
 @dataclass(frozen=True)
 class RewardFigures:
-    """One reward of the recipe, their sum, or the second judge."""
+    """Figures of one reward of the recipe, of their sum, or of the second judge."""
 
     name: str
     kind: str
     """judge, reward model, rule, function, or sum."""
     role: str
-    """`deciding`: what training follows; `part` of the sum; `second`, to compare with."""
+    """`deciding`: the training reward; `part`: part of the sum; `second`: for comparison."""
     accuracy: Accuracy | None
-    """This and what follows: None where nothing was there to be measured."""
+    """None, like the following fields, if there was nothing to measure."""
     orders: Orders | None
     questions: Questions | None
     length: Length | None
     itself: Edit | None
-    """The reference against itself, after both orders if both are asked."""
+    """The reference compared with itself, with both orders if both are requested."""
     itself_asked: Estimate | None
-    """Share of a judge's single verdicts on a text against itself that are not a tie."""
+    """Share of a judge's single verdicts on a text compared with itself that are not a tie."""
     edits: list[Edit]
     calibration: Calibration | None
     content: list[Wrong] = field(default_factory=list)
-    """Empty where it was not asked about any."""
+    """Verdicts on wrong answers; empty if none were requested."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of two rewards."""
+    """Agreement of two rewards."""
 
     first: str
     second: str
     pairs: Kappa | None
-    """On reference and rejected answer, either of them in either place."""
+    """On pairs of reference and rejected answer, symmetrised over the two sides."""
     samples: Kappa | None
-    """On the first sample of each group against its reference."""
+    """On the first sample of each group compared with its reference."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one reward said of a text against the reference."""
+    """Verdict of one reward on a text compared with the reference."""
 
     value: float | None
-    """R(text, y) as in training: above 0 the text is better, None is missing."""
+    """R(text, y) as in training: above 0 the text is better; None = missing."""
     shown_first: float | None = None
-    """A judge's verdict on the text, 1, 0 or -1, when it was shown first; None: not asked so, or unreadable."""
+    """A judge's verdict (1, 0 or -1) with the text shown first; None if not requested or unreadable."""
     shown_second: float | None = None
-    """The same when it was shown second."""
+    """The same with the text shown second."""
     probability: float | None = None
-    """That the text is the better one: a judge's own, half of a tie's included, or the logistic of a difference."""
+    """Probability that the text is better: the judge's own (half of a tie's included), or the logistic of R."""
 
 
 @dataclass(frozen=True)
@@ -144,45 +144,45 @@ class PairItem(Prompted):
 
     rejected: str
     held_out: bool
-    """Whether no training run with this recipe sees the prompt."""
+    """Whether the prompt is excluded from training with this recipe."""
     readings: dict[str, Reading]
-    """Of the rejected answer, by reward."""
+    """Reward name -> verdict on the rejected answer."""
 
 
 @dataclass(frozen=True)
 class EditItem:
-    """A reference against itself, as it is or trivially edited."""
+    """A reference compared with itself, with an edited version, or with a wrong answer."""
 
     id: str
     edit: str
     readings: dict[str, Reading]
-    """Of the edited reference, by reward."""
+    """Reward name -> verdict on the other text."""
 
 
 @dataclass(frozen=True)
 class GroupItem(Prompted):
-    """A prompt that the policy answered G times."""
+    """A prompt with G samples of the policy."""
 
     reference_tokens: int
     rewards: list[float | None]
-    """G, the total of the mix."""
+    """Total reward of each sample, G values."""
     parts: dict[str, list[float | None]]
-    """G of each reward by name, and one, of the first sample, of the second judge."""
+    """Reward name -> G rewards; for the second judge, a single reward of the first sample."""
     no_signal: bool
-    """All members have the same reward: nothing is learned."""
+    """Whether all members have the same reward, so that nothing is learned."""
     dropped: bool
-    """Too few rewards to learn from."""
+    """Whether there are too few rewards to learn from."""
     tokens: list[int]
-    """G."""
+    """Length of each sample, G values."""
     truncated: list[bool]
-    """G."""
+    """Whether each sample was truncated, G values."""
     best: str
     """The sample with the highest reward."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A distribution over prompts by its quantiles."""
+    """Quantiles of a distribution over prompts."""
 
     lowest: float
     quarter: float
@@ -193,41 +193,42 @@ class Spread:
 
 @dataclass(frozen=True)
 class Policy:
-    """The model before training on some training prompts. Shares are of prompts."""
+    """The model before training, on some training prompts; shares are over prompts."""
 
     prompts: int
     samples: int
-    """Per prompt, G."""
+    """Samples per prompt, G."""
     mean_beats: Estimate
-    """The samples beat the reference on average."""
+    """Share of prompts on which the samples beat the reference on average."""
     some_beats: Estimate
-    """At least one sample does."""
+    """Share of prompts on which at least one sample beats the reference."""
     wins: Estimate
-    """Share of samples that beat the reference, a mean over prompts."""
+    """Share of samples that beat the reference, mean over prompts."""
     no_signal: Estimate
-    """All members of the group have the same reward."""
+    """Share of groups whose members all have the same reward."""
     dropped: Estimate
-    """Too few rewards to learn from."""
+    """Share of groups with too few rewards to learn from."""
     missing: float
     """Share of samples without a reward."""
     truncated: Estimate
-    """Share of samples cut at the token limit, a mean over prompts."""
+    """Share of samples truncated at the token limit, mean over prompts."""
     reward: Spread
-    """Of the groups' mean rewards."""
+    """Mean reward per group."""
     deviation: Spread
-    """Of the rewards' deviations within the groups."""
+    """Standard deviation of the rewards within a group."""
     between: float | None
-    """Share of the samples' variance that lies between prompts; None without variance."""
+    """Share of the reward variance that is between prompts; None without variance."""
     tokens: Estimate
     """Mean length of a sample."""
     reference_tokens: float
+    """Mean length of a reference."""
     length_correlation: Estimate | None
-    """Of reward and length within the groups, by ranks."""
+    """Rank correlation of reward and length within the groups."""
 
 
 @dataclass(frozen=True)
 class JudgeForecast:
-    """What the whole run will ask of one judge at most."""
+    """Upper limit on the questions of the whole run to one judge."""
 
     name: str
     questions: int
@@ -235,43 +236,43 @@ class JudgeForecast:
     cost: float
     max_cost: float | None
     model: str = ""
-    """On the server; judges of one model share what is spent."""
+    """Model on the server; judges with the same model share the budget."""
     certain: int = 0
-    """Of the questions, those that are asked whatever is sampled."""
+    """Questions that are asked whatever is sampled, included in `questions`."""
 
     @property
     def words(self) -> str:
-        """In a line."""
+        """The forecast in one line."""
         known = f" ({self.certain:,} of them before anything is sampled)" if self.certain else ""
-        asked = f"up to {self.questions:,} questions{known}, {self.tokens / 1e6:,.1f} million tokens"
-        return f"judge {self.name}: {asked}{f', about {self.cost:,.2f}' if self.cost else ''}"
+        questions = f"up to {self.questions:,} questions{known}, {self.tokens / 1e6:,.1f} million tokens"
+        return f"judge {self.name}: {questions}{f', about {self.cost:,.2f}' if self.cost else ''}"
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The whole run, from what the audit took on this machine."""
+    """Forecast of the whole run, from the time that the audit took on this machine."""
 
     steps: int
     prompts_per_step: int
     samples: int
-    """Of training and evaluation."""
+    """Samples in training and evaluation."""
     rollout: float
-    """Seconds per group, as the next two."""
+    """Seconds per group, like `reward` and `update`."""
     reward: float
     update: float | None
-    """Forward and backward pass; None where no group had a signal."""
+    """Forward and backward pass; None if no group had a signal."""
     known: float
-    """Share of the judges' verdicts that took no time because they were in the ledger."""
+    """Share of the judges' verdicts that came from the ledger and took no time."""
     hours: float
     judges: list[JudgeForecast]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to fix."""
+    """A problem to fix."""
 
     problem: str
-    """With the figure that says so."""
+    """The problem with its figure."""
     remedy: str
 
 
@@ -281,19 +282,19 @@ class Verdict:
 
     safe: bool
     findings: list[Finding]
-    """What to fix, empty if safe."""
+    """Problems to fix; empty if safe."""
     unchecked: list[str]
-    """What could not be checked, and what it takes to check it."""
+    """Checks that were not possible, and what they require."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Everything in `audit.json`."""
+    """Content of `audit.json`."""
 
     confidence: float
-    """Level of the intervals."""
+    """Nominal coverage of the intervals."""
     rewards: list[RewardFigures]
-    """What decides comes first."""
+    """Figures of the rewards, the deciding one first."""
     agreements: list[Agreement]
     policy: Policy
     forecast: Forecast
@@ -302,7 +303,7 @@ class Audit:
     edits: list[EditItem] = field(default_factory=list)
     groups: list[GroupItem] = field(default_factory=list)
     manifest: Manifest = field(default_factory=Manifest)
-    """Recipe, versions, data: as of a run."""
+    """Recipe, versions and data, as in a run."""
 
 
 _AUDIT = Record("audit.json", Audit, indent=1)

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not there: written under another name, sealed, synced, and only then put in place.
+"""Atomic checkpoints: written under a temporary name, sealed with checksums, synced to disk, and then moved into place.
 
-checksums.json in a checkpoint names every other file of it with size and SHA-256. A checkpoint in which anything
-differs from that is never resumed from; it is set aside as `broken-STEP`, and the one before it counts.
+checksums.json in a checkpoint lists the size and SHA-256 of every other file. A checkpoint that deviates from it is
+never resumed; it is renamed to `broken-STEP`, and the previous one is used.
 """
 
 import hashlib
@@ -16,19 +16,19 @@ from grao.errors import InputError
 from grao.records.files import Record, sync
 
 DRAFT = ".draft"
-"""Folder beside the checkpoints in which the next one is written."""
+"""Folder next to the checkpoints in which the next one is written."""
 _PREFIX = "checkpoint-"
 OPTIMIZER, STATE = "optimizer.safetensors", "training_state.json"
 _NEEDED = ("trainer_state.json", OPTIMIZER, STATE)
-"""Without these a run would go on, but to other weights."""
+"""Without these files, a run could be resumed but would reach different weights."""
 _FORMER = "optimizer.pt"
-"""By which a checkpoint of an earlier version is known: it holds pickles."""
+"""A file that only checkpoints of earlier versions contain; it is a pickle."""
 
 
 @dataclass(frozen=True)
 class _File:
     size: int
-    """Bytes."""
+    """In bytes."""
     sha256: str
 
 
@@ -36,42 +36,47 @@ _SEAL = Record("checksums.json", dict[str, _File])
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All of a folder, the oldest first, whole or not."""
+    """List all checkpoints of a folder, intact or not, the oldest first."""
     numbered = {path: path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*")}
     return sorted((path for path, step in numbered.items() if step.isdecimal()), key=step_of)
 
 
 def seal(folder: Path) -> None:
-    """Writes the checksums of everything in a folder."""
+    """Write the checksums of all files in a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL.name)
     _SEAL.write(folder, {str(path.relative_to(folder)): _File(path.stat().st_size, _digest(path)) for path in files})
 
 
-def publish(draft: Path, place: Path) -> None:
-    """Moves a finished folder to its place, where it replaces what is there, once all of it is on the disk."""
+def publish(draft: Path, target: Path) -> None:
+    """Sync a finished folder to disk, then move it to its target and replace what is there.
+
+    Args:
+        draft: the finished folder.
+        target: final path on the same file system.
+    """
     sync_all(draft)
-    old = place.with_name(f".{place.name}.old")
+    old = target.with_name(f".{target.name}.old")
     remove(old)
     with suppress(FileNotFoundError):
-        place.rename(old)
-    draft.rename(place)
-    sync(place.parent)
+        target.rename(old)
+    draft.rename(target)
+    sync(target.parent)
     remove(old)
 
 
 def sync_all(folder: Path) -> None:
-    """Waits until a folder and all that is in it are on the disk."""
+    """Flush a folder and everything in it to disk."""
     for path in (*folder.rglob("*"), folder):
         sync(path)
 
 
 def rotate(newest: Path, limit: int | None, kept: Iterable[str | None]) -> None:
-    """Removes the oldest checkpoints up to the newest one, so that at most `limit` are left.
+    """Delete the oldest checkpoints up to the newest one, so that at most `limit` are left.
 
     Args:
-        newest: the one that was just put in place; it always stays.
-        limit: None or 0 for no limit.
-        kept: further ones that stay.
+        newest: the checkpoint that was just written; it is never deleted.
+        limit: most checkpoints to keep; None or 0 for no limit.
+        kept: paths of other checkpoints that are never deleted.
     """
     until = [path for path in checkpoints(newest.parent) if step_of(path) <= step_of(newest)]
     spared = {newest, *(Path(path) for path in kept if path)}
@@ -81,49 +86,52 @@ def rotate(newest: Path, limit: int | None, kept: Iterable[str | None]) -> None:
 
 
 def fault(checkpoint: Path) -> str | None:
-    """What keeps a run from going on from a checkpoint; None if every file in it is as it was written.
+    """Describe why a run cannot be resumed from a checkpoint; None if all of its files are intact.
 
     Raises:
-        InputError: if an earlier version has written it.
+        InputError: if an earlier version of grao wrote the checkpoint.
     """
     if (checkpoint / _FORMER).exists():
-        remedy = "finish the run with that version, or begin anew with model.path: " + str(checkpoint)
-        raise InputError(f"{checkpoint} was written by an earlier version of grao, in another format; {remedy}")
+        remedy = "finish the run with that version, or start a new run with model.path: " + str(checkpoint)
+        raise InputError(f"{checkpoint} was written by an earlier version of grao in another format; {remedy}")
     try:
         sealed = _SEAL.read(checkpoint) or {}
         for name, written in sealed.items():
             path = checkpoint / name
             if not path.is_file():
-                return f"{name} is missing, which {_SEAL.name} names"
+                return f"{name} is missing, but listed in {_SEAL.name}"
             if (size := path.stat().st_size) != written.size:
-                return f"{name} has {size:,} bytes, and not {written.size:,} as {_SEAL.name} says"
+                return f"{name} has {size:,} bytes instead of {written.size:,} according to {_SEAL.name}"
             if _digest(path) != written.sha256:
-                return f"{name} does not fit {_SEAL.name}"
+                return f"{name} does not match its checksum in {_SEAL.name}"
     except (InputError, OSError):
-        return f"{_SEAL.name} or a file that it names cannot be read"
+        return f"{_SEAL.name} or a file listed in it cannot be read"
     lacking = [name for name in _NEEDED if name not in sealed]
     return f"{lacking[0] if sealed else _SEAL.name} is missing" if lacking else None
 
 
 def last_whole(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint in a folder that can be resumed from, and a line on each newer one, which is set aside.
+    """Find the newest intact checkpoint in a folder, and rename newer ones to `broken-STEP`.
+
+    Returns:
+        The checkpoint, None if there is no intact one, and a message for each renamed one.
 
     Raises:
-        InputError: if an earlier version has written it.
+        InputError: if an earlier version of grao wrote a checkpoint.
     """
-    passed: list[str] = []
+    skipped: list[str] = []
     for checkpoint in reversed(checkpoints(folder)):
-        if (why := fault(checkpoint)) is None:
-            return checkpoint, passed
+        if (reason := fault(checkpoint)) is None:
+            return checkpoint, skipped
         aside = checkpoint.with_name(f"broken-{step_of(checkpoint)}")
         remove(aside)
         checkpoint.rename(aside)
-        passed.append(f"{checkpoint.name} is passed over and kept as {aside.name}: {why}")
-    return None, passed
+        skipped.append(f"{checkpoint.name} is skipped and kept as {aside.name}: {reason}")
+    return None, skipped
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link or a folder with all that is in it, if it is there."""
+    """Delete a file, a link, or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -131,7 +139,7 @@ def remove(path: Path) -> None:
 
 
 def step_of(checkpoint: Path | None) -> int:
-    """The steps that were done; 0 without a checkpoint."""
+    """Number of optimizer steps at a checkpoint; 0 for None."""
     return int(checkpoint.name.removeprefix(_PREFIX)) if checkpoint else 0
 
 

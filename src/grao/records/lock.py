@@ -1,8 +1,8 @@
-"""One run, one folder: while a run or a study writes into a folder, no other one does.
+"""Folder locks: while a run or a study writes into a folder, no other process may.
 
-The lock is the operating system's (`flock`), so that it ends with the process, however that ends; the file beside it
-only says who holds it. Of several processes of one run the first holds it for all. Where a file system knows no locks,
-as some of a network do, that is said and the run goes on.
+The lock is the operating system's (`flock`), so that it is released when the process ends, however it ends. The lock
+file only names the holder. In a run with several processes, the first one holds the lock for all of them. On file
+systems without locks, such as some network file systems, the run continues with a warning.
 """
 
 import os
@@ -16,17 +16,17 @@ from grao.errors import InputError
 
 _NAME = ".lock"
 _held: set[Path] = set()
-"""Folders that this process holds."""
+"""Folders locked by this process."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within it, no other process may write into the folder; inside of itself it does nothing.
+    """Lock a folder against other processes; nested calls for the same folder have no effect.
 
-    The folder is made, and taken away again if nothing was written into it.
+    The folder is created if necessary, and removed again if nothing was written into it.
 
     Raises:
-        InputError: if another process holds it, or a link in it leads elsewhere.
+        InputError: if another process holds the lock, or the folder contains a symbolic link.
     """
     key = folder.resolve()
     if key in _held or os.environ.get("RANK", "0") != "0":
@@ -47,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def no_empty_folders(folder: Path) -> Iterator[None]:
-    """Takes away again what of a folder and its parents was made within it and stayed empty."""
+    """Remove a folder and its parents again if they were created within the context and are still empty."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
@@ -58,17 +58,17 @@ def no_empty_folders(folder: Path) -> Iterator[None]:
 
 
 def check_links(folder: Path) -> None:
-    """Makes sure that what is written into a folder stays in it.
+    """Check that a folder contains no symbolic links, through which files would be written elsewhere.
 
     Raises:
-        InputError: naming a symbolic link in it.
+        InputError: if there is a symbolic link.
     """
     if link := next((path for path in folder.iterdir() if path.is_symlink()), None):
-        raise InputError(f"output: {link} is a symbolic link, and what is written here must stay here; remove it")
+        raise InputError(f"output: {link} is a symbolic link, which would redirect writes to another place; remove it")
 
 
 def _acquire(folder: Path) -> int:
-    """The open file whose lock is held."""
+    """Acquire the lock and return the handle of the lock file."""
     path = folder / _NAME
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
@@ -78,12 +78,12 @@ def _acquire(folder: Path) -> int:
             holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
             os.close(handle)
             raise InputError(
-                f"output: {folder} is in use by {holder}; wait until it ends, or choose another folder"
+                f"output: {folder} is in use by {holder}; wait until it ends or choose another folder"
             ) from error
         except (OSError, ImportError) as error:
-            problem = f"{folder} cannot be locked here ({error}): start no second run in it"
+            problem = f"{folder} cannot be locked on this file system ({error}): do not start a second run in it"
             warnings.warn(problem, stacklevel=5)
-        with suppress(FileNotFoundError):  # whoever held it before may have taken the file away
+        with suppress(FileNotFoundError):  # the previous holder may have deleted the file
             if os.path.samestat(os.fstat(handle), path.stat()):
                 os.truncate(handle, 0)
                 os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())

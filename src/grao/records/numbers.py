@@ -1,4 +1,4 @@
-"""Measured numbers as they stand in records: with their intervals and what they rest on."""
+"""Measured numbers in records, with their intervals and sample sizes."""
 
 from dataclasses import field
 
@@ -7,89 +7,91 @@ from pydantic.dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured number with its interval over prompts."""
+    """A measured number with its confidence interval."""
 
     value: float
     low: float
+    """Lower limit of the interval."""
     high: float
+    """Upper limit of the interval."""
     n: int
-    """Prompts it rests on."""
+    """Number of prompts that it is based on; of seeds for an interval over seeds."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One number with intervals that answer different questions and are never mixed."""
+    """A number with separate intervals for three different questions."""
 
     over_prompts: Estimate
-    """Would it hold on other prompts, for these very models?"""
+    """For new prompts and the same trained models."""
     over_seeds: Estimate | None
-    """Would it hold if all were trained again, on these very prompts? None with a single seed."""
+    """For new training runs on the same prompts; None with a single seed."""
     over_both: Estimate | None = None
-    """Would it hold for new prompts and new trainings at once? None with a single seed."""
+    """For new prompts and new training runs; None with a single seed."""
 
 
 @dataclass(frozen=True)
 class Tested:
-    """A difference for new prompts and new trainings at once, and whether it is one."""
+    """A difference over prompts and seeds with its test."""
 
     difference: Estimate
     simultaneous: Estimate
-    """The same; all that belong together hold at once (Bonferroni)."""
+    """The same with a simultaneous interval for all comparisons of the family (Bonferroni)."""
     p: float
     p_corrected: float
-    """For their number (Holm)."""
+    """Holm-adjusted p-value."""
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Pairs of similar confidence."""
+    """A calibration bin: pairs of similar confidence."""
 
     confidence: float
-    """Mean."""
+    """Mean confidence."""
     accuracy: Estimate
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether a probability of 0.8 means right in 80 %."""
+    """Calibration of probabilities: whether a probability of 0.8 means an accuracy of 80 %."""
 
     bins: list[Bin]
     error: Estimate
     """Expected calibration error, bias-corrected."""
     plain_error: float
-    """The same, raw."""
+    """Raw expected calibration error."""
     confidence: float
-    """Mean."""
+    """Mean confidence."""
     accuracy: float
-    """Mean; a confidence above it is too high."""
+    """Mean accuracy; overconfident if it is below the confidence."""
 
 
 @dataclass(frozen=True)
 class Kappa:
-    """How far two judges agree."""
+    """Agreement of two judges."""
 
     agreement: Estimate
     kappa: Estimate | None
-    """Cohen's; None where both only ever say the same one thing."""
+    """Cohen's kappa; None if both judges always give the same single verdict."""
 
 
 @dataclass(frozen=True)
 class Rank:
-    """A place in the ranking by all comparisons, the strongest first."""
+    """An entry of the Bradley-Terry ranking, which lists the strongest first."""
 
     name: str
     strength: Estimate
-    """Bradley and Terry's, in Elo points above the references, which have 0; 400 are odds of 10 to 1."""
+    """In Elo points relative to the references, which have 0; 400 points are odds of 10 to 1."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the questions to a judge took in one evaluation."""
+    """Questions to a judge in one evaluation: requests plus `known`."""
 
     reward: str
     requests: int
     known: int
-    """Questions whose answer was in the ledger."""
+    """Questions answered from the ledger."""
     unreadable: int
     failed: int
     cost: float
@@ -97,22 +99,23 @@ class Asked:
 
 @dataclass(frozen=True)
 class Agreed:
-    """A reward against something else that judged the same answers."""
+    """Agreement of a reward with another source of verdicts on the same answers."""
 
     reward: str
     kappa: Kappa | None
     calibration: Calibration | None = None
-    """Of 1 / (1 + exp(-R)), where R is a difference and people said who wins."""
+    """Calibration of 1 / (1 + exp(-R)) against human preferences, if R is a difference of scores."""
 
 
 @dataclass(frozen=True)
 class Checks:
-    """What was found out about the judges beside their verdicts."""
+    """Measurements of the reliability of the judges."""
 
     error: Estimate | None = None
-    """Share of its verdicts that are wrong; without an interval where it was told."""
+    """Share of wrong verdicts; `n` is 0 if it was configured rather than measured."""
     retest: list[Agreed] = field(default_factory=list)
-    """Each reward against itself, asked a second time."""
+    """Agreement of each reward with itself when asked again."""
     labels: list[Agreed] = field(default_factory=list)
-    """Each reward against people's preferences."""
+    """Agreement of each reward with human preferences."""
     asked: list[Asked] = field(default_factory=list)
+    """Questions to each judge."""

@@ -1,4 +1,4 @@
-"""`reward.json`: how far a trained reward model is right, and how it was trained."""
+"""`reward.json`: accuracy and training of a reward model."""
 
 from typing import Any
 
@@ -10,38 +10,38 @@ from grao.records.numbers import Estimate
 
 @dataclass(frozen=True)
 class PairScores:
-    """A reward model on pairs of a better and a worse answer that it has not seen."""
+    """Results of a reward model on held-out pairs of a better and a worse answer."""
 
     accuracy: Estimate
-    """Share of pairs whose better answer scores higher; a tie is not right."""
+    """Share of pairs whose better answer scores higher; ties count as wrong."""
     ties: int
-    """Pairs with two equal scores."""
+    """Pairs with equal scores."""
     mean_margin: float
     """Mean of r(better) - r(worse)."""
     longer: Estimate
-    """Share of pairs whose better answer is the longer one: the accuracy of a reward that counts tokens."""
+    """Share of pairs whose better answer is longer: the accuracy of a reward that counts tokens."""
     length_correlation: float | None
-    """Spearman's correlation of r(better) - r(worse) with the difference in tokens; None if one of them is constant."""
+    """Spearman's correlation of r(better) - r(worse) with the difference in tokens; None if either is constant."""
 
 
 @dataclass(frozen=True)
 class RewardModelRecord:
-    """One trained reward model."""
+    """A trained reward model."""
 
     scores: PairScores
     trained: int
-    """Pairs that it was trained on."""
+    """Number of training pairs."""
     left_out: dict[str, int]
     """Reason -> pairs that are neither trained on nor held out."""
     fingerprint: str
-    """Of prompts and better answers, `grao.data.load.fingerprint`."""
+    """Fingerprint of prompts and better answers (`grao.data.load.fingerprint`)."""
     steps: int
     seconds: float
-    """Of the training alone."""
+    """Duration of the training alone."""
     started: str
     finished: str
     command: str
-    """That repeats the training."""
+    """Command that repeats the training."""
     seed: int
     config: dict[str, Any]
     """The recipe."""

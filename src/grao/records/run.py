@@ -1,9 +1,9 @@
 """The records of a run folder.
 
-manifest.json    what the run was told, on what it ran, and how it ended
-metrics.jsonl    one line a training step, appended as it happens, and one an evaluation while training
+manifest.json    settings, environment and status of the run
+metrics.jsonl    one line per training step and per evaluation during training, appended immediately
 items.jsonl      every held-out prompt with all answers and verdicts
-evaluation.json  the headline numbers, recomputable from items.jsonl
+evaluation.json  the headline numbers, which can be recomputed from items.jsonl
 """
 
 import json
@@ -27,94 +27,96 @@ from grao.records.files import Record, append_line, replace_text
 from grao.records.numbers import Checks, Estimate, Rank
 
 Settings = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
-"""A recipe as a tree of sections; null reads as empty."""
+"""A recipe as a tree of sections; null is read as empty."""
 
 
 class _Facts(BaseModel):
-    """Keys may be missing or unknown; both survive reading and writing."""
+    """Base of records with missing or unknown keys, which are preserved by reading and writing."""
 
     model_config = ConfigDict(frozen=True, extra="allow", coerce_numbers_to_str=True)
 
 
 class DataFacts(_Facts):
-    """The examples of a run."""
+    """Data of a run."""
 
     prompts: int = 0
-    """For training."""
+    """Number of training prompts."""
     held_out: int = 0
+    """Number of held-out prompts."""
     left_out: dict[str, int] = {}
     """Reason -> examples that are neither trained on nor held out."""
     fingerprint: str = ""
-    """Of prompts and references, `grao.data.load.fingerprint`."""
+    """Fingerprint of prompts and references (`grao.data.load.fingerprint`)."""
 
 
 class WeightCounts(_Facts):
-    """Parameters of the policy."""
+    """Number of parameters of the policy."""
 
     all: int = 0
     trained: int = 0
 
 
 class Stretch(_Facts):
-    """A run as it was before it was given another number of steps."""
+    """State of a run before its number of steps was changed."""
 
     steps: int | None = None
-    """In all, then."""
+    """Planned number of steps at that time."""
     finished: str | None = None
 
 
 class Manifest(_Facts):
-    """`manifest.json`. To change some of it: `manifest.model_copy(update={...})`."""
+    """`manifest.json`. To change fields, use `manifest.model_copy(update={...})`."""
 
     status: str | None = None
     """`running`, `finished`, `interrupted` or `failed`."""
     started: str | None = None
-    """ISO time in UTC, as `finished`."""
+    """Start time in ISO format, UTC."""
     finished: str | None = None
+    """End time in the same format."""
     command: str | list[str] | None = None
-    """That repeats the run."""
+    """Command that repeats the run."""
     config: Settings = {}
     """The recipe."""
     seed: int | None = None
     steps: int | None = None
-    """That the run was to take."""
+    """Planned number of optimizer steps."""
     stages: list[str] = []
-    """Methods that it learned by one after another; empty of a single one."""
+    """Training methods of the stages, in order; empty for a single method."""
     data: DataFacts = DataFacts()
     weights: WeightCounts = WeightCounts()
     stops: list[int] = []
-    """Tokens that end an answer."""
+    """Token ids that end an answer."""
     hardware: str | None = None
     """`2 x NVIDIA H100 80GB HBM3`, or `CPU`."""
     decisive: Settings = {}
-    """Dotted field -> value, or a digest of the file that it names: what must not change before a resume."""
+    """Dotted field -> value, or digest of the file that it names, for settings that must not change before a resume."""
     versions: dict[str, str] = {}
     git: Any = None
-    """Revision of the checkout, None outside of one."""
+    """Git revision of the working directory; None outside a repository."""
     earlier: list[Stretch] = []
-    """What the run was each time before it was given another number of steps."""
+    """States of the run before each change of its number of steps."""
     saved: int | None = None
-    """Step whose weights the result has."""
+    """Step of the saved weights."""
     evaluated: str | None = None
-    """When the finished run was evaluated again."""
+    """Time of a later evaluation of the finished run."""
     run: str | None = None
-    """The evaluated run, if it lies in another folder."""
+    """The evaluated run, if it is in another folder."""
 
     @property
     def complete(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run finished."""
         return self.finished is not None if self.status is None else self.status == "finished"
 
     @property
     def seconds(self) -> float | None:
-        """From start to end; None unless both are recorded as ISO times."""
+        """Duration from start to end; None unless both are recorded as ISO times."""
         with suppress(ValueError, TypeError):
             begin, end = (datetime.fromisoformat(time or "") for time in (self.started, self.finished))
             return (end - begin).total_seconds()
         return None
 
     def setting(self, section: str, name: str) -> Any:
-        """One value of the recipe, None if it is not recorded."""
+        """Return a value of the recipe; None if it is not recorded."""
         values = self.config.get(section)
         return values.get(name) if isinstance(values, Mapping) else None
 
@@ -124,17 +126,17 @@ read_manifest, write_manifest = _MANIFEST.read, _MANIFEST.write
 
 
 def update_manifest(folder: Path, **values: Any) -> None:
-    """Sets some fields of the manifest in a folder."""
+    """Update fields of the manifest in a folder."""
     write_manifest(folder, (read_manifest(folder) or Manifest()).model_copy(update=values))
 
 
 def now() -> str:
-    """The time in UTC, to the second."""
+    """Current time in UTC, in ISO format to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def installed_versions(*more: str) -> dict[str, str]:
-    """Versions of the packages that decide a result, and of the packages named; those not installed are left out."""
+    """Return the versions of the packages that affect results, and of `more`, as far as they are installed."""
     versions = {}
     for name in ("grao", "torch", "transformers", "accelerate", "datasets", "peft", "numpy", *more):
         with suppress(PackageNotFoundError):
@@ -143,7 +145,7 @@ def installed_versions(*more: str) -> dict[str, str]:
 
 
 def git_revision(folder: Path | None = None) -> str | None:
-    """Revision of the checkout around `folder` (the working directory), with `-dirty` if it has changes."""
+    """Return the git revision of `folder` (default: working directory), `-dirty` if changed; None without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     with suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
@@ -152,36 +154,40 @@ def git_revision(folder: Path | None = None) -> str | None:
 
 
 Step = dict[str, float]
-"""Name -> value; `step` counts optimiser steps from 1. Names with a slash belong together: `terms/imitation`."""
+"""Metric -> value; `step` counts optimizer steps from 1. Related names share a prefix: `terms/imitation`."""
 
 
 class Alarm(IntEnum):
-    """Value of `watch/alarm`: what a second reward that only looks on has seen so far."""
+    """Value of `watch/alarm`: what the independent reward of a watch has shown so far."""
 
     NONE = 0
     WIDENING = 1
     """The gap between the two rewards has grown."""
     HACKED = 2
-    """The second reward has fallen while the first has not."""
+    """The independent reward has fallen while the training reward has not."""
 
 
 class MetricsLog:
-    """Appends steps to `metrics.jsonl`, each at once, so that nothing is lost when a run is killed.
+    """Appends steps to `metrics.jsonl` immediately, so that no step is lost if the run is killed.
 
     Args:
-        folder: the run folder; it is made with the first line.
+        folder: the run folder; it is created with the first line.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "metrics.jsonl"
 
     def append(self, step: Mapping[str, float]) -> None:
-        """Writes one line; values that are not finite become null."""
+        """Append one line; values that are not finite become null."""
         clean = {name: value if math.isfinite(value) else None for name, value in step.items()}
         append_line(self.path, json.dumps(clean))
 
     def keep_until(self, step: int) -> float:
-        """Drops the lines after `step`, which a resumed run repeats; returns the seconds spent until then."""
+        """Delete the lines after `step`, because a resumed run repeats them.
+
+        Returns:
+            Training seconds up to that step.
+        """
         kept = [line for line in _steps(self.path.parent, mend=True) if line.get("step", math.inf) <= step]
         if self.path.exists():
             replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -192,19 +198,19 @@ _METRICS = Record("metrics.jsonl", dict[str, float | None], remedy="delete the l
 
 
 def read_metrics(folder: Path) -> list[Step]:
-    """All training lines in order, without the values that are missing; a half-written last line is left out.
+    """Read all training steps in order, without missing values; an incomplete last line is ignored.
 
     Raises:
-        InputError: naming file and line, if any other line cannot be read.
+        InputError: if any other line is invalid; names the file and the line.
     """
     return [line for line in _steps(folder) if not _evaluated(line)]
 
 
 def read_evaluations(folder: Path) -> list[Step]:
-    """What `eval_strategy` measured on the held-out prompts while training: `eval/reward`, `eval/win` and the like.
+    """Read the evaluations on held-out prompts during training (`eval_strategy`): `eval/reward`, `eval/win`, ...
 
     Raises:
-        InputError: as `read_metrics`.
+        InputError: if a line other than the last is invalid.
     """
     return [line for line in _steps(folder) if _evaluated(line)]
 
@@ -214,17 +220,17 @@ def _evaluated(line: Step) -> bool:
 
 
 def _steps(folder: Path, mend: bool = False) -> list[Step]:
-    """All lines without the values that are missing; with `mend`, those that cannot be read are left out and named."""
+    """All lines without missing values; with `mend`, invalid lines are skipped with a warning."""
     lines, steps = _METRICS.lines(folder), []
     for text, where in lines:
         try:
             step = _METRICS.parse(text, where)
         except InputError as error:
             if (text, where) == lines[-1]:
-                break  # half-written
+                break  # incomplete, still being written
             if not mend:
                 raise
-            warnings.warn(f"{error}: it is left out", stacklevel=3)
+            warnings.warn(f"{error}: the line is skipped", stacklevel=3)
             continue
         steps.append({name: x for name, x in step.items() if x is not None and math.isfinite(x)})
     return steps
@@ -232,41 +238,42 @@ def _steps(folder: Path, mend: bool = False) -> list[Step]:
 
 @dataclass(frozen=True)
 class Scores:
-    """One model against the references."""
+    """Comparison of a model with the references."""
 
     ras: Estimate
     """Relative adversarial score: share of strict wins over the reference."""
     ras_win_or_tie: Estimate
+    """Share of wins and ties."""
     ras_half_tie: Estimate
-    """Wins + half of the ties."""
+    """Share of wins plus half of the ties."""
     missing: int
-    """Prompts without a verdict; they are in no estimate."""
+    """Prompts without a verdict; they are excluded from all estimates."""
     mean_reward: float | None
     """Mean of R(o, y)."""
     mean_tokens: float
     truncated: float
-    """Share of answers cut at the token limit."""
+    """Share of answers truncated at the token limit."""
     net: Estimate | None = None
     """(wins - losses) / N against the references."""
     p: float | None = None
-    """That the answers are as good as the references: exact, two-sided, not corrected for other comparisons."""
+    """Two-sided p-value of wins and losses being equally likely, exact, not adjusted for other comparisons."""
     detectable: float | None = None
-    """As in `Gain`, of the net share."""
+    """Minimum detectable net share, as in `Gain`."""
     length_controlled: Estimate | None = None
-    """Wins and half of the ties, had the answers been as long as the references; None where it cannot be told."""
+    """Length-controlled win rate (ties count half); None if it cannot be estimated."""
     by_reward: dict[str, Estimate] = field(default_factory=dict)
-    """Wins and half of the ties by each reward, where several make the sum; one that says nothing is left out."""
+    """Win rate (ties count half) by each of several rewards; rewards without verdicts are excluded."""
     corrected: Estimate | None = None
-    """Wins and half of the ties, less what the judge's known errors add."""
+    """Win rate (ties count half) corrected for the judge's error rate."""
     repetition: float | None = None
-    """Share of runs of three words that stood in the same answer before, a mean over answers."""
+    """Share of three-word sequences that occurred in the same answer before, mean over answers."""
     kl: Estimate | None = None
     """Mean over answers of log pi(o) - log pi_start(o) in nats, at temperature 1."""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """One model against another on the same prompts."""
+    """Comparison of two models on the same prompts."""
 
     model: str
     baseline: str
@@ -275,20 +282,21 @@ class Gain:
     nag_win: Estimate
     """The paper's formula as printed: wins / N."""
     relative_ras: Estimate | None
-    """RAS(model) / RAS(baseline) - 1; None where the baseline never wins."""
+    """RAS(model) / RAS(baseline) - 1; None if the baseline never wins."""
     missing: int = 0
+    """Prompts without a verdict; they are excluded from all estimates."""
     p: float | None = None
-    """That wins and losses are as likely: exact, two-sided, not corrected for other comparisons."""
+    """Two-sided p-value of wins and losses being equally likely, exact, not adjusted for other comparisons."""
     detectable: float | None = None
-    """The least net gain that so many prompts show in four of five evaluations, at the level of the intervals."""
+    """Minimum detectable net gain with 80 % power, at the level of the intervals."""
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """What speaks against believing the headline."""
+    """A reason to doubt the headline."""
 
     kind: str
-    """Short and stable, such as `judge-contradicts-itself`."""
+    """Short stable identifier, such as `judge-contradicts-itself`."""
     words: str
     """One or two sentences for the reader."""
 
@@ -298,52 +306,53 @@ class Evaluation:
     """The headline numbers of a run, or of several models on the same prompts."""
 
     confidence: float
+    """Nominal coverage of the intervals."""
     prompts: int
     models: dict[str, Scores]
-    """By name, in the order of evaluation: `before`, `after`."""
+    """Model name -> scores, in the order of evaluation: `before`, `after`."""
     gains: list[Gain] = field(default_factory=list)
-    """Every later model against every earlier one."""
+    """Comparison of every model with every earlier one."""
     corrected: dict[str, float] = field(default_factory=dict)
-    """p-values for all comparisons at once (Holm), by model (against the references) and by `model|baseline`."""
+    """Holm-adjusted p-values of all comparisons, by model (against the references) and by `model|baseline`."""
     judges: list[str] = field(default_factory=list)
-    """Who judged, in words."""
+    """Descriptions of the judges."""
     doubts: list[Doubt] = field(default_factory=list)
     ranking: list[Rank] = field(default_factory=list)
-    """Of the models and `reference`, where there are at least two models."""
+    """Ranking of the models and `reference`; empty for a single model."""
     checks: Checks | None = None
 
 
 LONGEST_REPLY = 2000
-"""Characters of what a judge said that are kept."""
+"""Most recorded characters of a judge's reply."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """One reading of a pair by a judge."""
+    """A judge's verdict on a pair of texts shown in one order."""
 
     first: Literal["answer", "reference"]
-    """Whose text came first."""
+    """The text that was shown first."""
     value: float | None
     """Above 0: the answer is better; None: unreadable."""
     text: str
-    """What the judge said, at most `LONGEST_REPLY` characters."""
+    """The judge's reply, at most `LONGEST_REPLY` characters."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """What one reward said of an answer against its reference."""
+    """Verdict of one reward on an answer compared with its reference."""
 
     reward: str
-    """Its name."""
+    """Name of the reward."""
     value: float | None
-    """R(o, y)."""
+    """R(o, y); None = missing."""
     orders: list[Order] = field(default_factory=list)
-    """Of a judge; empty otherwise."""
+    """The single readings of a judge; empty for other rewards."""
 
 
 @dataclass(frozen=True)
 class RecordedAnswer:
-    """What one model said to one prompt."""
+    """Answer of a model to a prompt."""
 
     text: str
     tokens: int
@@ -351,31 +360,31 @@ class RecordedAnswer:
     reward: float | None
     """R(o, y) against the reference: above 0 wins, 0 ties, below 0 loses, None is missing."""
     token_ids: list[int]
-    """As sampled, the end token included."""
+    """As sampled, including the end token."""
     said: list[Said] = field(default_factory=list)
-    """By each reward."""
+    """Verdict of each reward."""
     kl: float | None = None
     """log pi(o) - log pi_start(o), in nats."""
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """A prompt of the data with its reference answer."""
+    """A prompt with its reference answer."""
 
     id: str
-    """Of the prompt."""
+    """ID of the prompt."""
     prompt: str
     reference: str
 
 
 @dataclass(frozen=True)
 class Item(Prompted):
-    """One held-out prompt."""
+    """A held-out prompt with the answers of all models."""
 
     answers: dict[str, RecordedAnswer]
-    """By model name."""
+    """Model name -> answer."""
     comparisons: dict[str, float | None] = field(default_factory=dict)
-    """`after|before` -> R of the first against the second."""
+    """`after|before` -> R of the first model's answer against the second's."""
 
 
 _AGAIN = "evaluate the run again"
@@ -384,6 +393,6 @@ read_evaluation, read_items = _EVALUATION.read, _ITEMS.read_lines
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, items: Iterable[Item]) -> None:
-    """Writes `items.jsonl`, then `evaluation.json`."""
+    """Write `items.jsonl`, then `evaluation.json`."""
     _ITEMS.write_lines(folder, items)
     _EVALUATION.write(folder, evaluation)

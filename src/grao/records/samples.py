@@ -1,6 +1,7 @@
-"""Completions of the training, to be read while it goes on: `samples.jsonl` in the run folder.
+"""`samples.jsonl`: completions from training, for reading while a run is in progress.
 
-Every few steps one group, with the reward and the weight of each completion. No number of a report rests on them.
+Every few steps, one group is recorded with the reward and the weight of each completion. No reported number is based on
+them.
 """
 
 import math
@@ -22,20 +23,21 @@ class Sample:
     tokens: int
     truncated: bool
     reward: float | None
-    """R(o, y); None is missing."""
+    """R(o, y); None = missing."""
     weight: float
-    """What its log-likelihood was multiplied with."""
+    """Weight of its log-likelihood in the loss."""
 
 
 @dataclass(frozen=True)
 class SampledGroup(Prompted):
-    """What the policy answered to one training prompt."""
+    """A training prompt with its completions."""
 
     step: int
-    """Optimiser step, from 1."""
+    """Optimizer step, counted from 1."""
     samples: list[Sample]
-    """G of them."""
+    """G completions."""
     reference_weight: float
+    """Weight of the reference's log-likelihood in the loss."""
 
 
 _SAMPLES = Record("samples.jsonl", SampledGroup, remedy="delete the line")
@@ -43,16 +45,16 @@ read_groups = _SAMPLES.read_appended
 
 
 def append_group(folder: Path, group: SampledGroup) -> None:
-    """Adds a group; long texts lose their end."""
+    """Append a group; long texts are cut at the end."""
     samples = [replace(sample, text=cut(sample.text), reward=_finite(sample.reward)) for sample in group.samples]
     short = replace(group, prompt=cut(group.prompt), reference=cut(group.reference), samples=samples)
     _SAMPLES.append(folder, short)
 
 
 def keep_groups_until(folder: Path, step: int) -> None:
-    """Drops the groups after `step`, which a resumed run samples again."""
+    """Delete the groups after `step`, because a resumed run samples them again."""
     groups = read_groups(folder)
-    if (folder / _SAMPLES.name).exists():  # its last line may be torn
+    if (folder / _SAMPLES.name).exists():  # rewrite in any case: the last line may be incomplete
         _SAMPLES.write_lines(folder, [group for group in groups if group.step <= step])
 
 

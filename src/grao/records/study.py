@@ -1,11 +1,10 @@
-"""What a study leaves: a record of each of its training runs, and `study.json`, what they come to.
+"""Records of a study: one record per training run, and the results in `study.json`.
 
-Every number in `study.json` can be recomputed from the records of the runs, which are small enough to be kept under
-version control. Verdicts are one letter a prompt, so that a run over 300 prompts takes two or three kilobytes. Left
-out: the answers themselves and the model.
+Every number in `study.json` can be recomputed from the records of the runs, which are small enough for version control:
+with one letter per verdict, a run over 300 prompts takes two or three kilobytes. Left out: the answers and the model.
 
-A study that runs writes one file a run, `cells/NAME.json`. A study that is kept has all of them in `cells.jsonl`, one
-line a run, sorted by name (`pack_cells`). A folder may hold both; the record in `cells/` is then the newer one.
+A running study writes one file per run, `cells/NAME.json`. An archived study has all records in `cells.jsonl`, one line
+per run, sorted by name (`pack_cells`). If a folder has both, the record in `cells/` is the newer one.
 """
 
 import shutil
@@ -23,15 +22,15 @@ from grao.records.files import Record
 from grao.records.numbers import Estimate, Measured, Tested
 
 Role = Literal["select", "final"]
-"""A run that helps to choose a learning rate, or one that counts."""
+"""Purpose of a run: selection of the learning rate, or final evaluation."""
 
 Letters = str
-"""One letter a prompt: `w` the answer wins, `t` ties, `l` loses, `-` no verdict."""
+"""Verdicts, one letter per prompt: `w` the answer wins, `t` ties, `l` loses, `-` no verdict."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """Which run of a study."""
+    """Identifies a run of a study."""
 
     arm: str
     role: Role
@@ -40,76 +39,77 @@ class Key:
 
     @property
     def name(self) -> str:
-        """`grao-final-lr0.0005-seed0`, also the name of its file."""
+        """`grao-final-lr0.0005-seed0`, also the file name of the record."""
         return f"{self.arm}-{self.role}-lr{self.learning_rate:g}-seed{self.seed}"
 
     @property
     def words(self) -> str:
-        """`grao, rate 0.0005, seed 0`."""
-        choosing = "choosing: " if self.role == "select" else ""
-        return f"{choosing}{self.arm}, rate {self.learning_rate:g}, seed {self.seed}"
+        """The run in words: `grao, rate 0.0005, seed 0`."""
+        selecting = "selection: " if self.role == "select" else ""
+        return f"{selecting}{self.arm}, rate {self.learning_rate:g}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluation on the way."""
+    """One evaluation during training."""
 
     step: int
     reward_calls: int
-    """Rewards asked for in training until then."""
+    """Cumulative number of training rewards."""
     seconds: float
-    """Of training until then, evaluations not counted."""
+    """Cumulative training time, without evaluations."""
     ras: float
     mean_reward: float
     work: float = 0.0
-    """Seconds of counted work until then; 0 where none is counted."""
+    """Cumulative counted work in seconds; 0 if work is not counted."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took, in whole numbers, or the runs of an arm on average."""
+    """Cost of a run in whole numbers, or the mean cost of an arm's runs."""
 
     steps: int | float
     reward_calls: int | float
-    """Rewards asked for in training."""
+    """Number of training rewards."""
     tokens_sampled: int | float
     tokens_trained: int | float
     seconds: dict[str, float]
-    """`training`, of it `rollout`, `reward`, `update`; and `evaluation`, `total`."""
+    """`training` with its parts `rollout`, `reward` and `update`; `evaluation`; `total`."""
     work: float = 0.0
-    """Seconds of counted work; 0 where none is counted."""
+    """Counted work in seconds; 0 if work is not counted."""
     stages: list[int] = field(default_factory=list)
-    """Steps at which one stage handed over to the next."""
+    """Last step of each stage but the final one."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The held-out prompts, one letter each, all in the same order."""
+    """Verdicts on the held-out prompts, in the same order in all fields."""
 
     prompts: str
-    """Fingerprint of prompts and references: only equal ones can be paired."""
+    """Fingerprint of prompts and references: only runs with equal fingerprints can be paired."""
     after: Letters
-    """The trained model against the references."""
+    """Trained model against the references."""
     mean_reward: float
-    """Of `after`, R(o, y)."""
+    """Mean R(o, y) of the trained model."""
     mean_tokens: float
     truncated: float
-    """Share of answers cut at the token limit."""
+    """Share of answers truncated at the token limit."""
     before: Letters = ""
-    """The model before training against the references; empty for a selection."""
+    """Model before training against the references; empty for a selection."""
     gain: Letters = ""
-    """The answer after training against the one before."""
+    """Trained model against the model before training."""
     right: Letters = ""
-    """Of `after`: `w` right, `l` not, by the gold judge of the embedded world; empty elsewhere."""
+    """Correctness of the trained model's answers: `w` correct, `l` wrong, by the gold judge of the embedded world;
+    empty elsewhere."""
 
 
 @dataclass(frozen=True)
 class CellRecord:
-    """One run: finished with outcomes and cost, or failed with an error."""
+    """A run: finished with outcomes and cost, or failed with an error."""
 
     key: Key
     settings: dict[str, Any]
-    """Dotted field -> value: all that decides the result. A record with other settings does not count."""
+    """Dotted field -> value of everything that affects the result. Records with other settings are not reused."""
     started: str
     finished: str
     versions: dict[str, str]
@@ -117,9 +117,9 @@ class CellRecord:
     outcomes: Outcomes | None = None
     cost: Cost | None = None
     curve: list[Point] = field(default_factory=list)
-    """From before training, step 0, to the end."""
+    """Evaluations from step 0, before training, to the end."""
     error: str | None = None
-    """Of a failed run, in one line."""
+    """Error of a failed run, in one line."""
 
     def __post_init__(self) -> None:
         _check_phases([self.cost] if self.cost else [])
@@ -127,75 +127,77 @@ class CellRecord:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """What one arm reached over all its finished runs."""
+    """Results of an arm over all of its finished runs."""
 
     arm: str
     learning_rate: float
     seeds: list[int]
-    """Of the finished runs."""
+    """Seeds of the finished runs."""
     before: Measured
-    """RAS of the model before training, mostly the same for all arms."""
+    """RAS of the model before training, usually the same for all arms."""
     ras: Measured
-    """Strict wins over the reference."""
+    """Share of strict wins over the reference."""
     ras_win_or_tie: Measured
     nag: Measured
-    """Net, after training against before."""
+    """Net gain of the trained model over the model before training."""
     mean_reward: float
     mean_tokens: float
     truncated: float
-    """Share of answers cut at the token limit."""
+    """Share of answers truncated at the token limit."""
     cost: Cost
-    """Of one run, on average."""
+    """Mean cost of a run."""
     calls_to_best: float | None
-    """Reward calls to 95 % of the mean curve's best RAS; None where none are asked for or no curve was taken."""
+    """Reward calls to 95 % of the mean curve's best RAS; None without reward calls or without a curve."""
     steps_to_best: float | None
+    """The same in optimizer steps."""
     falling: float | None
-    """Share of evaluations below the one before, mean over seeds; None without a curve."""
+    """Share of evaluations below the previous one, mean over seeds; None without a curve."""
     right: Measured | None = None
-    """Right answers, where the runs recorded them."""
+    """Share of correct answers, if the runs recorded it."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The main arm less another one, over the seeds that both have."""
+    """An arm minus another one, over the seeds that both have."""
 
     arm: str
     other: str
     seeds: list[int]
     difference: Measured
-    """RAS of the one less RAS of the other."""
+    """RAS of `arm` minus RAS of `other`."""
     relative_ras: float | None
-    """RAS of the one / RAS of the other - 1; None where the other never wins."""
+    """RAS of `arm` / RAS of `other` - 1; None if the other never wins."""
     p_prompts: float
-    """Exact McNemar test with one seed; with several, signs of the prompts' mean differences flipped."""
+    """McNemar's exact test with one seed, sign-flip test on the prompts' mean differences with several."""
     p_prompts_corrected: float
-    """Holm, over all comparisons."""
+    """Holm-adjusted for all comparisons."""
     p_seeds: float | None
-    """Signs of the seeds' differences flipped; None with a single seed."""
+    """Sign-flip test on the seeds' differences; None with a single seed."""
     p_seeds_corrected: float | None
+    """Holm-adjusted for all comparisons."""
     both: Tested | None = None
-    """RAS of the one less RAS of the other, over prompts and seeds at once; None with a single seed."""
+    """Difference of RAS over prompts and seeds; None with a single seed."""
     win_or_tie: Tested | None = None
-    """The same of win or tie, corrected for itself."""
+    """The same for win or tie, adjusted as a separate family."""
 
 
 @dataclass(frozen=True)
 class BandPoint:
-    """One point of an arm's curve over its seeds."""
+    """One point of an arm's mean curve."""
 
     step: float
     reward_calls: float
     seconds: float
-    """Of training, mean over seeds."""
+    """Training time, mean over seeds."""
     ras: Estimate
     """Mean over seeds with its interval over seeds."""
     work: float = 0.0
-    """Counted, mean over seeds."""
+    """Counted work in seconds, mean over seeds."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """The curve of one arm."""
+    """The mean curve of an arm."""
 
     arm: str
     points: list[BandPoint]
@@ -203,7 +205,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One learning rate that could be chosen, judged on training prompts that were kept away."""
+    """A candidate learning rate, evaluated on training prompts set aside for the selection."""
 
     arm: str
     learning_rate: float
@@ -211,14 +213,14 @@ class Candidate:
     """Mean over the selection's seeds; None if a run failed."""
     mean_reward: float | None
     interval: Estimate | None = None
-    """Of RAS: over the selection's prompts, with several seeds over prompts and seeds at once."""
+    """Interval of RAS over the selection's prompts and, with several seeds, over seeds."""
     chosen: float | None = None
-    """Share of resamples of the selection's prompts and seeds in which this rate is chosen."""
+    """Share of bootstrap resamples of the selection's prompts and seeds that choose this rate."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that did not come to its end."""
+    """A failed run."""
 
     cell: str
     error: str
@@ -226,114 +228,115 @@ class Failure:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one arm of a sweep stands."""
+    """Position of an arm in a sweep."""
 
     name: str
-    """Of the arm in `StudyResult.arms`."""
+    """Name of the arm in `StudyResult.arms`."""
     arm: str
-    """As the sweep calls it."""
+    """Name of the arm within the sweep."""
     point: list[str]
-    """A label for each axis."""
+    """One label per axis."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """How the main arm's lead over another one changes along the axis: at its last point less at its first."""
+    """Change of the main arm's lead over another arm along the axis: last point minus first point."""
 
     other: str
     change: Estimate
-    """Of RAS differences, over seeds."""
+    """Difference of RAS differences."""
     p_seeds: float
-    """Corrected for the number of other arms (Holm)."""
+    """Holm-adjusted for the number of other arms."""
     over: Literal["seeds", "models"] = "seeds"
-    """What interval and p-value are over: trainings of one model, or pretrained models, each a mean over seeds."""
+    """Units of interval and p-value: training runs of one model, or pretrained models, each a mean over seeds."""
 
 
 @dataclass(frozen=True)
 class Below:
-    """A point of a sweep of one arm against its best point."""
+    """A point of a single-arm sweep compared with the best point."""
 
     name: str
     best: str
     ras: Tested
-    """Less that of the best; corrected for every two points, since the best was picked by looking."""
+    """RAS minus that of the best point; adjusted for all pairs of points, because the best was chosen from the data."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is said of a study with axes, in place of one comparison of all arms with one."""
+    """Results of a study with axes, in place of the comparisons of `StudyResult`."""
 
     axes: list[str]
     places: list[Place]
     contrasts: list[Comparison]
-    """The main arm against each other one at the same point; p-values corrected over all of them."""
+    """The main arm compared with each other one at the same point; p-values adjusted for all of them."""
     changes: list[Change]
-    """Of a sweep with one axis and several seeds, and of one over ability and pretrained models."""
+    """For sweeps with one axis and several seeds, and for sweeps over ability and pretrained models."""
     below: list[Below] = field(default_factory=list)
-    """Of a sweep of one arm with several seeds: its other points."""
+    """For single-arm sweeps with several seeds: all points but the best."""
 
     def __post_init__(self) -> None:
         if not self.places or any(len(place.point) != len(self.axes) for place in self.places):
-            raise ValueError("places must be there, each with one label an axis")
+            raise ValueError("places must not be empty, and each needs one label per axis")
         _check_names([contrast.other for contrast in self.contrasts], [place.name for place in self.places])
 
 
 @dataclass(frozen=True)
 class Situation:
-    """A group by its verdicts, and what each of its answers counts."""
+    """A group with given verdicts, and the weights of its sequences."""
 
     wins: int
     losses: int
     """The other samples of the group tie."""
     won: float | None
-    """Weight of a sample that won, w_i; None where there is none."""
+    """Weight w_i of a winning sample; None if there is none."""
     lost: float | None
+    """Weight w_i of a losing sample; None if there is none."""
     reference: float
-    """w_y."""
+    """Weight w_y of the reference."""
 
 
 @dataclass(frozen=True)
 class ArmWeights:
-    """What an arm of an ablation comes to: the weights in front of the likelihoods."""
+    """Effective likelihood weights of an arm of an ablation."""
 
     arm: str
     kappa: float | None
-    """Of eq. 3, what its coefficients set but for the scale: (w_y / A_y) / (G w_i / A_i)."""
+    """(w_y / A_y) / (G w_i / A_i), the ratio of reference to sample weight that the coefficients of eq. 3 determine."""
     situations: list[Situation]
     rescaled: str | None
-    """The first arm whose weights are these times one positive number, in every group that verdicts can make."""
+    """First arm whose weights equal these up to one positive factor, for every possible combination of verdicts."""
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """Everything that the table, the curves and the verdict say."""
+    """All results of a study, the source of its tables, curves and sentences."""
 
     confidence: float
     prompts: int
-    """Held-out prompts."""
+    """Number of held-out prompts."""
     seeds: int
-    """That were wanted of each arm."""
+    """Planned number of seeds per arm."""
     budget: str
-    """`100 steps`."""
+    """Budget of a run, such as `100 steps`."""
     main: str
-    """The arm that all others are tested against."""
+    """The arm that is compared with all others."""
     arms: list[ArmResult]
     comparisons: list[Comparison]
     curves: list[Band]
     candidates: list[Candidate] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
-    """Arms without any finished run."""
+    """Arms without a finished run."""
     versions: list[dict[str, str]] = field(default_factory=list)
-    """Those that the runs were made with, each once."""
+    """Distinct sets of library versions of the runs."""
     sweep: Sweep | None = None
-    """Of a study with axes."""
+    """For a study with axes."""
     weights: list[ArmWeights] = field(default_factory=list)
-    """Of an ablation."""
+    """For an ablation."""
     pairs: list[Comparison] = field(default_factory=list)
-    """Every two arms of a study without axes, p-values corrected for the number of pairs."""
+    """All pairs of arms of a study without axes; p-values adjusted for the number of pairs."""
     rates: dict[str, float] = field(default_factory=dict)
-    """Seconds that work is counted by: of a step, and of a token that is sampled, forwarded or backwarded."""
+    """Rates of counted work in seconds: per step, and per token sampled, forwarded or backwarded."""
 
     def __post_init__(self) -> None:
         _check_phases([arm.cost for arm in self.arms])
@@ -348,7 +351,7 @@ def _check_phases(costs: Sequence[Cost]) -> None:
 
 def _check_names(used: Sequence[str], known: Sequence[str]) -> None:
     if unknown := [name for name in used if name not in known]:
-        raise ValueError(f"{unknown[0]!r} is none of its arms")
+        raise ValueError(f"{unknown[0]!r} is not one of its arms")
 
 
 _STUDY = Record("study.json", StudyResult, indent=1, remedy="run the study again; finished runs are kept")
@@ -357,21 +360,21 @@ _CELLS = Record("cells.jsonl", CellRecord)
 
 
 def write_cell(folder: Path, record: CellRecord) -> None:
-    """Writes `cells/NAME.json` into the folder of a study, whole or not at all."""
+    """Write `cells/NAME.json` into the folder of a study, completely or not at all."""
     Record(f"cells/{record.key.name}.json", CellRecord, indent=1).write(folder, record)
 
 
 def read_cells(folder: Path) -> dict[Key, CellRecord]:
-    """All records of a study, from `cells.jsonl` and `cells/`.
+    """Read all records of a study, from `cells.jsonl` and `cells/`.
 
-    A record that cannot be read is left out: its run is done again.
+    Invalid records are ignored, so that their runs are repeated.
 
     Raises:
-        InputError: if one of the files is none.
+        InputError: if one of the paths is not a readable file.
     """
-    alone = [(read_bytes(path) or b"", str(path)) for path in sorted((folder / "cells").glob("*.json"))]
+    single = [(read_bytes(path) or b"", str(path)) for path in sorted((folder / "cells").glob("*.json"))]
     records = {}
-    for line in (*_CELLS.lines(folder), *alone):
+    for line in (*_CELLS.lines(folder), *single):
         with suppress(InputError):
             record = _CELLS.parse(*line)
             records[record.key] = record
@@ -379,7 +382,7 @@ def read_cells(folder: Path) -> dict[Key, CellRecord]:
 
 
 def pack_cells(folder: Path) -> None:
-    """Moves the records in `cells/` into `cells.jsonl`, where one of the same run is replaced.
+    """Move the records in `cells/` into `cells.jsonl`, replacing older records of the same runs.
 
     Args:
         folder: of a study that is not running.

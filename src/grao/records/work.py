@@ -1,4 +1,4 @@
-"""By what the work of a study's runs is counted (`work.json`): the same on any machine, once it is measured."""
+"""`work.json`: the rates at which a study counts the work of its runs, independent of the machine once measured."""
 
 from pydantic.dataclasses import dataclass
 
@@ -7,18 +7,18 @@ from grao.records.files import Record
 
 @dataclass(frozen=True)
 class WorkRates:
-    """Seconds that a part of a training takes (`grao.studies.work`)."""
+    """Seconds per unit of training work (`grao.studies.work`)."""
 
     steps: float
-    """Each step of the optimiser."""
+    """Per optimizer step."""
     sampled: float
-    """Each token drawn."""
+    """Per sampled token."""
     forwarded: float
-    """Each token that goes through the model without a gradient."""
+    """Per token in a forward pass without gradients."""
     backwarded: float
-    """Each token that goes through it forward and backward."""
+    """Per token in a forward and backward pass."""
     measured: str = ""
-    """When."""
+    """Time of the measurement."""
 
 
 _WORK = Record("work.json", WorkRates, indent=1)

@@ -1,12 +1,12 @@
-// The list of all answers: unpacked in the page, filtered, sorted, and drawn only where it is looked at.
-// What an item holds is said in items.py (`_packed`). All texts enter the page as text nodes.
+// The list of all answers: unpacked in the page, filtered, sorted, and drawn only where it is visible.
+// items.py (`_packed`) documents the fields of an item. All texts enter the page as text nodes.
 
 {
   const ROW = 58; // pixels, as in style.css
   const KINDS = ["win", "tie", "loss", "missing"];
   const LETTERS = { win: "W", tie: "T", loss: "L", missing: "\u2013" };
   const WORDS = { win: "wins", tie: "ties", loss: "loses", missing: "no verdict" };
-  const KEYS = [["j, k", "next and previous answer"], ["enter", "go to the answer"], ["/", "search"], ["esc", "leave the search, then clear all filters"], ["d", "mark differences: none, from the other answer, from the reference"], ["?", "these keys"]];
+  const KEYS = [["j, k", "next and previous answer"], ["enter", "go to the answer"], ["/", "search"], ["esc", "leave the search, then clear all filters"], ["d", "highlight differences: none, from the other answer, from the reference"], ["?", "show these shortcuts"]];
   const el = GRAO.element;
   const holder = document.getElementById("browser");
 
@@ -45,19 +45,19 @@
       return item.c?.[`${to}|${from}`] ?? (typeof back === "number" ? -back : undefined);
     };
     const change = (item) => (value(item, state.to) ?? 0) - (value(item, state.from) ?? 0);
-    const missing = (number) => (number === null ? Infinity : number);
+    const missingLast = (number) => (number === null ? Infinity : number);
     const SORTS = {
-      order: ["order of the evaluation", null],
-      high: ["margin, highest first", (item) => missing(margin(item) === null ? null : -margin(item))],
-      low: ["margin, lowest first", (item) => missing(margin(item))],
-      near: ["margin, closest first", (item) => missing(margin(item) === null ? null : Math.abs(margin(item)))],
-      ...(models.length > 1 ? { gained: ["change, most gained first", (item) => -change(item)], lost: ["change, most lost first", change] } : {}),
+      order: ["evaluation order", null],
+      high: ["margin, highest first", (item) => missingLast(margin(item) === null ? null : -margin(item))],
+      low: ["margin, lowest first", (item) => missingLast(margin(item))],
+      near: ["margin, closest to 0 first", (item) => missingLast(margin(item) === null ? null : Math.abs(margin(item)))],
+      ...(models.length > 1 ? { gained: ["change, largest gain first", (item) => -change(item)], lost: ["change, largest loss first", change] } : {}),
       long: ["length, longest first", (item) => -size(item, state.to)],
       short: ["length, shortest first", (item) => size(item, state.to)],
-      ...(models.length > 1 ? { grown: ["length, most grown first", (item) => size(item, state.from) - size(item, state.to)] } : {}),
+      ...(models.length > 1 ? { grown: ["length, largest increase first", (item) => size(item, state.from) - size(item, state.to)] } : {}),
     };
 
-    // ---- the tools
+    // ---- filters and sorting
     const select = (name, label, choices, compares = false) => {
       const field = el("select", { name }, ...choices.map(([at, words]) => el("option", { value: at }, words)));
       field.value = state[name];
@@ -68,21 +68,21 @@
       });
       return [el("label", {}, label, field), field];
     };
-    const compared = (...of) => select(...of, true)[0];
+    const compared = (...options) => select(...options, true)[0];
     const named = models.map((name, index) => [index, name]);
-    const searching = el("input", { type: "search", placeholder: "prompt, answer, reference or id", "aria-label": "Search" });
+    const searching = el("input", { type: "search", placeholder: "prompt, answer, reference or ID", "aria-label": "Search" });
     searching.addEventListener("input", () => { state.search = searching.value.toLowerCase(); update(); });
     const moves = el("table", { class: "moves", "aria-label": "Outcomes" });
-    const [cutFrame, cutField] = select("cut", "Cut at the limit", [["", "any"], ["yes", "cut"], ["no", "whole"]]);
-    const [sideFrame, sideField] = select("side", "Side by side", [["", "any"], ["win", "better"], ["tie", "as good"], ["loss", "worse"]]);
-    const [sortFrame] = select("sort", "Sorted by", Object.entries(SORTS).map(([name, [words]]) => [name, words]));
+    const [cutFrame, cutField] = select("cut", "Truncated", [["", "any"], ["yes", "truncated"], ["no", "complete"]]);
+    const [sideFrame, sideField] = select("side", "Direct comparison", [["", "any"], ["win", "better"], ["tie", "as good"], ["loss", "worse"]]);
+    const [sortFrame] = select("sort", "Sort by", Object.entries(SORTS).map(([name, [words]]) => [name, words]));
     const tools = el("div", { class: "tools" }, moves,
       el("label", { class: "wide" }, "Search", searching),
       ...(models.length > 2 ? [compared("from", "From", named), compared("to", "To", named)] : []),
-      ...(rewards.length > 1 ? [compared("reward", "Reward", [[-1, "all together"], ...rewards.map((name, index) => [index, name])])] : []),
+      ...(rewards.length > 1 ? [compared("reward", "Reward", [[-1, "total"], ...rewards.map((name, index) => [index, name])])] : []),
       cutFrame, items.some((item) => item.c) ? sideFrame : "", sortFrame);
     const count = el("p", { class: "count", role: "status" });
-    const help = el("dialog", { "aria-label": "Keys" }, el("h3", {}, "Keys"),
+    const help = el("dialog", { "aria-label": "Keyboard shortcuts" }, el("h3", {}, "Keyboard shortcuts"),
       el("dl", {}, ...KEYS.flatMap(([key, words]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, words)])),
       el("button", { type: "button", onclick: () => help.close() }, "Close"));
 
@@ -109,18 +109,18 @@
 
     function row(item, at) {
       const mark = (model) => (model < 0 ? null : el("span", { class: `mark ${kind(value(item, model))}` }, LETTERS[kind(value(item, model))]));
-      const said = item.a[state.to]?.t ?? "";
+      const answer = item.a[state.to]?.t ?? "";
       const made = el("div", { class: "row", role: "option", "data-at": at, id: `row${at}`, "aria-selected": String(item === state.item) },
         el("p", {}, el("span", {}, mark(state.from), state.from < 0 ? "" : "\u2009", mark(state.to)),
           el("span", {}, item.p.slice(0, 200).replace(/\s+/g, " ")),
           el("span", { class: "size" }, `${GRAO.number(margin(item), true)} \u00b7 ${size(item, state.to)}`)),
-        el("p", {}, said.slice(0, 200).replace(/\s+/g, " ")));
+        el("p", {}, answer.slice(0, 200).replace(/\s+/g, " ")));
       made.style.transform = `translateY(${at * ROW}px)`;
       return made;
     }
 
-    // ---- what is shown
-    /** Filters and sorts anew, and begins at the top unless the reader is to stay at the same item. */
+    // ---- updating the list
+    /** Filters and sorts again, and opens the first item, or with `stay` the current one if it is still listed. */
     function update(stay = false) {
       const wanted = items.filter((item) =>
         (!state.search || item.text.includes(state.search))
@@ -138,14 +138,14 @@
       const filtered = state.search || state.move || state.cut || state.side;
       count.replaceChildren(`${shown.length.toLocaleString("en")} of ${items.length.toLocaleString("en")}`,
         filtered ? el("button", { type: "button", onclick: clear }, "clear filters") : "",
-        el("button", { type: "button", onclick: () => help.showModal() }, "keys"),
+        el("button", { type: "button", onclick: () => help.showModal() }, "shortcuts"),
         el("span", {}, `Each row: outcome${state.from < 0 ? "" : "s"}, prompt, margin \u00b7 tokens of ${models[state.to]}`));
       list.scrollTop = 0;
       open(stay && shown.includes(state.item) ? state.item : shown[0] ?? null, false);
     }
 
     function drawMoves(counts) {
-      const used = KINDS.filter((one) => one !== "missing" || [...counts.keys()].some((key) => key.includes(one)) || state.move.includes(one));
+      const used = KINDS.filter((name) => name !== "missing" || [...counts.keys()].some((key) => key.includes(name)) || state.move.includes(name));
       const cell = (from, to) => {
         const key = `${from} ${to}`;
         const number = counts.get(key) ?? 0;
@@ -171,7 +171,7 @@
     function open(item, remember = true) {
       state.item = item;
       if (item && remember) {
-        try { history.replaceState(null, "", `#item=${encodeURIComponent(item.i)}`); } catch { /* a page without an address */ }
+        try { history.replaceState(null, "", `#item=${encodeURIComponent(item.i)}`); } catch { /* a page without a URL */ }
       }
       const at = shown.indexOf(item);
       if (at >= 0 && (at * ROW < list.scrollTop || (at + 1) * ROW > list.scrollTop + list.clientHeight)) list.scrollTop = at * ROW - list.clientHeight / 2 + ROW;
@@ -180,38 +180,38 @@
       describe();
     }
 
-    // ---- one answer
+    // ---- the selected item
     const badge = (number, words) => el("span", { class: `badge ${kind(number)}` }, words);
-    const heard = (answer) => (answer.s ?? []).map(([reward, number, orders]) => el("div", { class: "said" },
+    const readings = (answer) => (answer.s ?? []).map(([reward, number, orders]) => el("div", { class: "said" },
       el("p", {}, el("b", {}, rewards[reward]), ` ${number === null ? "no verdict" : GRAO.number(number, true)}`),
       orders.length ? el("div", { class: "orders" }, ...orders.map(([first, read, text]) => el("div", {},
         el("p", {}, `${first} first: ${read === null ? "unreadable" : GRAO.number(read, true)}`), text ? el("div", { class: "text", dir: "auto" }, text) : ""))) : ""));
 
     function marked(text, base) {
       const parts = base === undefined || base === null ? null : GRAO.difference(base, text);
-      return parts ? parts.map(([what, words]) => (what === "same" ? words : el(what, {}, words))) : [text];
+      return parts ? parts.map(([tag, words]) => (tag === "same" ? words : el(tag, {}, words))) : [text];
     }
 
     function column(item, model) {
       const answer = item.a[model];
-      if (!answer) return el("div", { class: "answer" }, el("header", {}, el("b", {}, models[model])), el("p", { class: "empty" }, "no answer kept"));
+      if (!answer) return el("div", { class: "answer" }, el("header", {}, el("b", {}, models[model])), el("p", { class: "empty" }, "answer not recorded"));
       const base = [null, state.from >= 0 && model !== state.from ? item.a[state.from]?.t : null, item.r][state.marks];
       const gain = model === state.to && state.from >= 0 ? side(item) : undefined;
       return el("div", { class: "answer" },
         el("header", {}, el("b", {}, models[model]), badge(value(item, model), WORDS[kind(value(item, model))]),
           gain === undefined ? "" : badge(gain, `${{ win: "better than", tie: "as good as", loss: "worse than", missing: "not compared with" }[kind(gain)]} ${models[state.from]}`)),
         el("div", { class: "text", dir: "auto" }, ...marked(answer.t, base)),
-        el("footer", {}, `${answer.n.toLocaleString("en")} tokens${answer.c ? ", cut at the limit" : ""}${answer.v === null ? "" : ` \u00b7 reward ${GRAO.number(answer.v, true)}`}`),
-        ...heard(answer));
+        el("footer", {}, `${answer.n.toLocaleString("en")} tokens${answer.c ? ", truncated" : ""}${answer.v === null ? "" : ` \u00b7 reward ${GRAO.number(answer.v, true)}`}`),
+        ...readings(answer));
     }
 
     function describe() {
       const item = state.item;
       if (!item) {
-        detail.replaceChildren(el("p", { class: "empty" }, "No answer is like that."));
+        detail.replaceChildren(el("p", { class: "empty" }, "No answers match the filters."));
         return;
       }
-      const ways = ["no differences marked", ...(state.from < 0 ? [] : [`differences from ${models[state.from]}`]), "differences from the reference"];
+      const ways = ["no differences highlighted", ...(state.from < 0 ? [] : [`differences from ${models[state.from]}`]), "differences from the reference"];
       const differing = el("select", { "aria-label": "Differences" }, ...ways.map((words, index) => el("option", { value: state.from < 0 && index ? 2 : index }, words)));
       differing.value = state.marks;
       differing.addEventListener("change", () => { state.marks = Number(differing.value); describe(); });
@@ -255,7 +255,7 @@
     function fromAddress() {
       const wanted = /^#item=(.*)$/.exec(location.hash);
       let item = null;
-      try { item = wanted && items.find((one) => one.i === decodeURIComponent(wanted[1])); } catch { /* no such address */ }
+      try { item = wanted && items.find(({ i }) => i === decodeURIComponent(wanted[1])); } catch { /* malformed link */ }
       if (!item) return false;
       if (!shown.includes(item)) clear();
       open(item, false);
@@ -269,7 +269,7 @@
   }
 
   if (holder) {
-    if (typeof DecompressionStream === "undefined") holder.textContent = "This browser cannot unpack the answers; a newer one can.";
+    if (typeof DecompressionStream === "undefined") holder.textContent = "This browser is too old to unpack the answers; use a newer one.";
     else unpack().then(start, (error) => { holder.textContent = `The answers could not be unpacked: ${error.message}`; });
   }
 }

@@ -1,5 +1,5 @@
 // Draws every figure of the page as SVG, from the JSON beside it: lines with bands, stacks, points with intervals.
-// Hovering, or the arrow keys, read values off; charts over the same axis (`link`) move together.
+// Hovering or the arrow keys show values; charts over the same axis (`link`) move together.
 
 {
   const SVG = "http://www.w3.org/2000/svg";
@@ -12,7 +12,7 @@
     return made;
   };
 
-  /** Round numbers that cover low to high, about `wanted` of them. */
+  /** About `wanted` round numbers between low and high. */
   function ticks(low, high, wanted, whole) {
     const rough = (high - low || Math.abs(high) || 1) / wanted;
     const power = 10 ** Math.floor(Math.log10(rough));
@@ -37,7 +37,7 @@
 
   const read = (value, axis) => (axis.percent ? `${GRAO.number(Number((100 * value).toFixed(1)))}\u00a0%` : GRAO.number(value));
 
-  /** Where values lie on an axis: `at` gives 0 to 1. */
+  /** Maps values to positions on an axis: `at` returns 0 to 1. */
   function scale(axis, values, margin) {
     let low = Math.min(...values);
     let high = Math.max(...values);
@@ -55,10 +55,10 @@
   function vertical(spec) {
     const axis = spec.y;
     if (spec.kind === "stack") {
-      const sums = spec.series[0].x.map((_, index) => spec.series.reduce((sum, one) => sum + one.y[index], 0));
+      const sums = spec.series[0].x.map((_, index) => spec.series.reduce((sum, series) => sum + series.y[index], 0));
       return scale(axis, [0, axis.percent ? 1 : Math.max(...sums) || 1], 0);
     }
-    const values = spec.series.flatMap((one) => [...one.y, ...(one.raw ?? []), ...(one.low ?? []), ...(one.high ?? [])]);
+    const values = spec.series.flatMap((series) => [...series.y, ...(series.raw ?? []), ...(series.low ?? []), ...(series.high ?? [])]);
     if (axis.zero) values.push(0);
     if (axis.percent && !axis.diagonal) values.push(0, 0.05);
     let [low, high] = [Math.min(...values), Math.max(...values)];
@@ -70,7 +70,7 @@
   function draw(plot, spec) {
     const width = Math.max(plot.clientWidth, 240);
     const height = Math.round(Math.min(Math.max(width * 0.5, 190), 320));
-    const across = scale(spec.x, spec.series.flatMap((one) => one.x), spec.kind === "points" ? 0.05 : 0);
+    const across = scale(spec.x, spec.series.flatMap((series) => series.x), spec.kind === "points" ? 0.05 : 0);
     const up = vertical(spec);
     const rows = ticks(up.low, up.high, 4);
     const left = 8 + 6.4 * Math.max(...rows.map((tick) => label(tick, spec.y.percent).length));
@@ -88,11 +88,11 @@
     }
     svg.append(shape("text", { x: 0, y: 10 }, spec.y.label));
     svg.append(shape("text", { x: box.right, y: height - 4, "text-anchor": "end" }, spec.x.label));
-    const path = (one, values, drop) =>
-      one.x.map((at, index) => `${index ? "L" : "M"}${x(at)} ${y(values[index])}`).join("") + (drop ?? "");
-    const region = (one, low, high) => path(one, high, one.x.map((_, index) => {
-      const last = one.x.length - 1 - index;
-      return `L${x(one.x[last])} ${y(low[last])}`;
+    const path = (series, values, drop) =>
+      series.x.map((at, index) => `${index ? "L" : "M"}${x(at)} ${y(values[index])}`).join("") + (drop ?? "");
+    const region = (series, low, high) => path(series, high, series.x.map((_, index) => {
+      const last = series.x.length - 1 - index;
+      return `L${x(series.x[last])} ${y(low[last])}`;
     }).join("") + "Z");
 
     if (spec.y.zero) svg.append(shape("line", { class: "zero", x1: box.left, x2: box.right, y1: y(0), y2: y(0) }));
@@ -101,23 +101,24 @@
       svg.append(shape("line", { class: "zero", x1: x(from), y1: y(from), x2: x(to), y2: y(to) }));
     }
     let floor = spec.series[0].x.map(() => 0);
-    for (const one of spec.series) {
-      const look = `${one.colour} dash${Math.min(one.dash, 2)}`;
+    for (const series of spec.series) {
+      const { x: xs, y: ys, colour } = series;
+      const look = `${colour} dash${Math.min(series.dash, 2)}`;
       if (spec.kind === "stack") {
-        const top = one.y.map((value, index) => floor[index] + value);
-        svg.append(shape("path", { class: `area ${one.colour}`, d: region(one, floor, top) }));
+        const top = ys.map((value, index) => floor[index] + value);
+        svg.append(shape("path", { class: `area ${colour}`, d: region(series, floor, top) }));
         floor = top;
       } else if (spec.kind === "line") {
-        if (one.low) svg.append(shape("path", { class: `band ${one.colour}`, d: region(one, one.low, one.high) }));
-        if (one.raw) svg.append(shape("path", { class: `raw ${one.colour}`, d: path(one, one.raw) }));
-        svg.append(shape("path", { class: `line ${look}`, d: path(one, one.y) }));
-        if (one.x.length === 1) svg.append(shape("circle", { class: `dot ${one.colour}`, cx: x(one.x[0]), cy: y(one.y[0]), r: 3 }));
+        if (series.low) svg.append(shape("path", { class: `band ${colour}`, d: region(series, series.low, series.high) }));
+        if (series.raw) svg.append(shape("path", { class: `raw ${colour}`, d: path(series, series.raw) }));
+        svg.append(shape("path", { class: `line ${look}`, d: path(series, ys) }));
+        if (xs.length === 1) svg.append(shape("circle", { class: `dot ${colour}`, cx: x(xs[0]), cy: y(ys[0]), r: 3 }));
       } else {
-        if (spec.joined) svg.append(shape("path", { class: `line ${look}`, d: path(one, one.y) }));
-        one.x.forEach((at, index) => {
-          if (one.low) svg.append(shape("line", { class: `whisker ${one.colour}`, x1: x(at), x2: x(at), y1: y(one.low[index]), y2: y(one.high[index]) }));
-          svg.append(shape("circle", { class: `dot ${one.colour}`, cx: x(at), cy: y(one.y[index]), r: one.x.length > 40 ? 1.8 : 3 }));
-          if (at === one.marked) svg.append(shape("circle", { class: `ring ${one.colour}`, cx: x(at), cy: y(one.y[index]), r: 6.5 }));
+        if (spec.joined) svg.append(shape("path", { class: `line ${look}`, d: path(series, ys) }));
+        xs.forEach((at, index) => {
+          if (series.low) svg.append(shape("line", { class: `whisker ${colour}`, x1: x(at), x2: x(at), y1: y(series.low[index]), y2: y(series.high[index]) }));
+          svg.append(shape("circle", { class: `dot ${colour}`, cx: x(at), cy: y(ys[index]), r: xs.length > 40 ? 1.8 : 3 }));
+          if (at === series.marked) svg.append(shape("circle", { class: `ring ${colour}`, cx: x(at), cy: y(ys[index]), r: 6.5 }));
         });
       }
     }
@@ -125,24 +126,24 @@
     return { svg, x, y, box, width };
   }
 
-  /** Labels along x: [text, value]. */
+  /** Tick labels of the x axis as [text, value]. */
   function columns(spec, across, room) {
     if (spec.x.ticks) return spec.x.ticks;
     const whole = spec.x.label === "optimiser step";
     const every = spec.x.log
-      ? [...new Set(spec.series.flatMap((one) => one.x))].sort((a, b) => a - b)
+      ? [...new Set(spec.series.flatMap((series) => series.x))].sort((a, b) => a - b)
       : ticks(across.low, across.high, Math.min(6, room / 60), whole);
     const kept = [];
     for (const value of every) {
-      const place = across.at(value) * room;
-      if (!kept.length || place - kept[kept.length - 1].place >= 38) kept.push({ value, place });
+      const pixel = across.at(value) * room;
+      if (!kept.length || pixel - kept[kept.length - 1].pixel >= 38) kept.push({ value, pixel });
     }
     return kept.map(({ value }) => [label(value, spec.x.percent), value]);
   }
 
-  /** Lets the reader follow a chart with pointer or arrows. Returns what a linked chart calls. */
+  /** Shows values under the pointer or with the arrow keys. Returns the callbacks for linked charts. */
   function follow(plot, spec, frame) {
-    const every = [...new Set(spec.series.flatMap((one) => one.x))].sort((a, b) => a - b);
+    const every = [...new Set(spec.series.flatMap((series) => series.x))].sort((a, b) => a - b);
     const marks = shape("g", { class: "marks" });
     const tip = GRAO.element("div", { class: "tip", hidden: true });
     frame().svg.append(marks);
@@ -150,23 +151,23 @@
     let at = -1;
 
     function show(value, speak) {
-      at = every.reduce((best, one, index) => (Math.abs(one - value) < Math.abs(every[best] - value) ? index : best), 0);
+      at = every.reduce((best, x, index) => (Math.abs(x - value) < Math.abs(every[best] - value) ? index : best), 0);
       const { x, y, box, svg, width } = frame();
       const here = every[at];
       svg.append(marks);
       marks.replaceChildren(shape("line", { class: "cursor", x1: x(here), x2: x(here), y1: box.top, y2: box.bottom }));
-      const name = spec.x.ticks?.find(([, place]) => place === here)?.[0] ?? label(Number(here.toFixed(2)) || here, spec.x.percent);
+      const name = spec.x.ticks?.find(([, tick]) => tick === here)?.[0] ?? label(Number(here.toFixed(2)) || here, spec.x.percent);
       const lines = [GRAO.element("div", {}, GRAO.element("span", {}, `${spec.x.label.replace(/^optimiser /, "")} ${name}`))];
       let floor = 0;
-      for (const one of spec.series) {
-        const index = one.x.indexOf(here);
+      for (const series of spec.series) {
+        const index = series.x.indexOf(here);
         if (index < 0) continue;
-        const value = one.y[index];
-        const band = one.low ? ` (${read(one.low[index], spec.y)} to ${read(one.high[index], spec.y)})` : "";
+        const value = series.y[index];
+        const band = series.low ? ` (${read(series.low[index], spec.y)} to ${read(series.high[index], spec.y)})` : "";
         floor = spec.kind === "stack" ? floor + value : value;
-        marks.append(shape("circle", { class: `dot ${one.colour}`, cx: x(here), cy: y(floor), r: 3.2 }));
+        marks.append(shape("circle", { class: `dot ${series.colour}`, cx: x(here), cy: y(floor), r: 3.2 }));
         lines.push(GRAO.element("div", {},
-          GRAO.element("span", {}, GRAO.element("i", { class: one.colour }), one.label), GRAO.element("span", {}, read(value, spec.y) + band)));
+          GRAO.element("span", {}, GRAO.element("i", { class: series.colour }), series.label), GRAO.element("span", {}, read(value, spec.y) + band)));
       }
       if (!speak) return;
       tip.replaceChildren(...lines);
@@ -180,12 +181,12 @@
 
     const hide = () => { marks.replaceChildren(); tip.hidden = true; };
     const together = () => (spec.link ? linked.get(spec.link) : [{ plot, show, hide }]);
-    const showAll = (value) => together().forEach((one) => one.show(value, one.plot === plot));
-    const hideAll = () => together().forEach((one) => one.hide());
+    const showAll = (value) => together().forEach((chart) => chart.show(value, chart.plot === plot));
+    const hideAll = () => together().forEach((chart) => chart.hide());
     plot.addEventListener("pointermove", (event) => {
       const { x, width } = frame();
-      const place = (event.clientX - plot.getBoundingClientRect().left) * (width / plot.clientWidth);
-      showAll(every.reduce((best, one) => (Math.abs(x(one) - place) < Math.abs(x(best) - place) ? one : best)));
+      const pixel = (event.clientX - plot.getBoundingClientRect().left) * (width / plot.clientWidth);
+      showAll(every.reduce((best, value) => (Math.abs(x(value) - pixel) < Math.abs(x(best) - pixel) ? value : best)));
     });
     plot.addEventListener("pointerleave", hideAll);
     plot.addEventListener("blur", hideAll);
@@ -200,13 +201,13 @@
 
   const KEPT = ["fill", "stroke", "stroke-width", "stroke-dasharray", "fill-opacity", "stroke-opacity", "opacity", "font-size", "font-family", "stroke-linejoin"];
 
-  /** The chart with its title and legend as one SVG that needs no style sheet. */
+  /** The chart with its title and legend as a single SVG that needs no style sheet. */
   function standalone(figure, frame) {
     const { svg, width } = frame();
     const copy = svg.cloneNode(true);
     const [from, to] = [[...svg.querySelectorAll("*")], [...copy.querySelectorAll("*")]];
-    from.forEach((one, index) => {
-      const style = getComputedStyle(one);
+    from.forEach((node, index) => {
+      const style = getComputedStyle(node);
       for (const name of KEPT) to[index].setAttribute(name, style.getPropertyValue(name));
       to[index].removeAttribute("class");
     });
@@ -245,7 +246,7 @@
   function numbers(spec) {
     const quoted = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
     const kinds = ["y", "raw", "low", "high"];
-    const lines = spec.series.flatMap((one) => one.x.map((at, index) => [quoted(one.label), at, ...kinds.map((kind) => one[kind]?.[index] ?? "")].join(",")));
+    const lines = spec.series.flatMap((series) => series.x.map((at, index) => [quoted(series.label), at, ...kinds.map((kind) => series[kind]?.[index] ?? "")].join(",")));
     return [`series,${quoted(spec.x.label)},value,single,low,high`, ...lines, ""].join("\n");
   }
 
@@ -253,8 +254,8 @@
     const spec = JSON.parse(figure.querySelector("script").textContent);
     const plot = figure.querySelector(".plot");
     let frame = draw(plot, spec);
-    const one = follow(plot, spec, () => frame);
-    if (spec.link) linked.set(spec.link, [...(linked.get(spec.link) ?? []), one]);
+    const chart = follow(plot, spec, () => frame);
+    if (spec.link) linked.set(spec.link, [...(linked.get(spec.link) ?? []), chart]);
     new ResizeObserver(() => {
       if (Math.abs(plot.clientWidth - frame.width) > 1 && plot.clientWidth >= 240) frame = draw(plot, spec);
     }).observe(plot);

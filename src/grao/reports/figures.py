@@ -1,6 +1,6 @@
-"""What the charts of a page show, as plain values; `charts.js` draws them.
+"""Charts as plain values, which `charts.js` draws.
 
-Which curves a run's page has stands in `charts.yaml`; here they are picked, smoothed and thinned.
+`charts.yaml` defines the curves of a run's page; this module selects, smooths and thins them.
 """
 
 from collections import Counter
@@ -23,20 +23,20 @@ from grao.reports.tables import number, percent
 Array = npt.NDArray[np.float64]
 
 MOST_POINTS = 240
-"""Longer curves are drawn as means of neighbouring steps."""
+"""Most points of a drawn curve; longer curves are averaged over neighbouring steps."""
 HUES = ("blue", "orange", "teal", "purple", "ochre", "grey")
-"""Of curves in turn; CSS variables of the page."""
-_OF_ARMS = {"grao": "blue", "grpo": "orange", "grao-signed": "teal", "dpo": "purple", "ppo": "ochre", "sft": "grey"}
-"""Arms that have the same colour on every page."""
+"""Colours of curves, used in turn; CSS variables of the page."""
+_ARM_HUES = {"grao": "blue", "grpo": "orange", "grao-signed": "teal", "dpo": "purple", "ppo": "ochre", "sft": "grey"}
+"""Colours of the arms that look the same on every page."""
 
 
 class Style(NamedTuple):
-    """How a curve looks."""
+    """Appearance of a curve."""
 
     colour: str
     """One of `HUES`."""
     dash: int = 0
-    """0 is solid."""
+    """Dash pattern; 0 is solid."""
 
 
 class Legend(NamedTuple):
@@ -45,31 +45,31 @@ class Legend(NamedTuple):
     label: str
     style: Style
     change: str
-    """What became of it, in numbers."""
+    """Key values of the curve, such as `23 % to 24 %`."""
 
 
 class Figure(NamedTuple):
-    """A chart with its words."""
+    """A chart with its title, note and legend."""
 
     title: str
     note: str
     drawing: dict[str, Any]
-    """For `charts.js`: `kind`, `x` and `y` (axes), `series`."""
+    """Input of `charts.js`: `kind`, `x` and `y` (axes), `series`."""
     legend: Sequence[Legend] = ()
     zero: str | None = None
-    """What the dashed line at 0 stands for."""
+    """Meaning of the dashed line at 0; None if there is no such line."""
 
     @property
     def spoken(self) -> str:
-        """What a screen reader says."""
+        """Text for screen readers."""
         ends = "; ".join(f"{entry.label} {entry.change}".strip() for entry in self.legend)
         return f"{self.title}: {ends or self.note}"
 
 
 def arm_styles(arms: Iterable[str]) -> dict[str, Style]:
-    """Name -> look. The paper's methods look alike on every page; other arms take what is used least, in order."""
+    """Assign a style to each arm: fixed colours for the paper's methods, the least used colours for the others."""
     names, used = list(arms), Counter[str]()
-    styles = {name: Style(_OF_ARMS[name]) for name in names if name in _OF_ARMS}
+    styles = {name: Style(_ARM_HUES[name]) for name in names if name in _ARM_HUES}
     used.update(style.colour for style in styles.values())
     for name in names:
         if name not in styles:
@@ -82,22 +82,38 @@ def arm_styles(arms: Iterable[str]) -> dict[str, Style]:
 def estimates(
     label: str, style: Style, points: Sequence[tuple[float, Estimate]], banded: bool = True
 ) -> dict[str, Any]:
-    """A series of estimates: (x, estimate), x rising; with `banded` their intervals too."""
+    """One series of estimates for `charts.js`.
+
+    Args:
+        label: name in the legend.
+        style: appearance.
+        points: (x, estimate) in increasing order of x.
+        banded: whether to include the intervals.
+    """
     x, low, value, high = zip(*((at, ras.low, ras.value, ras.high) for at, ras in points), strict=True)
     return series(label, style, x, value, **({"low": low, "high": high} if banded else {}))
 
 
 def series(label: str, style: Style, x: Iterable[float], y: Iterable[float], **more: Iterable[float]) -> dict[str, Any]:
-    """One series for `charts.js`, to six significant digits."""
-    values = {name: [float(f"{value:.6g}") for value in these] for name, these in {"x": x, "y": y, **more}.items()}
+    """One series for `charts.js`, rounded to six significant digits.
+
+    Args:
+        label: name in the legend.
+        style: appearance.
+        x: N values.
+        y: N values.
+        **more: further values by name, N each: `low`, `high`, `raw`.
+    """
+    columns = {"x": x, "y": y, **more}
+    values = {name: [float(f"{value:.6g}") for value in column] for name, column in columns.items()}
     return {"label": label, "colour": style.colour, "dash": style.dash, **values}
 
 
 class Series(NamedTuple):
-    """One curve."""
+    """One curve of a chart in `charts.yaml`."""
 
     metric: str
-    """As logged; `reward_*/mean` stands for all metrics of this form, labelled by what the star stands for."""
+    """Logged name; `reward_*/mean` matches all metrics of this form, labelled by the part that the star matches."""
     label: str = ""
     colour: str = "blue"
     """One of `HUES`."""
@@ -105,7 +121,7 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Chart:
-    """One figure with all its curves."""
+    """One chart of `charts.yaml`."""
 
     key: str
     """Unique on the page."""
@@ -115,15 +131,15 @@ class Chart:
     """Label of the vertical axis, with its unit."""
     series: tuple[Series, ...]
     kind: Literal["line", "stack"] = "line"
-    """A stack is built from the first series upwards."""
+    """`stack` stacks the series, the first one at the bottom."""
     percent: bool = False
-    """The values are shares."""
+    """Whether the values are shares, to be shown in percent."""
     zero: str | None = None
-    """What the dashed line at 0 stands for; None draws none."""
+    """Meaning of the dashed line at 0; None draws no line."""
     optional: bool = False
-    """Not reported as missing where it was not logged."""
+    """Whether the page stays silent if the chart was not logged."""
     least: int = 1
-    """With fewer curves it is not drawn."""
+    """Fewest logged curves with which the chart is drawn."""
 
 
 SECTIONS: dict[str, tuple[Chart, ...]] = TypeAdapter(dict[str, tuple[Chart, ...]]).validate_python(
@@ -133,19 +149,19 @@ SECTIONS: dict[str, tuple[Chart, ...]] = TypeAdapter(dict[str, tuple[Chart, ...]
 
 
 class Curve(NamedTuple):
-    """One series over the steps at which it was logged."""
+    """One series at the N steps that logged it."""
 
     series: Series
     steps: Array
-    """(N,)."""
+    """(N,) step numbers."""
     values: Array
-    """(N,)."""
+    """(N,) logged values."""
     smooth: Array
-    """(N,), the moving average."""
+    """(N,) moving average of the values."""
 
 
 def run_figures(metrics: Sequence[Step]) -> tuple[dict[str, list[Figure]], list[str]]:
-    """The figures by heading, and the titles of the charts that were expected but not logged."""
+    """Return the figures by section heading, and the titles of expected charts that were not logged."""
     sections, missing = {}, []
     for heading, charts in SECTIONS.items():
         logged = [(chart, curves(chart, metrics)) for chart in charts]
@@ -156,21 +172,22 @@ def run_figures(metrics: Sequence[Step]) -> tuple[dict[str, list[Figure]], list[
 
 
 def curves(chart: Chart, metrics: Sequence[Step]) -> list[Curve]:
-    """The series of a chart that were logged; the parts of a stack at the steps that all of them have."""
+    """Return the logged curves of a chart; a stack uses only the steps that logged all of its series."""
     names = dict.fromkeys(name for step in metrics for name in step)
     logged = [match for series in chart.series for match in _matching(series, names)]
-    together = [series.metric for series in logged] if chart.kind == "stack" else []
+    stacked = [series.metric for series in logged] if chart.kind == "stack" else []
     result = []
     for series in logged:
-        complete = [(at, step) for at, step in enumerate(metrics, start=1) if step.keys() >= {series.metric, *together}]
-        if rows := [(step.get("step", at), step[series.metric]) for at, step in complete]:
+        needed = {series.metric, *stacked}
+        complete = [(row, step) for row, step in enumerate(metrics, start=1) if step.keys() >= needed]
+        if rows := [(step.get("step", row), step[series.metric]) for row, step in complete]:
             steps, values = np.array(rows, dtype=np.float64).T
             result.append(Curve(series, steps, values, moving_average(values, window(len(values)))))
     return result
 
 
 def window(steps: int) -> int:
-    """Steps that the moving average covers: an odd number, about a fifteenth of the run."""
+    """Width of the moving average in steps: an odd number, about a fifteenth of the run."""
     return steps // 15 // 2 * 2 + 1
 
 
@@ -185,12 +202,12 @@ def moving_average(values: Array, width: int) -> Array:
 
 
 def thin(values: Array, points: int = MOST_POINTS) -> Array:
-    """At most `points` means of neighbours: (N,) -> (min(N, points),)."""
+    """Average neighbouring values so that at most `points` remain: (N,) -> (min(N, points),)."""
     return np.array([part.mean() for part in np.array_split(values, min(len(values), points))])
 
 
 def _matching(series: Series, names: Iterable[str]) -> list[Series]:
-    """The series if it was logged; of a pattern one series for each match, in turning colours."""
+    """The series if it was logged; for a pattern, one series per match, each in the next colour."""
     begin, star, end = series.metric.partition("*")
     matches = [name for name in names if fnmatchcase(name, series.metric)]
     if not star:
@@ -218,6 +235,6 @@ def _figure(chart: Chart, logged: Sequence[Curve]) -> Figure:
 
 
 def _change(chart: Chart, curve: Curve) -> str:
-    """The moving average at both ends."""
+    """The first and the last value of the moving average, as text."""
     ends = [curve.smooth[0], *curve.smooth[1:][-1:]]
     return " to ".join(percent(end, 0) if chart.percent else number(end) for end in ends)

@@ -1,7 +1,7 @@
-"""The answers on a page: three to read first, how outcomes moved, and all of them, packed for `browser.js`.
+"""The answers on a page: the examples to read first, the changes of outcomes, and all answers, packed for `browser.js`.
 
-Items are embedded as gzip in base64. Their texts keep at most `LONGEST` characters, and fewer where a page would grow
-beyond `LARGEST`: then all long texts lose their middle, and the page says so.
+Items are embedded as gzip in base64. Texts are limited to `LONGEST` characters, or to fewer if all items together would
+exceed `LARGEST` bytes. Longer texts lose their middle, and the page says so.
 """
 
 import base64
@@ -19,37 +19,40 @@ from grao.reports.tables import Table, number, plain_table, signed
 from grao.visible import visible
 
 LONGEST, SHORTEST = 20_000, 150
-"""Characters of one embedded text: at most, and how far the limit may fall."""
+"""Limit on the characters of one embedded text, and the lowest value to which it may be reduced."""
 LARGEST = 7 << 20
-"""Bytes of all packed items."""
+"""Limit on the bytes of all packed items."""
 _AGAINST_REFERENCE = {"win": "wins", "tie": "ties", "loss": "loses", "missing": "no verdict"}
 _AGAINST_OTHER = {"win": "better than", "tie": "as good as", "loss": "worse than", "missing": "not compared with"}
 
 
 class Packed(NamedTuple):
-    """All items for the list of a page."""
+    """All items of a page, packed for the list of answers."""
 
     models: list[str]
     first: str
-    """The model whose answers are shown before those of `second`."""
+    """The model whose answers are shown on the left of those of `second`."""
     second: str
     data: str
-    """Gzip in base64; see `_packed` for what is in it."""
+    """Gzip in base64; `_packed` documents the content."""
     longest: int | None
-    """Characters that were kept of a text, None where all were."""
+    """Characters kept of each text; None if nothing was cut."""
     file: str
-    """That holds the whole texts."""
+    """File or folder with the full texts."""
 
 
 def outcome(reward: float | None) -> str:
-    """The verdict behind R(o, y): above 0 wins, 0 ties, below 0 loses."""
+    """Verdict behind R(o, y): `win` above 0, `tie` at 0, `loss` below 0, `missing` for None."""
     if reward is None:
         return "missing"
     return "win" if reward > 0 else "loss" if reward < 0 else "tie"
 
 
 def compared(models: Mapping[str, Any] | Sequence[str]) -> tuple[str, str]:
-    """The two models that a page sets against each other, (first, second): `before` and `after`, or the last two."""
+    """Choose the two models that a page compares, (first, second): `before` and `after`, or the last two.
+
+    With a single model, the first is empty; without any, both are.
+    """
     names = list(models)
     if {"before", "after"} <= set(names):
         return "before", "after"
@@ -57,11 +60,19 @@ def compared(models: Mapping[str, Any] | Sequence[str]) -> tuple[str, str]:
 
 
 def read_first(items: Sequence[Item], first: str, second: str) -> list[tuple[str, str, Example]]:
-    """One gain, one regression and one ordinary answer, chosen by rule: (title, rule, example).
+    """Choose up to three examples by a fixed rule: the largest gain, the largest regression and the median.
 
-    The gain is the item whose R(o, y) rises most from `first` to `second`, the regression the one where it falls most;
-    of equals the first in the order of the evaluation. The ordinary one has the median of R(o, y), of equals the one
-    in the middle. With a single model, `first` empty, gain and regression are its best and its worst.
+    The gain is the item whose R(o, y) rises most from `first` to `second`, the regression the item whose R(o, y) falls
+    most; ties go to the first in evaluation order. The median example has the median R(o, y) of `second`. With a single
+    model (`first` empty), its best and its worst answer replace gain and regression.
+
+    Args:
+        items: in evaluation order.
+        first: model to compare with, or empty.
+        second: model whose answers are shown.
+
+    Returns:
+        (title, rule, example) for each.
     """
     scored = [item for item in items if _reward(item, second) is not None]
     if not scored:
@@ -70,22 +81,23 @@ def read_first(items: Sequence[Item], first: str, second: str) -> list[tuple[str
     changes = [_change(item, first, second) for item in both]
     chosen = []
     if first:
-        rules = (max, "A gain", "rises most"), (min, "A regression", "falls most")
+        rules = (max, "Largest gain", "increase in reward"), (min, "Largest regression", "decrease in reward")
     else:
-        rules = (max, "The best", "is highest"), (min, "The worst", "is lowest")
+        rules = (max, "Best answer", "reward"), (min, "Worst answer", "reward")
     for pick, title, rule in rules:
         if both and (not first or pick(changes) * (1 if pick is max else -1) > 0):
             item = both[changes.index(pick(changes))]
-            where = f" from {first} to {second}" if first else ""
-            chosen.append((title, f"The reward {rule}{where}: {_told(item, first, second)}.", item))
+            extreme = "Highest" if pick is max and not first else "Lowest" if not first else "Largest"
+            models = f" from {first} to {second}" if first else ""
+            chosen.append((title, f"{extreme} {rule}{models}: {_shown_rewards(item, first, second)}.", item))
     ranked = sorted(range(len(scored)), key=lambda index: (_reward(scored[index], second), index))
     middle = scored[ranked[len(ranked) // 2]]
-    chosen.append(("The median", f"The reward in the middle of all: {_told(middle, '', second)}.", middle))
+    chosen.append(("Median answer", f"Median reward of {second}: {_shown_rewards(middle, '', second)}.", middle))
     return [(title, rule, example(item, first, second)) for title, rule, item in chosen]
 
 
 def transitions(items: Sequence[Item], first: str, second: str) -> Table:
-    """How many items went from which outcome to which: one row an outcome of `first`, one column one of `second`."""
+    """Count the items by their outcomes: one row per outcome of `first`, one column per outcome of `second`."""
     kinds = ("win", "tie", "loss", "missing")
     counts = Counter(
         (outcome(item.answers[first].reward), outcome(item.answers[second].reward))
@@ -94,11 +106,12 @@ def transitions(items: Sequence[Item], first: str, second: str) -> Table:
     )
     used = [kind for kind in kinds if any(kind in pair for pair in counts)]
     rows = [[_AGAINST_REFERENCE[row], *(f"{counts[row, column]:,}" for column in used)] for row in used]
-    return plain_table("", [f"{first}, then {second}:", *(_AGAINST_REFERENCE[column] for column in used)], rows)
+    corner = f"{first} (rows), {second} (columns)"
+    return plain_table("", [corner, *(_AGAINST_REFERENCE[column] for column in used)], rows)
 
 
 def example(item: Item, first: str, second: str) -> Example:
-    """An item with the answers of these models beside the reference."""
+    """An item with the answers of two models next to the reference."""
     shown = {name: item.answers[name] for name in (first, second) if name in item.answers}
     gain, loss = (item.comparisons.get(pair) for pair in (f"{second}|{first}", f"{first}|{second}"))
     gain = gain if loss is None else -loss
@@ -107,7 +120,7 @@ def example(item: Item, first: str, second: str) -> Example:
 
 
 def sampled_example(group: SampledGroup) -> Example:
-    """A group of the training: the best and the worst of its completions beside the reference, with their weights."""
+    """A training group: its best and its worst completion next to the reference, with their weights."""
     known = [sample for sample in group.samples if sample.reward is not None] or group.samples
     ranked = sorted(known, key=lambda sample: -(sample.reward or 0.0))
     chosen = {"best": ranked[0], "worst": ranked[-1]} if len(ranked) > 1 else {"completion": ranked[0]}
@@ -120,13 +133,13 @@ def sampled_example(group: SampledGroup) -> Example:
 
 
 def pack(items: Sequence[Item], first: str, second: str, file: str) -> Packed | None:
-    """All items for the list of a page, None for none.
+    """Pack all items for the list of answers; None without items.
 
     Args:
-        items: in the order of the evaluation.
-        first: a model, or empty.
-        second: the model whose rewards order the list.
-        file: that holds the whole texts.
+        items: in evaluation order.
+        first: model to compare with, or empty.
+        second: model whose rewards the list shows and sorts by.
+        file: file or folder with the full texts, as named on the page.
     """
     if not items:
         return None
@@ -140,8 +153,8 @@ def pack(items: Sequence[Item], first: str, second: str, file: str) -> Packed | 
 def _packed(items: Sequence[Item], models: Sequence[str], limit: int) -> str:
     """{models, rewards, items: [{i id, p prompt, r reference, a answers by model, c comparisons}]}.
 
-    An answer is {t text, n tokens, c cut, v reward, s said}, said [reward's number, value, orders], an order
-    [what came first, value, text].
+    An answer is {t text, n tokens, c truncated, v reward, s readings}, a reading [index of the reward, value, orders],
+    an order [which text came first, value, reply].
     """
     every = [answer for item in items for answer in item.answers.values()]
     rewards = list(dict.fromkeys(said.reward for answer in every for said in answer.said))
@@ -151,9 +164,9 @@ def _packed(items: Sequence[Item], models: Sequence[str], limit: int) -> str:
         if len(text) <= limit:
             return text
         head, tail = limit - limit // 3, limit // 3
-        return f"{text[:head]}\n[... {len(text) - limit:,} characters left out ...]\n{text[-tail:]}"
+        return f"{text[:head]}\n[... {len(text) - limit:,} characters omitted ...]\n{text[-tail:]}"
 
-    def heard(said: Said) -> list[Any]:
+    def reading(said: Said) -> list[Any]:
         orders = [[order.first, _finite(order.value), cut(order.text)] for order in said.orders]
         return [rewards.index(said.reward), _finite(said.value), orders]
 
@@ -161,7 +174,7 @@ def _packed(items: Sequence[Item], models: Sequence[str], limit: int) -> str:
         if answer is None:
             return None
         values = {"t": cut(answer.text), "n": answer.tokens, "c": int(answer.truncated), "v": _finite(answer.reward)}
-        return {**values, "s": list(map(heard, answer.said))} if answer.said else values
+        return {**values, "s": list(map(reading, answer.said))} if answer.said else values
 
     rows = [
         {
@@ -180,8 +193,8 @@ def _packed(items: Sequence[Item], models: Sequence[str], limit: int) -> str:
 
 def _texts(item: Item) -> list[str]:
     answers = item.answers.values()
-    said = (order.text for answer in answers for one in answer.said for order in one.orders)
-    return [item.prompt, item.reference, *(answer.text for answer in answers), *said]
+    replies = (order.text for answer in answers for said in answer.said for order in said.orders)
+    return [item.prompt, item.reference, *(answer.text for answer in answers), *replies]
 
 
 def _finite(value: float | None) -> float | None:
@@ -193,11 +206,11 @@ def _reward(item: Item, model: str) -> float | None:
 
 
 def _change(item: Item, first: str, second: str) -> float:
-    """By how much R(o, y) rises; of a single model R(o, y) itself."""
+    """Change of R(o, y) from `first` to `second`; R(o, y) itself if `first` is empty."""
     return (_reward(item, second) or 0.0) - ((_reward(item, first) or 0.0) if first else 0.0)
 
 
-def _told(item: Item, first: str, second: str) -> str:
+def _shown_rewards(item: Item, first: str, second: str) -> str:
     rewards = [_reward(item, name) for name in (first, second) if name]
     return " to ".join("none" if reward is None else signed(reward) for reward in rewards)
 
@@ -205,7 +218,7 @@ def _told(item: Item, first: str, second: str) -> str:
 def _column(name: str, answer: RecordedAnswer | Sample, other: str, gain: float | None, more: str = "") -> Column:
     against = outcome(answer.reward)
     compared = [] if gain is None else [Badge(outcome(gain), f"{_AGAINST_OTHER[outcome(gain)]} {other}")]
-    cut = ", cut at the limit" if answer.truncated else ""
+    cut = ", truncated" if answer.truncated else ""
     reward = "" if answer.reward is None else f" · reward {number(answer.reward)}"
     badges = [Badge(against, _AGAINST_REFERENCE[against]), *compared]
     said = answer.said if isinstance(answer, RecordedAnswer) else ()

@@ -1,7 +1,7 @@
-"""`grao watch`: the page of a run while it is written, for this machine alone.
+"""`grao watch`: serve the live page of a run to browsers on this machine.
 
-Nothing in the folder is served but the page, which is made from its records whenever they have changed. The browser
-asks for it again every few seconds until the run has ended.
+Only the page is served, no other file of the folder. It is rendered again whenever the records have changed, and the
+browser reloads it every few seconds until the run has finished.
 """
 
 import re
@@ -18,19 +18,19 @@ from grao.reports.tables import duration
 HOST = "127.0.0.1"
 _COST = re.compile("judge_.*/cost")
 _RECORDS = "manifest.json", "metrics.jsonl", "samples.jsonl", "items.jsonl", "evaluation.json"
-_EVERY = 10
-"""Seconds after which the browser asks again."""
+_RELOAD_SECONDS = 10
+"""Interval at which the browser reloads the page."""
 
 
 class LiveServer(ThreadingHTTPServer):
-    """Serves the page of a run under `/`, and nothing else.
+    """HTTP server for the page of a run at `/`; all other paths are not found.
 
     Args:
-        folder: of the run, which may not have begun.
-        port: 0 takes any that is free.
+        folder: of the run, which need not have started.
+        port: port to listen on; 0 chooses a free one.
 
     Raises:
-        OSError: if the port is taken.
+        OSError: if the port is in use.
     """
 
     daemon_threads = True
@@ -43,24 +43,24 @@ class LiveServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """Where the page is."""
+        """URL of the page."""
         return f"http://{HOST}:{self.server_port}/"
 
     def page(self) -> str:
-        """The page as the records are now; where one cannot be read at the moment, what is wrong with it."""
+        """Render the current records, or the error message if one of them cannot be read."""
         with self._lock:
             changed = tuple(map(_changed, (self._folder / name for name in _RECORDS)))
             if changed != self._seen:
                 try:
                     run = read_run(self._folder)
                     self._page, self._seen = render(run, progress(run)), changed
-                except InputError as error:  # it is looked at again the next time
+                except InputError as error:  # not cached: the next request reads the records again
                     return f"<!doctype html><meta charset=utf-8><title>grao</title><p>{escape(str(error))}"
             return self._page
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will be written."""
+        """Whether the run has finished, so that its records no longer change."""
         try:
             manifest = read_manifest(self._folder)
         except InputError:
@@ -69,25 +69,26 @@ class LiveServer(ThreadingHTTPServer):
 
 
 def progress(run: RunRecords) -> str:
-    """How far a run is, in a sentence; empty for one that is complete."""
+    """Describe the progress of a run in a sentence; empty for a finished run."""
     manifest, done = run.manifest, run.steps or 0
     if manifest is None or manifest.complete:
         return ""
     if manifest.status != "running":
-        return f"The run is {manifest.status or 'not begun'}: {done:,} of {manifest.steps or 0:,} steps are done."
+        return f"The run is {manifest.status or 'not started'}: {done:,} of {manifest.steps or 0:,} steps are done."
     seconds = run.metrics[-1].get("seconds", 0.0) if run.metrics else 0.0
-    ahead = max((manifest.steps or 0) - done, 0)
-    left = f", about {duration(seconds / done * ahead)} of training left" if done and ahead else ""
+    remaining = max((manifest.steps or 0) - done, 0)
+    left = f", about {duration(seconds / done * remaining)} of training left" if done and remaining else ""
     cost = sum(value for step in run.metrics for name, value in step.items() if _COST.fullmatch(name))
-    paid = f", {cost:,.2f} paid to judges" if cost else ""
-    return f"Under way: step {done:,} of {manifest.steps or 0:,}{left}{paid}."
+    spent = f", {cost:,.2f} spent on judges" if cost else ""
+    return f"Running: step {done:,} of {manifest.steps or 0:,}{left}{spent}."
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: LiveServer
 
     def do_GET(self) -> None:
-        """The page; anything else is not there. A name of another host is one that was led here by its owner."""
+        """Serve the page; answer other hosts with 403 and other paths with 404."""
+        # A foreign host name points to DNS rebinding: a website that resolves its name to this machine.
         if self.headers.get("Host", "").rpartition(":")[0] not in (HOST, "localhost"):
             return self.send_error(403)
         if self.path != "/":
@@ -99,17 +100,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
         if not self.server.ended:
-            self.send_header("Refresh", str(_EVERY))
+            self.send_header("Refresh", str(_RELOAD_SECONDS))
         self.end_headers()
         self.wfile.write(page)
         return None
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Suppress the request log."""
 
 
 def _changed(path: Path) -> tuple[int, int]:
-    """When a file was written and how long it is; zeros without one."""
+    """Modification time and size of a file; zeros if it does not exist."""
     try:
         status = path.stat()
     except OSError:

@@ -1,6 +1,6 @@
 """The model card of an export: README.md with front matter for the hub, filled from the records of its run.
 
-Every text is escaped for Markdown, and no path of this machine is in it: of a folder or a file only the name.
+All text is escaped for Markdown. Folders and files appear by name only, so that the card shows no local paths.
 """
 
 import re
@@ -30,43 +30,43 @@ _SIGNS = re.compile(r"([\\`*_{}\[\]#|~$])")
 
 @dataclass(frozen=True)
 class Card:
-    """What a card tells of."""
+    """Content of a model card."""
 
     name: str
-    """The export's: a repository, or the run's folder."""
+    """Title: the hub repository, or the name of the run's folder."""
     kind: Literal["whole", "adapter", "merged"]
     base: str
-    """Folder or hub id of the model that training began with, or of that below the adapter."""
+    """Folder or hub ID of the initial model, or of the adapter's base model."""
     dtype: str
-    """Of the weights."""
+    """Data type of the weights."""
     step: int | None
-    """Optimiser steps that the model has seen."""
+    """Optimizer steps that the exported model was trained for."""
     chat: bool
-    """Whether there is a chat template."""
+    """Whether the tokenizer has a chat template."""
     recipe: Recipe
     manifest: Manifest
     settings: Mapping[str, Any]
-    """Dotted field -> value of what differs from the defaults."""
+    """Dotted field -> value, for the settings that differ from the defaults."""
     evaluation: Evaluation | None
-    """Of this very model; None if it was not evaluated."""
+    """Evaluation of exactly this model; None if it was not evaluated."""
     metrics: Sequence[Step]
     license: Mapping[str, str]
-    """What the base's own card says of it."""
+    """License fields of the base model's card."""
 
     @property
     def methods(self) -> list[str]:
-        """By which it was trained, one after another."""
+        """Names of the training methods, in order."""
         return [stage.method.name for stage in self.recipe.plan]
 
     @property
     def seconds(self) -> str | None:
-        """How long the steps took."""
+        """Duration of the training steps, as text."""
         spent = [step.get("seconds", 0.0) for step in self.metrics if step.get("step", 0) <= (self.step or 0)]
         return duration(spent[-1]) if spent else None
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Writes README.md into a folder."""
+    """Write README.md into a folder."""
     evaluation, front = card.evaluation, yaml.safe_dump(_front(card), sort_keys=False, allow_unicode=True)
     results = [run_verdict(evaluation, card.step), certainty(evaluation), net_gain(evaluation)] if evaluation else []
     values = {"front": Markup(front), "path": Markup(repr(card.name)), "sentences": [*filter(None, results)]}
@@ -75,7 +75,7 @@ def write_card(folder: Path, card: Card) -> None:
 
 
 def hub_id(path: str) -> str | None:
-    """The path if it can be the name of a repository on the hub; folders are known by absolute paths."""
+    """Return the path if it is a valid hub repository ID, otherwise None; local folders have absolute paths."""
     try:
         validate_repo_id(path)
     except HFValidationError:
@@ -84,7 +84,7 @@ def hub_id(path: str) -> str | None:
 
 
 def shown(path: str) -> str:
-    """A hub id as it is; of a folder or a file its name, of the model of a run the run's too."""
+    """Format a path for a card: a hub ID unchanged, a file or folder by name, the model of a run as `RUN/model`."""
     if hub_id(path):
         return path
     file = Path(path)
@@ -92,14 +92,14 @@ def shown(path: str) -> str:
 
 
 def markdown(value: Any) -> Any:
-    """Text as Markdown shows it letter by letter, on one line; anything else as it is."""
+    """Escape text for Markdown and join it into one line; return other values unchanged."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return Markup(_SIGNS.sub(r"\\\1", str(escape(" ".join(visible(value).split())))))
 
 
 def _front(card: Card) -> dict[str, Any]:
-    """The front matter. Only hub ids are named: the hub refuses others."""
+    """The front matter. It names only hub IDs, because the hub rejects anything else."""
     base, data, alone = hub_id(card.base), hub_id(card.recipe.data.path), card.kind == "adapter"
     below = {"base_model": base, "base_model_relation": "adapter" if alone else "finetune"} if base else {}
     return {
@@ -113,33 +113,32 @@ def _front(card: Card) -> dict[str, Any]:
 
 
 def _verdicts(scores: Scores) -> tuple[str, str, str, str]:
-    """Shares of wins, ties and losses, and prompts with a verdict."""
+    """Shares of wins, ties and losses, and the number of prompts with a verdict, as text."""
     wins, beaten, n = scores.ras.value, scores.ras_win_or_tie.value, scores.ras.n
     return percent(wins, n), percent(beaten - wins, n), percent(1 - beaten, n), f"{n:,}"
 
 
 def _reward(section: RewardConfig) -> tuple[str, str, str]:
-    """Name, what it is, and its weight."""
+    """Name, description and weight of a reward."""
     kind, name = next((name, name) for name in ("function", "judge", "model", "rule") if getattr(section, name))
-    what = kind
+    description = kind
     if section.function:
         file, _, name = section.function.rpartition(":")
-        what = f"function {Path(file).name}:{name}"
+        description = f"function {Path(file).name}:{name}"
     elif judge := section.judge:
         name, model = Path(judge.criterion).name, shown(judge.local.path) if judge.local else judge.model
-        what = (
-            f"judge {model}, which compares two answers ({name}, {judge.orders} order{'s' * (judge.orders == 'both')})"
-        )
+        orders = f"{judge.orders} order{'s' * (judge.orders == 'both')}"
+        description = f"pairwise judge {model} ({name}, {orders})"
     elif section.model:
-        what = f"reward model {shown(section.model.path)}"
+        description = f"reward model {shown(section.model.path)}"
     elif section.rule:
         name = section.rule.name
-        what = f"rule {name}"
-    return section.name or name, what, number(section.weight)
+        description = f"rule {name}"
+    return section.name or name, description, number(section.weight)
 
 
 def _plain(value: Any) -> str:
-    """A setting; of a path the name alone."""
+    """A setting as text; paths are reduced to their name."""
     text = str(value)
     return Path(text).name if text.startswith(("/", "~")) else text
 
@@ -148,7 +147,7 @@ def _plain(value: Any) -> str:
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("grao", "reports"),
-        autoescape=True,  # with `markdown` in place of HTML alone
+        autoescape=True,  # `markdown` escapes Markdown as well as HTML
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

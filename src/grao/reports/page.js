@@ -1,8 +1,8 @@
 "use strict";
-// What all pages have: sections to jump to, texts to copy, tables to take away. `GRAO` is what the other files share.
+// Features of all pages: section links, copy buttons and table downloads. The other scripts share `GRAO`.
 
 const GRAO = {
-  /** An element with these attributes and children. Texts become text nodes, never markup. */
+  /** Creates an element with attributes and children. Texts become text nodes, never markup. */
   element(tag, attributes = {}, ...children) {
     const made = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) {
@@ -13,7 +13,7 @@ const GRAO = {
     return made;
   },
 
-  /** A number as the tables write it: three significant digits, thousands apart, a true minus. */
+  /** Formats a number like the tables: three significant digits, thousands separators, a true minus sign. */
   number(value, signed = false) {
     if (value === null || value === undefined) return "none";
     const size = Math.abs(value);
@@ -21,7 +21,7 @@ const GRAO = {
     return (value < 0 ? "\u2212" : signed && value > 0 ? "+" : "") + text;
   },
 
-  /** Hands a file to the reader. */
+  /** Downloads content as a file. */
   save(name, content, type) {
     const address = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
     const link = GRAO.element("a", { href: address, download: name });
@@ -31,7 +31,7 @@ const GRAO = {
     setTimeout(() => URL.revokeObjectURL(address), 10000);
   },
 
-  /** Puts a text on the clipboard, and says so on the button for a moment. */
+  /** Copies a text to the clipboard and briefly shows "copied" on the button. */
   async copy(text, button) {
     const label = button.textContent;
     try {
@@ -48,13 +48,13 @@ const GRAO = {
     setTimeout(() => { button.textContent = label; }, 1200);
   },
 
-  /** Buttons for what can be taken away: name -> what a click does. */
+  /** Fills a line with download buttons; `choices` maps the label to the click handler. */
   offer(line, choices) {
-    const buttons = Object.entries(choices).map(([name, take]) => GRAO.element("button", { type: "button", onclick: take }, name));
+    const buttons = Object.entries(choices).map(([name, download]) => GRAO.element("button", { type: "button", onclick: download }, name));
     line.replaceChildren(...buttons.flatMap((button) => [button, " "]));
   },
 
-  /** A name for a file: of the page and of what is in it. */
+  /** Builds a file name from the titles of the page and of the content. */
   file(title, ending) {
     return `${document.title} ${title}`.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "") + "." + ending;
   },
@@ -70,8 +70,8 @@ for (const section of document.querySelectorAll("section[id]")) {
 for (const table of document.querySelectorAll(".table")) {
   const texts = JSON.parse(table.querySelector("script").textContent);
   const title = table.querySelector("[aria-label]").getAttribute("aria-label");
-  const take = (ending) => () => GRAO.save(GRAO.file(title, ending), texts[ending], "text/plain");
-  GRAO.offer(table.querySelector(".take span"), { CSV: take("csv"), LaTeX: take("tex"), Markdown: take("md") });
+  const download = (ending) => () => GRAO.save(GRAO.file(title, ending), texts[ending], "text/plain");
+  GRAO.offer(table.querySelector(".take span"), { CSV: download("csv"), LaTeX: download("tex"), Markdown: download("md") });
 }
 
 for (const text of document.querySelectorAll("pre.copy")) {

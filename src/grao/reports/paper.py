@@ -1,7 +1,7 @@
-"""The paper's own numbers, to stand beside a study of the same methods (arXiv 2508.07750).
+"""Published results of the paper, shown next to a study of the same methods (arXiv 2508.07750).
 
-They were made with other models (Qwen2.5-7B, Moonlight-16B-A3B), other data (Anthropic HH) and another judge
-(DeepSeek-V3), without intervals: the order of the methods can be compared, the values cannot.
+The paper uses other models (Qwen2.5-7B, Moonlight-16B-A3B), data (Anthropic HH) and judge (DeepSeek-V3) and gives no
+intervals, so only the order of the methods can be compared, not the values.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ _METHODS = {
 }
 """RAS and NAG in percent: Qwen helpful, Qwen harmless, Moonlight helpful, Moonlight harmless."""
 _COLUMNS = [
-    f"{model} {what} {measure}"
+    f"{model} {criterion} {measure}"
     for model in ("Qwen", "Moonlight")
-    for what in ("helpful", "harmless")
+    for criterion in ("helpful", "harmless")
     for measure in ("RAS", "NAG")
 ]
 _TERMS = {
@@ -30,12 +30,12 @@ _TERMS = {
 }
 """NAG in percent on helpful: Qwen, Moonlight."""
 _FEWEST = 3
-"""Arms that a study must share with a table of the paper."""
+"""Fewest arms that a study must share with a table of the paper for the table to be shown."""
 
 
 def paper_tables(arms: Sequence[str]) -> list[Table]:
-    """The rows of the paper's tables for arms of these names, as far as a study has enough of them to compare."""
-    tables = ("Methods", _METHODS, _COLUMNS), ("Terms left out", _TERMS, ["Qwen helpful NAG", "Moonlight helpful NAG"])
+    """Return the rows of the paper's tables for arms of these names, from tables with enough shared arms."""
+    tables = ("Methods", _METHODS, _COLUMNS), ("Ablation", _TERMS, ["Qwen helpful NAG", "Moonlight helpful NAG"])
     shared = [
         (title, columns, [[arm, *numbers[arm]] for arm in arms if arm in numbers]) for title, numbers, columns in tables
     ]

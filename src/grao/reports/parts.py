@@ -1,8 +1,8 @@
-"""The parts that the pages of runs, studies and audits are made of, and the templates that put them together.
+"""Building blocks of the pages of runs, studies and audits, and the rendering of their templates.
 
-All text is escaped. A page holds its style sheet and scripts itself, and its policy lets nothing else run or load: no
-network, no handler in an attribute, no script but these, by their hashes. It has no date of its own: equal values give
-equal pages, byte for byte. Without JavaScript all words and tables stand; charts and the list of answers need it.
+All text is escaped. A page embeds its style sheet and scripts. Its content security policy allows nothing else: no
+network access, no inline handlers, and no scripts but these, identified by their hashes. A page has no date of its own,
+so that equal values give byte-identical pages. Charts and the list of answers need JavaScript; text and tables do not.
 """
 
 import base64
@@ -21,11 +21,11 @@ from grao.reports.tables import Table, level, percent, signed, typeset
 from grao.visible import visible
 
 LONGEST = 900
-"""Characters of one text; longer ones lose their middle."""
+"""Most characters of one text; longer texts lose their middle."""
 
 
 class Excerpt(NamedTuple):
-    """A text, or its beginning and its end with the number of characters left out between them."""
+    """A text, or its beginning and end with the number of characters omitted between them."""
 
     head: str
     omitted: int = 0
@@ -36,19 +36,19 @@ class Badge(NamedTuple):
     """A verdict in a word or two."""
 
     outcome: str
-    """`win`, `tie`, `loss` or `missing`, which decides the colour."""
+    """`win`, `tie`, `loss` or `missing`; determines the colour."""
     words: str
 
 
 class Column(NamedTuple):
-    """One answer beside the others."""
+    """One of several answers shown next to each other."""
 
     heading: str
     text: str
     badges: Sequence[Badge] = ()
     footer: str = ""
     said: Sequence[Said] = ()
-    """What each reward said of it."""
+    """The verdict of each reward."""
 
 
 class Example(NamedTuple):
@@ -72,7 +72,15 @@ _SCRIPTS = ("page.js", "charts.js", "words.js", "browser.js")
 
 
 def render_page(template: str, **values: Any) -> str:
-    """A template of this package as HTML."""
+    """Render a page.
+
+    Args:
+        template: file name of a template in this package.
+        **values: variables of the template.
+
+    Returns:
+        The page as HTML.
+    """
     script, style = (Markup(f"\n{''.join(map(_file, names))}") for names in (_SCRIPTS, ("style.css",)))
     policy = f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; img-src blob:"
     policy += "; base-uri 'none'; form-action 'none'"
@@ -81,13 +89,13 @@ def render_page(template: str, **values: Any) -> str:
 
 
 def embed(value: Any) -> Markup:
-    """Plain values as JSON for a script of type application/json: no text in it can end the element."""
+    """Encode plain values as JSON for a script element, escaped so that no text can end the element."""
     text = json.dumps(_shown(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
 def exports(table: Table) -> dict[str, str]:
-    """The table in the forms that can be taken from a page: ending of the file -> text."""
+    """Return the table in the formats offered for download: file ending -> text."""
     whole = table.labelled() if any(block.title for block in table.blocks) else table
     return {"csv": whole.csv(), "tex": whole.latex(), "md": whole.markdown()}
 
@@ -102,7 +110,7 @@ def _digest(text: str) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """`visible` on every text of a tree."""
+    """Apply `_printable` to every text of a tree."""
     if isinstance(value, Mapping):
         return {_printable(name): _shown(inside) for name, inside in value.items()}
     return list(map(_shown, value)) if isinstance(value, list | tuple) else _printable(value)
@@ -131,7 +139,7 @@ def _environment() -> Environment:
 
 
 def shorten(text: str) -> Excerpt:
-    """A text of more than `LONGEST` characters keeps the first two thirds of them and the last third."""
+    """Shorten a text of more than `LONGEST` characters; two thirds of them are its beginning, one third its end."""
     if len(text) <= LONGEST:
         return Excerpt(text)
     tail = LONGEST // 3
@@ -139,7 +147,7 @@ def shorten(text: str) -> Excerpt:
 
 
 def _printable(value: Any) -> Any:
-    """Text without characters that HTML forbids, or that would turn the order of what is around them."""
+    """Remove characters that HTML forbids or that change the text direction around them; keep other values."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return visible(value.replace("\r\n", "\n"))

@@ -1,7 +1,7 @@
-"""Where a page comes from and how to do it again: what differs from the defaults, the command.
+"""How to reproduce the run behind a page: the settings that differ from the defaults, and the command.
 
-A page travels further than the machine that made it. So absolute paths are shortened to their last part: no home
-folder stands on a page, and what is copied from one works wherever the named files lie beside it.
+Pages are shared beyond the machine that made them. Absolute paths are therefore shortened to their last part: no home
+folder appears on a page, and copied commands work wherever the named files are in the working directory.
 """
 
 import json
@@ -22,12 +22,12 @@ from grao.records.run import Manifest
 _ABSOLUTE = re.compile(r"^(?:/|~|[A-Za-z]:[\\/]).+")
 _LINE = re.compile(r"""^(\s*(?:- )*(?:[\w.+-]+: )?)(["']?)((?:/|~|[A-Za-z]:[\\/]).+?)(\2)$""", re.MULTILINE)
 """A line of YAML whose value is an absolute path."""
-_ELSEWHERE = ("output", "ledger")
-"""Ends of the fields that name what a run writes, not what it reads."""
+_WRITTEN = ("output", "ledger")
+"""Suffixes of the fields that name files which a run writes, not reads."""
 
 
 def origin(manifest: Manifest) -> dict[str, Any]:
-    """What the templates say: `model`, `facts`, `command`, `scripted`, `changed`, `files`, `recipe`."""
+    """Return the template variables `model`, `facts`, `command`, `scripted`, `changed`, `files` and `recipe`."""
     recorded = manifest.model_dump(mode="json", exclude_unset=True, exclude={"config", "decisive"})
     command = recorded.pop("command", None)
     command = "grao train --config recipe.yaml" if command is None else command
@@ -47,7 +47,7 @@ def origin(manifest: Manifest) -> dict[str, Any]:
 
 
 def scripted(manifest: Manifest) -> bool:
-    """Whether a script made the run, so that there is no recipe.yaml in its folder."""
+    """Whether a script started the run, so that its folder has no recipe.yaml."""
     command = manifest.command
     return command is not None and not str(command if isinstance(command, str) else " ".join(command)).startswith(
         "grao"
@@ -55,7 +55,7 @@ def scripted(manifest: Manifest) -> bool:
 
 
 def portable(value: Any) -> Any:
-    """A value, or a tree of them, with absolute paths shortened to their last part.
+    """Shorten the absolute paths in a value or a tree of values to their last part.
 
     Example: `/home/me/rewards.py:short` becomes `rewards.py:short`.
     """
@@ -69,43 +69,45 @@ def portable(value: Any) -> Any:
 
 
 def portable_text(text: str) -> str:
-    """YAML with absolute paths shortened to their last part: `path: /home/me/model` becomes `path: model`."""
+    """Shorten the absolute paths in YAML to their last part: `path: /home/me/model` becomes `path: model`."""
     return _LINE.sub(lambda line: f"{line[1]}{line[2]}{portable(line[3])}{line[4]}", text)
 
 
 def files(config: Mapping[str, Any]) -> list[str]:
-    """The last parts of the absolute paths that a recipe reads from, each once."""
+    """Distinct last parts of the absolute paths that a recipe reads from."""
     read = (
         portable(value).partition(":")[0] if field.endswith("function") else portable(value)
         for field, value in dotted(config, lists=True)
-        if isinstance(value, str) and portable(value) != value and not field.endswith(_ELSEWHERE)
+        if isinstance(value, str) and portable(value) != value and not field.endswith(_WRITTEN)
     )
     return list(dict.fromkeys(read))
 
 
 def differences(config: Mapping[str, Any], path: Location = ()) -> dict[str, Any]:
-    """The fields of a recipe that are required or differ from their defaults; a recipe with these alone is the same.
+    """Return the fields of a recipe that are required or differ from their defaults.
+
+    A recipe with only these fields is equivalent.
 
     Args:
         config: plain values of a recipe, or of its section at `path`.
-        path: where it stands.
+        path: of the section within the recipe.
     """
     kinds = variants(general(path))
     chosen = kinds.get(str(config.get("name")))
-    own = {fact.path[-1]: fact for fact in chosen.fields if fact.path[-1] != "name"} if chosen else {}
+    chosen_facts = {fact.path[-1]: fact for fact in chosen.fields if fact.path[-1] != "name"} if chosen else {}
     optional = {section.path: section.optional for section in sections()}
     result: dict[str, Any] = {}
     for name, value in config.items():
-        at = (*path, name)
-        place = general(at)
-        if isinstance(value, Mapping) and place in optional:
-            inside = differences(value, at)
-            if inside or optional[place]:  # an empty one still switches on what is off by default
+        field_path = (*path, name)
+        field = general(field_path)
+        if isinstance(value, Mapping) and field in optional:
+            inside = differences(value, field_path)
+            if inside or optional[field]:  # an empty section still enables what is off by default
                 result[name] = inside
-        elif isinstance(value, list) and (*place, "0") in optional:
-            result[name] = [differences(entry, (*at, "0")) for entry in value]
+        elif isinstance(value, list) and (*field, "0") in optional:
+            result[name] = [differences(entry, (*field_path, "0")) for entry in value]
         else:
-            fact = own.get(name) or field_facts(Recipe).get(place)
+            fact = chosen_facts.get(name) or field_facts(Recipe).get(field)
             default = next(iter(kinds)) if kinds and name == "name" else fact.default if fact else None
             if value != default:
                 result[name] = value
@@ -113,20 +115,20 @@ def differences(config: Mapping[str, Any], path: Location = ()) -> dict[str, Any
 
 
 def flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Nested values as rows of (dotted name, text)."""
+    """Flatten nested values into rows of (dotted name, text)."""
     return [(name, _text(value)) for name, value in dotted(values)]
 
 
 def _portable_command(command: str | list[str]) -> str:
     try:
         words = shlex.split(command) if isinstance(command, str) else command
-    except ValueError:  # a quote that is not closed
+    except ValueError:  # unbalanced quotes
         words = str(command).split()
     return shlex.join(map(portable, words))
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:
-    """Plain values as YAML; empty for none."""
+    """Dump plain values as YAML; an empty mapping gives an empty text."""
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True) if config else ""
 
 

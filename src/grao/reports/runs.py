@@ -1,4 +1,4 @@
-"""What lies in a folder of runs, one line each: `grao runs`."""
+"""`grao runs`: a table of the runs and studies in a folder, one per line."""
 
 import os
 from collections.abc import Iterator
@@ -11,32 +11,32 @@ from grao.records.study import read_study
 from grao.reports.tables import Table, duration, plain_table, share
 
 _DEEPEST = 3
-"""Levels of folders that are looked at."""
+"""Levels of nested folders that are searched."""
 _COLUMNS = ["Run", "Status", "Method", "Steps", "RAS", "Started", "Took", "Model"]
 _NARROW, _WIDE = 6, 110
-"""Columns that fit 80 characters, and the width from which all do."""
+"""Number of columns that fit 80 characters, and the width that fits all columns."""
 
 
 def runs_table(folder: Path, width: int) -> Table:
-    """Every run and study below a folder, by name.
+    """List the runs and studies below a folder by name.
 
     Args:
-        folder: that holds them.
-        width: of the terminal; where it is narrow, the last columns are left out.
+        folder: parent folder of the runs.
+        width: of the terminal in characters; a narrow one omits the last columns.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there are none.
     """
-    rows = [_row(path, str(path.relative_to(folder)) if path != folder else path.name) for path in _found(folder)]
+    rows = [_row(path, str(path.relative_to(folder)) if path != folder else path.name) for path in _folders(folder)]
     if not rows:
-        raise InputError(f"{folder}: holds no run and no study; give the folder that your runs are in")
+        raise InputError(f"{folder}: contains no run or study; give the folder that contains your runs")
     shown = len(_COLUMNS) if width >= _WIDE else _NARROW
     table = plain_table(f"{len(rows):,} in {folder}", _COLUMNS[:shown], [row[:shown] for row in rows])
     return replace(table, names=2)
 
 
-def _found(folder: Path) -> Iterator[Path]:
-    """Folders with the records of a run or a study; what lies inside of one belongs to it."""
+def _folders(folder: Path) -> Iterator[Path]:
+    """Folders with the records of a run or a study; folders inside of these are not searched."""
     for inside, folders, names in os.walk(folder):
         path = Path(inside)
         if {"manifest.json", "study.json"} & set(names):
@@ -48,7 +48,7 @@ def _found(folder: Path) -> Iterator[Path]:
 
 
 def _row(path: Path, name: str) -> list[str]:
-    """A folder that cannot be read says so in its line, and the others are shown."""
+    """The row of a folder; unreadable records are reported in the row, so that the others can still be listed."""
     try:
         if study := read_study(path):
             best = max(study.arms, key=lambda arm: arm.ras.over_prompts.value) if study.arms else None
@@ -61,13 +61,13 @@ def _row(path: Path, name: str) -> list[str]:
 
 def _run_row(path: Path, name: str, manifest: Manifest) -> list[str]:
     steps, evaluation = read_metrics(path), read_evaluation(path)
-    taken = f"{int(steps[-1].get('step', 0)):,}" if steps else "0"
+    done = f"{int(steps[-1].get('step', 0)):,}" if steps else "0"
     seconds = manifest.seconds
     return [
         name,
         manifest.status or ("evaluated" if evaluation else ""),
         ", ".join(manifest.stages) or str(manifest.setting("method", "name") or ""),
-        f"{taken}/{manifest.steps:,}" if manifest.steps else taken,
+        f"{done}/{manifest.steps:,}" if manifest.steps else done,
         _ras(evaluation) if evaluation else "",
         (manifest.started or "")[:10],
         duration(seconds) if seconds is not None else "",
@@ -76,7 +76,7 @@ def _run_row(path: Path, name: str, manifest: Manifest) -> list[str]:
 
 
 def _ras(evaluation: Evaluation) -> str:
-    """`37.1 % to 59.5 %` of a training, `59.5 % (best of 3)` of several models."""
+    """`37.1 % to 59.5 %` for a training run, `59.5 % (best of 3)` for several models."""
     known = [scores.ras for scores in evaluation.models.values()]
     if "after" in evaluation.models or len(known) < 2:
         return " to ".join(map(share, known))

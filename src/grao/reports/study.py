@@ -1,4 +1,4 @@
-"""A study as one self-contained page, a CSV file and terminal tables, with what it comes to in words."""
+"""The report of a study: a self-contained page, a CSV file and terminal tables."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,30 +30,33 @@ from grao.reports.verdict import headline, notes, on_both, on_prompts, on_seeds,
 
 BEFORE = "before training"
 _MEASURES = (
-    ("ras", "RAS, strict wins", "answers that beat the reference", False),
-    ("ras_win_or_tie", "RAS, win or tie", "answers that beat the reference or draw level", False),
-    ("right", "Right answers", "by the embedded world's gold judge", False),
-    ("nag", "NAG, net", "answers after training against those before, wins minus losses", True),
+    ("ras", "RAS, strict wins", "share of answers that beat the reference", False),
+    ("ras_win_or_tie", "RAS, win or tie", "share of answers that beat or tie with the reference", False),
+    ("right", "Correct answers", "according to the gold judge of the embedded world", False),
+    ("nag", "NAG, net", "wins minus losses of the answers after training against those before", True),
 )
 """Field of `ArmResult`, title, meaning, and whether it may be negative."""
 _MOST_ARMS = 12
-"""Arms whose pairs are shown as a matrix."""
+"""Largest number of arms for which the matrix of pairs is shown."""
 _AXES = (
-    ("By work", "seconds of counted work", "work"),
-    ("By optimiser steps", "optimiser steps", "step"),
-    ("By reward calls", "rewards asked for", "reward_calls"),
-    ("By time", "seconds of training", "seconds"),
+    ("RAS by counted work", "counted work (seconds)", "work"),
+    ("RAS by optimiser step", "optimiser step", "step"),
+    ("RAS by reward calls", "reward calls", "reward_calls"),
+    ("RAS by training time", "training time (seconds)", "seconds"),
 )
-"""Title, label, and field of `BandPoint`, of each horizontal axis."""
+"""Title, label, and field of `BandPoint` for each horizontal axis."""
 
 
 def write_study_report(folder: Path, result: StudyResult, recipe: str) -> Path:
-    """Writes `study.html` and `study.csv` into the folder of a study.
+    """Write `study.html` and `study.csv` into the folder of a study.
 
     Args:
         folder: of the study.
-        result: its numbers.
-        recipe: the study as YAML.
+        result: numbers of the study.
+        recipe: configuration of the study as YAML.
+
+    Returns:
+        Path of `study.html`.
     """
     path = folder / "study.html"
     replace_text(path, render_study(folder.resolve().name, result, recipe, read_answers(folder, result)))
@@ -62,7 +65,14 @@ def write_study_report(folder: Path, result: StudyResult, recipe: str) -> Path:
 
 
 def render_study(name: str, result: StudyResult, recipe: str, items: Sequence[Item] = ()) -> str:
-    """The page as HTML; `items` hold the answers of the arms, where they were kept."""
+    """Render the page as HTML.
+
+    Args:
+        name: of the study's folder.
+        result: numbers of the study.
+        recipe: configuration of the study as YAML.
+        items: held-out prompts with the answers of the arms; empty if none were kept.
+    """
     swept = result.sweep
     best, *others = (arm.arm for arm in ranked(result))
     against = "before" if any("before" in item.answers for item in items) else (others or [""])[0]
@@ -77,9 +87,9 @@ def render_study(name: str, result: StudyResult, recipe: str, items: Sequence[It
         notices=notes(result),
         tiles=[
             (str(len(result.arms)), "arms"),
-            (str(result.seeds), "seeds of each"),
+            (str(result.seeds), "seeds per arm"),
             (f"{result.prompts:,}", "held-out prompts"),
-            (result.budget, "budget of a run"),
+            (result.budget, "budget per run"),
         ],
         measures=None if swept else _measures(result),
         matrix=_matrix(result),
@@ -96,28 +106,31 @@ def render_study(name: str, result: StudyResult, recipe: str, items: Sequence[It
 
 
 def study_tables(result: StudyResult) -> list[Table]:
-    """For the terminal, where each measure is a table of its own."""
-    sure = level(result.confidence)
-    columns = ["", "value", f"{sure} over both", "over prompts", "over seeds", "seeds"]
+    """Tables for the terminal, with a separate table for each measure."""
+    columns = ["", "value", f"{level(result.confidence)} CI over both", "over prompts", "over seeds", "seeds"]
     blocks = [] if result.sweep else _measures(result).blocks
     measures = (Table(columns, [block], f"{block.title}: {block.note}", dense=True) for block in blocks)
     return [*measures, *_details(result)]
 
 
 def study_csv(result: StudyResult) -> str:
-    """One line an arm, every number unrounded; a comparison stands with the other arm. Over both comes last."""
+    """All numbers as CSV, unrounded, one row per arm.
+
+    The comparison of the main arm with another arm is in the other arm's row. Intervals over prompts and seeds are
+    the last columns.
+    """
     swept = result.sweep
     against = {compared.other: compared for compared in (swept.contrasts if swept else result.comparisons)}
     first = [_numbers(arm, against.get(arm.arm), result) for arm in result.arms]
     last = [_numbers_over_both(arm, against.get(arm.arm), result) for arm in result.arms]
     names = list(dict.fromkeys(name for line in (*first, *last) for name in line))
-    lines = [one | other for one, other in zip(first, last, strict=True)]
+    lines = [start | end for start, end in zip(first, last, strict=True)]
     cells = [["" if line.get(name) is None else str(line[name]) for name in names] for line in lines]
     return plain_table("", names, cells).csv()
 
 
 def _measures(result: StudyResult) -> Table:
-    """The headline: RAS and NAG of every arm, the highest first, and RAS before training."""
+    """Headline table: each measure of every arm, highest first, and RAS before training."""
     blocks, styles = [], arm_styles(arm.arm for arm in result.arms)
     for field, title, note, signed in _MEASURES:
         if not all(getattr(arm, field) for arm in result.arms):
@@ -129,11 +142,11 @@ def _measures(result: StudyResult) -> Table:
         ]
         blocks.append(Block([*rows, *(_before(result) if field == "ras" else [])], title, note))
     columns = ["Arm", "Value", "over both", "over prompts", "over seeds", "Seeds"]
-    return Table(columns, blocks, scale="thick over prompts, thin over both")
+    return Table(columns, blocks, scale="thick: over prompts, thin: over both")
 
 
 def _matrix(result: StudyResult) -> Table | None:
-    """RAS of each row's arm less that of each column's, highest first; None where pairs were not tested."""
+    """RAS of each row's arm minus that of each column's arm, highest first; None if pairs were not tested."""
     if not result.pairs or not 2 < len(result.arms) <= _MOST_ARMS:
         return None
     known = {(pair.arm, pair.other): (1, pair) for pair in result.pairs}
@@ -146,16 +159,15 @@ def _matrix(result: StudyResult) -> Table | None:
         sign, pair = known[row, column]
         both = pair.both.p_corrected if pair.both else None
         tests = {"b": both, "p": pair.p_prompts_corrected, "s": pair.p_seeds_corrected}
-        sure = "".join(letter for letter, p in tests.items() if p is not None and p <= 1 - result.confidence)
-        return tables.points(sign * pair.difference.over_prompts.value, result.prompts) + (f" {sure}" if sure else "")
+        marks = "".join(letter for letter, p in tests.items() if p is not None and p <= 1 - result.confidence)
+        return tables.points(sign * pair.difference.over_prompts.value, result.prompts) + (f" {marks}" if marks else "")
 
-    return plain_table(
-        "Every two arms", ["", *names], [[row, *(cell(row, column) for column in names)] for row in names]
-    )
+    rows = [[row, *(cell(row, column) for column in names)] for row in names]
+    return plain_table("Pairwise differences", ["", *names], rows)
 
 
 def _details(result: StudyResult) -> list[Table]:
-    """All tables behind the headline that have something to say."""
+    """The tables after the headline, without empty ones."""
     swept = result.sweep
     compared = sweep_tables(result, swept) if swept else [*_comparisons(result), _weights(result)]
     offered = [*compared, _costs(result), _dynamics(result), _selection(result)]
@@ -163,7 +175,7 @@ def _details(result: StudyResult) -> list[Table]:
 
 
 def _figures(result: StudyResult) -> Iterator[Figure]:
-    """RAS of every arm over work, steps, reward calls and seconds, each with the arms that move on that axis."""
+    """RAS over counted work, steps, reward calls and time, each with the arms for which that axis is not 0."""
     order, n, styles = [arm.arm for arm in result.arms], result.prompts, arm_styles(arm.arm for arm in result.arms)
     bands = {band.arm: band.points for band in result.curves if len(band.points) > 1}
     for title, label, x in _AXES:
@@ -176,66 +188,72 @@ def _figures(result: StudyResult) -> Iterator[Figure]:
             for arm, points in moving.items()
         ]
         legend = [Legend(arm, styles[arm], percent(points[-1].ras.value, n)) for arm, points in moving.items()]
-        note = f"Bands: {level(result.confidence)} over seeds." if banded else "One seed, so there are no bands."
+        note = "There are no bands because there is only one seed."
+        if banded:
+            note = f"Bands: {level(result.confidence)} confidence intervals over seeds."
         if x == "work":
-            note += f" A second of work by what these took when the study began: {_rates(result)}."
+            note += f" Work is counted at the rates measured when the study began: {_rates(result)}."
         if absent := [arm for arm in order if arm not in moving]:
-            note += f" Not on this axis: {', '.join(absent)}."
+            note += f" Not shown, because zero on this axis: {', '.join(absent)}."
         axis = {"label": "RAS, strict wins (%)", "percent": True}
         yield Figure(title, note, {"kind": "line", "x": {"label": label}, "y": axis, "series": drawn}, legend)
 
 
 def _rates(result: StudyResult) -> str:
-    """What work is counted by, in words."""
+    """The rates of counted work, in words."""
     rates = {name: number(1000 * seconds) for name, seconds in result.rates.items()}
-    told = [f"{rates[name]} ms a token {name}" for name in ("sampled", "forwarded", "backwarded") if name in rates]
-    return ", ".join([f"{rates.get('steps', 0)} ms a step", *told])
+    passes = {"sampled": "sampled", "forwarded": "forward", "backwarded": "forward and backward"}
+    tokens = [f"{rates[name]} ms per token ({words})" for name, words in passes.items() if name in rates]
+    return ", ".join([f"{rates.get('steps', 0)} ms per step", *tokens])
 
 
 def _selection_figure(result: StudyResult) -> list[Figure]:
-    """RAS of every arm over the learning rates that could be chosen; none where there was no choice."""
+    """RAS of every arm over its candidate learning rates; empty if there was nothing to choose."""
     styles = arm_styles(arm.arm for arm in result.arms)
     drawn, legend = [], []
     for arm in result.arms:
-        offered = sorted((c.learning_rate, c.ras, c.interval) for c in result.candidates if c.arm == arm.arm)
-        tried = [(rate, bar or Estimate(ras, ras, ras, 0)) for rate, ras, bar in offered if ras is not None]
+        candidates = sorted((c.learning_rate, c.ras, c.interval) for c in result.candidates if c.arm == arm.arm)
+        tried = [(rate, bar or Estimate(ras, ras, ras, 0)) for rate, ras, bar in candidates if ras is not None]
         if len(tried) > 1:
             drawn.append(estimates(arm.arm, styles[arm.arm], tried) | {"marked": arm.learning_rate})
             legend.append(Legend(arm.arm, styles[arm.arm], f"{number(arm.learning_rate)} chosen"))
     axes = {"x": {"label": "learning rate", "log": True}, "y": {"label": "RAS, strict wins (%)", "percent": True}}
-    note = f"A ring marks the chosen rate. The test prompts took no part. Bars: {level(result.confidence)}."
+    note = (
+        "A ring marks the chosen rate. The held-out prompts play no part in the choice. Bars: "
+        f"{level(result.confidence)} confidence intervals."
+    )
     drawing = {"kind": "points", "joined": True, **axes, "series": drawn}
-    return [Figure("Selection", note, drawing, legend)] if drawn else []
+    return [Figure("RAS by learning rate", note, drawing, legend)] if drawn else []
 
 
 def _comparisons(result: StudyResult) -> Iterator[Table]:
-    """The main arm against each other one: over prompts and seeds at once, then over either."""
-    sure, n = level(result.confidence), result.prompts
+    """The main arm against each other one: over prompts and seeds, then over either alone."""
+    confidence, n = f"{level(result.confidence)} CI", result.prompts
 
     def gain(compared: Comparison) -> str:
         ratio = compared.relative_ras
         return "" if ratio is None else percent(ratio, compared.difference.over_prompts.n, signed=True)
 
     yield plain_table(
-        f"{result.main} less each other arm, for new prompts and new trainings at once; p after Holm's correction",
-        ["against", "RAS", sure, "p", "win or tie", sure, "p"],
+        f"{result.main} minus each other arm, over prompts and seeds; Holm-adjusted p",
+        ["against", "RAS", confidence, "p", "win or tie", confidence, "p"],
         [[arm.other, *both_cells(arm, n)] for arm in result.comparisons if arm.both],
     )
     yield plain_table(
-        f"RAS of {result.main} less that of each other arm; p after Holm's correction; relative gain",
-        ["against", "points", f"{sure} over prompts", "p", f"{sure} over seeds", "p", "gain"],
+        f"RAS of {result.main} minus that of each other arm, with Holm-adjusted p and relative gain",
+        ["against", "points", f"{confidence} over prompts", "p", f"{confidence} over seeds", "p", "gain"],
         [[arm.other, *difference_cells(arm, n), gain(arm)] for arm in result.comparisons],
     )
 
 
 def _costs(result: StudyResult) -> Table:
-    """What a run of each arm took, on average."""
+    """Mean cost of a run of each arm."""
     rows = []
     for arm in result.arms:
         phases = (f"{arm.cost.seconds[phase]:,.1f}" for phase in ("training", "rollout", "reward", "update"))
         counts = (f"{round(count):,}" for count in (arm.cost.steps, arm.cost.reward_calls, arm.cost.tokens_trained))
         rows.append([arm.arm, number(arm.learning_rate), *counts, *phases])
-    title = "One run: learning rate, reward calls, tokens trained on, seconds in all and of each phase"
+    title = "Mean cost per run: learning rate, reward calls, tokens trained on, seconds in total and by phase"
     columns = ["arm", "rate", "steps", "calls", "tokens", "seconds", "sampling", "reward", "update"]
     if result.rates:
         title, columns = title.replace(", seconds", ", counted work, seconds"), [*columns[:5], "work", *columns[5:]]
@@ -244,35 +262,35 @@ def _costs(result: StudyResult) -> Table:
 
 
 def _dynamics(result: StudyResult) -> Table:
-    """How soon and how steadily; without rows where no curves were taken."""
+    """Sample efficiency and steadiness of the curves; without rows if no curves were recorded."""
     rows = [
         [arm.arm, _cell(arm.calls_to_best, ",.0f"), _cell(arm.steps_to_best, ".0f"), f"{100 * arm.falling:.0f} %"]
         for arm in result.arms
         if arm.falling is not None
     ]
-    columns = ["arm", "reward calls", "steps", "evaluations that fall"]
-    return plain_table("How soon each arm reaches 95 % of its own best RAS, and how steadily", columns, rows)
+    columns = ["arm", "reward calls", "steps", "declining evaluations"]
+    title = "Reward calls and steps to 95 % of the arm's best RAS, and share of evaluations below the previous one"
+    return plain_table(title, columns, rows)
 
 
 def _selection(result: StudyResult) -> Table:
-    """What every learning rate reached on the selection's prompts."""
+    """Results of every candidate learning rate on the prompts of the selection."""
     chosen = {arm.arm: arm.learning_rate for arm in result.arms}
     rows = []
     for tried in result.candidates:
         ras = "failed" if tried.ras is None else f"{100 * tried.ras:.1f} %"
-        sure = interval(tried.interval) if tried.interval else ""
+        limits = interval(tried.interval) if tried.interval else ""
         choice = "chosen" if chosen.get(tried.arm) == tried.learning_rate else ""
-        again = _cell(tried.chosen, ".0%").replace("%", " %")
-        rows.append(
-            [tried.arm, number(tried.learning_rate), ras, sure, _cell(tried.mean_reward, "+.3f"), again, choice]
-        )
-    columns = ["arm", "rate", "RAS", level(result.confidence), "mean reward", "resamples", ""]
-    title = "Learning rates, on training prompts kept away from training; in how many resamples each is chosen"
+        resamples = _cell(tried.chosen, ".0%").replace("%", " %")
+        reward = _cell(tried.mean_reward, "+.3f")
+        rows.append([tried.arm, number(tried.learning_rate), ras, limits, reward, resamples, choice])
+    columns = ["arm", "rate", "RAS", f"{level(result.confidence)} CI", "mean reward", "resamples", ""]
+    title = "Candidate learning rates on the selection's prompts, and share of bootstrap resamples that choose each"
     return plain_table(title, columns, rows)
 
 
 def _weights(result: StudyResult) -> Table:
-    """The effective weights of arms that are weighted likelihoods; without rows for fewer than two."""
+    """Effective weights of the arms that are weighted likelihoods; without rows for fewer than two such arms."""
     weighted = result.weights if len(result.weights) > 1 else []
     repeated = any(arm.rescaled for arm in weighted)
 
@@ -283,13 +301,13 @@ def _weights(result: StudyResult) -> Table:
         [arm.arm, _cell(arm.kappa, ".3f"), *map(shown, arm.situations), *[arm.rescaled or ""] * repeated]
         for arm in weighted
     ]
-    scale = "same as: but for scale" if repeated else "none is a rescaling of another"
-    title = f"Effective weights: of a won sample, of a lost one, of the reference; {scale}"
+    scale = "'same as': equal up to scale" if repeated else "no arm is a rescaling of another"
+    title = f"Effective weights of a winning sample, a losing sample and the reference; {scale}"
     return plain_table(title, ["arm", "kappa", "all lost", "one won", "all won", *["same as"] * repeated], rows)
 
 
 def _numbers(arm: ArmResult, compared: Comparison | None, result: StudyResult) -> dict[str, object]:
-    """One line of the CSV: column -> number, None for an empty cell."""
+    """One row of the CSV: column -> number, None for an empty cell."""
     measures = {"ras": arm.ras, "ras_win_or_tie": arm.ras_win_or_tie, "nag": arm.nag}
     tests = {}
     if compared:
@@ -311,7 +329,7 @@ def _numbers(arm: ArmResult, compared: Comparison | None, result: StudyResult) -
 
 
 def _numbers_over_both(arm: ArmResult, compared: Comparison | None, result: StudyResult) -> dict[str, object]:
-    """The last columns of a line: for new prompts and new trainings at once, and how the learning rate was chosen."""
+    """Last columns of a row: intervals and tests over prompts and seeds, and how the learning rate was chosen."""
     line: dict[str, object] = {}
     for name in ("ras", "ras_win_or_tie", "nag"):
         line |= _limits(name, "over_both", vars(arm)[name].over_both)
@@ -339,13 +357,13 @@ def _limits(name: str, kind: str, estimate: Estimate | None) -> dict[str, object
 
 
 def _point(name: str, sweep: Sweep | None) -> dict[str, object]:
-    """The arm, and in a sweep its point on each axis."""
+    """The arm's name and, in a sweep, its label on each axis."""
     place = next((place for place in sweep.places if place.name == name), None) if sweep else None
     return {"arm": place.arm, **dict(zip(sweep.axes, place.point, strict=True))} if sweep and place else {"arm": name}
 
 
 def _before(result: StudyResult) -> list[Row]:
-    """One row where all arms start alike, as far as they have the same seeds; else one an arm."""
+    """RAS before training: one row if all arms with the same seeds start alike, otherwise one row per arm."""
     first = max(result.arms, key=lambda arm: len(arm.seeds))
     if all(arm.before == first.before for arm in result.arms if arm.seeds == first.seeds):
         return [_row(BEFORE, first.before, "")]

@@ -1,7 +1,6 @@
-"""How numbers are rounded and written, and one kind of table for all pages and outputs.
+"""Number formatting, and one table class for terminals, pages (`table` in `parts.html.j2`), CSV, Markdown and LaTeX.
 
-Everything is plain ASCII, so that it fits any terminal; the page sets true minus signs on top (`typeset`). A table goes
-to the terminal, a page (`table` in `parts.html.j2`), CSV, Markdown and LaTeX.
+All text is plain ASCII, so that any terminal can show it; pages replace hyphens by true minus signs (`typeset`).
 """
 
 import csv
@@ -30,7 +29,12 @@ _LATEX = str.maketrans(
 
 
 def percent(value: float, n: int, signed: bool = False) -> str:
-    """A share in percent: one decimal where at least 100 prompts stand behind it, none below.
+    """Format a share in percent, with one decimal if it is based on at least 100 prompts and none otherwise.
+
+    Args:
+        value: share, 1 for 100 %.
+        n: prompts that the share is based on.
+        signed: whether positive values get a plus sign.
 
     Example: percent(0.4133, 300) is `41.3 %`, percent(0.4133, 30) is `41 %`.
     """
@@ -38,24 +42,24 @@ def percent(value: float, n: int, signed: bool = False) -> str:
 
 
 def share(estimate: Estimate, signed: bool = False) -> str:
-    """The value of an estimate in percent; `not measured` where nothing stands behind it."""
+    """Format the value of an estimate in percent; `not measured` if it is based on no prompts."""
     return percent(estimate.value, estimate.n, signed) if measured(estimate) else NOT_MEASURED
 
 
 def interval(estimate: Estimate, signed: bool = False) -> str:
-    """The interval of an estimate: `36.0 to 47.0 %`; empty where nothing was measured."""
+    """Format the interval of an estimate, `36.0 to 47.0 %`; empty if it is based on no prompts."""
     if not measured(estimate):
         return ""
     return f"{_rounded(100 * estimate.low, estimate.n, signed)} to {percent(estimate.high, estimate.n, signed)}"
 
 
 def interval_over_seeds(estimate: Estimate | None, prompts: int, signed: bool = False) -> str:
-    """The interval of an estimate over seeds, rounded as one over so many prompts; `one seed` without an estimate."""
+    """Format an interval over seeds, rounded as for `prompts` prompts; `one seed` without an estimate."""
     return "one seed" if estimate is None else interval(replace(estimate, n=prompts), signed)
 
 
 def measured(estimate: Estimate) -> bool:
-    """Whether the estimate rests on anything."""
+    """Whether the estimate is finite and based on at least one prompt."""
     return estimate.n > 0 and all(map(math.isfinite, (estimate.value, estimate.low, estimate.high)))
 
 
@@ -65,38 +69,42 @@ def level(confidence: float) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, thousands apart: `0.00123`, `12.3`, `1,234`."""
+    """Format with three significant digits and thousands separators: `0.00123`, `12.3`, `1,234`."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def signed(value: float) -> str:
-    """Three significant digits with a sign: `+0.5`, `-1`, `0`."""
+    """Format with three significant digits and a sign: `+0.5`, `-1`, `0`."""
     return f"{value:+.3g}" if value else "0"
 
 
 def points(value: float, prompts: int) -> str:
-    """A difference of two shares, in points: `+3.2`."""
+    """Format a difference of two shares in percentage points, rounded as for `prompts` prompts: `+3.2`."""
     return percent(value, prompts, signed=True).removesuffix(" %")
 
 
 def p_value(p: float | None) -> str:
-    """`0.031`, `< 0.001`; empty where there was no test."""
+    """Format a p-value: `0.031`, `< 0.001`; empty for None."""
     if p is None:
         return ""
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
 
 
 def seeds_needed(comparisons: int, alpha: float) -> int:
-    """Fewest seeds with which a test over seeds can pass after Holm's correction.
+    """Fewest seeds with which a sign-flip test over seeds can be significant after Holm's correction.
 
-    The least p-value of flipping the signs of n differences is 2 / 2^n, and the correction multiplies it by the
-    number of comparisons: 8 seeds for four at 5 %.
+    The smallest p-value of n differences is 2 / 2^n, and the correction multiplies it by the number of comparisons:
+    four comparisons at 5 % need 8 seeds.
+
+    Args:
+        comparisons: number of tests.
+        alpha: significance level.
     """
     return next(seeds for seeds in count(2) if comparisons * 2 / 2**seeds <= alpha)
 
 
 def duration(seconds: float) -> str:
-    """`4.2 s`, `3 min 5 s`, `2 h 7 min`."""
+    """Format a duration: `4.2 s`, `3 min 5 s`, `2 h 7 min`."""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -104,7 +112,7 @@ def duration(seconds: float) -> str:
 
 
 def typeset(text: str) -> str:
-    """True minus signs, and no line break between a number and its percent sign."""
+    """Use true minus signs, and prevent line breaks between a number and its percent sign."""
     return re.sub(r"(?<![\w-])-(?=\d)", "\N{MINUS SIGN}", text).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
@@ -115,55 +123,55 @@ def _rounded(value: float, n: int, signed: bool) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table."""
+    """One row of a table."""
 
     cells: Sequence[str]
     share: Estimate | None = None
-    """What the page draws on the scale of its block."""
+    """Estimate that the page draws on the scale of the block."""
     wider: Estimate | None = None
     """A second interval of the same value, drawn as a thin line."""
     style: str = ""
-    """On the page: the name of a colour, or `earlier`, grey, of a model before training."""
+    """Style on the page: a colour name, or `earlier` (grey) for a model before training."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that belong together."""
+    """A group of related rows."""
 
     rows: Sequence[Row]
     title: str = ""
     note: str = ""
-    """What to make of them."""
+    """Explanation for the reader."""
 
     @property
     def scale(self) -> "Scale | None":
-        """That holds all that is drawn of its rows; None where that is nothing."""
+        """A scale that covers all intervals drawn in the block; None if nothing is drawn."""
         drawn = [each for row in self.rows for each in (row.share, row.wider) if each and measured(each)]
         return fitting([end for each in drawn for end in (each.low, each.high)]) if drawn else None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Names on the left, numbers on the right; all cells are text as it is to be shown."""
+    """A table with names on the left and numbers on the right; cells are formatted text."""
 
     columns: Sequence[str]
-    """Headings."""
+    """Column headings."""
     blocks: Sequence[Block]
     title: str = ""
     names: int = 1
-    """Columns on the left that hold names."""
+    """Number of name columns on the left."""
     scale: str = ""
-    """On the page, heading of a column that draws the rows' shares, before the last one; empty for none."""
+    """On the page, heading of an extra column before the last one that draws the intervals; empty for none."""
     dense: bool = False
-    """Many columns: in the terminal they stand close together, and numbers may wrap."""
+    """Whether the terminal sets the columns close together and wraps numbers, for tables with many columns."""
 
     @property
     def rows(self) -> Iterator[Row]:
-        """Of all blocks."""
+        """Rows of all blocks."""
         return (row for block in self.blocks for row in block.rows)
 
     def labelled(self) -> "Table":
-        """The titles of the blocks moved into a first column, `Measure`."""
+        """Return the table with the titles of the blocks moved into a first column, `Measure`."""
         blocks = []
         for block in self.blocks:
             labels = [block.title, *[""] * len(block.rows)]
@@ -172,7 +180,7 @@ class Table:
         return replace(self, columns=["Measure", *self.columns], blocks=blocks, names=self.names + 1)
 
     def __rich__(self) -> RichTable:
-        """For the terminal, as rich's console prints it. Titles of blocks are left out, a line divides them."""
+        """Render for the terminal; blocks are separated by a line and lose their titles."""
         title = Text(visible(self.title), justify="left")
         table = RichTable(title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=self.dense)
         for heading in self.columns[: self.names]:
@@ -185,19 +193,19 @@ class Table:
         return table
 
     def csv(self) -> str:
-        """Comma-separated values with a line of headings."""
+        """Return the table as CSV with a header row."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self.columns, *(row.cells for row in self.rows)])
         return text.getvalue()
 
     def markdown(self) -> str:
-        """A table for a README."""
+        """Return the table as a Markdown table."""
         rule = ["---" if index < self.names else "---:" for index in range(len(self.columns))]
         cells = ([cell.replace("|", "\\|") for cell in row.cells] for row in self.rows)
         return "".join(f"| {' | '.join(line)} |\n" for line in (self.columns, rule, *cells))
 
     def latex(self) -> str:
-        """A `tabular` for a paper, with the rules of the package booktabs; all text is escaped."""
+        """Return the table as a LaTeX `tabular` with booktabs rules; all text is escaped."""
         alignment = "l" * self.names + "r" * (len(self.columns) - self.names)
         blocks = ("".join(_latex_line(row.cells) for row in block.rows) for block in self.blocks)
         return (
@@ -208,7 +216,7 @@ class Table:
 
 
 def estimate_row(label: str, estimate: Estimate | None, signed: bool = False) -> Row:
-    """A name, the estimate, its interval and its number of prompts; the page draws it on a scale."""
+    """A row with label, estimate, interval and number of prompts, drawn on the scale of the page."""
     if estimate is None:
         return Row([label, NOT_MEASURED, "", ""])
     cells = [label, share(estimate, signed), interval(estimate, signed), f"{estimate.n:,}"]
@@ -216,7 +224,7 @@ def estimate_row(label: str, estimate: Estimate | None, signed: bool = False) ->
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], dense: bool = False) -> Table:
-    """A table of text alone."""
+    """A table with a single block and no scale."""
     return Table(columns, [Block([Row(cells) for cells in rows])], title, dense=dense)
 
 
@@ -228,12 +236,14 @@ class Scale(NamedTuple):
     ticks: Sequence[float]
 
     def at(self, value: float) -> float:
-        """Where a value lies, in percent of the width."""
+        """Position of a value in percent of the width."""
         return round(100 * (value - self.low) / (self.high - self.low), 2)
 
 
 def fitting(values: Sequence[float]) -> Scale:
-    """A scale with three to six round ticks that holds these values, and 0 where that costs less than half of it.
+    """Choose a scale with round ticks that covers the values, and 0 if it is near enough to them.
+
+    0 is included if it is at most 1.5 times the range of the values away.
 
     Example: 0.12 and 0.23 give 0 to 0.3 in steps of 0.1; 0.86 and 0.93 give 0.86 to 0.94 in steps of 0.02.
     """

@@ -1,13 +1,13 @@
-// The difference of two texts, word by word.
+// Word-by-word diff of two texts.
 
 {
-  const MOST = 4e6; // cells of the table of the longest common subsequence: about 2,000 words against 2,000
+  const MOST = 4e6; // most cells of the longest-common-subsequence table: about 2,000 by 2,000 words
 
-  /** [kind, text] in order: "same", "del" only in the first text, "ins" only in the second; null if they are too long.
-      Without its "del" parts it is the second text; words are the same whatever white space comes after them. */
+  /** Returns parts [kind, text] in order: "same", "del" (only in the first text) or "ins" (only in the second); null if
+      the texts are too long. The parts other than "del" form the second text. White space after a word is ignored. */
   GRAO.difference = (before, after) => {
     const [first, second] = [before, after].map((text) => text.match(/[\p{L}\p{N}]+\s*|[^\s\p{L}\p{N}]\s*|\s+/gu) ?? []);
-    const like = (one, other) => one === other || one?.trim() === other?.trim();
+    const like = (left, right) => left === right || left?.trim() === right?.trim();
     let [start, end] = [0, 0];
     while (start < Math.min(first.length, second.length) && like(first[start], second[start])) start += 1;
     while (end < Math.min(first.length, second.length) - start && like(first.at(-1 - end), second.at(-1 - end))) end += 1;
