@@ -7,7 +7,7 @@ CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo -c constrai
 # What is imported is compiled once, then, and not by each process anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart compare real-study test check results format clean
+.PHONY: quickstart compare real-study test check results format docs wheel clean
 
 quickstart: .venv/installed
 	$(BIN)/grao quickstart
@@ -53,6 +53,15 @@ format: .venv/developing
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# Into build/docs; warnings, dead links and missing anchors are errors.
+docs: .venv/documenting
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+# The sdist and the wheel, into dist/.
+wheel: .venv/building
+	rm -rf dist
+	$(BIN)/python -m build
+
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "grao needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
@@ -64,6 +73,14 @@ format: .venv/developing
 .venv/developing: pyproject.toml constraints-cpu.txt | .venv/bin/python
 	$(BIN)/pip install --quiet --no-compile $(CONSTRAINTS) --editable '.[test,check]'
 	touch $@ .venv/installed
+
+.venv/documenting: pyproject.toml constraints-cpu.txt | .venv/bin/python
+	$(BIN)/pip install --quiet --no-compile $(CONSTRAINTS) --editable '.[docs]'
+	touch $@ .venv/installed
+
+.venv/building: | .venv/bin/python
+	$(BIN)/pip install --quiet 'build>=1.2'
+	touch $@
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -19,12 +19,13 @@ from pages.cells import (
 )
 from pages.sentences import Quote, bare, cell, change, figure, limits, number, quote
 
-README, RESULTS, CLAIMS, METHOD, METHODS = (
+README, RESULTS, CLAIMS, METHOD, METHODS, PERFORMANCE = (
     "README.md",
     "docs/results.md",
     "docs/claims.md",
     "docs/method.md",
     "docs/methods.md",
+    "docs/performance.md",
 )
 WEAK, ABLE, SIGN = "methods-weak", "methods-able", "sign-weak"
 LEAD = Of("difference")
@@ -62,7 +63,7 @@ QUOTES: list[Quote] = [
         *(figure("larger", name) for name in ("ras", "low", "high", "ras before", "right", "right before")),
     ),
     quote(README, "(On its training prompts {} % win", figure("larger", "ras on training prompts")),
-    quote(README, "{} times as fast as TRL's without checkpointing with answers of varied", cell("gpu-update", 5, 2)),
+    quote(PERFORMANCE, "{} times as fast as TRL's without checkpointing when lengths vary", cell("gpu-update", 5, 2)),
     # docs/results.md, in short
     quote(
         RESULTS, "it is {} against {} % for SFT on the weak base, and {} against {} % on the able one", *_TIES_OF_SFT

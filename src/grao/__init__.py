@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from grao.methods.sft import SFT
     from grao.training.trainer import GRAOTrainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {
     **dict.fromkeys(("DataConfig", "LoraConfig", "RolloutConfig", "TrainingConfig"), "grao.config.recipe"),

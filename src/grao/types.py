@@ -33,8 +33,11 @@ class Role(IntEnum):
     """Where an answer comes from."""
 
     SAMPLE = 0
+    """Sampled from the policy."""
     REFERENCE = 1
+    """The reference answer of the data."""
     REJECTED = 2
+    """The worse answer of a pair in the data."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,9 @@ class PerAnswer:
             samples: (B, G).
             reference: (B,) or a number.
             rejected: (B,) or a number.
+
+        Returns:
+            The numbers, all of the samples' dtype.
         """
         others = (samples.new_zeros(len(samples)) + value for value in (reference, rejected))
         return PerAnswer(samples.nan_to_num(0.0), *(other.to(samples.dtype).nan_to_num(0.0) for other in others))

@@ -78,7 +78,15 @@ def group_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = 
 
 
 def group_members(rewards: Tensor, reference_rewards: Tensor) -> Tensor:
-    """(B, G + 1) float64 rewards: the samples, then the reference. Ties are exactly equal, missing rewards NaN."""
+    """Join the rewards of each group's members.
+
+    Args:
+        rewards: (B, G), rewards of the samples; NaN or infinity = missing.
+        reference_rewards: (B,), rewards of the references.
+
+    Returns:
+        (B, G + 1) float64: the samples, then the reference. Ties are exactly equal, missing rewards NaN.
+    """
     members = torch.cat([rewards.double(), reference_rewards.double()[:, None]], dim=1)
     members = members.where(members.isfinite(), torch.nan)
     return merge_ties(members, rounding(members, rewards.dtype))

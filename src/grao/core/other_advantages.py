@@ -13,19 +13,46 @@ from grao.core.advantages import Advantages, Scope, group_advantages, group_memb
 
 
 def raw_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
-    """A = R, without mean or deviation, in either scope. A_y is 0 for rewards relative to the reference."""
+    """A = R, without mean or deviation, in either scope. A_y is 0 for rewards relative to the reference.
+
+    Args:
+        rewards: as for `group_advantages`.
+        reference_rewards: as for `group_advantages`.
+        scope: as for `group_advantages`.
+
+    Returns:
+        Advantages, with ties and missing rewards as in `group_advantages`.
+    """
     return _advantages(group_members(rewards, reference_rewards), rewards.shape[1])
 
 
 def centred_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
-    """A = R - mu with the group mean: prompts with a large spread of rewards count more."""
+    """A = R - mu with the group mean: prompts with a large spread of rewards count more.
+
+    Args:
+        rewards: as for `group_advantages`.
+        reference_rewards: as for `group_advantages`.
+        scope: as for `group_advantages`.
+
+    Returns:
+        Advantages, with ties and missing rewards as in `group_advantages`.
+    """
     members = group_members(rewards, reference_rewards)
     group = members if scope == "joint" else members[:, :-1]
     return _advantages(spread(members, group)[0], rewards.shape[1])
 
 
 def batch_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
-    """A = (R - mu) / sigma over all groups of the step on this process: all samples of a hard prompt get A < 0."""
+    """A = (R - mu) / sigma over all groups of the step on this process: all samples of a hard prompt get A < 0.
+
+    Args:
+        rewards: as for `group_advantages`.
+        reference_rewards: as for `group_advantages`.
+        scope: as for `group_advantages`.
+
+    Returns:
+        Advantages, with ties and missing rewards as in `group_advantages`.
+    """
     members = group_members(rewards, reference_rewards)
     batch = members if scope == "joint" else members[:, :-1]
     distance, deviation = spread(members, batch.reshape(1, -1))

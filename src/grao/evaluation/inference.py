@@ -60,7 +60,15 @@ def proportion(successes: int, n: int, confidence: float = 0.95) -> Estimate:
 
 
 def share_of(holds: Sequence[bool], confidence: float = 0.95) -> Estimate | None:
-    """Estimate the share of True as `proportion`; None for an empty sequence."""
+    """Estimate the share of True values.
+
+    Args:
+        holds: one value per prompt.
+        confidence: nominal coverage of the interval.
+
+    Returns:
+        As `proportion`; None for an empty sequence.
+    """
     return proportion(sum(holds), len(holds), confidence) if holds else None
 
 

@@ -58,6 +58,9 @@ def scores(
         model: name of the model, for the error message.
         error: error rate of the judge's verdicts, below one half.
 
+    Returns:
+        Shares of wins and ties, net share, lengths and tests, with their intervals.
+
     Raises:
         InputError: if every verdict is missing.
     """
@@ -118,6 +121,9 @@ def gain(
         baseline_rewards: N, R of the baseline's answers against the references.
         confidence: nominal coverage of the intervals.
         prompts: N keys; answers to the same prompt have equal keys. By default all prompts differ.
+
+    Returns:
+        NAG, relative gains and tests, with their intervals.
 
     Raises:
         InputError: if every comparison is missing.

@@ -148,6 +148,9 @@ def detectable(decided: float, n: int, confidence: float = 0.95, power: float = 
         confidence: 1 - alpha.
         power: probability of detecting the effect.
 
+    Returns:
+        The net share, between 0 and 1.
+
     Example: 60 % of 300 prompts decided: 2.80 sqrt(0.6 / 300) = 0.125.
     """
     return min((critical_value(confidence) + critical_value(2 * power - 1)) * math.sqrt(decided / n), 1.0)
@@ -162,6 +165,9 @@ def corrected(share: Estimate, error: Estimate) -> Estimate:
     Args:
         share: win rate p, ties counted half, with its interval.
         error: error rate e, below one half.
+
+    Returns:
+        The corrected win rate and its interval, both limited to 0 to 1.
 
     Example: 60 % with e = 10 %: (0.6 - 0.1) / 0.8 = 62.5 %.
     """

@@ -114,6 +114,9 @@ class Before:
         Args:
             lengths: tokens of each of the S answers, N in total.
             rows: indices of the answers to keep, in the order of the result.
+
+        Returns:
+            The tokens of these answers, one answer after another.
         """
         parts = {name: values.split(list(lengths)) for name, values in vars(self).items() if values is not None}
         return Before(**{name: torch.cat([answers[row] for row in rows]) for name, answers in parts.items()})
@@ -311,6 +314,13 @@ def kl_estimate(logps: Tensor, frozen: Tensor) -> Tensor:
     """Per-token estimate of KL(pi || pi_init): r - 1 - log r with r = pi_init / pi (Schulman's k3).
 
     It is never negative, and unbiased for samples from pi.
+
+    Args:
+        logps: (N,), log-probabilities of the tokens under the policy pi.
+        frozen: (N,), the same under the initial policy.
+
+    Returns:
+        (N,), in nats.
     """
     gap = frozen - logps
     return gap.exp() - 1 - gap

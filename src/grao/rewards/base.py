@@ -213,7 +213,15 @@ def _everyone(scored: Scored) -> Tensor:
 
 
 def difference(completions: Tensor, references: Tensor) -> Tensor:
-    """R(o, y) = r(o) - r(y)."""
+    """R(o, y) = r(o) - r(y).
+
+    Args:
+        completions: (B, G), scores r(o).
+        references: (B, 1), scores r(y).
+
+    Returns:
+        (B, G).
+    """
     return completions - references
 
 

@@ -93,6 +93,9 @@ def make_generator(
         alone: whether this is the only process.
         own: what only this engine is told, its section of the recipe.
 
+    Returns:
+        The engine, ready to sample.
+
     Raises:
         InputError: if there is no such engine.
     """

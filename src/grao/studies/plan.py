@@ -192,7 +192,8 @@ def make_plan(
         recipe: of the run.
         model: on the meta device; it is of no use behind.
         train: the prompts.
-        card, gpus: as `dry_run`.
+        card: as for `dry_run`.
+        gpus: as for `dry_run`.
 
     Raises:
         InputError: if the model cannot be run on shapes alone.

@@ -1,0 +1,58 @@
+"""Hooks of the documentation build (`mkdocs.yml`).
+
+The pages in docs/ are read on the forge as well, where they link to source files and records of this repository. The
+built site does not hold these files: such a link becomes plain text there, and a missing target is a warning, which
+ends the build.
+"""
+
+import logging
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import drawings
+
+_LOG = logging.getLogger("mkdocs.hooks.docs")
+_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(((?:\.\./)+[^)\s]*)\)")
+_LIST_ITEM = re.compile(r"^([-*]|\d+\.) ")
+
+
+def on_pre_build(config) -> None:
+    """Write the drawings before the pages are collected."""
+    drawings.write()
+
+
+def on_page_markdown(markdown: str, page, config, files) -> str:
+    """Return the page without links out of docs/ and with the blank line that Python-Markdown wants before a list."""
+    docs, folder = Path(config.docs_dir), Path(page.file.abs_src_path).parent
+
+    def without_link(match: re.Match) -> str:
+        target = (folder / match[2].partition("#")[0]).resolve()
+        if target.is_relative_to(docs):
+            return match[0]
+        if not target.exists():
+            _LOG.warning("%s: the link to %s leads nowhere", page.file.src_uri, match[2])
+        return match[1]
+
+    return separated_lists(_LINK.sub(without_link, markdown))
+
+
+def separated_lists(markdown: str) -> str:
+    """Return the text with a blank line between a paragraph and a list that follows it directly."""
+    lines: list[str] = []
+    fenced = False
+    for line in markdown.splitlines():
+        fenced ^= line.lstrip().startswith("```")
+        before = lines[-1] if lines else ""
+        if (
+            not fenced
+            and _LIST_ITEM.match(line)
+            and before.strip()
+            and not _LIST_ITEM.match(before)
+            and not before.startswith(" ")
+        ):
+            lines.append("")
+        lines.append(line)
+    return "\n".join(lines) + "\n"
