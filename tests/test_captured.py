@@ -135,10 +135,10 @@ def test_when_memory_runs_out_in_the_middle_everything_is_drawn_the_same():
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     model.register_forward_pre_hook(no_room, with_kwargs=True)
-    with pytest.warns(UserWarning, match=r"out of memory: rollout\.batch_size is 8 from here on"):
+    with pytest.warns(UserWarning, match=r"out of memory: rollout\.batch_size is halved to 8 from here on"):
         assert drawn(generator, prompts, keys, samples=8, max_new_tokens=30) == expected
     few = CapturedGenerator(model, [END], batch_size=64)  # of which only 12 are in use
-    with pytest.warns(UserWarning, match=r"rollout\.batch_size is 32 from here on"):
+    with pytest.warns(UserWarning, match=r"rollout\.batch_size is halved to 32 from here on"):
         assert drawn(few, prompts[:4], keys[:4], samples=3, max_new_tokens=30) == [group[:3] for group in expected[:4]]
     among_others = CapturedGenerator(model, [END], batch_size=16, alone=False)
     with pytest.raises(InputError, match="out of memory"):
@@ -170,7 +170,7 @@ def test_what_does_not_fit_takes_the_plain_loop():
     assert unheard.config.sliding_window == 50
     chunked = tiny_model()
     chunked.config.attention_chunk_size = 8192
-    with pytest.warns(UserWarning, match="it has layers of the kinds chunked_attention, full_attention"):
+    with pytest.warns(UserWarning, match="it has layers of the types chunked_attention, full_attention"):
         CapturedGenerator(chunked, [END])
     expected = drawn(TransformersGenerator(unheard, [END]), samples=2, max_new_tokens=6)
     assert drawn(generator, samples=2, max_new_tokens=6) == expected
@@ -300,7 +300,7 @@ def test_what_is_not_captured_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Graphs, "step", refused)
     generator = CapturedGenerator(tiny_model(), [END], batch_size=8)
     assert not generator.remark
-    with pytest.warns(UserWarning, match="sampling is slower, a step is not captured: it waits"):
+    with pytest.warns(UserWarning, match="sampling is slower: a step cannot be captured as a CUDA graph: it waits"):
         check_same(generator, samples=2, max_new_tokens=8, top_p=0.9)
     never = (0, 0, Sampling(top_p=0.5))
     monkeypatch.setattr(Graphs, "step", lambda graphs, key, step, alive: refused(graphs, never, step, alive))

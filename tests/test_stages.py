@@ -89,7 +89,7 @@ def test_a_staged_run_equals_two_by_hand(tmp_path: Path, name: str):
     assert all(torch.equal(weight, between[key]) for key, weight in handed.items())
 
 
-@pytest.mark.filterwarnings("ignore:.*it goes on training")
+@pytest.mark.filterwarnings("ignore:.*it is trained further")
 def test_an_adapter_goes_on_and_is_measured_from_the_hand_over(tmp_path: Path):
     model = saved_model(tmp_path / "model")
     whole = make(tmp_path / "staged", model, staged(GRPO(kl=1.0)), lora=LORA)
