@@ -128,8 +128,8 @@ def replace_by_pipe(folder: Path, name: str) -> None:
     ("make", "message"),
     [
         (cut_weights, "model.safetensors is damaged or incomplete"),
-        (lambda folder: replace_by_pipe(folder, "model.safetensors"), "model.safetensors is no file"),
-        (lambda folder: replace_by_pipe(folder, "tokenizer.json"), "tokenizer.json is no file"),
+        (lambda folder: replace_by_pipe(folder, "model.safetensors"), "model.safetensors is not a regular file"),
+        (lambda folder: replace_by_pipe(folder, "tokenizer.json"), "tokenizer.json is not a regular file"),
         (lambda folder: change_config(folder, hidden_size=10**12), "config.json: hidden_size is 1000000000000"),
         (lambda folder: change_config(folder, num_hidden_layers=10**9), "config.json: num_hidden_layers is 1000000000"),
         (lambda folder: change_config(folder, num_attention_heads=0), "cannot load 'model'"),
@@ -138,7 +138,7 @@ def replace_by_pipe(folder: Path, name: str) -> None:
         (lambda folder: (folder / "config.json").write_text("[" * 5000), "config.json is not valid JSON"),
         (lambda folder: (folder / "generation_config.json").write_bytes(b"\xff"), "config.json is not valid JSON"),
         (lambda folder: change_config(folder, eos_token_id="</s>"), "config.json: eos_token_id is '</s>'"),
-        (lambda folder: (folder / "tokenizer_config.json").mkdir(), "tokenizer_config.json is no file"),
+        (lambda folder: (folder / "tokenizer_config.json").mkdir(), "tokenizer_config.json is not a regular file"),
         (lambda folder: (folder / "tokenizer_config.json").write_text('{"model_max_length": "x"}'), "no tokenizer in"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_model_folder_that_is_none(
     place: Path, model: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], None], message: str
 ) -> None:
     shutil.copytree(model, "model")
-    if "tokenizer_config.json is no file" in message:
+    if "tokenizer_config.json is not a regular file" in message:
         Path("model/tokenizer_config.json").unlink()
     make(Path("model"))
     said = refused(capsys, "train", "--config", "recipe.yaml")

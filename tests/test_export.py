@@ -30,7 +30,7 @@ from test_judge_real_server import serving
 from tiny import letter_tokenizer, tiny_model
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*learning_rate.*hardly move", "ignore:.*goes on training", "ignore:prompts are plain text"
+    "ignore:.*learning_rate.*hardly move", "ignore:.*it is trained further", "ignore:prompts are plain text"
 )
 
 CHAT = "{% for m in messages %}{{ m.content }}<end>{% endfor %}{% if add_generation_prompt %}so? {% endif %}"
@@ -230,7 +230,7 @@ def test_a_base_that_is_gone_an_adapter_or_quantised(world: Path, tmp_path: Path
     shutil.copytree(world / "lora", run)
     shutil.copytree(world / "base", tmp_path / "few")
     change_config(run / "model", base_model_name_or_path=str(tmp_path / "gone"))
-    with pytest.raises(InputError, match=r"^RUN: .* adapter of '.*gone', which is not there"):
+    with pytest.raises(InputError, match=r"^RUN: .* adapter of '.*gone', which does not exist"):
         export_run(run, screen, merge=True)
     change_config(run / "model", base_model_name_or_path=str(world / "lora" / "model"))
     with pytest.raises(InputError, match=r"^RUN: the base .* is an adapter too, .*; give --merge"):

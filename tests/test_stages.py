@@ -104,7 +104,7 @@ def test_loss_scale_and_bad_steps_begin_anew_with_each_stage(tmp_path: Path):
     assert seen == [(1, 4, (0, 0)), (2, 8, (1, 1)), (3, 4, (0, 0)), (4, 8, (1, 3)), (5, 16, (1, 4))]
 
 
-@pytest.mark.filterwarnings("ignore:.*it goes on training")
+@pytest.mark.filterwarnings("ignore:.*it is trained further")
 def test_an_adapter_goes_on_and_is_measured_from_the_hand_over(tmp_path: Path):
     model = saved_model(tmp_path / "model")
     whole = make(tmp_path / "staged", model, staged(GRPO(kl=1.0)), lora=LORA)

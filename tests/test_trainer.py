@@ -314,7 +314,7 @@ def test_when_memory_runs_out_the_token_budget_is_halved(tmp_path: Path, monkeyp
 
     short = make(tmp_path / "short", token_budget=120)
     monkeypatch.setattr(PackedEngine, "run", no_room)
-    with pytest.warns(UserWarning, match=r"out of memory: training\.token_budget is 60 from here on"):
+    with pytest.warns(UserWarning, match=r"out of memory: training\.token_budget is halved to 60 from here on"):
         short.train()
     assert relative_gap(weights_of(short.model), weights_of(expected.model)) < 1e-5
     hopeless = make(tmp_path / "hopeless", token_budget=2)

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from grao.engine.interface import Engine, Loss, Pass, Plan, Tokens, sent, sequence_means
+from grao.engine.interface import Engine, Loss, Pass, Plan, Tokens, sequence_means, to_device
 from grao.engine.routers import BalancedPass, Routers, routed_pass
 from grao.methods.base import Before, Method, TokenView, kl_estimate
 from grao.training.experience import Update
@@ -100,7 +100,7 @@ def accumulate_gradient(
     numbers: dict[str, Tensor] = defaultdict(lambda: torch.full((size,), torch.nan, device=device))
     for number, (rows, part) in enumerate(zip(plan, parts, strict=True)):
         known_tokens = before.select(lengths, rows) if rows else Before()
-        indices = sent(rows, device) if rows else None
+        indices = to_device(rows, device) if rows else None
         with _synchronised(accelerator, model, last=number + 1 == micro_batches):
             output = run(model, part, _loss(part, indices, known_tokens, update_loss, numbers))
             share = output.loss * accelerator.num_processes / update.prompts  # processes are averaged, prompts summed
@@ -109,8 +109,8 @@ def accumulate_gradient(
         balance += 0.0 if output.balance is None else output.balance
         if indices is not None:
             loglik[indices], entropy[indices] = output.mean.to(loglik), output.entropy.to(entropy)
-            answer_lengths = sent(part.lengths, device)
-            sampler = sent(sampler_logps(part.answers, output.tokens.dtype), device)
+            answer_lengths = to_device(part.lengths, device)
+            sampler = to_device(sampler_logps(part.answers, output.tokens.dtype), device)
             gap[:, indices] = SamplerGap.of(output.tokens, sampler, answer_lengths).to(gap)
             if known_tokens.frozen is not None:
                 kl[indices] = sequence_means(kl_estimate(output.tokens, known_tokens.frozen), answer_lengths).to(kl)
@@ -150,20 +150,20 @@ def _loss(
             entropies=tokens.entropies,
             values=critic(tokens.hidden) if critic else None,
             before=before,
-            signals=sent(torch.tensor([answer.signal for answer in batch.answers], dtype=precise), device),
-            roles=sent([int(answer.role) for answer in batch.answers], device),
-            groups=sent(batch.numbers, device),
-            lengths=sent(batch.lengths, device),
+            signals=to_device(torch.tensor([answer.signal for answer in batch.answers], dtype=precise), device),
+            roles=to_device([int(answer.role) for answer in batch.answers], device),
+            groups=to_device(batch.numbers, device),
+            lengths=to_device(batch.lengths, device),
         )
         if importance:
-            weights = importance.weights(view, sent(sampler_logps(batch.answers, precise), device))
+            weights = importance.weights(view, to_device(sampler_logps(batch.answers, precise), device))
             view = replace(view, logps=importance.scaled(view.logps, weights))
             for name, values in zip(IMPORTANCE, (weights, (weights == importance.cap).to(weights)), strict=True):
                 numbers[name][indices] = view.mean(values).to(numbers[name]).where(view.roles == Role.SAMPLE, torch.nan)
         losses = method.loss(view)
         for name, values in losses.numbers.items():
             numbers[name][indices] = values.detach().to(numbers[name])
-        return (sent(torch.tensor(batch.weights, dtype=losses.loss.dtype), device) * losses.loss).sum()
+        return (to_device(torch.tensor(batch.weights, dtype=losses.loss.dtype), device) * losses.loss).sum()
 
     return loss
 

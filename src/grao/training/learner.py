@@ -30,13 +30,13 @@ from grao.engine.routers import Routers
 from grao.engine.select import engine_for, random_batch
 from grao.engine.sharded import (
     autocast,
-    exchanged,
     half_precision,
     is_split,
     local,
     named_weights,
     part_of,
     split_over,
+    swapped_weights,
 )
 from grao.methods.base import Before, Method
 from grao.training.accumulate import StepOutput, UpdateLoss, accumulate_gradient, aligned_micro_batches
@@ -204,7 +204,7 @@ class Learner:
         self._accelerator, self._policy, self._config = accelerator, policy, config
         self.engine = engine_for(policy, pad_id)
         experts, total = Experts.of(policy), partial(accelerator.reduce, reduction="sum")
-        readable = experts and experts.seen_by(self.engine, policy)
+        readable = experts and experts.observable_with(self.engine, policy)
         self._routed = RoutedEngine(self.engine, experts, total) if experts and readable else None
         self.begin(method, without)
         size = config.token_budget if isinstance(config.token_budget, int) else self._affordable(config, copied)
@@ -296,8 +296,8 @@ class Learner:
     @contextmanager
     def _starting_model(self) -> Iterator[nn.Module]:
         """Swap in the starting model."""
-        routing = self._routed.starting() if self._routed else nullcontext()
-        start = self._without() if self._without else exchanged(self._policy, self._start)
+        routing = self._routed.initial_model() if self._routed else nullcontext()
+        start = self._without() if self._without else swapped_weights(self._policy, self._start)
         with routing, autocast(self._accelerator), start:
             yield self._policy
 

@@ -28,11 +28,11 @@ from grao.config.library import GRAOConfig, check_arguments, in_place_of
 from grao.config.stages import joint_needs, most_steps, planned
 from grao.data.encoding import EncodedSet, encode_examples, settled_turn
 from grao.data.load import examples_from_dataset
-from grao.engine.adapters import switched_off
+from grao.engine.adapters import adapter_disabled
 from grao.engine.limits import padding_id
 from grao.engine.loading import check_finite, load_tokenizer
 from grao.engine.policy import given_policy
-from grao.engine.sharded import begin_splitting, summed
+from grao.engine.sharded import begin_splitting, sum_over_processes
 from grao.errors import InputError
 from grao.methods.base import Method
 from grao.rewards.mix import Mix, RewardLike, as_mix, check_heard
@@ -166,7 +166,7 @@ class GRAOTrainer(StagedTrainer):
         check_settings(args.training, plan, self.accelerator, policy)
         # Adapters with other initialisations also change the base weights.
         plain = peft_config is not None and isinstance(getattr(peft_config, "init_lora_weights", True), bool)
-        without = partial(switched_off, cast(PeftModel, policy)) if plain else None
+        without = partial(adapter_disabled, cast(PeftModel, policy)) if plain else None
         rollout, alone = args.rollout, self.accelerator.num_processes == 1
         copy = sampling_copy(policy, rollout, self.accelerator)
         self.learner = Learner(policy, self.method, args.training, self.accelerator, self.pad_id, without, copy.bytes)
@@ -193,7 +193,7 @@ class GRAOTrainer(StagedTrainer):
             processes=self.accelerator.num_processes,
             ahead=rollout.ahead,
             steps=most[0],
-            total=partial(summed, self.accelerator),
+            total=partial(sum_over_processes, self.accelerator),
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(SampleLog(args.output_dir, self, self.source, args.training.sample_every))
@@ -282,7 +282,7 @@ class GRAOTrainer(StagedTrainer):
 
     def _total(self, values: Tensor) -> list[float]:
         """Sum over all processes."""
-        return summed(self.accelerator, values)
+        return sum_over_processes(self.accelerator, values)
 
     def _optimise(self, model: nn.Module) -> None:
         """Take an optimizer step between two gradients on the same samples; transformers takes the last one."""
