@@ -47,9 +47,15 @@ def handled(handler: Handler, interrupt: bool = True) -> Iterator[None]:
 def insistent() -> Iterator[None]:
     """Within it, a Ctrl-C that arrives in a destructor comes again: there Python reports the exception and drops it."""
 
+    def again() -> None:
+        if hasattr(signal, "pthread_kill") and (main := threading.main_thread().ident):
+            signal.pthread_kill(main, signal.SIGINT)  # also wakes a blocking call, which interrupt_main does not
+        else:
+            interrupt_main()
+
     def hook(dropped: "sys.UnraisableHookArgs") -> None:
         if issubclass(dropped.exc_type, KeyboardInterrupt):
-            threading.Timer(0.05, interrupt_main).start()
+            threading.Timer(0.05, again).start()
         else:
             previous(dropped)
 
