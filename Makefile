@@ -44,10 +44,10 @@ check: .venv/developing
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/size.py
-	$(BIN)/python scripts/results.py --check
+	PYTHONPATH=benchmarks $(BIN)/python scripts/results.py --check
 
 results: .venv/developing
-	$(BIN)/python scripts/results.py
+	PYTHONPATH=benchmarks $(BIN)/python scripts/results.py
 
 format: .venv/developing
 	$(BIN)/ruff check --fix

@@ -159,38 +159,74 @@ def differences() -> dict[str, tuple[str, np.ndarray]]:
     return complete
 
 
-def report() -> None:
-    """Every cell, and both end points."""
-    found = differences()
-    if not found:
-        sys.exit("no cell is complete; run it first")
-    means = {name: np.nanmean(table, axis=0) for name, (_, table) in found.items()}
-    count, seeds = len(found), len(TESTING)
+@dataclass(frozen=True)
+class CellResult:
+    """`auto` against the comparator of one cell; RAS, and differences of it, as shares."""
+
+    cell: str
+    rival: str
+    auto: float
+    fixed: float
+    low: float
+    """Ends of the interval of `auto` minus `fixed` that holds for all cells at once."""
+    high: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Both end points: the mean difference over cells with its 95 % interval, and the cells that lie below `WORST`."""
+
+    cells: list[CellResult]
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def below(self) -> list[str]:
+        """Cells whose interval lies below `WORST`."""
+        return [each.cell for each in self.cells if each.high < WORST]
+
+
+def verdict() -> Verdict | None:
+    """Of the cells that are complete; None while there is none."""
+    complete = differences()
+    if not complete:
+        return None
+    means = {name: np.nanmean(table, axis=0) for name, (_, table) in complete.items()}
+    count, seeds = len(complete), len(TESTING)
     pooled = math.sqrt(float(np.mean([values.var(ddof=1) for values in means.values()])))  # over seeds, within cells
     free = count * (seeds - 1)
     bound = t.ppf(1 - (1 - LEVEL) / 2 / count, free)  # Bonferroni over the cells
-    below = []
-    print(f"{'cell':28}{'against':>16}{'auto':>8}{'rival':>8}{'less':>8}   all cells at once")
-    for name, (rival, table) in found.items():
+    cells = []
+    for name, (rival, table) in complete.items():
         records = [*read_cells(FOLDER / name).values()]
         mine, theirs = (float(np.nanmean(ras(records, arm, TESTING))) for arm in ("auto", rival))
         error = math.sqrt(pooled**2 / seeds + prompt_variance([table]))
         low, high = (mine - theirs + sign * bound * error for sign in (-1, 1))
-        below += [name] if high < WORST else []
-        shown = f"{100 * mine:8.1f}{100 * theirs:8.1f}{100 * (mine - theirs):+8.1f}"
-        print(f"{name:28}{rival:>16}{shown}   {100 * low:+.1f} to {100 * high:+.1f}")
+        cells.append(CellResult(name, rival, mine, theirs, low, high))
     mean = float(np.mean([values.mean() for values in means.values()]))
-    error = math.sqrt(pooled**2 / (seeds * count) + mean_variance(found))
+    error = math.sqrt(pooled**2 / (seeds * count) + mean_variance(complete))
     low, high = (mean + sign * t.ppf((1 + LEVEL) / 2, free) * error for sign in (-1, 1))
-    print(
-        f"\nmean over {count} of {len(PLACES)} cells: {100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) points"
-    )
-    if count < len(PLACES):
+    return Verdict(cells, mean, low, high)
+
+
+def report() -> None:
+    """Print every cell, and both end points."""
+    result = verdict()
+    if result is None:
+        sys.exit("no cell is complete; run it first")
+    print(f"{'cell':28}{'against':>16}{'auto':>8}{'rival':>8}{'less':>8}   all cells at once")
+    for each in result.cells:
+        shown = f"{100 * each.auto:8.1f}{100 * each.fixed:8.1f}{100 * (each.auto - each.fixed):+8.1f}"
+        print(f"{each.cell:28}{each.rival:>16}{shown}   {100 * each.low:+.1f} to {100 * each.high:+.1f}")
+    mean, low, high = (100 * value for value in (result.mean, result.low, result.high))
+    print(f"\nmean over {len(result.cells)} of {len(PLACES)} cells: {mean:+.1f} ({low:+.1f} to {high:+.1f}) points")
+    if len(result.cells) < len(PLACES):
         print("not complete: no verdict yet")
         return
-    first, second = low > MARGIN, not below
+    first, second = result.low > MARGIN, not result.below
     print(f"first end point, lower bound above {100 * MARGIN:+.0f}: {'reached' if first else 'missed'}")
-    print(f"second, no cell below {100 * WORST:+.0f}: {'reached' if second else 'missed: ' + ', '.join(below)}")
+    print(f"second, no cell below {100 * WORST:+.0f}: {'reached' if second else 'missed: ' + ', '.join(result.below)}")
 
 
 def prompt_variance(tables: Sequence[np.ndarray]) -> float:

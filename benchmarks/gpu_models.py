@@ -1,4 +1,4 @@
-"""Models of published shapes with random weights, made on the device that they run on: nothing is downloaded."""
+"""Models of published shapes with random weights, created directly on the target device; nothing is downloaded."""
 
 from typing import Any
 
@@ -29,18 +29,24 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 6, "first_k_dense_replace": 1, "norm_topk_prob": True,
     },
 }  # fmt: skip
-"""Qwen2.5 of three sizes and Moonlight-16B-A3B, as their config.json say; and one for a CPU."""
+"""Three sizes of Qwen2.5 and Moonlight-16B-A3B, as in their config.json, and a tiny model for a CPU."""
 
 
 def config_of(size: str, pad: int = 0, end: int = 1) -> Qwen2Config | DeepseekV3Config:
-    """The shape as transformers writes it."""
+    """Return the transformers configuration of a shape.
+
+    Args:
+        size: a key of `SHAPES`.
+        pad: id of the padding token.
+        end: id of the end token.
+    """
     kind = DeepseekV3Config if "kv_lora_rank" in SHAPES[size] else Qwen2Config
-    ends = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": pad}
-    return kind(**SHAPES[size], max_position_embeddings=8192, **ends)
+    special = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": pad}
+    return kind(**SHAPES[size], max_position_embeddings=8192, **special)
 
 
 def model_of(config: Qwen2Config | DeepseekV3Config, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Random weights with seed 0."""
+    """Return a model with random weights (seed 0) on a device."""
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

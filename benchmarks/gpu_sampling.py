@@ -1,14 +1,14 @@
-"""Milliseconds that a sampled token takes on one GPU: the plain loop, captured steps, vLLM where it is installed.
+"""Milliseconds per sampled token on one GPU: the plain loop, captured steps and, if installed, vLLM.
 
-    python benchmarks/gpu_sampling.py                                     half a billion weights, 64 rows
+    python benchmarks/gpu_sampling.py                                     0.5 billion weights, 64 rows
     python benchmarks/gpu_sampling.py --size moonlight --rows 64 256
-    python benchmarks/gpu_sampling.py --dry-run                           tiny, on a CPU; its figures mean nothing
+    python benchmarks/gpu_sampling.py --dry-run                           tiny, on a CPU; its numbers mean nothing
 
-Random weights of published shapes in bfloat16, prompts of 512 random tokens, 8 samples each, no completion ends. A
-token costs the difference between a long and a short rollout, divided by the difference in length; the seconds of the
-first rollouts, in which steps are captured, stand beside it. Models below 2 billion weights are also compared in single
-precision: the plain loop and captured steps must take the same greedy tokens. vLLM is asked as in training: a seed a
-request, the model's weights, and log-probabilities.
+The models have published shapes and random weights in bfloat16. Prompts are 512 random tokens with 8 samples each, and
+no completion ends early. The time per token is the difference between a long and a short rollout divided by the
+difference in length; the seconds of the first rollouts, in which steps are captured, are reported too. For models below
+2 billion weights, the plain loop and captured steps are also compared in single precision: they must choose the same
+greedy tokens. vLLM is called as in training: with the model's weights, a seed per request, and log-probabilities.
 """
 
 import argparse
@@ -33,17 +33,17 @@ ENGINES = {"plain": "transformers", "captured": "captured", "vllm": "vllm"}
 
 
 def prompts_of(rows: int, length: int) -> list[list[int]]:
-    """Random ones, one for each 8 rows."""
+    """Return random prompts, one for every 8 rows, with `length` tokens each."""
     return [[random.randrange(3, 900) for _ in range(length)] for _ in range(max(1, rows // SAMPLES))]
 
 
 def engine_of(name: str, model: PreTrainedModel, rows: int) -> Generator:
-    """An engine whose completions never end before they are full."""
+    """Build an engine whose completions always reach the full length."""
     if name == "vllm" and not importlib.util.find_spec("vllm"):
         raise SystemExit("vllm is not installed")
-    own = {"settings": VLLMConfig(memory_share=0.5)} if name == "vllm" else {}
-    stops = [] if name == "vllm" else [model.config.vocab_size]  # a token that is never drawn; vLLM refuses such
-    engine = make_generator(ENGINES[name], model, stops, 0, rows, True, **own)
+    options = {"settings": VLLMConfig(memory_share=0.5)} if name == "vllm" else {}
+    stops = [] if name == "vllm" else [model.config.vocab_size]  # outside the vocabulary, which vLLM would reject
+    engine = make_generator(ENGINES[name], model, stops, 0, rows, True, **options)
     if remark := getattr(engine, "remark", ""):
         raise SystemExit(f"the model is not sampled in slots: {remark}")
     engine.sync(model)
@@ -51,7 +51,7 @@ def engine_of(name: str, model: PreTrainedModel, rows: int) -> Generator:
 
 
 def measure(run: Callable[[int], Any], tokens: int, wait: Callable[[], Any]) -> dict[str, float]:
-    """Milliseconds a token of `run(tokens)`, and the seconds of its first calls."""
+    """Return the milliseconds per token of `run(tokens)`, and the seconds of its first calls."""
 
     def seconds(count: int) -> float:
         wait()
@@ -66,7 +66,7 @@ def measure(run: Callable[[int], Any], tokens: int, wait: Callable[[], Any]) -> 
 
 
 def timed(name: str, model: PreTrainedModel, rows: int, options: argparse.Namespace, wait) -> dict[str, float]:
-    """Of one engine."""
+    """Measure one engine, see `measure`."""
     engine = engine_of(name, model, rows)
     keys = list(range(max(1, rows // SAMPLES)))
 
@@ -77,52 +77,52 @@ def timed(name: str, model: PreTrainedModel, rows: int, options: argparse.Namesp
 
 
 def greedy_equal(size: str, device: str, options: argparse.Namespace) -> bool:
-    """Whether the plain loop and captured steps take the same tokens in single precision."""
+    """Whether the plain loop and captured steps choose the same greedy tokens in single precision."""
     model = model_of(config_of(size), device, torch.float32).eval()
     prompts = [ids[: 7 + 50 * number] for number, ids in enumerate(prompts_of(8 * SAMPLES, options.prompt))]
 
     def tokens(name: str) -> dict[int, list[tuple[int, ...]]]:
-        drawn = engine_of(name, model, 16).generate(prompts, list(range(8)), Sampling(4, 0.0, 1.0, 32))
-        return {index: [answer.ids for answer in answers] for index, answers in drawn}
+        groups = engine_of(name, model, 16).generate(prompts, list(range(8)), Sampling(4, 0.0, 1.0, 32))
+        return {index: [answer.ids for answer in answers] for index, answers in groups}
 
     return tokens("plain") == tokens("captured")
 
 
 def main() -> None:
-    """Prints a line for each engine and number of rows."""
+    """Print a line for each engine and number of rows."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=list(SHAPES), default="0.5b")
     parser.add_argument("--rows", type=int, nargs="+", default=[64])
-    parser.add_argument("--prompt", type=int, default=512, help="tokens of a prompt")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens per prompt")
     parser.add_argument("--tokens", type=int, default=128, help="tokens that are timed")
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=["plain", "captured"])
     parser.add_argument("--json", type=Path, help="write the numbers to this file too")
     parser.add_argument("--dry-run", action="store_true", help="tiny, on a CPU")
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
-        raise SystemExit("no GPU here; --dry-run goes the same way on a CPU")
+        raise SystemExit("this benchmark needs a GPU; --dry-run runs the same code on a CPU")
     if options.dry_run:
         options.size, options.rows, options.prompt, options.tokens = "tiny", [16], 24, 24
     random.seed(0)
     device, wait = ("cpu", lambda: None) if options.dry_run else ("cuda", torch.cuda.synchronize)
-    seen: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
 
-    def say(engine: str, rows: int, **numbers: float) -> None:
-        seen.append({"size": options.size, "engine": engine, "rows": rows, **numbers})
-        shown = ", ".join(f"{name} {value:.2f}" for name, value in numbers.items())
-        print(f"{options.size:10} {engine:9} rows {rows:4}: {shown}", flush=True)
+    def report(engine: str, rows: int, **numbers: float) -> None:
+        records.append({"size": options.size, "engine": engine, "rows": rows, **numbers})
+        text = ", ".join(f"{name} {value:.2f}" for name, value in numbers.items())
+        print(f"{options.size:10} {engine:9} rows {rows:4}: {text}", flush=True)
 
     print("CPU" if options.dry_run else f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}", flush=True)
     if options.size not in ("7b", "moonlight") and {"plain", "captured"} <= set(options.engines):
-        say("greedy", 16, equal=float(greedy_equal(options.size, device, options)))
+        report("greedy", 16, equal=float(greedy_equal(options.size, device, options)))
         gc.collect()
     model = model_of(config_of(options.size), device, torch.bfloat16).eval()
     for name in options.engines:
         for rows in options.rows:
-            say(name, rows, **timed(name, model, rows, options, wait))
+            report(name, rows, **timed(name, model, rows, options, wait))
             gc.collect()
     if options.json:
-        options.json.write_text(json.dumps(seen, indent=1) + "\n")
+        options.json.write_text(json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":

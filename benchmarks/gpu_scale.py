@@ -1,12 +1,13 @@
-"""Seconds a phase and peak memory of `GRAOTrainer` on the shapes of large models, with random weights, on one GPU.
+"""Seconds per phase and peak memory of `GRAOTrainer` on one GPU, for large models with random weights.
 
-    python benchmarks/gpu_scale.py --model 7b --card 24        LoRA on Qwen2.5-7B's shape within 24 GiB
-    python benchmarks/gpu_scale.py --model moonlight               LoRA on Moonlight-16B-A3B's
+    python benchmarks/gpu_scale.py --model 7b --card 24        LoRA on the shape of Qwen2.5-7B, within 24 GiB
+    python benchmarks/gpu_scale.py --model moonlight           LoRA on the shape of Moonlight-16B-A3B
     python benchmarks/gpu_scale.py --model 7b --full           all weights, in bfloat16
-    python benchmarks/gpu_scale.py --dry-run                       a tiny model on a CPU; its figures mean nothing
+    python benchmarks/gpu_scale.py --dry-run                   a tiny model on a CPU; its numbers mean nothing
 
-8 prompts of 250 tokens, 8 samples of up to 128. `--card` holds PyTorch to so many GiB of a larger card and switches
-activation checkpointing on; the token budget is left to `auto`. Weights are made on the card, nothing is downloaded.
+A step has 8 prompts of 250 tokens with 8 samples of up to 128 tokens each. `--card` limits PyTorch to that many GiB of
+a larger GPU and enables activation checkpointing; the token budget is `auto`. Weights are created on the GPU, and
+nothing is downloaded.
 """
 
 import argparse
@@ -26,12 +27,12 @@ from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
 
 
 def words(draw: random.Random, count: int) -> str:
-    """A text of so many tokens."""
+    """Return a random text of `count` tokens."""
     return text([draw.randrange(3, 1000) for _ in range(count)])
 
 
 def trainer_of(model: PreTrainedModel, options: argparse.Namespace, folder: Path) -> GRAOTrainer:
-    """One that trains an adapter, or all weights."""
+    """Build a trainer of an adapter or, with `--full`, of all weights."""
     draw = random.Random(0)
     prompts, prompt, answer = (2, 20, 8) if options.dry_run else (8, 250, 128)
     rows = [
@@ -52,17 +53,17 @@ def trainer_of(model: PreTrainedModel, options: argparse.Namespace, folder: Path
 
 
 def main() -> None:
-    """Prints a line a phase and the peak, and writes the JSON."""
+    """Print a line for each phase and the peak memory, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", choices=list(SHAPES), default="7b")
-    parser.add_argument("--full", action="store_true", help="train all weights in place of an adapter")
-    parser.add_argument("--card", type=float, metavar="GIB", help="use no more than this of the card")
-    parser.add_argument("--steps", type=int, default=4, help="the first is not counted")
+    parser.add_argument("--full", action="store_true", help="train all weights instead of an adapter")
+    parser.add_argument("--card", type=float, metavar="GIB", help="use at most this much GPU memory")
+    parser.add_argument("--steps", type=int, default=4, help="the first step is not counted")
     parser.add_argument("--dry-run", action="store_true", help="tiny, on a CPU")
     parser.add_argument("--output", type=Path, default=Path("gpu_scale.json"))
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
-        raise SystemExit("no GPU here; --dry-run goes the same way on a CPU")
+        raise SystemExit("this benchmark needs a GPU; --dry-run runs the same code on a CPU")
     if options.card and not options.dry_run:
         torch.cuda.set_per_process_memory_fraction(options.card * 2**30 / torch.cuda.mem_get_info()[1])
     begin = time.perf_counter()
@@ -72,7 +73,7 @@ def main() -> None:
         model = model_of(config, device, torch.bfloat16)
         trainer = trainer_of(model, options, Path(scratch))
         budget, rows = trainer.learner.budget.size, trainer.rows
-        print(f"ready after {time.perf_counter() - begin:.0f} s: {budget:,} tokens a micro-batch, {rows} rows at once")
+        print(f"ready after {time.perf_counter() - begin:.0f} s: {budget:,} tokens per micro-batch, {rows} rows")
         trainer.train()
         lines = (Path(scratch) / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [step for step in map(json.loads, lines) if "seconds/step" in step][1:]
@@ -80,7 +81,7 @@ def main() -> None:
     peak = 0.0 if options.dry_run else torch.cuda.max_memory_allocated() / 2**30
     for name, spent in seconds.items():
         print(f"{name:18} {spent:7.2f}")
-    print(f"peak {peak:.1f} GiB; the budget ended at {trainer.learner.budget.size:,}")
+    print(f"peak {peak:.1f} GiB; final token budget {trainer.learner.budget.size:,}")
     facts = {"options": vars(options), "seconds": seconds, "peak": peak, "budget": trainer.learner.budget.size}
     options.output.write_text(json.dumps(facts, default=str, indent=2) + "\n")
 

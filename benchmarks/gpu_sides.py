@@ -1,4 +1,4 @@
-"""The two sides of `gpu_step`: the completions that both are handed, their trainers, and how they take turns."""
+"""The two sides of `gpu_step`: their shared prompts and completions, their trainers, and how they take turns."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from common import END, Side, random_model, text, tokenizer
 
 @dataclass(frozen=True)
 class Work:
-    """The model and what each step has to do."""
+    """The model, and the work of each step."""
 
     hidden: int = 896
     layers: int = 24
@@ -26,17 +26,17 @@ class Work:
     completion: int = 256
     varied: bool = False
     rows: int = 8
-    """Sequences of TRL's micro-batch; grao's may hold as many tokens."""
+    """Sequences per micro-batch of TRL; grao's token budget is equally many tokens."""
     steps: int = 10
     warm: int = 3
-    """Steps at the start that do not count: kernels are compiled in them."""
+    """Warm-up steps that are not counted; kernels are compiled in them."""
     cpu: bool = False
     update_only: bool = False
-    """Hand both sides completions that were drawn before, and time what is left of a step."""
+    """Give both sides completions that were sampled before, and time the rest of the step."""
 
     @property
     def token_budget(self) -> int:
-        """Tokens of a full micro-batch of TRL's."""
+        """Tokens of a full micro-batch of TRL."""
         return self.rows * (self.prompt + self.completion)
 
 
@@ -48,24 +48,24 @@ TINY = Work(
 
 @dataclass(frozen=True)
 class Drawn:
-    """What all steps are made of; satisfies `grao.rollouts.base.Generator`."""
+    """Prompts, references and completions of all steps; implements `grao.rollouts.base.Generator`."""
 
     prompts: list[list[int]]
-    """Steps * B, step by step."""
+    """Token ids of steps * B prompts, step by step."""
     references: list[list[int]]
     completions: list[list[list[int]]]
-    """G for each prompt."""
+    """Token ids of G completions for each prompt."""
     seconds: float
-    """That drawing the completions of a step took."""
+    """Median time that sampling the completions of a step took."""
     device: str
 
     @staticmethod
     def read(folder: Path) -> "Drawn":
-        """What `draw` left there."""
+        """Read what `draw` wrote to a folder."""
         return Drawn(**json.loads((folder / "drawn.json").read_text()))
 
     def of(self, prompt: Sequence[int]) -> list[list[int]]:
-        """The completions of a prompt; no two prompts are equal."""
+        """Return the completions of a prompt; all prompts are different."""
         return self.completions[self.prompts.index(list(prompt))]
 
     def generate(self, prompts, keys, sampling):
@@ -75,11 +75,11 @@ class Drawn:
         return [(index, [Answer(tuple(ids)) for ids in self.of(prompt)]) for index, prompt in enumerate(prompts)]
 
     def sync(self, policy):
-        """Nothing to do: all is drawn already."""
+        """Do nothing: all completions exist already."""
 
 
 def draw(folder: Path, work: Work) -> None:
-    """A random model, its prompts and references, and completions that grao's generator samples from it."""
+    """Write a random model, prompts and references and, for `update_only`, completions that grao samples from it."""
     import torch
     from transformers.utils import logging
 
@@ -115,8 +115,8 @@ def draw(folder: Path, work: Work) -> None:
     sampled, seconds = [], []
     for start in range(0, count, work.prompts):
         begin = time.perf_counter()
-        places = range(start, start + work.prompts)
-        groups = dict(generator.generate([prompts[place] for place in places], list(places), sampling))
+        indices = range(start, start + work.prompts)
+        groups = dict(generator.generate([prompts[index] for index in indices], list(indices), sampling))
         sampled += [groups[index] for index in range(work.prompts)]
         seconds.append(time.perf_counter() - begin)
     completions = [[ended(sample.ids, work, chance) for sample in group] for group in sampled]
@@ -125,7 +125,7 @@ def draw(folder: Path, work: Work) -> None:
 
 
 def ended(ids: Sequence[int], work: Work, chance: random.Random) -> list[int]:
-    """A completion with its end token at the full length, or, varied, at a mean of about a quarter with a long tail."""
+    """Cut a completion and append the end token: at full length or, varied, at a mean of about a quarter of it."""
     length = work.completion
     if work.varied:
         length = min(length, 4 + int(chance.expovariate(4 / length)))
@@ -133,9 +133,10 @@ def ended(ids: Sequence[int], work: Work, chance: random.Random) -> list[int]:
 
 
 def end_by_chance(model, chance: float) -> None:
-    """Makes a random model end with about this probability at every token, so that lengths vary with a long tail.
+    """Make a random model end with about this probability at every token, so that lengths vary with a long tail.
 
-    Every token's embedding gets one large number in common, by which the output layer knows the end token's logit.
+    All token embeddings get the same constant in their first component, from which the output layer computes a nearly
+    constant logit of the end token.
     """
     import torch
 
@@ -149,12 +150,12 @@ def end_by_chance(model, chance: float) -> None:
 
 
 def unequal_rewards(count: int, group: int) -> list[float]:
-    """Powers of two within each group: all differ, and none is the mean, so every sequence has a weight."""
+    """Return powers of two within each group: all differ and none is the mean, so every weight is nonzero."""
     return [2.0 ** (index % group) for index in range(count)]
 
 
 def grao_side(folder: Path, work: Work, drawn: Drawn):
-    """grao's trainer, and what it takes through the model."""
+    """Return grao's trainer, and a description of its engine."""
     from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
 
     trainer = GRAOTrainer(
@@ -184,7 +185,7 @@ def grao_side(folder: Path, work: Work, drawn: Drawn):
 
 
 def trl_side(folder: Path, work: Work, drawn: Drawn, kind: str, attention: str):
-    """TRL's trainer, and what it takes through the model."""
+    """Return TRL's trainer, and a description of its attention."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
@@ -232,7 +233,7 @@ def trl_side(folder: Path, work: Work, drawn: Drawn, kind: str, attention: str):
 
 
 def in_turns(side: Side, work: Work, through: str):
-    """A callback that waits for its turn before each step, and answers with what the step took."""
+    """Return a callback that waits for its turn before each step, and reports the step's time and memory."""
     import torch
     from transformers import TrainerCallback
 
@@ -265,7 +266,7 @@ def in_turns(side: Side, work: Work, through: str):
 
 
 def tokens_of(logs: dict[str, float], work: Work) -> dict[str, int]:
-    """Sampled tokens that a step learned from, and those of references, by the trainer's own count."""
+    """Return how many sampled and reference tokens a step trained on, by the trainer's own count."""
     if "tokens/trained" in logs:
         references = work.prompts * work.completion
         return {"samples": round(logs["tokens/trained"]) - references, "references": references}
@@ -273,7 +274,7 @@ def tokens_of(logs: dict[str, float], work: Work) -> dict[str, int]:
 
 
 def serve(name: str, folder: Path, attention: str) -> None:
-    """What a process of its own does: draw, or train as one side."""
+    """Run in a subprocess: draw the data, or train as one side."""
     work = Work(**json.loads((folder / "work.json").read_text()))
     if name == "draw":
         return draw(folder, work)

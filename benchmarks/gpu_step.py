@@ -1,23 +1,23 @@
-"""One optimiser step of grao and of TRL's GRPOTrainer on one GPU in bf16, on the same completions, their steps in turn.
+"""Time one optimizer step of grao and of TRL's GRPOTrainer on one GPU in bf16, with their steps interleaved.
 
-    python benchmarks/gpu_step.py --varied            whole steps, rollout included, completions of varied length
-    python benchmarks/gpu_step.py                     the same at full length; a random model of half a billion weights
-    python benchmarks/gpu_step.py --update-only       without the rollout: both sides are handed the same completions
-    python benchmarks/gpu_step.py --dry-run           the same way on a CPU with a tiny model; its figures mean nothing
+    python benchmarks/gpu_step.py --varied            full steps with rollout, completions of varied length
+    python benchmarks/gpu_step.py                     the same at full length; a random model of 0.5 billion weights
+    python benchmarks/gpu_step.py --update-only       without the rollout: both sides train on the same completions
+    python benchmarks/gpu_step.py --dry-run           the same code on a CPU with a tiny model; its numbers mean nothing
 
-A whole step samples with each side's own engine: grao's as `rollout.engine` has it, TRL's with transformers' `generate`
-or, as `trl-vllm`, with vLLM in the same process where that is installed. The model is made so that every token ends a
-completion with the same small chance (`--varied`) or with none; both sides draw their own.
+In a full step each side samples with its own engine: grao with the default of `rollout.engine`, TRL with transformers'
+`generate` or, as `trl-vllm`, with vLLM in the same process if it is installed. The random model is adjusted so that
+every token ends a completion with the same small probability (`--varied`), or never; each side draws its own samples.
 
-With `--update-only` completions are drawn beforehand by grao's generator, cut to lengths drawn beforehand, and handed
-to both sides: to grao as its generator, to TRL as its `rollout_func`. A step is what is left, in each trainer's own
+With `--update-only`, completions are sampled beforehand by grao's generator, cut to lengths drawn beforehand, and given
+to both sides: to grao as its generator, to TRL as its `rollout_func`. The rest of a step runs in each trainer's own
 `train()`: rewards, advantages, forward, backward, clipping, AdamW, with single-precision weights under bf16 autocast.
-Micro-batches hold equally many tokens on both sides. grao also trains on a reference a group, as long as a sample.
+Micro-batches hold equally many tokens on both sides. grao also trains on one reference per group, as long as a sample.
 
-TRL scores completion tokens alone, in tiles, with its own fused output layer (on a CPU all tokens). `trl` is it without
-activation checkpointing, as grao; `trl-checkpointing` has it on, TRL's default; `trl-liger` adds Liger's layer kernels
-where they are installed. The sides share the GPU, so their weights and optimisers must fit together; `--sides` takes
-some of them only. Left out: kernels from the hub, which need a network.
+TRL computes logits of completion tokens only, in tiles, with its own fused output layer (on a CPU: of all tokens).
+`trl` runs without activation checkpointing, like grao; `trl-checkpointing` has it on, which is TRL's default;
+`trl-liger` adds Liger's layer kernels if they are installed. All sides share the GPU, so their weights and optimizer
+states must fit together; `--sides` selects some of them. Left out: kernels from the hub, which need a network.
 """
 
 import argparse
@@ -48,51 +48,55 @@ NAMES = {
 
 
 def check(seen: dict[str, list[dict[str, Any]]], handed: bool) -> None:
-    """Losses and gradients are finite, and sides with the same completions learned from equally many tokens a step.
+    """Check that losses and gradients are finite and that both sides trained on equally many tokens.
+
+    Args:
+        seen: results of every step by side.
+        handed: whether the sides were given the same completions; only then are tokens compared.
 
     Raises:
-        SystemExit: if not.
+        SystemExit: if a check fails.
     """
     for name, answers in seen.items():
-        seen_here = [(answer["loss"], answer["grad_norm"]) for answer in answers]
-        if not all(math.isfinite(loss) and 0 < norm < math.inf for loss, norm in seen_here):
-            raise SystemExit(f"{name}: a loss is not finite, or a gradient is not there: {seen_here}")
+        losses = [(answer["loss"], answer["grad_norm"]) for answer in answers]
+        if not all(math.isfinite(loss) and 0 < norm < math.inf for loss, norm in losses):
+            raise SystemExit(f"{name}: a loss is not finite, or a gradient is zero or not finite: {losses}")
     counts = {name: [answer["samples"] for answer in answers] for name, answers in seen.items()}
     if handed and len({tuple(count) for count in counts.values()}) > 1:
-        raise SystemExit(f"the sides learned from unequal numbers of tokens: {counts}")
+        raise SystemExit(f"the sides trained on unequal numbers of tokens: {counts}")
 
 
 def table(results: dict[str, dict[str, Any]], drawn: Drawn, work: Work) -> None:
-    """Prints medians, and how many times as long each side takes as grao."""
+    """Print the median time and memory of each side, and its time relative to grao's."""
     lengths = f"prompt {work.prompt}, completion {'up to ' * work.varied}{work.completion}"
     print(f"{drawn.device}: B {work.prompts}, G {work.samples}, {lengths}")
-    print(f"{'':20} {'seconds':>9} {'x grao':>7} {'peak MiB':>9} {'above rest':>10}  through the model")
-    for name, found in results.items():
-        memory = f"{found['peak']:9.0f} {found['activations']:10.0f}" if "peak" in found else f"{'-':>9} {'-':>10}"
-        times = found["seconds"] / results["grao"]["seconds"]
-        print(f"{NAMES[name]:20} {found['seconds']:9.4f} {times:7.2f} {memory}  {found['through']}")
+    print(f"{'':20} {'seconds':>9} {'x grao':>7} {'peak MiB':>9} {'above idle':>10}  engine")
+    for name, side in results.items():
+        memory = f"{side['peak']:9.0f} {side['activations']:10.0f}" if "peak" in side else f"{'-':>9} {'-':>10}"
+        ratio = side["seconds"] / results["grao"]["seconds"]
+        print(f"{NAMES[name]:20} {side['seconds']:9.4f} {ratio:7.2f} {memory}  {side['through']}")
     if work.update_only:
-        print(f"Sampling {work.completion} tokens a row, equal on all sides, not counted: {drawn.seconds:.2f} s a step")
+        print(f"Not counted: sampling {work.completion} tokens per row, {drawn.seconds:.2f} s per step for every side")
 
 
 def gpu_there() -> bool:
-    """Whether PyTorch sees one."""
+    """Whether PyTorch finds a GPU."""
     import torch
 
     return torch.cuda.is_available()
 
 
 def versions() -> dict[str, str]:
-    """Of what takes part."""
-    found = {}
+    """Return the versions of the packages that are measured."""
+    installed = {}
     for name in ("grao", "torch", "transformers", "trl", "liger-kernel"):
         if importlib.util.find_spec(name.replace("-", "_")):
-            found[name] = importlib.metadata.version(name)
-    return found
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def measure(folder: Path, work: Work, names: Sequence[str], attention: str) -> dict[str, Any]:
-    """Draws, lets the sides take turns, checks and prints."""
+    """Draw the data, run the sides in turn, check and print the results, and return the record."""
     (folder / "work.json").write_text(json.dumps(asdict(work)))
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     arguments = [__file__, "--folder", str(folder), "--attention", attention, "--side"]
@@ -112,7 +116,7 @@ def measure(folder: Path, work: Work, names: Sequence[str], attention: str) -> d
 
 
 def main() -> None:
-    """Prints the table and writes the JSON."""
+    """Print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dry-run", action="store_true", help="tiny, on a CPU")
     parser.add_argument("--varied", action="store_true", default=None, help="completions of varied length")
@@ -134,9 +138,9 @@ def main() -> None:
     if work.prompts * work.samples % work.rows:
         raise SystemExit(f"--rows {work.rows} does not divide the {work.prompts * work.samples} completions of a step")
     if work.steps <= work.warm:
-        raise SystemExit(f"--steps {work.steps} leaves nothing after {work.warm} steps of warming up")
+        raise SystemExit(f"--steps {work.steps} leaves nothing to measure after {work.warm} warm-up steps")
     if not work.cpu and not gpu_there():
-        raise SystemExit("no GPU here; --dry-run goes the same way on a CPU")
+        raise SystemExit("this benchmark needs a GPU; --dry-run runs the same code on a CPU")
     liger = ["trl-liger"] * bool(importlib.util.find_spec("liger_kernel") and not work.cpu)
     vllm = ["trl-vllm"] * bool(importlib.util.find_spec("vllm") and not work.cpu and not work.update_only)
     names = ["grao", *(options.sides or ["trl", "trl-checkpointing", *liger, *vllm])]

@@ -1,11 +1,12 @@
-"""Milliseconds that a token of a rollout takes with `rollout.engine: vllm`, and what its weights and its sleep cost.
+"""Milliseconds per sampled token with `rollout.engine: vllm`, and the cost of loading weights and of sleep mode.
 
     python benchmarks/gpu_vllm.py [--rows 64] [--lora]
 
-One GPU, a random Qwen2 of half a billion weights in bfloat16, prompts of 512 tokens, 8 samples each, no row ends. vLLM
-and grao's own engine take turns through the interface that the trainer uses, seeds and log-probabilities included. A
-token's time is the difference of a long and a short rollout. Needs `grao[vllm]`; about 2 minutes, one of them vLLM's
-start. At the end: how often both choose the same token without chance, and the mean gap of their log-probabilities.
+Runs on one GPU, with a random Qwen2 of 0.5 billion weights in bfloat16, prompts of 512 tokens and 8 samples each; no
+completion ends early. vLLM and grao's plain loop take turns through the interface that the trainer uses, seeds and
+log-probabilities included. The time per token is the difference between a long and a short rollout divided by the
+difference in length. At the end, greedy tokens of both and log-probabilities of vLLM and the trainer are compared.
+Needs `grao[vllm]`; takes about 2 minutes, one of them for vLLM to start.
 """
 
 import argparse
@@ -25,7 +26,7 @@ SAMPLES, PROMPT, SHORT, LONG = 8, 512, 32, 160
 
 
 def rollout(engine: Generator, policy: torch.nn.Module, rows: int, tokens: int) -> tuple[float, float]:
-    """Seconds of `sync`, and of sampling with waking and sleep."""
+    """Return the seconds of `sync`, and of sampling (with vLLM's wake-up and sleep)."""
     prompts = [[random.randrange(3, 900) for _ in range(PROMPT)] for _ in range(rows // SAMPLES)]
     torch.cuda.synchronize()
     begin = time.perf_counter()
@@ -38,14 +39,14 @@ def rollout(engine: Generator, policy: torch.nn.Module, rows: int, tokens: int) 
 
 
 def main() -> None:
-    """Prints a line for each engine, and one on how far they are apart."""
+    """Print a line for each engine, and one on how far they differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--lora", action="store_true", help="with an adapter, which is merged for vLLM")
+    parser.add_argument("--lora", action="store_true", help="with a LoRA adapter, which is merged for vLLM")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("no GPU here")
+        raise SystemExit("this benchmark needs a GPU")
     policy = random_model(896, 24, 151_936, num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True)
     policy = policy.to("cuda", torch.bfloat16).eval()
     if options.lora:
@@ -53,26 +54,26 @@ def main() -> None:
     begin = time.perf_counter()
     settings = {"settings": VLLMConfig(memory_share=0.5, context=1024)}
     engines = {
-        name: make_generator(name, policy, [151_935], 0, options.rows, True, **own)
-        for name, own in (("vllm", settings), ("transformers", {}))
+        name: make_generator(name, policy, [151_935], 0, options.rows, True, **extra)
+        for name, extra in (("vllm", settings), ("transformers", {}))
     }
     print(f"{torch.cuda.get_device_name()}, {options.rows} rows; started in {time.perf_counter() - begin:.0f} s")
     spent: dict[str, list[tuple[float, float, float]]] = {name: [] for name in engines}
     for turn in range(options.rounds + 1):
         for name, engine in engines.items():
             short, long = (rollout(engine, policy, options.rows, tokens) for tokens in (SHORT, LONG))
-            if turn:  # the first is for warming up
+            if turn:  # the first round is for warming up
                 spent[name].append((1e3 * (long[1] - short[1]) / (LONG - SHORT), short[1], long[0]))
     for name, times in spent.items():
         token, short_rollout, weights = map(statistics.median, zip(*times, strict=True))
-        print(f"{name:13} {token:6.2f} ms a token, {SHORT} tokens in {short_rollout:.2f} s, weights in {weights:.2f} s")
+        print(f"{name:13} {token:6.2f} ms/token, {SHORT} tokens in {short_rollout:.2f} s, weights in {weights:.2f} s")
     prompt = [random.randrange(3, 900) for _ in range(PROMPT)]
     greedy = Sampling(1, 0.0, 1.0, SHORT)
     answers = {name: dict(engine.generate([prompt], [0], greedy))[0][0] for name, engine in engines.items()}
-    same = sum(one == other for one, other in zip(answers["vllm"].ids, answers["transformers"].ids, strict=False))
+    same = sum(a == b for a, b in zip(answers["vllm"].ids, answers["transformers"].ids, strict=False))
     own = plain_logps(policy, prompt, answers["vllm"].ids).cpu()
     gap = (own - torch.tensor(answers["vllm"].logps)).abs().mean().item()
-    print(f"greedy: {same} of {SHORT} tokens are the same; mean gap of log-probabilities {gap:.3g} nats")
+    print(f"greedy: {same} of {SHORT} tokens are equal; mean gap of log-probabilities {gap:.3g} nats")
 
 
 if __name__ == "__main__":

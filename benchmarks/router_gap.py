@@ -72,9 +72,9 @@ def measure(ability: str, architecture: str, world: Sandbox) -> None:
         for index, prompt in enumerate(prompts):
             for answer in drawn[index]:
                 ids, sampler = list(answer.ids), torch.tensor(answer.logps)
-                with experts[id(copy)].chosen() if experts[id(copy)] else nullcontext([]) as of_copy:
+                with experts[id(copy)].recorded_choices() if experts[id(copy)] else nullcontext([]) as of_copy:
                     logps(copy, prompt, ids)
-                with half, experts[id(model)].chosen() if experts[id(model)] else nullcontext([]) as of_model:
+                with half, experts[id(model)].recorded_choices() if experts[id(model)] else nullcontext([]) as of_model:
                     gaps.append((logps(model, prompt, ids) - sampler).abs())
                 if of_copy:
                     pairs = zip(of_model, of_copy, strict=True)

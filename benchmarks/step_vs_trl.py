@@ -1,14 +1,14 @@
-"""One optimiser step of grao and of TRL's GRPOTrainer on the same work, interleaved, in one process per side.
+"""Time one optimizer step of grao and of TRL's GRPOTrainer on the same work, interleaved, one process per side.
 
     python benchmarks/step_vs_trl.py             the table, about 25 minutes
     python benchmarks/step_vs_trl.py --quick     two rows, about 3 minutes
     python benchmarks/step_vs_trl.py --memory    peak memory at a vocabulary of 32,768, several micro-batch sizes
 
-Same model, prompts and completion lengths: both samplers are made to end each row at a length drawn beforehand, because
-free sampling would give the two sides unequal work. grao also trains on the reference, a ninth sequence per group.
-TRL: loss_type grpo, beta 0, one iteration, no activation checkpointing. Memory is the resident peak of the step
-above what is resident after the model was loaded; as TRL's depends on its per-device batch, `--memory` tries several,
-with gradient accumulation to the same step.
+Model, prompts and completion lengths are the same: both samplers are forced to end each row at a length drawn
+beforehand, because free sampling would give the two sides unequal work. grao also trains on the reference, a ninth
+sequence per group. TRL runs with loss_type grpo, beta 0, one iteration and no activation checkpointing. Memory is the
+peak resident memory of the step above that after loading the model. TRL's depends on its per-device batch, so
+`--memory` tries several, with gradient accumulation to the same step.
 """
 
 import argparse
@@ -27,22 +27,22 @@ from pathlib import Path
 PROMPTS, SAMPLES = 4, 8
 END = 1
 TRL = ("trl", "trl-completion")
-"""As installed, and with its output layer on completion tokens alone."""
+"""TRL as installed, and with logits of completion tokens only."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one step has to do."""
+    """The work of one step."""
 
     name: str
     prompt: int
     completion: int
     varied: bool
     silent: float = 0.0
-    """Share of groups in which all rewards are equal."""
+    """Share of groups in which all rewards are equal, so that no sequence has a weight."""
 
     def lengths(self, step: int) -> list[int]:
-        """Completion lengths of the step's B * G rows: full, or with a mean of about a quarter and a long tail."""
+        """Return the lengths of the step's B * G completions: full, or a quarter on average with a long tail."""
         draw = random.Random(step)
         count = PROMPTS * SAMPLES
         if not self.varied:
@@ -50,7 +50,7 @@ class Work:
         return [min(self.completion, 4 + int(draw.expovariate(1 / (0.25 * self.completion)))) for _ in range(count)]
 
     def prompts(self, step: int) -> list[list[int]]:
-        """Token ids of the step's B prompts."""
+        """Return the token ids of the step's B prompts."""
         draw = random.Random(1000 + step)
         return [[draw.randrange(3, 100) for _ in range(self.prompt)] for _ in range(PROMPTS)]
 
@@ -65,19 +65,19 @@ WORKS = (
 
 
 def resident(peak: bool) -> float:
-    """MiB resident now, or at most since the last call of `forget_peak`."""
+    """Return the resident memory in MiB: now, or its peak since the last call of `forget_peak`."""
     field = "VmHWM" if peak else "VmRSS"
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def forget_peak() -> None:
-    """Starts a new measurement of the peak."""
+    """Reset the peak of the resident memory."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def tokenizer():
-    """A tokenizer of numbers, one token a word."""
+    """Return a tokenizer whose words are numbered tokens, `w3` for id 3."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -88,13 +88,13 @@ def tokenizer():
 
 
 def rewards_of(count: int, silent: float) -> list[float]:
-    """Different rewards in every group but the first `silent` share of them."""
+    """Return rewards that differ within each group, except for the first `silent` share of groups."""
     group = count // PROMPTS
     return [0.0 if index // group < silent * PROMPTS else float(index % group) for index in range(count)]
 
 
 def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
-    """A function that does one step and returns seconds of rollout and of the rest."""
+    """Return a function that runs one step and returns the seconds of the step and of its training part."""
     import torch
 
     import grao.rollouts.transformers as sampling
@@ -103,7 +103,7 @@ def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
     original, lengths = sampling.draw_tokens, []
 
     def forced_draw(logits, uniforms, temperature, top_p):
-        logits[:, END] = -1e4  # never drawn, and finite: infinite ones end a run
+        logits[:, END] = -1e4  # never drawn, but finite, because infinite logits stop a run
         return torch.where(uniforms >= 1, END, original(logits, uniforms.clamp(max=0.999), temperature, top_p))
 
     def forced_uniforms(keys, settings):
@@ -132,7 +132,7 @@ def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
         rows,
         processing_class=tokenizer(),
     )
-    # Only now: at the start the trainer compares its own draws with a plain forward pass.
+    # Patched after construction, because the trainer checks its sampling when it is built.
     sampling.draw_tokens, sampling.keyed_uniforms = forced_draw, forced_uniforms
     trainer.source.draws = lambda step: [(0, PROMPTS * step + row) for row in range(PROMPTS)]  # in TRL's order
     trainer.create_optimizer_and_scheduler(steps)
@@ -150,13 +150,13 @@ def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
 
 
 def with_references(rewards: list[float]) -> list[float]:
-    """grao asks for each group's samples and its reference; the reference gets what the group's first one got."""
+    """Add a reward for each group's reference, which grao scores too: that of the group's first sample."""
     groups = [rewards[start : start + SAMPLES] for start in range(0, len(rewards), SAMPLES)]
     return [reward for group in groups for reward in (*group, group[0])]
 
 
 def trl_side(folder: Path, work: Work, steps: int, per_device: int, completion_only: bool):
-    """As `grao_side`. `completion_only`: its output layer scores completion tokens alone, as on a GPU."""
+    """Do the same as `grao_side` for TRL; with `completion_only`, it computes logits of completion tokens only."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
@@ -224,7 +224,7 @@ def trl_side(folder: Path, work: Work, steps: int, per_device: int, completion_o
 
 
 def score_completions_only(trainer) -> None:
-    """TRL's log-probabilities with logits of completion positions only."""
+    """Patch TRL to compute log-probabilities from logits of completion positions only, as it does on a GPU."""
     import torch
 
     def logps(model, input_ids, attention_mask, logits_to_keep, **_):
@@ -241,7 +241,7 @@ def score_completions_only(trainer) -> None:
 
 
 def optimise(model, optimizer) -> None:
-    """Clip, step, clear: the same on both sides."""
+    """Clip gradients, step the optimizer and zero the gradients, equally on both sides."""
     import torch
 
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -250,12 +250,12 @@ def optimise(model, optimizer) -> None:
 
 
 def text(ids: list[int]) -> str:
-    """What the tokenizer turns back into these ids."""
+    """Return the text that the tokenizer encodes as these ids."""
     return " ".join(f"w{index}" for index in ids)
 
 
 def side(name: str, folder: Path, work: Work, steps: int) -> None:
-    """Serves one side: a step number in, one JSON line out. A name is `kind` or `kind:size`, see `measure`."""
+    """Serve one side: read a step number, run the step, write a JSON line. For names see `measure`."""
     import torch
     from transformers.utils import logging
 
@@ -276,7 +276,7 @@ def side(name: str, folder: Path, work: Work, steps: int) -> None:
 
 
 def make_model(folder: Path, hidden: int, layers: int, vocabulary: int) -> None:
-    """A random Qwen2."""
+    """Save a random Qwen2 model and its tokenizer."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -293,7 +293,7 @@ def make_model(folder: Path, hidden: int, layers: int, vocabulary: int) -> None:
 def measure(
     folder: Path, work: Work, steps: int, names: Sequence[str] = ("grao", "trl", "trl-completion")
 ) -> dict[str, dict[str, float]]:
-    """Medians of each side, their steps taken in turn.
+    """Run the sides' steps in turn and return the medians of each side.
 
     `grao:2048` is grao with that token budget, `trl:8` is TRL with that per-device batch.
     """
@@ -329,12 +329,12 @@ def measure(
 
 
 def speed_table(folder: Path, works: Sequence[Work], steps: int) -> dict[str, dict[str, dict[str, float]]]:
-    """How many times as fast as TRL each kind of work is done."""
-    print(f"{'how many times as fast as TRL':38} step  train | completion-only: step  train | memory, share of TRL's")
+    """Print how many times as fast as TRL grao is on each kind of work."""
+    print(f"{'speed relative to TRL':38} step  train | completion-only: step  train | memory, share of TRL's")
     results = {}
     for work in works:
-        found = results[work.name] = measure(folder, work, steps)
-        ours, trl, only = found["grao"], found["trl"], found["trl-completion"]
+        sides = results[work.name] = measure(folder, work, steps)
+        ours, trl, only = sides["grao"], sides["trl"], sides["trl-completion"]
         print(
             f"{work.name:38} {trl['step'] / ours['step']:4.1f}x {trl['train'] / ours['train']:5.1f}x |"
             f" {only['step'] / ours['step']:21.1f}x {only['train'] / ours['train']:5.1f}x |"
@@ -344,20 +344,20 @@ def speed_table(folder: Path, works: Sequence[Work], steps: int) -> dict[str, di
 
 
 def memory_table(folder: Path, steps: int) -> dict[str, dict[str, float]]:
-    """Peak memory and time of one step at several sizes of a micro-batch."""
+    """Print peak memory and time of one step at several micro-batch sizes."""
     budgets = [f"grao:{budget}" for budget in (16384, 2048, 768, 512, 384)]
     names = [*budgets, *(f"{kind}:{size}" for kind in TRL for size in (2, 4, 8, 32))]
-    found: dict[str, dict[str, float]] = {}
+    results: dict[str, dict[str, float]] = {}
     for batch in (names[:5], names[5:9], names[9:]):
-        found |= measure(folder, WORKS[0], steps, batch)
-    print(f"{WORKS[0].name}\n{'':24} {'MiB above the model':>20} {'seconds a step':>16}")
+        results |= measure(folder, WORKS[0], steps, batch)
+    print(f"{WORKS[0].name}\n{'':24} {'MiB above the model':>20} {'seconds per step':>16}")
     for name in names:
-        print(f"{name:24} {found[name]['memory']:20.0f} {found[name]['step']:16.2f}")
-    return found
+        print(f"{name:24} {results[name]['memory']:20.0f} {results[name]['step']:16.2f}")
+    return results
 
 
 def main() -> None:
-    """Prints the table and writes the JSON."""
+    """Print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--steps", type=int)

@@ -29,7 +29,7 @@ from test_trainer import ROWS, config, vowels, weights_of
 from tiny import letter_tokenizer, saved_model, tiny_model
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*learning_rate.*hardly move", "ignore:.*goes on training", "ignore:.*merged"
+    "ignore:.*learning_rate.*hardly move", "ignore:.*it is trained further", "ignore:.*merged"
 )
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -87,7 +87,7 @@ def trainer(folder: Path, model, peft_config=None, **training) -> GRAOTrainer:
 
 def test_an_adapter_goes_on_training(place: Path, screen):
     start_run(recipe(), screen)
-    assert any("is a LORA adapter (rank 4) of" in line and "goes on training" in line for line in screen.lines)
+    assert any("is a LORA adapter (rank 4) for" in line and "it is trained further" in line for line in screen.lines)
     assert all(line["grad_norm"] > 0 for line in read_metrics(place / "run"))
     assert not torch.allclose(plainly(place / "run" / "model"), plainly(place / "adapter"))
     for source in ("run", "run/model", "run/checkpoints/checkpoint-2"):
@@ -179,17 +179,17 @@ def other_task():
 @pytest.mark.parametrize(
     ("make", "peft_config", "message"),
     [
-        (lambda: peft_model(is_trainable=False), None, "nothing of it is trained.*is_trainable=True"),
-        (frozen_base, None, "nothing of it is trained.*set requires_grad"),
-        (idle_adapter, None, "adapter 'second' is trained but not active"),
-        (switched_off, None, "nothing of it is trained"),
-        (merged_for_now, None, "its adapter is merged into the weights for now"),
+        (lambda: peft_model(is_trainable=False), None, "all weights are frozen.*is_trainable=True"),
+        (frozen_base, None, "all weights are frozen.*set requires_grad"),
+        (idle_adapter, None, "adapter 'second' is trainable but inactive"),
+        (switched_off, None, "all weights are frozen"),
+        (merged_for_now, None, "its adapter is currently merged"),
         (by_transformers, None, "transformers loaded an adapter into it"),
-        (peft_model, LoraConfig(**LORA), "peft_config: the model has an adapter already"),
-        (by_transformers, LoraConfig(**LORA), "peft_config: the model has an adapter already"),
+        (peft_model, LoraConfig(**LORA), "peft_config: the model already has an adapter"),
+        (by_transformers, LoraConfig(**LORA), "peft_config: the model already has an adapter"),
         (tiny_model, LoraConfig(target_modules=["nowhere"]), "peft_config: .*nowhere"),
         (tiny_model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "peft_config is a PROMPT_TUNING"),
-        (other_task, None, "LlamaForSequenceClassification is no decoder-only language model"),
+        (other_task, None, "LlamaForSequenceClassification is not a decoder-only language model"),
     ],
 )
 def test_a_model_that_cannot_be_trained_is_refused(place: Path, make, peft_config, message: str):
@@ -273,15 +273,15 @@ def embedded(folder: Path) -> None:
         (
             changed(base_model_name_or_path="/gone/base"),
             {},
-            "'adapter' is an adapter of '/gone/base', which is not there",
+            "'adapter' is an adapter of '/gone/base', which does not exist",
         ),
         (changed(base_model_name_or_path="nobody/base"), {}, "'nobody/base'.*it is the base of the adapter 'adapter'"),
         (changed(base_model_name_or_path=None), {}, "names no base model"),
         (changed(r=7), {}, "'adapter' does not fit '.*base'"),
         (changed(peft_type="NEW_KIND"), {}, "cannot read adapter_config.json of 'adapter'"),
         (changed(task_type="SEQ_CLS"), {}, "'adapter' is an adapter for SEQ_CLS, not for a language model"),
-        (reweighted(without_one), {}, "does not fit .*1 weights are in one of them only"),
-        (reweighted(deeper), {}, "does not fit .*weights are in one of them only, such as .*layers.7"),
+        (reweighted(without_one), {}, "does not fit .*1 weights are in only one of the two"),
+        (reweighted(deeper), {}, "does not fit .*weights are in only one of the two, such as .*layers.7"),
         (pickled, {}, "no adapter_model.safetensors; adapter_model.bin is a pickle"),
         (torn, {}, "adapter_model.safetensors is damaged or incomplete"),
         (
@@ -294,7 +294,7 @@ def embedded(folder: Path) -> None:
         (
             lambda folder: None,
             {"model.path": "base", "model.adapter": "merge"},
-            "model.adapter: there is none to merge",
+            "model.adapter: .* so there is no adapter to merge",
         ),
         (
             lambda folder: shutil.copytree(folder, "two/b") and shutil.copytree(folder, "two/a"),
@@ -313,7 +313,7 @@ def test_prompt_tuning_is_refused(place: Path):
     for kind in (PromptTuningConfig, PrefixTuningConfig):
         tuned = get_peft_model(load_model("base"), kind(task_type="CAUSAL_LM", num_virtual_tokens=2))
         tuned.save_pretrained("tuned")
-        with pytest.raises(InputError, match=r"'tuned' is a P\w+ adapter; only those that change weights"):
+        with pytest.raises(InputError, match=r"'tuned' is a P\w+ adapter; only adapters that change weights"):
             prepare(recipe(**{"model.path": "tuned"}))
 
 
@@ -362,7 +362,7 @@ def test_a_reward_model_may_be_an_adapter(place: Path, screen):
     base = Scorer.from_pretrained("base")
     expected = logits_of(PeftModel.from_pretrained(base, "scorer"))
     torch.testing.assert_close(logits_of(load_reward_model("scorer")), expected, atol=1e-4, rtol=1e-4)
-    with pytest.raises(InputError, match=r"'adapter' is no reward model: it lacks score\.weight"):
+    with pytest.raises(InputError, match=r"'adapter' is not a reward model: it lacks score\.weight"):
         load_reward_model("adapter")
     settings = {
         "model.path": "adapter", "data.path": "data.jsonl", "data.reference": "reference", "data.rejected": "worse",

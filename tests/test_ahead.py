@@ -10,8 +10,12 @@ import torch
 
 from grao import GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.config.rewards import JudgeConfig
+from grao.config.stages import StageConfig
 from grao.errors import RewardUnavailableError
+from grao.methods.grao import GRAO
+from grao.methods.grpo import GRPO
 from grao.methods.sft import SFT
+from grao.methods.stage import Until
 from grao.records.run import read_metrics
 from grao.rewards.judge.client import Endpoint
 from grao.rewards.judge.ledger import Ledger
@@ -40,13 +44,16 @@ def server() -> Iterator[JudgeServer]:
 
 @pytest.fixture
 def make(server: JudgeServer, tmp_path: Path) -> Make:
-    def build(name: str, steps: int = 4, samples_ahead: int = 1, reward=None, method=None, **training) -> GRAOTrainer:
+    def build(
+        name: str, steps: int = 4, samples_ahead: int = 1, reward=None, method=None, stages=(), **training
+    ) -> GRAOTrainer:
         config = GRAOConfig(
             tmp_path / name,
             rollout=RolloutConfig(group_size=4, temperature=1.0, max_new_tokens=8, ahead=samples_ahead),
             training=TrainingConfig(
                 steps=steps, prompts_per_step=3, learning_rate=1e-2, trainer={"use_cpu": True}, **training
             ),
+            stages=list(stages),
         )
         endpoint = Endpoint(JudgeConfig(model="judge", base_url=server.url, retries=0, timeout=5.0, patience=0.5))
         judge = ServerJudge(endpoint, load_template("helpful"), Ledger(tmp_path / f"{name}.sqlite"))
@@ -103,6 +110,19 @@ def test_samples_are_one_step_old_and_not_more(make: Make, seen, tmp_path: Path)
     gaps = [step["sampler/gap"] for step in read_metrics(tmp_path / "ahead")]
     assert gaps[0] < 1e-5 < 1e-4 < min(gaps[1:])
     assert not trainer.source._sample_ahead(2, [])  # nothing is sampled for a step that will not be
+
+
+def test_nothing_is_sampled_beyond_the_steps_of_a_stage(make: Make, monkeypatch: pytest.MonkeyPatch):
+    sampled, sample = [], ExperienceSource._sample
+
+    def recorded(source: ExperienceSource, step: int, finished):
+        sampled.append((source.method.name, step))
+        return sample(source, step, finished)
+
+    monkeypatch.setattr(ExperienceSource, "_sample", recorded)
+    trainer = make("staged", steps=3, stages=[StageConfig(GRPO(), Until(steps=2)), StageConfig(GRAO())])
+    trainer.train()
+    assert sampled == [("grpo", 0), ("grpo", 1), ("grao", 0), ("grao", 1), ("grao", 2)]
 
 
 def test_the_judge_reads_one_step_while_the_next_is_sampled(make: Make, server: JudgeServer, monkeypatch):
@@ -209,7 +229,7 @@ def test_it_is_refused_where_nothing_is_gained(make: Make):
 
     with pytest.raises(InputError, match=r"rollout\.ahead: no reward waits for a server"):
         make("run", reward=vowels)
-    with pytest.raises(InputError, match=r"rollout\.ahead: sft samples nothing"):
+    with pytest.raises(InputError, match=r"rollout\.ahead: sft does not sample during training"):
         make("run", method=SFT())
     with pytest.raises(ValueError, match="ahead"):
         RolloutConfig(ahead=2)

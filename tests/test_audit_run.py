@@ -108,9 +108,9 @@ def test_what_an_audit_leaves_behind(place: Path, capsys: pytest.CaptureFixture[
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     assert audit() == 0
     said = capsys.readouterr().out
-    for words in ("length, a function, which training follows", "right", "The whole run", "run-audit/audit.html"):
+    for words in ("length (function), training reward", "accuracy", "Forecast", "run-audit/audit.html"):
         assert words in said
-    assert "to fix before you train." in said  # a reward that counts letters
+    assert "Not safe to train yet: fix" in said  # a reward that counts letters
     assert "It favours the longer answer" in said or "pays for being longer" in said
     assert not (place / "run").exists()
     assert {path.name for path in (place / "run-audit").iterdir()} == {"audit.json", "audit.html"}

@@ -72,7 +72,7 @@ def huge(path: str) -> None:
         (huge, "bad.yaml is larger than 1,048,576 bytes"),
         (lambda path: Path(path).write_text(RECIPE, encoding="utf-16"), "bad.yaml is not UTF-8 text (line 1)"),
         (lambda path: Path(path).write_text("a: " + "b" * 300_000), "bad.yaml, line 1: is longer than 262,144"),
-        (lambda path: Path(path).write_text("seed: 9999999999999999999"), "line 1: a whole number of 19 digits"),
+        (lambda path: Path(path).write_text("seed: 9999999999999999999"), "line 1: an integer of 19 digits"),
     ],
 )
 def test_a_recipe_that_is_none(
@@ -128,8 +128,8 @@ def replace_by_pipe(folder: Path, name: str) -> None:
     ("make", "message"),
     [
         (cut_weights, "model.safetensors is damaged or incomplete"),
-        (lambda folder: replace_by_pipe(folder, "model.safetensors"), "model.safetensors is no file"),
-        (lambda folder: replace_by_pipe(folder, "tokenizer.json"), "tokenizer.json is no file"),
+        (lambda folder: replace_by_pipe(folder, "model.safetensors"), "model.safetensors is not a regular file"),
+        (lambda folder: replace_by_pipe(folder, "tokenizer.json"), "tokenizer.json is not a regular file"),
         (lambda folder: change_config(folder, hidden_size=10**12), "config.json: hidden_size is 1000000000000"),
         (lambda folder: change_config(folder, num_hidden_layers=10**9), "config.json: num_hidden_layers is 1000000000"),
         (lambda folder: change_config(folder, num_attention_heads=0), "cannot load 'model'"),
@@ -138,7 +138,7 @@ def replace_by_pipe(folder: Path, name: str) -> None:
         (lambda folder: (folder / "config.json").write_text("[" * 5000), "config.json is not valid JSON"),
         (lambda folder: (folder / "generation_config.json").write_bytes(b"\xff"), "config.json is not valid JSON"),
         (lambda folder: change_config(folder, eos_token_id="</s>"), "config.json: eos_token_id is '</s>'"),
-        (lambda folder: (folder / "tokenizer_config.json").mkdir(), "tokenizer_config.json is no file"),
+        (lambda folder: (folder / "tokenizer_config.json").mkdir(), "tokenizer_config.json is not a regular file"),
         (lambda folder: (folder / "tokenizer_config.json").write_text('{"model_max_length": "x"}'), "no tokenizer in"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_model_folder_that_is_none(
     place: Path, model: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], None], message: str
 ) -> None:
     shutil.copytree(model, "model")
-    if "tokenizer_config.json is no file" in message:
+    if "tokenizer_config.json is not a regular file" in message:
         Path("model/tokenizer_config.json").unlink()
     make(Path("model"))
     said = refused(capsys, "train", "--config", "recipe.yaml")
@@ -251,7 +251,7 @@ def test_names_in_a_run_folder_reach_neither_terminal_nor_page_unseen(
 
 @pytest.mark.parametrize("text", ["", "a\0", "a\nb", "\ud800", "\u2028", "x" * 256, "ä" * 128, "a/" * 2001])
 def test_what_no_file_can_be_called(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is empty|holds a character|is longer"):
+    with pytest.raises(ValueError, match=r"is empty|contains a character|is longer"):
         usable_path(text)
 
 

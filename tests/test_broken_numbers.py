@@ -101,13 +101,13 @@ def test_with_every_method_a_broken_step_is_not_applied(tmp_path: Path, name: st
 @pytest.mark.parametrize(
     ("name", "breaks", "message"),
     [
-        ("sft", Breaks(2, "gradient"), "step 2: the gradient is not finite; nothing"),
-        ("grao", Breaks(2, "gradient", torch.inf), "step 2: the gradient is not finite; nothing"),
+        ("sft", Breaks(2, "gradient"), "step 2: the gradient is not finite; this step"),
+        ("grao", Breaks(2, "gradient", torch.inf), "step 2: the gradient is not finite; this step"),
         ("grpo", Breaks(1, "gradient", -torch.inf), "step 1: the gradient is not finite; .* there is no checkpoint"),
         ("ppo", Breaks(2, "weight", weight="value_head"), "step 2: the .* not finite"),
-        ("dpo", Breaks(2, "after", torch.inf), r"step 2: the numbers to save are not finite: .*checkpoint-1"),
-        ("grao", Breaks(4, "after"), r"step 4: the numbers to save are not finite: .*checkpoint-3"),
-        ("sft", Breaks(3, "optimiser", torch.inf), r"step 3: the numbers .*optimiser's exp_avg_sq.*checkpoint-2"),
+        ("dpo", Breaks(2, "after", torch.inf), r"step 2: the values to save are not finite: .*checkpoint-1"),
+        ("grao", Breaks(4, "after"), r"step 4: the values to save are not finite: .*checkpoint-3"),
+        ("sft", Breaks(3, "optimiser", torch.inf), r"step 3: the values .*optimizer's exp_avg_sq.*checkpoint-2"),
     ],
 )
 def test_each_number_is_looked_at_where_it_arises(tmp_path: Path, name: str, breaks: Breaks, message: str):
@@ -145,7 +145,7 @@ def saved(folder: Path, step: int) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ["sft", "grao", "ppo"])
 def test_a_broken_step_is_left_out(tmp_path: Path, name: str, what: str):
     trainer = spoil(make(tmp_path, METHODS[name], schedule="linear", max_grad_norm=1.0), what, {2})
-    with pytest.warns(UserWarning, match=rf"^step 2: the {what} is not finite; it is left out$"):
+    with pytest.warns(UserWarning, match=rf"^step 2: the {what} is not finite; the step is skipped$"):
         trainer.train()
     assert trainer.state.global_step == 4
     one, two, three = (saved(tmp_path, step) for step in (1, 2, 3))
@@ -163,18 +163,18 @@ def test_a_broken_step_is_left_out(tmp_path: Path, name: str, what: str):
 def test_several_in_a_row_end_the_training(tmp_path: Path):
     trainer = spoil(make(tmp_path / "row", METHODS["grao"]), "gradient", {2, 3, 4})
     with (
-        pytest.warns(UserWarning, match=r"step [23]: .* it is left out"),
+        pytest.warns(UserWarning, match=r"step [23]: .* the step is skipped"),
         pytest.raises(BrokenNumbersError, match=r"^step 4: the gradient is not finite, 3 steps in a row; .*-3;"),
     ):
         trainer.train()
     assert relative_gap(saved(tmp_path / "row", 1), saved(tmp_path / "row", 3)) == 0
     trainer = spoil(make(tmp_path / "no-row", METHODS["grao"], max_bad_steps=2), "loss", {1, 3})
-    with pytest.warns(UserWarning, match="it is left out"):
+    with pytest.warns(UserWarning, match="the step is skipped"):
         trainer.train()
 
 
 def test_a_row_goes_on_after_an_interruption(tmp_path: Path):
-    with pytest.warns(UserWarning, match="it is left out"):
+    with pytest.warns(UserWarning, match="the step is skipped"):
         spoil(make(tmp_path, METHODS["sft"]), "gradient", {3, 4}).train()
     again = spoil(make(tmp_path, METHODS["sft"]), "gradient", {4})
     chosen = str(tmp_path / "checkpoints" / "checkpoint-3")
@@ -203,7 +203,7 @@ def test_of_two_processes_both_leave_it_out(tmp_path: Path, what: str):
 def test_with_a_loss_scale_too(tmp_path: Path, name: str, what: str):
     trainer = spoil(make(tmp_path, METHODS[name], schedule="linear"), what, {2})
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=0.5)
-    with pytest.warns(UserWarning, match="step 2: .* it is left out"):
+    with pytest.warns(UserWarning, match="step 2: .* the step is skipped"):
         trainer.train()
     assert relative_gap(saved(tmp_path, 1), saved(tmp_path, 2)) == 0
     assert relative_gap(saved(tmp_path, 2), saved(tmp_path, 3)) > 0

@@ -81,7 +81,7 @@ def test_one_engine_for_rollouts_of_all_sizes():
 
 
 def test_the_batch_stays_full_while_samples_wait(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("grao.rollouts.captured.LOOK", 1)
+    monkeypatch.setattr("grao.rollouts.captured.STEPS_PER_CHECK", 1)
     model = tiny_model()
     generator, busy = CapturedGenerator(model, [END], batch_size=8), []
     lengths = [len(answer.ids) for group in drawn(generator, samples=12, max_new_tokens=30) for answer in group]
@@ -135,10 +135,10 @@ def test_when_memory_runs_out_in_the_middle_everything_is_drawn_the_same():
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     model.register_forward_pre_hook(no_room, with_kwargs=True)
-    with pytest.warns(UserWarning, match=r"out of memory: rollout\.batch_size is 8 from here on"):
+    with pytest.warns(UserWarning, match=r"out of memory: rollout\.batch_size is halved to 8 from here on"):
         assert drawn(generator, prompts, keys, samples=8, max_new_tokens=30) == expected
     few = CapturedGenerator(model, [END], batch_size=64)  # of which only 12 are in use
-    with pytest.warns(UserWarning, match=r"rollout\.batch_size is 32 from here on"):
+    with pytest.warns(UserWarning, match=r"rollout\.batch_size is halved to 32 from here on"):
         assert drawn(few, prompts[:4], keys[:4], samples=3, max_new_tokens=30) == [group[:3] for group in expected[:4]]
     among_others = CapturedGenerator(model, [END], batch_size=16, alone=False)
     with pytest.raises(InputError, match="out of memory"):
@@ -170,7 +170,7 @@ def test_what_does_not_fit_takes_the_plain_loop():
     assert unheard.config.sliding_window == 50
     chunked = tiny_model()
     chunked.config.attention_chunk_size = 8192
-    with pytest.warns(UserWarning, match="it has layers of the kinds chunked_attention, full_attention"):
+    with pytest.warns(UserWarning, match="it has layers of the types chunked_attention, full_attention"):
         CapturedGenerator(chunked, [END])
     expected = drawn(TransformersGenerator(unheard, [END]), samples=2, max_new_tokens=6)
     assert drawn(generator, samples=2, max_new_tokens=6) == expected
@@ -255,21 +255,21 @@ def test_a_recorded_step_does_the_same_when_it_is_replayed(name: str, monkeypatc
 def test_graphs_are_for_one_way_through_the_model():
     policy = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     graphs = Graphs()
-    assert not graphs.fit(policy)
-    assert graphs.fit(policy)
+    assert not graphs.still_valid(policy)
+    assert graphs.still_valid(policy)
     with torch.no_grad():
         next(policy.parameters()).add_(1)
-    assert graphs.fit(policy)
+    assert graphs.still_valid(policy)
     with policy.disable_adapter():
-        assert not graphs.fit(policy)
-    assert not graphs.fit(policy)
+        assert not graphs.still_valid(policy)
+    assert not graphs.still_valid(policy)
     policy.merge_adapter()
-    assert not graphs.fit(policy)
+    assert not graphs.still_valid(policy)
     policy.forward = policy.forward
-    assert not graphs.fit(policy)
-    assert graphs.fit(policy)
+    assert not graphs.still_valid(policy)
+    assert graphs.still_valid(policy)
     policy.base_model.model.lm_head.weight.data = policy.base_model.model.lm_head.weight.data.clone()
-    assert not graphs.fit(policy)
+    assert not graphs.still_valid(policy)
 
 
 def test_a_step_that_cannot_be_captured_runs_as_it_is(monkeypatch: pytest.MonkeyPatch):
@@ -282,7 +282,7 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is(monkeypatch: pytest.Monkey
     graphs, alive = Graphs(), SimpleNamespace(device=SimpleNamespace(type="cuda"))
     monkeypatch.setattr(Graphs, "_captured", refuses)
     assert graphs.step("key", dir, alive) is dir
-    assert "synchronizing" in graphs.refused
+    assert "synchronizing" in graphs.failure
     monkeypatch.setattr(Graphs, "_captured", no_room)
     assert graphs.step("key", dir, alive) is dir
     with pytest.raises(torch.OutOfMemoryError):
@@ -292,7 +292,7 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is(monkeypatch: pytest.Monkey
 def refused(graphs: Graphs, key, step, alive: torch.Tensor):
     """In place of `Graphs.step` on a GPU: whatever draws from the most likely tokens only is not captured."""
     if key[2].top_p < 1:
-        graphs.refused = "it waits"
+        graphs.failure = "it waits"
     return step
 
 
@@ -300,7 +300,7 @@ def test_what_is_not_captured_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Graphs, "step", refused)
     generator = CapturedGenerator(tiny_model(), [END], batch_size=8)
     assert not generator.remark
-    with pytest.warns(UserWarning, match="sampling is slower, a step is not captured: it waits"):
+    with pytest.warns(UserWarning, match="sampling is slower: a step cannot be captured as a CUDA graph: it waits"):
         check_same(generator, samples=2, max_new_tokens=8, top_p=0.9)
     never = (0, 0, Sampling(top_p=0.5))
     monkeypatch.setattr(Graphs, "step", lambda graphs, key, step, alive: refused(graphs, never, step, alive))

@@ -95,7 +95,7 @@ def later(completions, trainer_state, **_):
     return [0.0] * len(completions) if trainer_state.global_step == 0 else vowels(completions)
 
 
-@pytest.mark.filterwarnings("ignore:the reward .* says the same of every answer")
+@pytest.mark.filterwarnings("ignore:the reward .* scores every answer")
 def test_before_the_optimiser_knows_anything_too(tmp_path: Path):
     runs = [make(tmp_path, GRPO(kl=0.0), steps=3, save_every=1, reward=later) for _ in range(2)]
     runs[0].train()
@@ -359,6 +359,6 @@ def test_an_optimiser_whose_state_no_file_can_hold_is_named_after_one_step(tmp_p
 
     trainer = make(tmp_path, save_every=None)
     trainer.create_optimizer = lambda *_: setattr(trainer, "optimizer", Odd(trainer.model.parameters(), lr=1e-3))
-    with pytest.raises(InputError, match=r"training\.trainer\.optim: it keeps 'projector' \(object\), which no"):
+    with pytest.raises(InputError, match=r"training\.trainer\.optim: its state 'projector' \(object\) cannot be saved"):
         trainer.train()
     assert trainer.state.global_step == 1

@@ -519,7 +519,7 @@ def test_sections_that_share_fields_keep_their_order_and_their_words() -> None:
     ]
     pairs = {path[-1]: facts for path, facts in field_facts(RewardModelRecipe).items() if path[0] == "data"}
     assert list(pairs)[-3:] == ["held_out", "limit", "max_tokens"]
-    assert pairs["split"].doc.startswith("Split of a hub data set, or of a folder")
+    assert pairs["split"].doc.startswith("Split of a hub dataset, or of a folder")
     assert pairs["rejected"].doc == "Column of the worse answer."
     assert all(facts.doc for facts in field_facts(RewardModelRecipe).values())
 

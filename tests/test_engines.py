@@ -92,7 +92,7 @@ def test_long_answers_are_attended_in_several_calls(monkeypatch: pytest.MonkeyPa
     engine = engine_for(model, 0)
     _, mean, _, expected = through(PaddedEngine(), model, batch)
     for together in (1, 20, 50):
-        monkeypatch.setattr("grao.engine.attention._TOGETHER", together)
+        monkeypatch.setattr("grao.engine.attention._PART_TOKENS", together)
         found = through(engine, model, batch)
         torch.testing.assert_close(found[1], mean, atol=1e-5, rtol=1e-5)
         assert relative_gap(found[3], expected) < 1e-5

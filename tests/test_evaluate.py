@@ -120,7 +120,7 @@ def test_models_and_ready_answers_side_by_side(place: Path, capsys: pytest.Captu
     }  # fmt: skip
     page = " ".join((place / "all" / "report.html").read_text().split())
     assert "ranks highest" in page
-    assert "Against each other" in page
+    assert "Comparison between models" in page
     assert "No training step" not in page
     assert str(place) not in page
     recorded = load_recipe(place / "all" / "recipe.yaml")

@@ -245,7 +245,7 @@ def test_adapters_of_experts_and_of_everything_else():
 def test_drift_is_the_share_of_choices_that_the_starting_model_made_otherwise():
     model, batch = tiny_model("moe"), step((1.0, -0.5, 0.0, 2.0, 1.0, 0.7, 0.4))
     looking = routed(model)
-    with looking.starting(), torch.no_grad():
+    with looking.initial_model(), torch.no_grad():
         looking.run(model, batch)
     before = naive_choices(model, batch)[Role.SAMPLE]
     looking.begin()
@@ -283,11 +283,11 @@ def test_gradients_that_are_split_over_processes_are_not_gathered_to_be_measured
 def test_routers_that_cannot_be_read_are_left_alone():
     odd = tiny_model("moe")
     engine = engine_for(odd, 0)
-    assert Experts.of(odd).seen_by(engine, odd)
+    assert Experts.of(odd).observable_with(engine, odd)
     gate = odd.model.layers[1].mlp.gate
     forward = gate.forward
     gate.forward = lambda hidden: (None, *forward(hidden)[1:])  # no logits
-    assert not Experts.of(odd).seen_by(engine, odd)
+    assert not Experts.of(odd).observable_with(engine, odd)
     assert Experts.of(tiny_model()) is None
 
 

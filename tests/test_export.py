@@ -30,7 +30,7 @@ from test_judge_real_server import serving
 from tiny import letter_tokenizer, tiny_model
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*learning_rate.*hardly move", "ignore:.*goes on training", "ignore:prompts are plain text"
+    "ignore:.*learning_rate.*hardly move", "ignore:.*it is trained further", "ignore:prompts are plain text"
 )
 
 CHAT = "{% for m in messages %}{{ m.content }}<end>{% endfor %}{% if add_generation_prompt %}so? {% endif %}"
@@ -139,7 +139,7 @@ def test_the_card(world: Path, tmp_path: Path, screen, monkeypatch: pytest.Monke
     assert "trainer" not in text.replace("trainer.use", "")
     assert "8 prompts with reference answers for training, 8 held out" in text
     assert "4 steps in " in text
-    assert " on CPU, 4 prompts a step" in text
+    assert " on CPU, 4 prompts per step" in text
     assert f"torch {torch.__version__.partition('+')[0]}" in text
     assert "arxiv.org/abs/2508.07750" in text
     for line in text.splitlines():
@@ -168,7 +168,7 @@ def test_the_card_of_an_adapter_and_of_a_checkpoint_claims_nothing_that_was_not_
     exec(code.replace("path = 'quantised'", f"path = {str(to)!r}"), {"print": said.append})
     assert said[0].startswith("...<end>so? ")
     merged = (export_run(world / "quantised", screen, to=tmp_path / "out", merge=True)[0] / "README.md").read_text()
-    assert "merged into the base as it was before" in merged  # and the export before it was replaced
+    assert "merged into the unquantized base model" in merged  # and the export before it was replaced
     assert not (to / "adapter_config.json").exists()
 
 
@@ -230,7 +230,7 @@ def test_a_base_that_is_gone_an_adapter_or_quantised(world: Path, tmp_path: Path
     shutil.copytree(world / "lora", run)
     shutil.copytree(world / "base", tmp_path / "few")
     change_config(run / "model", base_model_name_or_path=str(tmp_path / "gone"))
-    with pytest.raises(InputError, match=r"^RUN: .* adapter of '.*gone', which is not there"):
+    with pytest.raises(InputError, match=r"^RUN: .* adapter of '.*gone', which does not exist"):
         export_run(run, screen, merge=True)
     change_config(run / "model", base_model_name_or_path=str(world / "lora" / "model"))
     with pytest.raises(InputError, match=r"^RUN: the base .* is an adapter too, .*; give --merge"):

@@ -56,7 +56,7 @@ FAMILIES = {
 SLOWER = {
     "rwkv": "has no cache that can be copied",
     "minimax": "has no cache that can be copied",
-    "mvp": "sees the padding in front of a prompt",
+    "mvp": "is affected by padding in front of a prompt",
 }
 PROMPTS = [[5, 6, 7, 9, 11], [8, 14], [9, 10, 11, 12, 13, 20, 21, 7]]
 
@@ -101,9 +101,9 @@ def test_it_samples_and_trains_like_transformers(kind: str, tmp_path: Path, recw
     ("make", "message"),
     [
         (lambda: family("bert", is_decoder=False), "cannot sample .*off the probabilities of a plain forward pass"),
-        (lambda: family("roberta", is_decoder=True, type_vocab_size=1), "cannot be trained: .*other probabilities"),
+        (lambda: family("roberta", is_decoder=True, type_vocab_size=1), "cannot be trained: .*different probabilities"),
         (lambda: family("electra"), "cannot sample .*off the probabilities of a plain forward pass"),
-        (lambda: AutoModelForSequenceClassification.from_config(tiny_model().config), "no decoder-only language model"),
+        (lambda: AutoModelForSequenceClassification.from_config(tiny_model().config), "not a decoder-only language"),
     ],
 )
 def test_what_is_no_causal_language_model_is_refused(make, message: str, tmp_path: Path):
@@ -115,7 +115,7 @@ def test_what_is_no_causal_language_model_is_refused(make, message: str, tmp_pat
 def test_attention_that_a_model_lacks(tmp_path: Path):
     family("gemma2").save_pretrained(tmp_path)
     letter_tokenizer().save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match=r"model\.attention: Gemma2ForCausalLM has no sdpa, so eager is taken"):
+    with pytest.warns(UserWarning, match=r"model\.attention: Gemma2ForCausalLM does not support sdpa, so eager is"):
         trainer = GRAOTrainer(str(tmp_path), vowels, config(tmp_path / "run", steps=1), ROWS)
     assert trainer.model.config._attn_implementation == "eager"
     saved_model(tmp_path / "llama")

@@ -177,7 +177,7 @@ def test_importance_is_logged_and_needs_log_probabilities(tmp_path: Path):
     (step,) = read_metrics(tmp_path / "run")
     assert step["importance/mean"] == pytest.approx(1.2)
     assert step["importance/capped"] == 1
-    with pytest.raises(InputError, match=r"importance_cap: rollout\.engine gives no log-probabilities"):
+    with pytest.raises(InputError, match=r"importance_cap: rollout\.engine returns no log-probabilities"):
         make(tmp_path / "none", importance_cap=1.2).train()
     with pytest.raises(ValueError, match="importance_cap"):
         TrainingConfig(importance_cap=0.5)

@@ -234,7 +234,7 @@ def test_a_damaged_checkpoint_by_name_is_refused(tmp_path: Path, undisturbed: Pa
     with pytest.raises(InputError, match=r"cannot be resumed from: training_state\.json is missing, which"):
         trainer(tmp_path / "run", METHODS["ppo"], steps=3).train(resume_from_checkpoint=str(chosen))
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    with pytest.raises(InputError, match="holds no whole checkpoint"):
+    with pytest.raises(InputError, match="holds no complete checkpoint"):
         trainer(tmp_path / "run", METHODS["ppo"], steps=3).train(resume_from_checkpoint=True)
 
 
@@ -285,6 +285,7 @@ def test_a_signal_loses_nothing(
 ):
     monkeypatch.setenv("SIGNAL", str(int(number)))
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the suite starts with SIGHUP ignored
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)]
     changes = {"rewards.0.function": f"rewards.py:{when}", "training.save_every": "null"}
     Path("recipe.yaml").write_text(dump_recipe(recipe(**changes)))
@@ -294,6 +295,7 @@ def test_a_signal_loses_nothing(
     assert main(["train", "--resume", "run"]) == 0
     assert same(Path("run"), whole)
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)] == handlers
+    signal.signal(signal.SIGHUP, hangup)
     signal.signal(signal.SIGINT, previous)
 
 
@@ -325,8 +327,10 @@ def test_ctrl_c_in_a_destructor_is_not_lost():
         wait = staticmethod(time.sleep)
 
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    begin = time.monotonic()
     with resend_lost_interrupts(), pytest.raises(KeyboardInterrupt):
         Cleared().wait(5)
+    assert time.monotonic() - begin < 4  # the call under way is interrupted, not waited for
     signal.signal(signal.SIGINT, previous)
 
 
@@ -395,6 +399,35 @@ def test_a_finished_run_goes_on_past_its_end(place: Path, whole: Path):
     with pytest.raises(InputError, match="run is finished and holds no whole checkpoint to go on from"):
         more("run", "9")
     assert read_metrics(Path("run"))
+
+
+STAGES = {"stages.0.method.name": "sft", "stages.0.until.steps": "1", "stages.1.method.name": "grao"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"stages.0.until.steps": "null", "stages.0.until.tokens": "9", "training.schedule": "linear"}, "linear needs"),
+        ({"stages.1.until.peak.every": "1"}, r"stages\.1\.until\.peak: nothing follows the last stage"),
+        ({"stages.0.method.name": "dpo"}, "method.name: dpo needs a rejected answer to every prompt"),
+    ],
+)
+def test_an_impossible_plan_fails_before_the_model_is_loaded(place: Path, wrong: dict[str, str], said: str):
+    with pytest.raises(InputError, match=said):
+        start_run(recipe(**(STAGES | wrong), **{"model.path": "nowhere"}), SilentScreen())
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ({"training.steps": "2"}, r"training\.steps is 2, but run has done 2 in its last stage; give more"),
+        ({"stages.1.until.steps": "2"}, r"stages\.1\.until\.steps is 2, but run has done 2 in its last stage; start"),
+    ],
+)
+def test_what_is_said_of_steps_is_about_the_last_stage(place: Path, last: dict[str, str], said: str):
+    start_run(recipe(**STAGES, **last), SilentScreen())
+    with pytest.raises(InputError, match=said):
+        more("run", "2")
 
 
 def test_more_steps_follow_the_schedule_of_the_new_total(place: Path):

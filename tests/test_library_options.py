@@ -46,13 +46,13 @@ def make(folder: Path, save_every: int | None = None, **trainer) -> GRAOTrainer:
         ("optim", "adamw_bnb_8bit", "bitsandbytes"),
         ("optim", "adam_of_mine", "adam_of_mine"),
         ("optim_args", "no_equals_sign", "not enough values"),
-        ("lr_scheduler_kwargs", {"bends": 3}, "training.schedule: constant takes none"),
+        ("lr_scheduler_kwargs", {"bends": 3}, "no effect with training.schedule: constant"),
         ("report_to", "abacus", "abacus is not supported"),
         ("report_to", ["trackio", "swanlab"], "trackio"),
         ("metric_for_best_model", "accuracy", "must be reward or win or tie or lose, got accuracy"),
         ("load_best_model_at_end", True, "needs training.trainer.eval_strategy: steps and training.save_every"),
         ("eval_strategy", "sometimes", "sometimes"),
-        ("torch_compile", True, "has no place here"),
+        ("torch_compile", True, "is not supported"),
         ("dataloader_num_workers", 4, r"training.prompts_per_step"),
         ("auto_find_batch_size", True, "training.token_budget"),
         ("deepspeed", {"zero_optimization": {"stage": 2}}, "accelerate's configuration"),
@@ -230,16 +230,19 @@ def test_what_is_measured_while_training_is_kept_and_shown(place: list[str], cap
 
 
 def test_faults_of_ours_stay_faults(tmp_path: Path):
-    from grao.training.arguments import refusals
+    from grao.training.arguments import library_errors
 
     def broken() -> None:
         raise KeyError("ours")
 
-    with pytest.raises(KeyError, match="ours"), refusals({}):
+    with pytest.raises(KeyError, match="ours"), library_errors({}):
         broken()
     trainer = make(tmp_path)
     trainer.source.update = lambda step: torch.zeros(2) @ torch.zeros(3)
-    with pytest.raises(RuntimeError), refusals({"bf16": True}):
+    with pytest.raises(RuntimeError), library_errors({"bf16": True}):
         trainer.train()
-    with pytest.raises(InputError, match=r"^training.trainer.optim: .*sgdd"), refusals({"optim": "sgdd", "tf32": None}):
+    with (
+        pytest.raises(InputError, match=r"^training.trainer.optim: .*sgdd"),
+        library_errors({"optim": "sgdd", "tf32": None}),
+    ):
         type(trainer.args)(output_dir="x", optim="sgdd")

@@ -192,8 +192,8 @@ def test_a_dry_run_plans_without_weights_and_leaves_nothing(tmp_path: Path, caps
     [
         (["--rollout.merge_adapter", "true"], "rollout.merge_adapter: the model has no adapter"),
         (["--rollout.ahead", "1", "--rewards.0", "{rule: {exact: {}}}"], "rollout.ahead: no reward waits"),
-        (["--model.quantization", "4bit"], "model.quantization: weights of 4 bits are not trained"),
-        (["--model.adapter", "merge"], "model.adapter: there is none to merge"),
+        (["--model.quantization", "4bit"], "model.quantization: 4-bit weights cannot be trained"),
+        (["--model.adapter", "merge"], "is a full model, so there is no adapter to merge"),
     ],
 )
 def test_a_dry_run_refuses_what_the_run_would(
@@ -259,7 +259,7 @@ def test_sizes_are_numbers_or_auto():
 
 def test_four_bits_want_an_adapter_and_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = str(saved_model(tmp_path / "model"))
-    with pytest.raises(InputError, match=r"4 bits are not trained themselves; give model\.lora"):
+    with pytest.raises(InputError, match=r"4-bit weights cannot be trained directly; set model\.lora"):
         load_policy(folder, "continue", None, quantization="4bit")
     monkeypatch.setattr("grao.engine.quantized.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'grao\[quantized\]'"):

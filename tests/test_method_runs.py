@@ -137,7 +137,7 @@ def test_dpo_says_which_row_has_no_rejected_answer(tmp_path: Path):
 
 
 def test_nothing_can_be_watched_where_nothing_is_sampled(tmp_path: Path):
-    with pytest.raises(InputError, match="watch: sft samples nothing"):
+    with pytest.raises(InputError, match="watch: sft does not sample during training"):
         make(tmp_path, SFT(), watch=Watch(vowels))
 
 

@@ -28,7 +28,7 @@ from grao.methods.rloo import RLOO
 from grao.methods.sft import SFT
 from grao.rewards.mix import as_mix
 from grao.rollouts.base import Sampling
-from grao.training.accumulate import Seen, UpdateLoss, accumulate_gradient
+from grao.training.accumulate import StepOutput, UpdateLoss, accumulate_gradient
 from grao.training.experience import ExperienceSource, Update
 from grao.training.learner import Observer, ValueHead
 from grao.types import Answer, Encoded, Example, Role
@@ -78,7 +78,7 @@ def update_of(method: Method, seed: int = 7) -> Update:
     return source.update(0)
 
 
-def learn(model, method: Method, budget: int = 10_000, engine=None, frozen=None, critic=None) -> Seen:
+def learn(model, method: Method, budget: int = 10_000, engine=None, frozen=None, critic=None) -> StepOutput:
     """Loss in the result, gradient in the model."""
     accelerator, update = Accelerator(cpu=True), update_of(method)
     engine = engine or engine_for(model, 0)

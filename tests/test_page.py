@@ -239,7 +239,7 @@ def test_without_javascript_the_words_and_tables_stand(visit: Any, report: Path)
     text = page.locator("body").inner_text()
     assert "After 30 steps, the answers beat the reference in 41.3" in text
     assert "Largest gain" in text
-    assert "The charts are drawn by JavaScript, which is off." in text
+    assert "The charts need JavaScript, which is turned off." in text
     assert "All answers are in items.jsonl." in text
     assert "+38.0" in text
     assert not page.locator(".script").first.is_visible()

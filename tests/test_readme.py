@@ -50,7 +50,7 @@ def test_the_library_script(newcomer: Path, capsys: pytest.CaptureFixture[str]):
     assert read_manifest(run).complete
     page = (run / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "answers beat the reference" in page
-    assert "The settings of the script" in page
+    assert "Settings of the script" in page
     assert "grao train" not in page  # there is no recipe.yaml to go on from
     assert (run / "model" / "model.safetensors").exists()
     assert main(["runs", str(run.parent)]) == 0

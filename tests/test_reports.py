@@ -570,7 +570,7 @@ def test_certainty_follows_the_interval(
     models = {"before": replace(BEFORE, ras=estimate(*before)), "after": replace(AFTER, ras=estimate(*after))}
     sentence = certainty(Evaluation(0.9, 300, models, [gain]))
     assert sentence.startswith(opening)
-    assert "90 % interval" in sentence
+    assert "90 % confidence interval" in sentence
 
 
 def test_nothing_measured_is_said() -> None:
@@ -745,7 +745,10 @@ def test_what_to_do_next_fits_the_result() -> None:
     stopped = commands(None, finished.model_copy(update={"status": "interrupted"}))
     assert stopped[0] == "grao train --resume 'my run'"
     flat = commands(replace(EVALUATION, models={"before": BEFORE, "after": BEFORE}))
-    assert "--training.steps" in flat[0]
+    assert "--training.steps 6 " in flat[0]
+    staged = finished.model_copy(update={"steps": 800, "stages": ["sft", "grpo"]})
+    lasting = commands(replace(EVALUATION, models={"before": BEFORE, "after": BEFORE}), staged)
+    assert "--training.steps 60 " in lasting[0]  # 30 of the 800 were those of the last stage
     assert commands(EVALUATION, **{"watch/alarm": 2.0})[0] == audit
     untrained = [each.command for each in next_steps("e", finished, [], replace(EVALUATION, gains=[]))]
     assert untrained == ["grao train --config e/recipe.yaml --output e-trained", audit.replace("'my run/", "e/")[:-1]]

@@ -173,7 +173,7 @@ def test_a_run_counts_what_it_drew_and_resumes_bit_by_bit(tmp_path: Path) -> Non
 
 
 def test_samples_cannot_be_drawn_ahead_of_rewards_that_decide_what_is_drawn() -> None:
-    with pytest.raises(InputError, match=r"^rollout.ahead: dapo draws further prompts after the rewards; leave one of"):
+    with pytest.raises(InputError, match=r"^rollout.ahead: dapo draws more prompts after it has the rewards; leave"):
         check_ahead(1, [Stage(DAPO())], early=True)
     check_ahead(1, [Stage(DAPO(resample=0))], early=True)
 

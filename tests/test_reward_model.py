@@ -129,11 +129,11 @@ def test_what_is_too_long_is_cut_on_the_left():
 
 def test_a_language_model_is_no_reward_model(tmp_path: Path):
     path = str(saved_model(tmp_path / "lm"))
-    with pytest.raises(InputError, match=r"no reward model: it lacks score.weight; make one with grao reward train"):
+    with pytest.raises(InputError, match=r"not a reward model: it lacks score.weight; train one with grao reward"):
         load_reward_model(path)
     two = LlamaForSequenceClassification(tiny_model().config)
     two.save_pretrained(tmp_path / "two")
-    with pytest.raises(InputError, match="no reward model: it has 2 outputs, not one"):
+    with pytest.raises(InputError, match="not a reward model: it has 2 outputs, not one"):
         load_reward_model(str(tmp_path / "two"))
     assert new_reward_model(path).config.num_labels == 1
     with pytest.raises(InputError, match="there is no folder"):
@@ -217,7 +217,7 @@ def test_an_interruption_leaves_nothing(pairs: Path, tmp_path: Path, screen, mon
         ({"model.path": "nowhere/at/all"}, "model.path: there is no folder"),
         ({"training.trainer": "{bf61: true}"}, r"training.trainer.bf61 is unknown; did you mean bf16\?"),
         ({"training.trainer": "{learning_rate: 1}"}, "training.trainer.learning_rate is set by training.learning_rate"),
-        ({"training.trainer": "{qqqq: 1}"}, "it is no field of trl.RewardConfig"),
+        ({"training.trainer": "{qqqq: 1}"}, "trl.RewardConfig has no such field"),
         ({"model.lora": "{target_modules: [nothing]}"}, "^model.lora.target_modules: No modules were targeted"),
         ({"output": "."}, "output: . is not empty; choose another folder"),
         (

@@ -18,7 +18,7 @@ from grao.methods.hpt import HPT
 from grao.methods.luffy import LUFFY
 from grao.methods.rloo import RLOO
 from grao.methods.srft import SRFT
-from grao.training.accumulate import Seen
+from grao.training.accumulate import StepOutput
 from grao.types import PerAnswer
 from test_methods import LIMIT, REWARDS, answers_of, learn, moved, token_logps, update_of, update_row
 from tiny import gradients, relative_gap, tiny_model
@@ -48,7 +48,7 @@ def centred(rewards: list[float]) -> list[float]:
     return [reward - sum(rewards) / len(rewards) for reward in rewards]
 
 
-def check(model, method, expected: torch.Tensor, budget: int) -> Seen:
+def check(model, method, expected: torch.Tensor, budget: int) -> StepOutput:
     expected.backward()
     theirs = gradients(model)
     seen = learn(model, method, budget)

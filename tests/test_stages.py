@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from forked import together
 from grao import DataConfig, GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.config.load import load_recipe
-from grao.config.stages import StageConfig
+from grao.config.stages import StageConfig, planned
+from grao.engine.packed import PackedEngine
 from grao.methods.auto import Auto, Imitation
 from grao.methods.base import Method
 from grao.methods.dpo import DPO
@@ -23,7 +24,7 @@ from grao.methods.ppo import PPO
 from grao.methods.sft import SFT
 from grao.methods.stage import Peak, Until
 from grao.records.run import read_metrics
-from grao.training.stages import StageLook, passed
+from grao.training.stages import StageLook, peak_passed
 from test_trainer import vowels, weights_of
 from tiny import letter_tokenizer, relative_gap, saved_model, tiny_model
 
@@ -89,7 +90,21 @@ def test_a_staged_run_equals_two_by_hand(tmp_path: Path, name: str):
     assert all(torch.equal(weight, between[key]) for key, weight in handed.items())
 
 
-@pytest.mark.filterwarnings("ignore:.*it goes on training")
+def test_loss_scale_and_bad_steps_begin_anew_with_each_stage(tmp_path: Path):
+    trainer, seen = make(tmp_path, stages=staged(GRPO())), []
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1)  # doubles every step
+
+    def gradient(*arguments):
+        seen.append((trainer.step, trainer.accelerator.scaler.get_scale(), trainer._bad_steps))
+        trainer._bad_steps = (1, trainer.step)
+        return real(*arguments)
+
+    real, trainer.learner.gradient = trainer.learner.gradient, gradient
+    trainer.train()
+    assert seen == [(1, 4, (0, 0)), (2, 8, (1, 1)), (3, 4, (0, 0)), (4, 8, (1, 3)), (5, 16, (1, 4))]
+
+
+@pytest.mark.filterwarnings("ignore:.*it is trained further")
 def test_an_adapter_goes_on_and_is_measured_from_the_hand_over(tmp_path: Path):
     model = saved_model(tmp_path / "model")
     whole = make(tmp_path / "staged", model, staged(GRPO(kl=1.0)), lora=LORA)
@@ -121,10 +136,52 @@ def test_it_resumes_before_at_and_behind_the_hand_over(tmp_path: Path, name: str
     assert lines[0] == lines[1]
 
 
+def test_only_passes_that_are_made_are_counted_and_a_resume_counts_none_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def run(engine, model, batch, loss=None):
+        tokens = sum(
+            len(group.item.prompt_ids) + sum(len(answer.ids) for answer in group.answers) for group in batch.groups
+        )
+        passed[torch.is_grad_enabled()] += tokens
+        return real(engine, model, batch, loss)
+
+    real, passed = PackedEngine.run, [0, 0]
+    settings = {"method": DPO(), "steps": 5, "prompts_per_step": 6, "save_every": 1}  # 2.5 epochs
+    whole = make(tmp_path / "whole", **settings)
+    monkeypatch.setattr(PackedEngine, "run", run)  # from here on: the engine was tried when it was chosen
+    whole.train()
+    lines = read_metrics(tmp_path / "whole")
+    assert [bool(line["tokens/forwarded"]) for line in lines] == [True, True, False, False, False]
+    spent = whole.conductor.reached.spent
+    assert passed == [spent.forwarded, spent.backwarded]
+    for kept in (1, 3):
+        part = tmp_path / str(kept)
+        shutil.copytree(tmp_path / "whole", part)
+        for later in range(kept + 1, 6):
+            shutil.rmtree(part / "checkpoints" / f"checkpoint-{later}")
+        again = make(part, **settings)
+        again.train(resume_from_checkpoint=True)
+        assert again.conductor.reached.spent == spent
+        assert equal(whole.model, again.model)
+
+
 def test_the_hand_over_is_evaluated(tmp_path: Path):
     make(tmp_path, stages=staged(GRPO())).train()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "eval/win" in line] == [2]
+
+
+def test_only_the_final_model_is_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trainer, pushed = make(tmp_path, stages=staged(GRPO())), []
+    monkeypatch.setattr(trainer, "push_to_hub", lambda **named: pushed.append(trainer.state.global_step))
+    trainer.args.push_to_hub = True
+    trainer.train()
+    assert (tmp_path / "stages" / "1-sft" / "model.safetensors").exists()
+    assert not (tmp_path / "stages" / "1-sft" / "grao_state.json").exists()
+    assert pushed == []
+    trainer.save_policy(tmp_path / "model")
+    assert pushed == [5]
 
 
 def test_tokens_end_a_stage(tmp_path: Path):
@@ -155,12 +212,14 @@ def test_tokens_end_a_stage(tmp_path: Path):
     ],
 )
 def test_a_stage_is_over_once_looks_are_no_better_than_the_best_before(scores, patience, over):
-    assert passed([StageLook(step, score, 0.5) for step, score in enumerate(scores)], Peak(patience=patience)) is over
+    assert (
+        peak_passed([StageLook(step, score, 0.5) for step, score in enumerate(scores)], Peak(patience=patience)) is over
+    )
 
 
 def test_a_stage_is_over_once_enough_prompts_have_a_winner():
-    assert passed([StageLook(0, 0.1, 0.4)], Peak(enough=0.4))
-    assert not passed([StageLook(0, 0.1, 0.39)], Peak(enough=0.4))
+    assert peak_passed([StageLook(0, 0.1, 0.4)], Peak(enough=0.4))
+    assert not peak_passed([StageLook(0, 0.1, 0.39)], Peak(enough=0.4))
 
 
 def test_where_there_is_enough_at_the_start_nothing_is_imitated(tmp_path: Path):
@@ -200,7 +259,7 @@ def test_a_peak_hands_over_the_best_weights_and_its_prompts_are_not_trained_on(
     look = Peak(every=2, prompts=3, samples=10)
     trainer = make(tmp_path, stages=[StageConfig(SFT(), Until(peak=look)), StageConfig(GRAO())])
     assert len(trainer.train_items.items) == len(PAIRS) - 3
-    kept = {item.example.id for item in trainer.conductor.kept}
+    kept = {item.example.id for item in trainer.conductor.look_items}
     assert len(kept) == 3
     assert kept.isdisjoint(item.example.id for item in trainer.train_items.items)
     trainer.train()
@@ -262,6 +321,19 @@ def test_a_plan_that_cannot_be_is_refused(tmp_path: Path, stages, message):
         make(tmp_path, stages=stages)
 
 
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"stages": [StageConfig(SFT(), Until(tokens=9)), StageConfig()]}, r"stage 1 \(sft\).*stages.0.until.steps$"),
+        ({"method": Auto()}, r"stage 1 \(sft\), which is not known; set it to constant$"),
+    ],
+)
+def test_a_schedule_needs_the_steps_of_every_stage(tmp_path: Path, plan, message):
+    with pytest.raises(InputError, match=f"training.schedule: cosine needs the number of steps of {message}"):
+        make(tmp_path, schedule="cosine", **plan)
+    planned(GRAO(), [StageConfig(SFT(), Until(steps=9, tokens=9)), StageConfig(until=Until(tokens=9))], "cosine")
+
+
 def test_stages_and_a_method_are_not_both_taken(tmp_path: Path):
     with pytest.raises(InputError, match="method: grpo and stages are both given; leave one out"):
         make(tmp_path, method=GRPO(), stages=staged(GRAO()))
@@ -276,7 +348,7 @@ def test_what_is_not_said_of_auto_is_as_it_was_tested():
 def test_too_few_prompts_to_keep_any_away_are_refused(tmp_path: Path):
     training, rollout = TrainingConfig(trainer={"use_cpu": True}), RolloutConfig(max_new_tokens=6)
     config = GRAOConfig(output_dir=tmp_path, method=Auto(), training=training, rollout=rollout)
-    with pytest.raises(InputError, match="of 3 training prompts none can be kept away for looks"):
+    with pytest.raises(InputError, match="3 training prompts are too few to keep some for looks"):
         GRAOTrainer(tiny_model(), vowels, config, PAIRS[:3], processing_class=letter_tokenizer())
 
 
@@ -289,5 +361,5 @@ def test_what_a_stage_handed_over_must_still_be_there(tmp_path: Path):
     make(tmp_path, stages=staged(GRPO()), save_every=1).train()
     shutil.rmtree(tmp_path / "stages")
     again = make(tmp_path, stages=staged(GRPO()), save_every=1)
-    with pytest.raises(InputError, match="stages/1-sft is missing, which the run goes on from"):
+    with pytest.raises(InputError, match="stages/1-sft is missing, but the run resumes from it"):
         again.train(resume_from_checkpoint=True)

@@ -77,7 +77,7 @@ def test_a_sweep_from_file_to_page(place: Path, capsys: pytest.CaptureFixture[st
     assert main(["sweep", "--config", "study.yaml"]) == 0
     shown = capsys.readouterr().out
     assert "minus that of another arm at the same point" in shown
-    assert "Win or tie: mean over seeds" in " ".join(shown.split())
+    assert "Win-or-tie rate, mean over seeds" in " ".join(shown.split())
     result = read_study(place / "study")
     assert result.sweep.axes == ["rollout.temperature"]
     assert [(one.arm, one.other) for one in result.sweep.contrasts] == [
@@ -86,7 +86,8 @@ def test_a_sweep_from_file_to_page(place: Path, capsys: pytest.CaptureFixture[st
     ]
     assert [one.other for one in result.sweep.changes] == ["grpo"]
     assert result.comparisons == []
-    assert "With 2 seeds no test over seeds alone can find anything among 2 contrasts" in " ".join(shown.split())
+    limit = "With 2 seeds, no test over seeds alone can be significant after Holm's correction for 2 comparisons"
+    assert limit in " ".join(shown.split())
     rows = list(csv.DictReader((place / "study" / "study.csv").read_text().splitlines()))
     assert [(row["arm"], row["rollout.temperature"]) for row in rows] == [
         ("grao", "0.7"),
@@ -97,7 +98,7 @@ def test_a_sweep_from_file_to_page(place: Path, capsys: pytest.CaptureFixture[st
     assert rows[1]["grao_minus_arm"] == str(result.sweep.contrasts[0].difference.over_prompts.value)
     page = (place / "study" / "study.html").read_text()
     assert "RAS, strict wins along rollout.temperature" in page
-    assert "Win or tie along rollout.temperature" in page
+    assert "Win-or-tie rate along rollout.temperature" in page
     assert '"label":"grpo"' in page
     record = read_cells(place / "study")[Key("grpo+temperature=0.7", "final", 0.01, 1)]
     assert record.settings["rollout.temperature"] == 0.7

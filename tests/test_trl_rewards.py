@@ -303,9 +303,9 @@ def scaled(factor, completions, **_):
     ],
 )
 def test_a_reward_that_says_the_same_of_everything_is_said_once(tmp_path: Path, reward, names: str):
-    with pytest.warns(UserWarning, match=rf"the reward \({names}\) says the same of every answer of step 1") as seen:
+    with pytest.warns(UserWarning, match=rf"the reward \({names}\) scores every answer of step 1 the same") as seen:
         trainer(tmp_path, reward).train()
-    assert sum("says the same" in str(warning.message) for warning in seen) == 1
+    assert sum("scores every answer" in str(warning.message) for warning in seen) == 1
 
 
 def test_a_run_says_it_too(tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -207,7 +207,7 @@ def test_a_context_that_is_too_short_is_told(build: Build):
     model = tiny_model()
     engine = build(model, context=8)
     engine.sync(model)
-    with pytest.raises(InputError, match=r"broke off a completion after \d of 9 tokens \(length\)"):
+    with pytest.raises(InputError, match=r"cut off a completion after \d of 9 tokens \(length\)"):
         list(engine.generate([[5] * 5], KEYS[:1], Sampling(4, 0.5, 1.0, 9)))
     with pytest.raises(InputError, match="rollout"):
         list(engine.generate([[5] * 8], KEYS[:1], SAMPLING))
@@ -216,7 +216,7 @@ def test_a_context_that_is_too_short_is_told(build: Build):
 
 @pytest.mark.parametrize("temperature", [0.001, 2.5])
 def test_temperatures_that_vllm_would_change_are_refused(build: Build, temperature: float):
-    with pytest.raises(InputError, match=r"vLLM samples from 0\.01 to 2"):
+    with pytest.raises(InputError, match=r"vLLM allows 0 \(greedy\), or from 0\.01 to 2"):
         list(build(tiny_model()).generate(PROMPTS, KEYS, Sampling(1, temperature)))
 
 
@@ -224,7 +224,7 @@ def test_temperatures_that_vllm_would_change_are_refused(build: Build, temperatu
 def test_another_version_is_refused(fake: Fake, server: FakeServer, version: str):
     server.version = fake.version = version
     for name, settings in (("vllm", VLLMConfig()), ("vllm-server", VLLMConfig(server=server.url))):
-        with pytest.raises(InputError, match=r"vLLM \S+ .*, and grao knows 0\.24 to 0\.30"):
+        with pytest.raises(InputError, match=r"vLLM \S+ .*, but grao supports 0\.24 to 0\.30"):
             make_generator(name, tiny_model(), [END], 0, 4, True, settings=settings)
 
 
@@ -237,9 +237,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_what_vllm_says_when_it_cannot_start_is_one_line(fake: Fake):
-    with pytest.raises(
-        InputError, match=r"vllm cannot be started: Free memory on device cuda:0 is less than.* 0\.99\)"
-    ):
+    with pytest.raises(InputError, match=r"cannot start vLLM: Free memory on device cuda:0 is less than.* 0\.99\)"):
         make_generator("vllm", tiny_model(), [END], 0, 4, True, settings=VLLMConfig(memory_share=0.99))
 
 
@@ -252,13 +250,13 @@ def test_a_server_that_is_down_or_refuses_is_told_in_one_line(server: FakeServer
         make(folder=tmp_path / "nowhere").sync(tiny_model())
     engine = make()
     server.develops = False
-    with pytest.raises(InputError, match=r"/collective_rpc says 404: .*start it with VLLM_SERVER_DEV_MODE=1"):
+    with pytest.raises(InputError, match=r"/collective_rpc returned 404: .*start it with VLLM_SERVER_DEV_MODE=1"):
         engine.sync(tiny_model())
     assert not list(tmp_path.iterdir())
-    with pytest.raises(InputError, match=r"/server_info.* says 404"):
+    with pytest.raises(InputError, match=r"/server_info.* returned 404"):
         make()
     server.develops, server.logprobs_mode = True, "processed_logprobs"
-    with pytest.raises(InputError, match="runs with --logprobs-mode processed_logprobs; leave that out"):
+    with pytest.raises(InputError, match="runs with --logprobs-mode processed_logprobs; start it without this option"):
         make()
     with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9 does not answer") as caught:
         make(server="http://127.0.0.1:9")
@@ -269,8 +267,8 @@ def test_a_server_that_is_down_or_refuses_is_told_in_one_line(server: FakeServer
 
 @pytest.mark.parametrize("said", [None, [], {}, {"version": 3}, "vLLM"])
 def test_another_server_is_told_in_one_line(said: object, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(VLLMServerGenerator, "_ask", lambda engine, path, body=None: said)
-    with pytest.raises(InputError, match=r"what http://127\.0\.0\.1:9 answers is not what vLLM does; start it with"):
+    monkeypatch.setattr(VLLMServerGenerator, "_call", lambda engine, path, body=None: said)
+    with pytest.raises(InputError, match=r"server at http://127\.0\.0\.1:9 does not answer like vLLM; start it with"):
         VLLMServerGenerator(tiny_model(), [1], 0, 4, True, VLLMConfig(server="http://127.0.0.1:9"))
 
 

@@ -8,7 +8,7 @@ import pytest
 from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
 from grao.records.run import Alarm, read_metrics
 from grao.rewards.rules import overlap, refusal, repetition
-from grao.training.watch import Look, Watch, alarm, words
+from grao.training.watch import Look, Watch, alarm, alarm_text
 from tiny import letter_tokenizer, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
@@ -23,7 +23,7 @@ RISING = np.linspace(0.2, 0.8, 12)
 
 def test_both_rising_is_progress():
     assert alarm(looks(RISING, RISING * 0.9)) is Alarm.NONE
-    assert words(looks(RISING, RISING * 0.9)) == ""
+    assert alarm_text(looks(RISING, RISING * 0.9)) == ""
 
 
 def test_both_falling_is_no_hack():
@@ -34,13 +34,13 @@ def test_the_second_falling_while_the_first_rises_is():
     second = [0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2]
     seen = looks(RISING, second)
     assert alarm(seen) is Alarm.HACKED
-    assert "fallen from 50% to 25% wins" in words(seen)
+    assert "fallen from 50% to 25% wins" in alarm_text(seen)
     assert alarm(seen[:6]) is Alarm.NONE
 
 
 def test_the_words_name_the_means_that_were_compared_and_no_single_lucky_look():
     second = [0.4, 0.4, 0.7, 0.4, 0.4, 0.4, 0.2, 0.1, 0.0]
-    assert "fallen from 50% to 10% wins" in words(looks(RISING[:9], second))
+    assert "fallen from 50% to 10% wins" in alarm_text(looks(RISING[:9], second))
 
 
 def test_a_first_reward_that_stands_still_at_the_top_is_hacked_too():
@@ -51,7 +51,7 @@ def test_a_first_reward_that_stands_still_at_the_top_is_hacked_too():
 def test_a_gap_that_grows_is_told_before():
     seen = looks(RISING, [0.2] * 12)
     assert alarm(seen) is Alarm.WIDENING
-    assert "drifted apart" in words(seen)
+    assert "drifted apart" in alarm_text(seen)
 
 
 def test_a_constant_gap_is_none_and_so_are_few_looks():

@@ -71,7 +71,8 @@ def test_runs_end_when_their_work_is_done_and_are_the_same_again(place: Path, do
     assert result.budget == "9 s of counted work"
     assert [band.points[-1].work >= 9.0 for band in result.curves] == [True] * 3
     page = (place / "study" / "study.html").read_text()
-    assert "1,000 ms a step, 10 ms a token sampled, 1 ms a token forwarded, 2 ms a token backwarded" in page
+    rates = "10 ms per token (sampled), 1 ms per token (forward), 2 ms per token (forward and backward)"
+    assert f"1,000 ms per step, {rates}" in page
     run_study(study(), Screen())
     assert len(done) == 3  # no run was done a second time
     for file in (place / "study" / "cells").iterdir():

@@ -81,7 +81,7 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes | None:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if max(size, len(content)) > largest:
-        raise InputError(f"{path} is larger than the limit of {largest:,} bytes")
+        raise InputError(f"{path} is larger than {largest:,} bytes, the limit")
     return content
 
 

@@ -50,9 +50,15 @@ def resend_lost_interrupts() -> Iterator[None]:
     Python reports an exception in a destructor and then drops it, so the interrupt would be lost.
     """
 
+    def resend() -> None:
+        if hasattr(signal, "pthread_kill") and (main := threading.main_thread().ident):
+            signal.pthread_kill(main, signal.SIGINT)  # also wakes a blocking call, which interrupt_main does not
+        else:
+            interrupt_main()
+
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            threading.Timer(0.05, interrupt_main).start()
+            threading.Timer(0.05, resend).start()
         else:
             previous(unraisable)
 

@@ -297,7 +297,7 @@ class Recipe:
         Raises:
             InputError: if the stages do not fit together.
         """
-        return planned(self.method, self.stages)
+        return planned(self.method, self.stages, self.training.schedule)
 
 
 @settings

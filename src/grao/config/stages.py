@@ -31,18 +31,30 @@ class StageConfig:
     """Peak learning rate; by default that of `training`."""
 
 
-def planned(method: Method, stages: Sequence[StageConfig]) -> list[Stage]:
+def planned(method: Method, stages: Sequence[StageConfig], schedule: str = "constant") -> list[Stage]:
     """Return the stages of a run, at least one.
 
     Args:
         method: the recipe's method, which may itself be a plan of stages.
         stages: the recipe's stages, which replace the method.
+        schedule: learning-rate schedule. Any but `constant` needs the number of steps of every stage.
 
     Raises:
         InputError: if the stages do not fit together.
     """
-    if not stages:
-        return method.stages()
+    plan = _of_recipe(method, stages) if stages else method.stages()
+    unknown = [number for number, stage in enumerate(plan[:-1]) if not (stage.until and stage.until.steps)]
+    if schedule != "constant" and unknown:
+        stage = f"stage {unknown[0] + 1} ({plan[unknown[0]].method.name})"
+        more = f", or set stages.{unknown[0]}.until.steps" if stages else ""
+        raise InputError(
+            f"training.schedule: {schedule} needs the number of steps of {stage}, which is not known; "
+            f"set it to constant{more}"
+        )
+    return plan
+
+
+def _of_recipe(method: Method, stages: Sequence[StageConfig]) -> list[Stage]:
     if method != GRAO():
         raise InputError(f"method: {method.name} and stages are both given; leave one out")
     plan = [Stage(stage.method, stage.until, stage.learning_rate) for stage in stages]

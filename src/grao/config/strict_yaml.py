@@ -85,7 +85,7 @@ def read_yaml(text: str) -> Document:
         InputError: if it is invalid. The message starts with the line (`line 3: ...`); callers prepend file or option.
     """
     if len(text) > _LONGEST:
-        raise InputError(f"line 1: is longer than the limit of {_LONGEST:,} characters")
+        raise InputError(f"line 1: is longer than {_LONGEST:,} characters, the limit")
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:

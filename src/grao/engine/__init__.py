@@ -1,1 +1,1 @@
-"""From groups to log-probabilities and gradients: loading, the packed row, attention, the output layer, memory."""
+"""From groups to log-probabilities and gradients: model loading, packing, attention, the output layer, memory."""

@@ -1,7 +1,7 @@
-"""Adapters on disk: which base they belong to, and the two put together, whole or not at all.
+"""Adapters on disk: find their base model, and load both together with strict checks.
 
-transformers loads an adapter by itself, but frozen, with random values where its file lacks some, and without those
-that fit nowhere. Here such a file is refused.
+transformers can load an adapter by itself, but it freezes the adapter, fills weights missing from the file with random
+values, and drops weights that do not fit. Here such a file is an error.
 """
 
 import copy
@@ -27,7 +27,7 @@ from grao.errors import InputError, one_line
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MODEL_FILES = "config.json", _CONFIG
 _RUN_FILES = "manifest.json", "reward.json"
-"""By which the folder of a run, or of a trained reward model, is known."""
+"""Files that mark the folder of a run or of a trained reward model."""
 
 LoadBase = Callable[[str], PreTrainedModel]
 """Folder or hub id -> model."""
@@ -43,19 +43,22 @@ class Adapter:
     config: PeftConfig
 
     @property
-    def words(self) -> str:
-        """What it is: `a LORA adapter (rank 8)`."""
+    def description(self) -> str:
+        """For messages: `a LORA adapter (rank 8)`."""
         rank = getattr(self.config, "r", None)
         return f"a {PeftType(self.config.peft_type).value} adapter" + (f" (rank {rank})" if rank else "")
 
     def file(self, name: str) -> str | None:
-        """A file of the adapter here, fetched from the hub where it lies there; None if there is none."""
-        found = cached_file(self.path, name, _raise_exceptions_for_missing_entries=False)
-        return found and str(found)
+        """Return the local path of one of the adapter's files, downloaded if need be; None if there is none."""
+        local_path = cached_file(self.path, name, _raise_exceptions_for_missing_entries=False)
+        return local_path and str(local_path)
 
 
 def model_folder(path: str) -> str:
-    """The folder that holds a model: `path`, or in the folder of a run its `model`, or the one adapter inside.
+    """Return the folder that holds the model.
+
+    This is `path` itself, the `model` folder inside a run's folder, or the only adapter inside. Anything that is not a
+    local folder, such as a hub id, is returned as it is.
 
     Raises:
         InputError: if there are several adapters inside, or the run is unfinished.
@@ -74,19 +77,19 @@ def model_folder(path: str) -> str:
     checkpoints = sorted(folder.glob("checkpoints/checkpoint-*"), key=lambda checkpoint: checkpoint.stat().st_mtime)
     if checkpoints:
         remedy = f"continue it with `grao train --resume {path}`, or name {str(checkpoints[-1])!r}"
-        raise InputError(f"model.path: {path!r} is a run without a result; {remedy}")
+        raise InputError(f"model.path: the run in {path!r} is unfinished and has no model yet; {remedy}")
     return str(inside[0]) if inside else str(folder)
 
 
 def adapter_at(path: str) -> Adapter | None:
-    """The adapter that a path names; None if it names a whole model, or nothing.
+    """Return the adapter at a path; None if there is a full model, or nothing.
 
     Raises:
-        InputError: if the folder holds a whole model too, or the adapter names no base or is of a kind that cannot be
-            trained further.
+        InputError: if the folder holds a full model too, or the adapter names no base model or is of an unsupported
+            kind.
     """
     path = model_folder(path)
-    if Path(path, _CONFIG).exists():  # a whole model is looked at when it is loaded
+    if Path(path, _CONFIG).exists():  # the folder of a full model is checked when it is loaded
         try:
             check_model_folder(Path(path))
         except InputError as error:
@@ -94,10 +97,12 @@ def adapter_at(path: str) -> Adapter | None:
     try:
         if find_adapter_config_file(path) is None:
             return None
-    except (OSError, ValueError):  # neither a folder nor a name for the hub: what loads the model will say so
+    except (OSError, ValueError):  # neither a folder nor a hub id: loading the model will report it
         return None
     if any(Path(path).glob("model*.safetensors")):
-        raise InputError(f"model.path: {path!r} holds both a model and an adapter; put the adapter into a folder alone")
+        raise InputError(
+            f"model.path: {path!r} holds both a model and an adapter; move the adapter to a folder of its own"
+        )
     try:
         config = PeftConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -107,7 +112,7 @@ def adapter_at(path: str) -> Adapter | None:
 
 
 def has_weights(path: str) -> bool:
-    """Whether the weights of a model, and of an adapter's base, lie on this machine: nothing has to be fetched."""
+    """Whether the weights of a model, or of an adapter's base, are on this machine, so that nothing is downloaded."""
     if adapter := adapter_at(path):
         return has_weights(adapter.base)
     names = "model.safetensors", "model.safetensors.index.json"
@@ -117,40 +122,53 @@ def has_weights(path: str) -> bool:
 
 
 def check_kind(config: PeftConfig, name: str) -> None:
-    """Raises: InputError for an adapter that adds tokens or keys in place of changing weights."""
+    """Check that an adapter changes weights, rather than adding virtual tokens.
+
+    Args:
+        config: of the adapter.
+        name: begins the message.
+
+    Raises:
+        InputError: for prompt tuning, prefix tuning and the like.
+    """
     if config.is_prompt_learning or config.is_adaption_prompt:
         kind = PeftType(config.peft_type).value
-        raise InputError(f"{name} is a {kind} adapter; only those that change weights are taken, such as LORA")
+        raise InputError(f"{name} is a {kind} adapter; only adapters that change weights, such as LORA, are supported")
 
 
 def _base_of(path: str, name: str | None) -> str:
-    """The base as it is named, or, where that is a relative path, below a folder that the adapter lies in."""
+    """Return the base model's folder or hub id.
+
+    A relative path is tried from the working directory and from every folder above the adapter. An absolute path that
+    no longer exists is tried inside the adapter's parent folder, in case both were moved together.
+    """
     if not name or Path(name).resolve() == Path(path).resolve():
         raise InputError(
-            f"model.path: {path!r} is an adapter that names no base model; set base_model_name_or_path in it"
+            f"model.path: {path!r} is an adapter that names no base model; set base_model_name_or_path in its {_CONFIG}"
         )
     above = Path(path).resolve().parents if Path(path).is_dir() else ()
-    nearest = next((str(root / name) for root in (Path(), *above) if (root / name).is_dir()), name)
+    base = next((str(root / name) for root in (Path(), *above) if (root / name).is_dir()), name)
     parts, run = Path(name).parts, Path(path).resolve().parent
-    if nearest == name and Path(name).is_absolute() and not Path(name).is_dir():  # moved with the run that holds both?
-        inside = (run.joinpath(*parts[at:]) for at in range(1, len(parts) - 1))
-        nearest = next((str(folder) for folder in inside if folder.is_dir()), name)
-    if nearest == name and not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        remedy = f"put it back, or write where it is into base_model_name_or_path of {path}/{_CONFIG}"
-        raise InputError(f"model.path: {path!r} is an adapter of {name!r}, which is not there; {remedy}")
-    return nearest
+    if base == name and Path(name).is_absolute() and not Path(name).is_dir():
+        inside = (run.joinpath(*parts[start:]) for start in range(1, len(parts) - 1))
+        base = next((str(folder) for folder in inside if folder.is_dir()), name)
+    if base == name and not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        remedy = f"restore it, or set base_model_name_or_path in {path}/{_CONFIG} to its new location"
+        raise InputError(f"model.path: {path!r} is an adapter of {name!r}, which does not exist; {remedy}")
+    return base
 
 
-def attached(adapter: Adapter, load: LoadBase, task: str | None = "CAUSAL_LM") -> PeftModel:
-    """The adapter on its base, to be trained further.
+def attach_adapter(adapter: Adapter, load: LoadBase, task: str | None = "CAUSAL_LM") -> PeftModel:
+    """Load the base model and attach the trainable adapter.
 
     Args:
         adapter: from `adapter_at`.
-        load: loads the base, which may be merged from an adapter itself.
-        task: what the adapter must be for, in peft's words; None takes any.
+        load: loads the base, which may itself be an adapter merged into its own base.
+        task: peft's task type that the adapter must have; None allows any.
 
     Raises:
-        InputError: if the base cannot be loaded, the weights are missing or no safetensors, or the two do not fit.
+        InputError: if the base cannot be loaded, the adapter's weights are missing or not safetensors, or the two do
+            not fit.
     """
     kind = adapter.config.task_type
     if task and kind not in (task, None):
@@ -161,23 +179,28 @@ def attached(adapter: Adapter, load: LoadBase, task: str | None = "CAUSAL_LM") -
         raise InputError(f"{error}; it is the base of the adapter {adapter.path!r}") from error
     problem = f"model.path: the adapter {adapter.path!r} does not fit {adapter.base!r}"
     shapes, config = _shapes(adapter), copy.copy(adapter.config)
-    config.task_type = task  # another would wrap the base as what it is not
+    config.task_type = task  # another task type would make peft wrap the base in the wrong class
     try:
-        _resize(base, shapes)
-        with warnings.catch_warnings(action="ignore"):  # what is missing is an error below
+        _resize_embedding(base, shapes)
+        with warnings.catch_warnings(action="ignore"):  # missing weights are an error below
             model = PeftModel.from_pretrained(base, adapter.path, config=config, is_trainable=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"{problem}: {one_line(error)}") from error
-    have, tuned = set(get_peft_model_state_dict(model, save_embedding_layers=False)), f".{model.base_model.prefix}"
-    odd = (have - set(shapes)) | {name for name in set(shapes) - have if tuned in name}
-    if odd:
-        raise InputError(f"{problem}: {len(odd)} weights are in one of them only, such as {min(odd)}")
+    expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    prefix = f".{model.base_model.prefix}"
+    unmatched = (expected - set(shapes)) | {name for name in set(shapes) - expected if prefix in name}
+    if unmatched:
+        raise InputError(f"{problem}: {len(unmatched)} weights are in only one of the two, such as {min(unmatched)}")
     return model
 
 
 @contextmanager
-def switched_off(model: PeftModel) -> Iterator[None]:
-    """Within it, a model is its base alone. What is trained still counts as such: FSDP goes by it in its first pass."""
+def adapter_disabled(model: PeftModel) -> Iterator[None]:
+    """Run the base model alone inside the context.
+
+    peft freezes the adapter meanwhile; here it stays trainable, because FSDP reads `requires_grad` in its first forward
+    pass, which may be this one.
+    """
     weights = [weight for weight in named_weights(model).values() if weight.requires_grad]
     with model.disable_adapter():
         for weight in weights:
@@ -185,35 +208,47 @@ def switched_off(model: PeftModel) -> Iterator[None]:
         yield
 
 
-def merged(adapter: Adapter, load: LoadBase, task: str | None = "CAUSAL_LM") -> PreTrainedModel:
-    """The base with the adapter in its weights, all of which can be trained. Its name is the adapter's.
+def load_merged(adapter: Adapter, load: LoadBase, task: str | None = "CAUSAL_LM") -> PreTrainedModel:
+    """Load the base model and merge the adapter into its weights, all of which become trainable.
+
+    Args:
+        adapter: as in `attach_adapter`.
+        load: as in `attach_adapter`.
+        task: as in `attach_adapter`.
+
+    Returns:
+        The merged model; its `name_or_path` is the adapter's.
 
     Raises:
-        InputError: as `attached`, or if the adapter is of a kind that cannot be merged.
+        InputError: as `attach_adapter`, or if the adapter is of a kind that cannot be merged.
     """
-    model: Any = attached(adapter, load, task)
+    model: Any = attach_adapter(adapter, load, task)
     try:
         model = model.merge_and_unload()
     except (ValueError, AttributeError, NotImplementedError) as error:
         raise InputError(f"model.path: cannot merge {adapter.path!r} into its base: {one_line(error)}") from error
     layer, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if layer is not None and getattr(model.config, "tie_word_embeddings", False):
-        model.config.tie_word_embeddings = torch.equal(layer.weight, embedding.weight)  # one of them was trained alone
+        # The adapter may have trained only one of the two, which unties them.
+        model.config.tie_word_embeddings = torch.equal(layer.weight, embedding.weight)
     for weight in model.parameters():
         weight.requires_grad_(weight.is_floating_point())
-    # What is trained on top belongs to both: a new adapter names this one as its base.
+    # A new adapter that is trained on top needs base and adapter, so it must name this adapter as its base.
     model.name_or_path = model.config._name_or_path = absolute(adapter.path)
-    whole: PreTrainedModel = model
-    return whole
+    full_model: PreTrainedModel = model
+    return full_model
 
 
 def absolute(path: str | None) -> str | None:
-    """A folder by a path that holds in any other folder; a hub id as it is."""
+    """Return an existing folder as an absolute path, and anything else, such as a hub id, unchanged."""
     return str(Path(path).absolute()) if path and Path(path).is_dir() else path
 
 
-def whole_weights(adapter: Adapter) -> set[str]:
-    """Names of the base's weights that the adapter brings along as a whole, such as a new output layer."""
+def replaced_weights(adapter: Adapter) -> set[str]:
+    """Return the names in the adapter's file as the base names them; they include fully replaced weights.
+
+    An adapter replaces a weight where peft's `modules_to_save` holds it, such as the output of a reward model.
+    """
     return {name.removeprefix("base_model.model.") for name in _shapes(adapter)}
 
 
@@ -221,16 +256,18 @@ def _shapes(adapter: Adapter) -> dict[str, list[int]]:
     file = adapter.file(_WEIGHTS)
     if file is None:
         pickled = adapter.file("adapter_model.bin")
-        why = "adapter_model.bin is a pickle, which is never read; save it as safetensors" if pickled else "restore it"
-        raise InputError(f"model.path: the adapter {adapter.path!r} has no {_WEIGHTS}; {why}")
+        remedy = (
+            "adapter_model.bin is a pickle, which is never loaded; save it as safetensors" if pickled else "restore it"
+        )
+        raise InputError(f"model.path: the adapter {adapter.path!r} has no {_WEIGHTS}; {remedy}")
     try:
         return tensor_shapes(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"model.path: cannot read {file}: {one_line(error)}") from error
 
 
-def _resize(base: PreTrainedModel, shapes: dict[str, list[int]]) -> None:
-    """Gives the base the rows of an embedding that the adapter's file brings along, for tokens that were added."""
+def _resize_embedding(base: PreTrainedModel, shapes: dict[str, list[int]]) -> None:
+    """Resize the base's embedding to the one in the adapter's file, which is larger if tokens were added."""
     embedding: Any = base.get_input_embeddings()
     name = next(name for name, module in base.named_modules() if module is embedding)
     rows = [

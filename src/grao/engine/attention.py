@@ -1,10 +1,11 @@
-"""Attention over one packed row: it holds each prompt once, and every answer attends to its prompt and to itself.
+"""Attention over a packed row that holds each prompt once: every answer attends to its prompt and to itself.
 
-The row is prompt, answer, answer, ..., next prompt, answer, ... without padding. An answer's positions continue where
-its prompt ends, so each sees exactly what it would see alone. Registered with transformers under `NAME`: every model
-that uses its attention interface works unchanged, and without a plan (sampling) it is plain SDPA.
-On a GPU FlexAttention takes the same plan as one block-sparse kernel, registered under `FLEX`; it has no backward pass
-on a CPU. That kernel and its handling of soft caps come from transformers.
+The row is prompt, answer, answer, ..., next prompt, answer, ... without padding. The position ids of every answer
+continue from the end of its prompt, so each answer gets exactly the attention it would get in a row of its own.
+
+There are two implementations of the same plan, both registered with transformers' attention interface, so that models
+using it work unchanged. `NAME` calls SDPA segment by segment. `FLEX` runs FlexAttention as one block-sparse kernel; it
+is for GPUs only, because FlexAttention has no backward pass on a CPU. Without a plan (in sampling) both are plain SDPA.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,23 +21,23 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from grao.engine.interface import sent
+from grao.engine.interface import to_device
 
 NAME, FLEX = "grao_packed", "grao_flex"
 
-_TOGETHER = 384
-"""Answers of one prompt go through a call together up to this many tokens: fewer calls for more masked-out scores."""
+_PART_TOKENS = 384
+"""Answers to one prompt share an SDPA call up to this many tokens: fewer calls, at the price of masked-out scores."""
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
-"""Arguments that change attention scores in ways this function does not."""
+"""Arguments that change attention scores and that segment-wise SDPA cannot apply."""
 
 M = TypeVar("M")
 Part = tuple[int, ...]
-"""Lengths of neighbouring answers that are attended in one call."""
+"""Lengths of adjacent answers that share an attention call."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A prompt and the answers behind it."""
+    """A prompt and the answers that follow it in the row."""
 
     prompt: int
     """Tokens of the prompt."""
@@ -44,10 +45,15 @@ class Segment:
 
     @staticmethod
     def of(prompt: int, answers: Sequence[int]) -> "Segment":
-        """A prompt of `prompt` tokens, followed by answers of these lengths."""
+        """Group the answers to a prompt into parts.
+
+        Args:
+            prompt: length of the prompt in tokens.
+            answers: length of each answer in tokens, in order of the row.
+        """
         parts: list[list[int]] = [[]]
         for answer in answers:
-            if parts[-1] and sum(parts[-1]) + answer > _TOGETHER:
+            if parts[-1] and sum(parts[-1]) + answer > _PART_TOKENS:
                 parts.append([])
             parts[-1].append(answer)
         return Segment(prompt, tuple(map(tuple, parts)))
@@ -55,23 +61,33 @@ class Segment:
 
 @dataclass(frozen=True)
 class RowPlan:
-    """A whole row, with the masks that all layers share."""
+    """The layout of a row, with a cache of the masks that all layers share."""
 
     segments: tuple[Segment, ...]
     _masks: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     def sizes(self) -> Iterator[int]:
-        """Tokens of each prompt and each part, in order of the row."""
+        """Yield the number of tokens of each prompt and each part, in order of the row."""
         for segment in self.segments:
             yield segment.prompt
             yield from map(sum, segment.parts)
 
     def mask(self, prompt: int, part: Part, window: int | None, like: Tensor) -> Tensor:
-        """(sum(part), prompt + sum(part)), 0 where a part's token sees prompt or answer, -inf elsewhere."""
-        return self.once((prompt, part, window, like.dtype), lambda: _mask(prompt, part, window, like))
+        """Return the additive mask of a part, 0 where a token may attend and -inf elsewhere.
 
-    def once(self, key: tuple[Any, ...], make: Callable[[], M]) -> M:
-        """What `make` gives, made once for all layers."""
+        Args:
+            prompt: tokens of the prompt that the part attends to.
+            part: lengths of its answers.
+            window: sliding window in tokens, or None.
+            like: gives dtype and device.
+
+        Returns:
+            (sum(part), prompt + sum(part)).
+        """
+        return self.cached((prompt, part, window, like.dtype), lambda: _mask(prompt, part, window, like))
+
+    def cached(self, key: tuple[Any, ...], make: Callable[[], M]) -> M:
+        """Return the result of `make`, which is called once per row and key, not once per layer."""
         if key not in self._masks:
             self._masks[key] = make()
         mask: M = self._masks[key]
@@ -89,19 +105,30 @@ def packed_attention(
     plan: RowPlan | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function of transformers: (1, heads, T, D) queries, keys and values -> (1, T, heads, D).
+    """Attend over a packed row with one SDPA call per prompt and per part; an attention function of transformers.
 
     Args:
-        plan: the layout of the row; None is plain attention with `attention_mask`.
+        module: the attention layer.
+        query: (1, heads, T, D).
+        key: (1, key heads, T, D).
+        value: as `key`.
+        attention_mask: used only without a plan.
+        dropout: must be 0 with a plan.
+        scaling: of the scores; None is 1 / sqrt(D).
+        plan: the layout of the row; None is plain SDPA with `attention_mask`.
+        **kwargs: further arguments of the model.
+
+    Returns:
+        (1, T, heads, D), and None in place of attention weights.
 
     Raises:
-        ValueError: for dropout, an argument that it does not honour, or a window that is not handed over.
+        ValueError: for dropout, an argument that is not supported, or a sliding window that is not passed on.
     """
     if plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    refused = ["dropout"] * (dropout > 0) + [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
-    if refused:
-        raise ValueError(f"packed attention does not honour {', '.join(refused)}")
+    unsupported = ["dropout"] * (dropout > 0) + [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
+    if unsupported:
+        raise ValueError(f"packed attention does not support {', '.join(unsupported)}")
 
     window = window_of(module, kwargs)
     repeats = query.shape[1] // key.shape[1]
@@ -124,22 +151,24 @@ def packed_attention(
 
 
 def window_of(module: nn.Module, kwargs: Mapping[str, Any]) -> int | None:
-    """The sliding window of a layer, None if it looks back all the way.
+    """Return the sliding window of a layer in tokens, or None for full attention.
+
+    Args:
+        module: the attention layer.
+        kwargs: that it passed to the attention function.
 
     Raises:
-        ValueError: if the model has a window and leaves it to the mask alone, which a packed row does not use.
+        ValueError: if the model has a window but applies it in the attention mask only, which a packed row ignores.
     """
     config = getattr(module, "config", None)
     if "sliding_window" not in kwargs and getattr(config, "sliding_window", None):
-        raise ValueError("the model does not tell its attention function of the sliding window")
+        raise ValueError("the model does not pass its sliding window to the attention function")
     return kwargs.get("sliding_window")
 
 
 def _mask(prompt: int, part: Part, window: int | None, like: Tensor) -> Tensor:
     device = like.device
-    answer = torch.repeat_interleave(
-        sent(part, device), output_size=sum(part)
-    )  # which answer each own token belongs to
+    answer = torch.repeat_interleave(to_device(part, device), output_size=sum(part))  # answer index of each token
     own = torch.cat([torch.arange(length, device=device) for length in part]) + prompt
     position = torch.cat([torch.arange(prompt, device=device), own])
     sees = position[None] <= own[:, None]
@@ -160,10 +189,24 @@ def flex_packed_attention(
     plan: RowPlan | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """As `packed_attention`, but that soft caps and sinks are honoured.
+    """Attend over a packed row with one FlexAttention call; soft caps and attention sinks are supported.
+
+    Args:
+        module: as in `packed_attention`, like all others.
+        query: (1, heads, T, D).
+        key: (1, key heads, T, D).
+        value: as `key`.
+        attention_mask: used only without a plan.
+        dropout: must be 0 with a plan.
+        scaling: of the scores; None is 1 / sqrt(D).
+        plan: the layout of the row; None is plain SDPA with `attention_mask`.
+        **kwargs: further arguments of the model.
+
+    Returns:
+        (1, T, heads, D), and None in place of attention weights.
 
     Raises:
-        ValueError: for dropout, or a window that is not handed over.
+        ValueError: for dropout, or a sliding window that is not passed on.
     """
     if plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
@@ -172,24 +215,30 @@ def flex_packed_attention(
 
 
 def block_mask(plan: RowPlan, window: int | None, device: torch.device) -> BlockMask:
-    """Which blocks of a row of T tokens see which: the same for all heads and layers, made once a row and window."""
+    """Return FlexAttention's block mask of a row; it is the same for all heads and layers, so it is made once.
+
+    Args:
+        plan: the layout of the row.
+        window: sliding window in tokens, or None.
+        device: of the row.
+    """
 
     def make() -> BlockMask:
-        group, answer, position = plan.once(("places",), lambda: _places(plan, device))
+        group, answer, position = plan.cached(("coordinates",), lambda: _coordinates(plan, device))
 
         def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             own = (answer[key] == 0) | (answer[key] == answer[query])
-            seen = (group[key] == group[query]) & own & (position[key] <= position[query])
-            return seen & (position[query] - position[key] < window) if window else seen
+            causal = (group[key] == group[query]) & own & (position[key] <= position[query])
+            return causal & (position[query] - position[key] < window) if window else causal
 
         compiled, size = device.type == "cuda", len(group)
         return create_block_mask(sees, None, None, size, size, device=device, _compile=compiled)
 
-    return plan.once(("blocks", window), make)
+    return plan.cached(("blocks", window), make)
 
 
-def _places(plan: RowPlan, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(T,) each: the segment of a token, its answer there (0: the prompt), its position."""
+def _coordinates(plan: RowPlan, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for each token its segment, its answer in the segment (0 is the prompt) and its position; (T,) each."""
     groups: list[int] = []
     answers: list[int] = []
     positions: list[int] = []
@@ -200,7 +249,7 @@ def _places(plan: RowPlan, device: torch.device) -> tuple[Tensor, Tensor, Tensor
             answers += [answer] * length
             start = segment.prompt if answer else 0
             positions += range(start, start + length)
-    return sent(groups, device), sent(answers, device), sent(positions, device)
+    return to_device(groups, device), to_device(answers, device), to_device(positions, device)
 
 
 for _name, _function in ((NAME, packed_attention), (FLEX, flex_packed_attention)):

@@ -1,7 +1,7 @@
-"""Floating-point operations that a pass through a model needs, and how many the device does in a second.
+"""Floating-point operations (FLOPs) of a pass through a model, and the device's matmul throughput.
 
-Counted is the work itself, each prompt once per group, whatever the way through the model: multiplications and
-additions of the weights (2 per weight and token; of experts only those that a token goes to) and of attention.
+Counted is the useful work, with each prompt once per group whatever the engine: multiplications and additions of the
+weights (2 per weight and token; of experts only those that a token is routed to) and of attention.
 Left out: norms, activations, rotary embeddings and the optimiser, a few percent together.
 """
 
@@ -20,18 +20,18 @@ from grao.engine.quantized import elements
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens of some groups, each a prompt with its answers."""
+    """Token counts of some groups, each a prompt with its answers."""
 
     tokens: int
-    """That go through the layers."""
+    """Tokens that go through the layers."""
     predicted: int
-    """That the output layer scores."""
+    """Tokens that the output layer scores."""
     pairs: int
-    """Of a token and one that it attends to."""
+    """Pairs of a token and a token that it attends to."""
 
     @staticmethod
     def of(groups: Iterable[tuple[int, list[int]]]) -> "Work":
-        """Of prompt lengths with the lengths of their answers."""
+        """Count the tokens of groups given as (prompt length, answer lengths)."""
         tokens = predicted = pairs = 0
         for prompt, answers in groups:
             tokens += prompt + sum(answers)
@@ -42,20 +42,20 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations of one forward pass of a model."""
+    """FLOPs of one forward pass of a model, per unit of `Work`."""
 
     token: float
-    """For each token in the layers."""
+    """FLOPs per token in the layers."""
     prediction: float
-    """For each token that the output layer scores."""
+    """FLOPs per token that the output layer scores."""
     pair: float
-    """For each pair of tokens in attention."""
+    """FLOPs per pair of tokens in attention."""
     backward: float
-    """Cost of a backward pass in forward passes: 2, or near 1 where only an adapter is trained."""
+    """Cost of a backward pass in forward passes: 2, or close to 1 if only an adapter is trained."""
 
     @staticmethod
     def of(model: nn.Module) -> "Cost":
-        """From the shapes of a model's weights."""
+        """Derive the cost from the shapes of a model's weights."""
         inner = transformers_model(model)
         config: Any = inner.config.get_text_config()
         experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 1
@@ -68,7 +68,7 @@ class Cost:
                 count = elements(parameter) * (used if ".experts." in name else 1.0)
                 weights += count
                 trained += count * parameter.requires_grad
-        heads = getattr(config, "num_attention_heads", 0)  # 0: there is no attention
+        heads = getattr(config, "num_attention_heads", 0)  # 0: the model has no attention
         width = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
         return Cost(
             token=2 * weights,
@@ -78,22 +78,22 @@ class Cost:
         )
 
     def forward(self, work: Work) -> float:
-        """Operations of a forward pass."""
+        """Return the FLOPs of a forward pass."""
         return self.token * work.tokens + self.prediction * work.predicted + self.pair * work.pairs
 
     def update(self, work: Work) -> float:
-        """Operations of a forward and a backward pass."""
+        """Return the FLOPs of a forward and a backward pass."""
         return (1 + self.backward) * self.forward(work)
 
 
 @cache
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of a large matrix product: the best that this device shows, measured once."""
+    """Return the best FLOP/s that this device reaches in a large matrix product, measured once per process."""
     size = 1024 if device.type == "cpu" else 8192
     left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     best = 0.0
     for _ in range(6):
         begin = time.perf_counter()
-        (left @ right)[0, 0].item()  # waits until it is there
+        (left @ right)[0, 0].item()  # waits for the result
         best = max(best, 2 * size**3 / (time.perf_counter() - begin))
     return best

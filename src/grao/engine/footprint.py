@@ -1,9 +1,9 @@
-"""The memory that a model takes in training and in sampling, from shapes alone: no weights, no card.
+"""Estimate a model's memory in training and sampling from shapes alone, without weights and without a GPU.
 
-Its own forward and backward pass run on tensors that have a shape and no numbers (PyTorch's fake tensors), and every
-storage is counted from when it is made until it goes. So what an architecture keeps, what mixed precision casts and
-what checkpointing computes again need no formula. Attention keeps what a fused kernel keeps. Left out: what a kernel
-needs inside, and what the allocator loses between blocks.
+The model's own forward and backward pass run on PyTorch's fake tensors, which have shapes but no data, and the bytes of
+every storage are counted from its creation to its release. So no formula is needed for what an architecture saves for
+the backward pass, mixed precision casts, or checkpointing recomputes. Attention saves what a fused kernel saves.
+Left out: workspaces of kernels, and fragmentation of the allocator.
 """
 
 import weakref
@@ -24,15 +24,15 @@ from grao.engine.memory import PerToken, gradients_dropped
 from grao.engine.quantized import FOUR_BITS
 
 _NAME = "grao_counted"
-_FEW = 8
-"""Tokens after which a cache is looked at."""
+_CACHE_PROBE = 8
+"""Tokens of the pass whose cache is measured."""
 _QUANTIZED_FROM = 4096
-"""Weights of a tensor from which optimisers of 8 bits quantize its state."""
+"""Elements of a weight from which 8-bit optimisers quantize its state."""
 _CPU = torch.device("cpu")
 
 
 class Meter(TorchDispatchMode):
-    """Within it, the bytes of all storages that were made and are still there, and the most there were at once."""
+    """Count the bytes of all storages that are created inside the context: those now alive, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -42,9 +42,9 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = {value.untyped_storage()._cdata for value in tree_iter(args) if isinstance(value, Tensor)}
+        inputs = {value.untyped_storage()._cdata for value in tree_iter(args) if isinstance(value, Tensor)}
         for value in tree_iter(result):
-            if isinstance(value, Tensor) and value.untyped_storage()._cdata not in given:
+            if isinstance(value, Tensor) and value.untyped_storage()._cdata not in inputs:
                 self._watch(value.untyped_storage())
         return result
 
@@ -55,40 +55,43 @@ class Meter(TorchDispatchMode):
         self.live += size
         self.peak = max(self.peak, self.live)
 
-        def gone(_: Any) -> None:
+        def released(_: Any) -> None:
             self.live -= size
             del self._known[key]
 
-        self._known[key] = weakref.ref(storage, gone)
+        self._known[key] = weakref.ref(storage, released)
 
 
 @contextmanager
 def shapes_only(model: nn.Module) -> Iterator[None]:
-    """Within it, the model on the meta device computes as one on a CPU would, without numbers. It stays so behind."""
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    made: dict[Tensor, Any] = {}
+    """Let a model on the meta device run inside the context as if it were on a CPU, with fake tensors.
 
-    def twin(value: Tensor) -> Any:
-        if value not in made:
+    The model keeps its fake weights afterwards.
+    """
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    fakes: dict[Tensor, Any] = {}
+
+    def fake_of(value: Tensor) -> Any:
+        if value not in fakes:  # tied weights stay tied
             shape: Any = FakeTensor(fake, value.detach(), _CPU)
-            made[value] = nn.Parameter(shape, value.requires_grad) if isinstance(value, nn.Parameter) else shape
-        return made[value]
+            fakes[value] = nn.Parameter(shape, value.requires_grad) if isinstance(value, nn.Parameter) else shape
+        return fakes[value]
 
     for module in model.modules():
         for values in (module._parameters, module._buffers):
             for name, value in values.items():
                 if value is not None and value.device.type == "meta":
-                    values[name] = twin(value)
-    with fake, _ProductsByExpert():  # type: ignore[no-untyped-call]
+                    values[name] = fake_of(value)
+    with fake, _GroupedProducts():  # type: ignore[no-untyped-call]
         yield
 
 
 def activation_bytes(model: nn.Module, half: torch.dtype | None = None) -> PerToken:
-    """The most that a forward and a backward pass hold beside weights and their gradients, but for the output layer.
+    """Return the peak memory of a forward and backward pass, without weights, their gradients and the output layer.
 
     Args:
-        model: within `shapes_only`; with activation checkpointing switched on if that is wanted.
-        half: number format of mixed precision.
+        model: inside `shapes_only`, with activation checkpointing enabled if training uses it.
+        half: dtype of mixed precision; None without.
     """
     transformers_model(model).set_attn_implementation(_NAME)
 
@@ -105,7 +108,7 @@ def activation_bytes(model: nn.Module, half: torch.dtype | None = None) -> PerTo
 
 
 def reading_bytes(model: nn.Module) -> PerToken:
-    """The most that reading a prompt takes before it is answered, its own cache included; `model` as above."""
+    """Return the peak memory of prefilling a prompt, its cache included; `model` must be inside `shapes_only`."""
     transformers_model(model).set_attn_implementation(_NAME)
 
     def peak(tokens: int) -> int:
@@ -119,38 +122,40 @@ def reading_bytes(model: nn.Module) -> PerToken:
 
 @torch.no_grad()
 def cache_bytes(model: nn.Module, tokens: int) -> int:
-    """What the cache of one row of so many tokens takes, read off the model's own after a few: layers, key heads,
-    widths and number format as they are, states without length. Layers with a sliding window count like the others,
-    since captured sampling keeps all of their tokens.
+    """Return the bytes of one row's key-value cache.
+
+    They are extrapolated from the model's own cache after a few tokens; recurrent states do not grow. Layers with a
+    sliding window count like the others, because captured sampling keeps all of their tokens.
 
     Args:
-        model: with weights, or within `shapes_only`.
-        tokens: of prompt and answer.
+        model: with weights, or inside `shapes_only`.
+        tokens: of prompt and answer together.
     """
     with mode(model, training=False):
-        ids = _ids(_FEW).to(next(model.parameters()).device)
+        ids = _ids(_CACHE_PROBE).to(next(model.parameters()).device)
         output = model(input_ids=ids, use_cache=True, logits_to_keep=1)
     cache: Any = getattr(output, "past_key_values", None) or getattr(output, "cache_params", None)
     total = 0.0
     for layer in getattr(cache, "layers", None) or [cache]:
-        held = {name: value for name, value in getattr(layer, "__dict__", {}).items() if isinstance(value, Tensor)}
-        growing = [held.pop(name) for name in ("keys", "values") if name in held]
-        total += sum(value.nbytes / _FEW * tokens for value in growing) + sum(value.nbytes for value in held.values())
+        states = {name: value for name, value in getattr(layer, "__dict__", {}).items() if isinstance(value, Tensor)}
+        growing = [states.pop(name) for name in ("keys", "values") if name in states]
+        total += sum(value.nbytes / _CACHE_PROBE * tokens for value in growing)
+        total += sum(value.nbytes for value in states.values())
     return round(total)
 
 
 def drawing_bytes(model: nn.Module) -> int:
-    """What drawing a row's next token takes: logits, probabilities and their sums in double precision."""
+    """Return the bytes for drawing one row's next token: logits, probabilities, and their sums in double precision."""
     return 24 * len(transformers_model(model).get_output_embeddings().weight)
 
 
 def trained_bytes(model: nn.Module, parts: int = 1, half: torch.dtype | None = None) -> int:
-    """Of the weights that are trained; their gradients take as much.
+    """Return the bytes of the trained weights per process; their gradients take as much again.
 
     Args:
-        model: on any device, whole.
-        parts: processes that FSDP2 will split it over.
-        half: number format of mixed precision, in which FSDP2 trains weights in single precision.
+        model: on any device, not yet sharded.
+        parts: processes that FSDP2 will shard it over.
+        half: dtype of mixed precision; with it, FSDP2 keeps the trained weights in single precision.
     """
     single = parts > 1 and half is not None
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -158,11 +163,11 @@ def trained_bytes(model: nn.Module, parts: int = 1, half: torch.dtype | None = N
 
 
 def frozen_bytes(model: nn.Module, four_bits: bool = False) -> int:
-    """Of the weights that are not.
+    """Return the bytes of the frozen weights.
 
     Args:
         model: on any device.
-        four_bits: count the linear layers but for the output as `model.quantization: 4bit` stores them.
+        four_bits: count all linear layers except the output layer as `model.quantization: 4bit` stores them.
     """
     output = transformers_model(model).get_output_embeddings()
     linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not output]
@@ -172,9 +177,14 @@ def frozen_bytes(model: nn.Module, four_bits: bool = False) -> int:
 
 
 def optimizer_bytes(model: nn.Module, name: str) -> int:
-    """The state of an optimiser, by its name in transformers. One that is not known here counts as Adam.
+    """Return the bytes of an optimizer's state; an unknown optimizer counts as Adam.
 
-    torch's keep two numbers a weight in the weight's own format, those of 8 and 4 bits a scale for each block of them.
+    PyTorch's Adam keeps two numbers per weight in the weight's own dtype; 8-bit and 4-bit optimizers keep smaller
+    numbers and one scale per block of them.
+
+    Args:
+        model: on any device.
+        name: of the optimizer in transformers (`TrainingArguments.optim`).
     """
     numbers = 0 if name == "sgd" else 1 if "lion" in name or "adagrad" in name or "rmsprop" in name else 2
     total = 0.0
@@ -193,12 +203,14 @@ def optimizer_bytes(model: nn.Module, name: str) -> int:
 
 
 def gathered_bytes(model: nn.Module, half: torch.dtype | None) -> int:
-    """What one process has gathered of a model that FSDP2 splits, at most: two blocks, the gradient of one, and what
-    stands outside of the blocks with its gradient.
+    """Return the most bytes that FSDP2 gathers on one process.
+
+    These are two blocks (one in use, one prefetched), the gradient of one, and the weights outside the blocks with
+    their gradients.
 
     Args:
-        model: on any device, whole.
-        half: number format of mixed precision.
+        model: on any device, not yet sharded.
+        half: dtype of mixed precision; None without.
     """
     inner = transformers_model(model)
     kinds = set(inner._no_split_modules or ())
@@ -212,8 +224,17 @@ def _weights(model: nn.Module) -> int:
 
 
 def kept_bytes(model: nn.Module, optimizer: str, parts: int, half: torch.dtype | None = None) -> int:
-    """What training adds for good to a model that is there, beside gradients: the state of its optimiser, and if it
-    will be split into parts one of them, for what is there remains as the copy that samples."""
+    """Return the bytes that training adds permanently to a loaded model, besides gradients.
+
+    These are the optimizer's state and, if the model will be sharded, this process's shard: the loaded model then
+    remains as the copy that samples.
+
+    Args:
+        model: on any device, not yet sharded.
+        optimizer: its name in transformers.
+        parts: processes that the model will be sharded over; 1 if it will not.
+        half: dtype of mixed precision; None without.
+    """
     if parts == 1:
         return optimizer_bytes(model, optimizer)
     split = trained_bytes(model, parts, half)
@@ -226,7 +247,7 @@ def _ids(tokens: int) -> Tensor:
 
 
 class _Counted(torch.autograd.Function):
-    """Attention in shapes: keeps its inputs, its output and one number a row, as fused kernels do."""
+    """Attention on shapes alone: saves its inputs, its output and one number per query, as fused kernels do."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor):  # type: ignore[no-untyped-def]
@@ -246,8 +267,8 @@ def _counted_attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-class _ProductsByExpert(TorchDispatchMode):
-    """Their shapes in any number format: PyTorch's own rule takes bfloat16 alone, its kernels do not."""
+class _GroupedProducts(TorchDispatchMode):
+    """Shape rule of the experts' grouped matmul for any dtype: PyTorch's own rule only accepts bfloat16."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not torch.ops.aten._grouped_mm.default:

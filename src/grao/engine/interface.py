@@ -1,4 +1,4 @@
-"""What one pass through the model shows, and what a way through the model promises."""
+"""The interface of training engines, and the result of one forward pass."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,80 +14,99 @@ from transformers import PreTrainedModel
 from grao.types import Batch
 
 Plan = list[list[int]]
-"""Micro-batches as numbers of answers, each exactly once."""
+"""Micro-batches as lists of answer indices; every answer appears exactly once."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a forward pass shows of the N answer tokens of a batch, one answer behind the other."""
+    """Outputs for the N answer tokens of a batch, with the answers concatenated."""
 
     logps: Tensor
-    """(N,), log-likelihood of each, with gradient."""
+    """(N,), log-likelihood of each token in nats, with gradient."""
     entropies: Tensor
-    """(N,), of the distributions that they are drawn from, in nats. Without gradient."""
+    """(N,), entropy of each next-token distribution in nats, without gradient."""
     hidden: Tensor
-    """(N, D), last hidden states that predict them, with gradient."""
+    """(N, D), last-layer hidden states that predict the tokens, with gradient."""
 
 
 Loss = Callable[[Tokens], Tensor]
-"""What is minimised in place of -sum_s w_s * J_s: a scalar."""
+"""Returns the scalar to minimise in place of the weighted likelihood loss -sum_s w_s * J_s."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one forward pass showed."""
+    """The result of one forward pass over S answers with N tokens in total."""
 
     loss: Tensor
-    """-sum_s w_s * J_s, or what the loss that was given made of the tokens; with gradient."""
+    """Scalar: -sum_s w_s * J_s, or the value of the custom loss. The only field with a gradient."""
     mean: Tensor
-    """(S,), J(x): mean log-likelihood per token in nats. Without gradient, as all that follows."""
+    """(S,), J(x): mean log-likelihood per token in nats."""
     entropy: Tensor
     """(S,), mean entropy in nats."""
     tokens: Tensor
-    """(N,), log-likelihood of each answer token, one answer behind the other."""
+    """(N,), log-likelihood of each answer token in nats, with the answers concatenated."""
     balance: Tensor | None = None
-    """Scalar, share of this pass in the routers' load-balancing loss of its step, where that is part of the loss."""
+    """Scalar: this pass's share of the step's load-balancing loss; None if that loss is not used."""
 
 
 class Engine(Protocol):
-    """A way through the model."""
+    """Lays out batches and runs them through the model."""
 
     def plan(self, batch: Batch, token_budget: int, whole_groups: bool = False) -> Plan:
-        """Micro-batches for `run`, as numbers of answers; with `whole_groups` a group that is too long goes alone."""
+        """Split a batch into micro-batches for `run`.
+
+        Args:
+            batch: the answers of a step.
+            token_budget: most tokens of a micro-batch, counted as this engine forwards them.
+            whole_groups: never split a group; a group above the budget gets a micro-batch of its own.
+        """
 
     def run(self, model: nn.Module, batch: Batch, loss: Loss | None = None) -> Pass:
-        """One micro-batch through the forward of `model` as it was given (wrapped or not)."""
+        """Run one micro-batch through the forward pass of `model`.
+
+        Args:
+            model: called as it is, so that the hooks of a wrapper (DDP, FSDP) run.
+            batch: the micro-batch.
+            loss: custom loss; None is the weighted likelihood loss of eq. 3.
+        """
 
     def copies(self, batch: Batch, plan: Plan) -> Counter[int]:
-        """How many times each group's prompt is forwarded in a plan."""
+        """Return how many times a plan forwards each group's prompt, by group number."""
 
     def shares(self, batch: Batch, copies: Mapping[int, int]) -> Tensor:
-        """(T,), how much each token of a micro-batch's forward counts among the unique ones of the step: a prompt that
-        is forwarded n times 1/n each time, padding and answers with weight 0 nothing."""
+        """Return the (T,) weights that count each distinct token of the step once.
 
-    def answer_places(self, batch: Batch) -> list[int]:
-        """N, where each answer token lies among the tokens of a micro-batch's forward."""
+        Each copy of a prompt that is forwarded n times counts 1/n; padding and answers with weight 0 count 0.
+        """
+
+    def answer_indices(self, batch: Batch) -> list[int]:
+        """Return the index of each of the N answer tokens among the flattened tokens of a micro-batch's forward."""
 
 
 def sequence_means(values: Tensor, lengths: Tensor) -> Tensor:
-    """(N,) values of S answers one behind the other, and their lengths (S,) -> (S,) means."""
-    return torch.segment_reduce(values, "mean", lengths=lengths, unsafe=True)  # a check would wait for the device
+    """Return the (S,) means of S concatenated answers, from their (N,) token values and (S,) lengths."""
+    return torch.segment_reduce(values, "mean", lengths=lengths, unsafe=True)  # checking lengths would sync the GPU
 
 
 def transformers_model(model: nn.Module) -> PreTrainedModel:
-    """The transformers model (or its adapter) inside wrappers such as DistributedDataParallel."""
+    """Return the transformers or peft model inside wrappers such as DistributedDataParallel."""
     while not hasattr(model, "get_output_embeddings"):
         model = cast(nn.Module, model.module)
     return cast(PreTrainedModel, model)
 
 
 def base_model(policy: nn.Module) -> PreTrainedModel:
-    """The transformers model itself; with LoRA its layers are still those of the adapter."""
+    """Return the transformers model itself; with LoRA, its layers are still peft's adapted layers."""
     return cast(PreTrainedModel, policy.get_base_model() if isinstance(policy, PeftModel) else policy)
 
 
 def checkpoint_activations(model: nn.Module, options: Any = None) -> None:
-    """Switches activation checkpointing on, under the name that this version of transformers has for it."""
+    """Enable activation checkpointing, by whichever method this version of transformers has.
+
+    Args:
+        model: a transformers or peft model.
+        options: passed on to that method.
+    """
     inner: Any = model
     switch = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
     switch(options)
@@ -95,7 +114,7 @@ def checkpoint_activations(model: nn.Module, options: Any = None) -> None:
 
 @contextmanager
 def mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Within it, the model is in training or in evaluation mode."""
+    """Put the model into training or evaluation mode inside the context."""
     before = model.training
     model.train(training)
     try:
@@ -104,12 +123,16 @@ def mode(model: nn.Module, training: bool) -> Iterator[None]:
         model.train(before)
 
 
-def sent(values: Sequence[Any] | Tensor, device: torch.device) -> Tensor:
-    """These numbers as a tensor there. The host does not wait for what a GPU still has to do."""
+def to_device(values: Sequence[Any] | Tensor, device: torch.device) -> Tensor:
+    """Return the values as a tensor on `device`, without making the host wait for pending GPU work."""
     return torch.as_tensor(values).to(device, non_blocking=device.type == "cuda")
 
 
 def check_budget(token_budget: int) -> None:
-    """Raises: ValueError if no token fits into a micro-batch."""
+    """Check that a micro-batch holds at least one token.
+
+    Raises:
+        ValueError: if it does not.
+    """
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1, got {token_budget}")

@@ -1,4 +1,4 @@
-"""What a model can read: how many tokens, and which."""
+"""Limits of a model's input: context length and vocabulary."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -10,25 +10,28 @@ from grao.errors import InputError
 
 
 def positions(model: nn.Module) -> int | None:
-    """Longest input in tokens; None where the model sets no limit.
+    """Return the longest input in tokens, or None if the model sets no limit.
 
-    RoBERTa and its kin count positions from the one behind that of their padding, and have as many fewer.
+    RoBERTa-style models start counting positions after the padding index, so they have that many fewer.
     """
     config: Any = model.config
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)
     tables = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
-    reserved = next((int(idx) + 1 for table in tables if (idx := getattr(table, "padding_idx", None)) is not None), 0)
+    reserved = next((int(pad) + 1 for table in tables if (pad := getattr(table, "padding_idx", None)) is not None), 0)
     return longest - reserved if isinstance(longest, int) and longest > reserved else None
 
 
 def embedded_tokens(model: nn.Module) -> int:
-    """Rows of the model's embedding: token ids from here on cannot be looked up."""
+    """Return the number of rows of the input embedding; token ids must be smaller."""
     embedding: Any = cast(Any, model).get_input_embeddings()
     return len(embedding.weight)
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> int:
-    """The tokenizer's padding token, or one that the model can look up and no text ends with: padding is masked."""
+    """Return the tokenizer's padding token, or 0 or 1 (not the end token) if the model has no row for it.
+
+    Padding is masked, so any token in the embedding will do.
+    """
     pad = tokenizer.pad_token_id
     if pad is not None and pad < embedded_tokens(model):
         return int(pad)
@@ -36,15 +39,21 @@ def padding_id(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> int:
 
 
 def check_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str, ids: Sequence[int]) -> None:
-    """Checks that a model can look up the tokens of a text.
+    """Check that every token id is in the model's embedding.
+
+    Args:
+        model: whose embedding is used.
+        tokenizer: names the token in the message.
+        name: of the text; the message begins with it.
+        ids: token ids of the text.
 
     Raises:
-        InputError: if it cannot; the message begins with `name`.
+        InputError: if a token id is out of range.
     """
     rows, last = embedded_tokens(model), max(ids, default=0)
     if last >= rows:
         token = tokenizer.convert_ids_to_tokens(last)
         raise InputError(
-            f"{name}: the token {token!r} has the id {last}, but the model's embedding has {rows} rows; take the "
-            "model's own tokenizer, or resize the embedding to this one (resize_token_embeddings)"
+            f"{name}: the token {token!r} has the id {last}, but the model's embedding has {rows} rows; use the "
+            "model's own tokenizer, or resize the embedding to this tokenizer (resize_token_embeddings)"
         )

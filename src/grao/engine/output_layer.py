@@ -1,8 +1,8 @@
-"""The output layer in chunks: log-probabilities of given tokens without ever holding (T, V) logits.
+"""The output layer in chunks: log-probabilities of given tokens without ever holding all (N, V) logits.
 
-Where the loss is a sum of log-probabilities with constant coefficients (`linear_loss`), its gradient is known as soon
-as a chunk's probabilities are: it is formed in the forward pass, and the chunk's logits are gone before the next one.
-Any other loss gets the log-probabilities themselves (`token_logps`), whose backward pass makes the logits again.
+If the loss is a sum of log-probabilities with constant coefficients (`linear_loss`), its gradient follows directly from
+a chunk's probabilities, so it is computed in the forward pass and the chunk's logits are freed before the next chunk.
+Any other loss gets differentiable log-probabilities (`token_logps`), whose backward pass recomputes the logits.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,17 +15,22 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 _LOGITS_CPU, _LOGITS, _ROWS = 1 << 21, 1 << 26, 64
-"""Logits held at a time on a CPU and elsewhere, and the least number of rows: fewer make the weight's gradient slow."""
+"""Logits of a chunk on a CPU and on other devices, and its fewest rows: thin products make the weight gradient slow."""
 
 Readout = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(1, N, D) hidden states, (V, D) weight, (V,) bias -> what the model returns in place of its logits."""
+"""(1, N, D) hidden states, (V, D) weight, (V,) bias -> a tensor that the model returns in place of its logits."""
 
 
 @contextmanager
 def output_layer_as(model: PreTrainedModel, readout: Readout) -> Iterator[None]:
-    """Inside, the model's forward ends with `readout` in place of its output layer.
+    """Replace the model's output layer by `readout` inside the context.
 
-    The call stays within the forward of the wrapped model, where sharded weights are whole.
+    `readout` is thus called within the forward pass of the wrapped model, the only time at which FSDP and ZeRO-3 have
+    gathered the layer's full weight.
+
+    Args:
+        model: whose output layer is a plain linear layer.
+        readout: computes the result from hidden states, weight and bias.
     """
     layer: Any = model.get_output_embeddings()
     layer.forward = lambda hidden: readout(hidden, layer.weight, layer.bias)
@@ -36,21 +41,31 @@ def output_layer_as(model: PreTrainedModel, readout: Readout) -> Iterator[None]:
 
 
 def token_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(target_n), differentiable, and the entropies without gradient, in nats; (N,) each. As `linear_loss`."""
+    """Return differentiable log p(target_n), and the entropies without gradient.
+
+    Args:
+        hidden: (N, D), states that predict the targets.
+        weight: (V, D), of the output layer.
+        bias: (V,) or None.
+        targets: (N,), token ids.
+
+    Returns:
+        Log-probabilities and entropies in nats, (N,) each.
+    """
     return _TokenLogps.apply(hidden, weight, bias, targets)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def linear_loss(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, coefficients: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-sum_n c_n * log p(target_n), differentiable, and what it was made of.
+    """Compute the differentiable loss -sum_n c_n * log p(target_n).
 
     Args:
-        hidden: (N, D), the states that predict the targets.
-        weight: (V, D).
+        hidden: (N, D), states that predict the targets.
+        weight: (V, D), of the output layer.
         bias: (V,) or None.
         targets: (N,), token ids.
-        coefficients: (N,), constants.
+        coefficients: (N,), the constants c_n.
 
     Returns:
         The loss, the log-probabilities (N,) and the entropies (N,) in nats, the last two without gradient.
@@ -74,7 +89,7 @@ class _LinearLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, by_loss: Tensor, *unused: Tensor):  # type: ignore[no-untyped-def]
-        gradients, ctx.gradients = ctx.gradients, None  # nothing holds on to them, so that they become .grad uncopied
+        gradients, ctx.gradients = ctx.gradients, None  # drop this reference, so that autograd need not copy them
         scaled = [
             None if gradient is None else gradient.mul_(by_loss).to(dtype)
             for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
@@ -98,7 +113,7 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx: Any, by_logps: Tensor, *unused: Tensor):  # type: ignore[no-untyped-def]
         hidden, weight, bias, targets, normalisers = ctx.saved_tensors
         gradients = _gradients((hidden, weight, bias), ctx.needs_input_grad)
-        with torch.autocast(**ctx.precision):  # of the forward pass, so that its logits come again
+        with torch.autocast(**ctx.precision):  # as in the forward pass, so that the same logits are recomputed
             for rows in _chunks(hidden, weight):
                 logits = F.linear(hidden[rows], weight, bias).to(normalisers.dtype)
                 probabilities = logits.sub_(normalisers[rows, None]).exp_()
@@ -110,12 +125,12 @@ class _TokenLogps(torch.autograd.Function):
 
 
 def _empty(hidden: Tensor) -> Tensor:
-    """(2, N), for log-probabilities and entropies."""
+    """Return an empty (2, N) tensor for log-probabilities and entropies."""
     return hidden.new_empty(2, len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
 
 
 def _gradients(inputs: tuple[Tensor, Tensor, Tensor | None], needed: tuple[bool, ...]) -> list[Tensor | None]:
-    """Zeros in the shape of those inputs that need a gradient."""
+    """Return a zero tensor for each input that needs a gradient, else None."""
     precise = torch.promote_types(inputs[0].dtype, torch.float32)
     return [
         torch.zeros_like(value, dtype=precise) if wanted and value is not None else None
@@ -128,14 +143,23 @@ def _dtypes(*inputs: Tensor | None) -> list[torch.dtype | None]:
 
 
 def _precision(hidden: Tensor) -> dict[str, Any]:
-    """The mixed precision under way, as arguments of `torch.autocast`."""
+    """Return the current mixed-precision setting as arguments of `torch.autocast`."""
     kind = hidden.device.type
     return {"device_type": kind, "dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
 
 
 def tile_bytes(weight: Tensor, tokens: int, half: bool, cpu: bool) -> int:
-    """The most that the layer takes for a number of tokens: a chunk of logits, log-probabilities and probabilities, and
-    the gradient of its weight where that is trained, in single precision and as a product."""
+    """Return the peak memory of the output layer in bytes.
+
+    Counted are a chunk's logits, log-probabilities and probabilities and, if the weight is trained, its gradient: the
+    sum in single precision and the product that is added to it.
+
+    Args:
+        weight: (V, D), of the output layer.
+        tokens: that are scored.
+        half: whether products are computed in half precision.
+        cpu: whether the layer runs on a CPU.
+    """
     logits = min(tokens, _rows_at_once(weight, cpu)) * len(weight)
     width = 2 if half else weight.itemsize
     gradient = weight.numel() * (4 + width) if weight.requires_grad else 0
@@ -147,7 +171,7 @@ def _rows_at_once(weight: Tensor, cpu: bool) -> int:
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
-    """Rows that go through the layer together."""
+    """Yield the rows of each chunk."""
     step = _rows_at_once(weight, hidden.device.type == "cpu")
     for start in range(0, len(hidden), step):
         yield slice(start, start + step)
@@ -156,7 +180,7 @@ def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
 def _softmax(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of one chunk: probabilities (n, V), log-probabilities of the targets, entropies and normalisers, (n,) each."""
+    """Return a chunk's probabilities (n, V), log-probabilities of the targets, entropies and normalisers, (n,) each."""
     logits = F.linear(hidden, weight, bias)
     all_logps = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     logps = all_logps.gather(-1, targets[:, None]).squeeze(-1)
@@ -176,20 +200,20 @@ def _collect(
     hidden: Tensor,
     weight: Tensor,
 ) -> None:
-    """Adds the gradient of -sum_n c_n * log p(target_n) over one chunk; overwrites the probabilities."""
+    """Add one chunk's gradient of -sum_n c_n * log p(target_n) to `gradients`; overwrites `probabilities`."""
     by_hidden, by_weight, by_bias = gradients
     c = coefficients[:, None].to(probabilities)
     by_logits = probabilities.mul_(c).scatter_add_(-1, targets[:, None], -c)  # c * (p - onehot)
     kind, mixed = hidden.device.type, _precision(hidden)
-    half = mixed["enabled"] and mixed["dtype"] is torch.bfloat16  # float16 has no room for small probabilities
-    half = half and weight.dtype is not torch.float64  # which autocast leaves alone
+    half = mixed["enabled"] and mixed["dtype"] is torch.bfloat16  # small probabilities underflow in float16
+    half = half and weight.dtype is not torch.float64  # autocast leaves double precision alone
     product = by_logits.to(torch.bfloat16 if half else weight.dtype)
     with torch.autocast(kind, torch.bfloat16, enabled=half):
         if by_hidden is not None:
             by_hidden[rows] = product @ weight
         if by_weight is not None:
             if by_weight.dtype == hidden.dtype == product.dtype:
-                by_weight.addmm_(product.t(), hidden)  # in place, so without a copy, but deaf to mixed precision
+                by_weight.addmm_(product.t(), hidden)  # in place saves a copy, but is not subject to autocast
             else:
                 by_weight += product.t() @ hidden.to(product.dtype)
     if by_bias is not None:

@@ -1,4 +1,4 @@
-"""The fast way through the model: one row without padding, each prompt once, logits for answer tokens only."""
+"""The packed engine: one row without padding, each prompt once, logits for answer tokens only."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from grao.engine.attention import RowPlan, Segment
-from grao.engine.interface import Loss, Pass, Plan, Tokens, check_budget, sent, sequence_means, transformers_model
+from grao.engine.interface import Loss, Pass, Plan, Tokens, check_budget, sequence_means, to_device, transformers_model
 from grao.engine.output_layer import linear_loss, output_layer_as, token_logps
 from grao.types import Batch, TokenIds
 
 
 @dataclass(frozen=True)
 class PackedEngine:
-    """One row without padding, each prompt once, the output layer in chunks and for answer tokens only."""
+    """Forwards one row without padding that holds each prompt once; scores answer tokens only, in chunks."""
 
     def plan(self, batch: Batch, token_budget: int, whole_groups: bool = False) -> Plan:
         """See `Engine.plan`."""
@@ -26,13 +26,13 @@ class PackedEngine:
         weights = next(model.parameters())
         device, precise = weights.device, torch.promote_types(weights.dtype, torch.float32)
         row = _Row.of(batch)
-        targets = sent([token for answer in batch.answers for token in answer.ids], device)
-        lengths = sent(batch.lengths, device)
-        shares = sent(torch.tensor(batch.weights, dtype=torch.float64).to(precise), device) / lengths
+        targets = to_device([token for answer in batch.answers for token in answer.ids], device)
+        lengths = to_device(batch.lengths, device)
+        shares = to_device(torch.tensor(batch.weights, dtype=torch.float64).to(precise), device) / lengths
         coefficients = shares.repeat_interleave(lengths, output_size=len(targets))
-        shown: list[tuple[Tensor, Tensor]] = []
+        outputs: list[tuple[Tensor, Tensor]] = []
         inner = transformers_model(model)
-        # A mixture of experts must not add its own load-balancing loss, which would count this row for a whole step.
+        # transformers' own load-balancing loss would treat this row as a whole step; grao.engine.routers computes it.
         quiet = {"output_router_logits": False} if getattr(inner.config, "output_router_logits", False) else {}
 
         def read(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -41,20 +41,21 @@ class PackedEngine:
             else:
                 logps, entropies = token_logps(hidden[0], weight, bias, targets)
                 value = loss(Tokens(logps, entropies, hidden[0]))
-            shown.append((logps.detach(), entropies))
-            return value.view(1, 1, 1).clone()  # FSDP loses its hook if what is a view is changed in place
+            outputs.append((logps.detach(), entropies))
+            return value.view(1, 1, 1).clone()  # a view that is later changed in place would lose FSDP's hook
 
         with output_layer_as(inner, read):
             value = model(
-                input_ids=sent([row.ids], device),
-                position_ids=sent([row.positions], device),
-                attention_mask=torch.empty(1, 1, 0, 0, dtype=torch.bool, device=device),  # no other attention takes it
+                input_ids=to_device([row.ids], device),
+                position_ids=to_device([row.positions], device),
+                # 4-D, so that the model builds no mask of its own; empty, so that any other attention fails on it.
+                attention_mask=torch.empty(1, 1, 0, 0, dtype=torch.bool, device=device),
                 plan=RowPlan(tuple(row.segments)),
                 use_cache=False,
-                logits_to_keep=sent(row.predicting, device),
+                logits_to_keep=to_device(row.predicting, device),
                 **quiet,
             ).logits.view(())
-        ((logps, entropies),) = shown
+        ((logps, entropies),) = outputs
         return Pass(value, sequence_means(logps, lengths), sequence_means(entropies, lengths), logps)
 
     def copies(self, batch: Batch, plan: Plan) -> Counter[int]:
@@ -71,30 +72,34 @@ class PackedEngine:
                 shares += [float(answer.weight != 0)] * len(answer.ids)
         return torch.tensor(shares)
 
-    def answer_places(self, batch: Batch) -> list[int]:
-        """See `Engine.answer_places`."""
-        places: list[int] = []
+    def answer_indices(self, batch: Batch) -> list[int]:
+        """See `Engine.answer_indices`."""
+        indices: list[int] = []
         end = 0
         for group in batch.groups:
             begin = end + len(group.item.prompt_ids)
             end = begin + sum(len(answer.ids) for answer in group.answers)
-            places += range(begin, end)
-        return places
+            indices += range(begin, end)
+        return indices
 
 
 def plan_packed(
     prompts: Sequence[int], answers: Sequence[int], groups: Sequence[int], token_budget: int, whole_groups: bool = False
 ) -> Plan:
-    """Groups together, their prompt counted once: the tokens of a row stay within the budget.
+    """Pack sequences into rows within a token budget, with groups kept together and their prompt counted once.
 
-    A group that is too long for a row continues in the next row, with its prompt repeated; with `whole_groups` it gets
-    a row of its own instead, however long.
+    A group that does not fit into a row continues in the next row, where its prompt is repeated; with `whole_groups` it
+    gets a row of its own instead, however long.
 
     Args:
         prompts: tokens of each sequence's prompt.
         answers: tokens of each sequence's answer.
-        groups: which group each sequence belongs to; sequences of a group have the same prompt.
-        token_budget: upper bound on the tokens of a row; a single longer sequence goes alone.
+        groups: group number of each sequence; sequences of a group have the same prompt.
+        token_budget: most tokens of a row; a longer sequence gets a row of its own.
+        whole_groups: never split a group.
+
+    Raises:
+        ValueError: if the budget is below 1.
     """
     check_budget(token_budget)
     sizes: dict[int, int] = {}
@@ -103,12 +108,12 @@ def plan_packed(
     plan: Plan = []
     used = 0
     for index in sorted(range(len(prompts)), key=lambda index: (-sizes[groups[index]], groups[index], -answers[index])):
-        known = bool(plan) and groups[plan[-1][-1]] == groups[index]  # the row holds the prompt already
-        more = answers[index] + (0 if known else prompts[index])
-        ahead = sizes[groups[index]] if whole_groups else more
-        if plan and (used + ahead <= token_budget or (whole_groups and known)):
+        has_prompt = bool(plan) and groups[plan[-1][-1]] == groups[index]  # the row already holds the prompt
+        added = answers[index] + (0 if has_prompt else prompts[index])
+        needed = sizes[groups[index]] if whole_groups else added
+        if plan and (used + needed <= token_budget or (whole_groups and has_prompt)):
             plan[-1].append(index)
-            used += more
+            used += added
         else:
             plan.append([index])
             used = prompts[index] + answers[index]
@@ -123,7 +128,7 @@ class _Row:
     positions: list[int] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     predicting: list[int] = field(default_factory=list)
-    """For each answer token, in order of the answers, the index of the token whose state predicts it."""
+    """For each answer token, in order, the index in the row of the token whose hidden state predicts it."""
 
     @staticmethod
     def of(batch: Batch) -> "_Row":

@@ -1,4 +1,4 @@
-"""The plain way through the model: one row an answer, padded."""
+"""The padded engine: one row per answer. It works for any causal language model; the packed engine is faster."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grao.core import weighted_likelihood_loss
-from grao.engine.interface import Loss, Pass, Plan, Tokens, check_budget, sent, transformers_model
+from grao.engine.interface import Loss, Pass, Plan, Tokens, check_budget, to_device, transformers_model
 from grao.types import Batch, TokenIds
 
 
 @dataclass(frozen=True)
 class PaddedEngine:
-    """One row an answer, padded to the longest; works for every causal language model that takes a padding mask."""
+    """Forwards one row per answer, padded to the longest; for any causal language model that takes a padding mask."""
 
     pad_id: int = 0
 
@@ -26,22 +26,25 @@ class PaddedEngine:
 
     def run(self, model: nn.Module, batch: Batch, loss: Loss | None = None) -> Pass:
         """See `Engine.run`."""
-        states: list[Tensor] = []  # what goes into the output layer, (S, T, D), where the loss asks for it
+        states: list[Tensor] = []  # inputs of the output layer, (S, T, D), for a custom loss
         layer = transformers_model(model).get_output_embeddings()
         prompts = [group.item.prompt_ids for group in batch.owners]
         with layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])) if loss else nullcontext():
-            seen = completion_likelihood(model, prompts, [answer.ids for answer in batch.answers], self.pad_id)
-        longest = seen.tokens.shape[1]
-        places = [row * longest + place for row, length in enumerate(batch.lengths) for place in range(length)]
-        own = sent(places, seen.tokens.device)  # a mask would make the host wait for how many there are
-        logps = seen.tokens.flatten()[own]
+            scored = completion_likelihood(model, prompts, [answer.ids for answer in batch.answers], self.pad_id)
+        longest = scored.tokens.shape[1]
+        positions = [row * longest + column for row, length in enumerate(batch.lengths) for column in range(length)]
+        # Indices rather than a boolean mask: the size of a masked result would make the host wait for the GPU.
+        indices = to_device(positions, scored.tokens.device)
+        logps = scored.tokens.flatten()[indices]
         if loss is None:
-            weights = sent(torch.tensor(batch.weights, dtype=torch.float64).to(seen.mean.dtype), seen.mean.device)
-            value = weighted_likelihood_loss(weights, seen.mean, prompts=1)
+            weights = to_device(
+                torch.tensor(batch.weights, dtype=torch.float64).to(scored.mean.dtype), scored.mean.device
+            )
+            value = weighted_likelihood_loss(weights, scored.mean, prompts=1)
         else:
-            hidden = states[0][:, -seen.mask.shape[1] - 1 : -1]
-            value = loss(Tokens(logps, seen.entropies.flatten()[own], hidden.flatten(0, 1)[own]))
-        return Pass(value, seen.mean.detach(), seen.entropy, logps.detach())
+            hidden = states[0][:, -scored.mask.shape[1] - 1 : -1]
+            value = loss(Tokens(logps, scored.entropies.flatten()[indices], hidden.flatten(0, 1)[indices]))
+        return Pass(value, scored.mean.detach(), scored.entropy, logps.detach())
 
     def copies(self, batch: Batch, plan: Plan) -> Counter[int]:
         """See `Engine.copies`."""
@@ -49,25 +52,28 @@ class PaddedEngine:
 
     def shares(self, batch: Batch, copies: Mapping[int, int]) -> Tensor:
         """See `Engine.shares`."""
-        before, behind = max(batch.prompt_lengths), max(batch.lengths)
-        shares = torch.zeros(len(batch.answers), before + behind)
+        prompt_width, answer_width = max(batch.prompt_lengths), max(batch.lengths)
+        shares = torch.zeros(len(batch.answers), prompt_width + answer_width)
         for row, (group, answer) in enumerate(zip(batch.owners, batch.answers, strict=True)):
             if answer.weight:
-                shares[row, before - len(group.item.prompt_ids) : before] = 1 / max(copies[group.number], 1)
-                shares[row, before : before + len(answer.ids)] = 1
+                shares[row, prompt_width - len(group.item.prompt_ids) : prompt_width] = 1 / max(copies[group.number], 1)
+                shares[row, prompt_width : prompt_width + len(answer.ids)] = 1
         return shares.flatten()
 
-    def answer_places(self, batch: Batch) -> list[int]:
-        """See `Engine.answer_places`."""
-        before, behind = max(batch.prompt_lengths), max(batch.lengths)
-        begins = (row * (before + behind) + before for row in range(len(batch.answers)))
+    def answer_indices(self, batch: Batch) -> list[int]:
+        """See `Engine.answer_indices`."""
+        prompt_width, answer_width = max(batch.prompt_lengths), max(batch.lengths)
+        starts = (row * (prompt_width + answer_width) + prompt_width for row in range(len(batch.answers)))
         return [
-            place for begin, length in zip(begins, batch.lengths, strict=True) for place in range(begin, begin + length)
+            index for start, length in zip(starts, batch.lengths, strict=True) for index in range(start, start + length)
         ]
 
 
 class EvenEngine(PaddedEngine):
-    """As `PaddedEngine`, with prompts of one length together: for models that see the padding in front of a prompt."""
+    """A `PaddedEngine` that only batches prompts of equal length, so that none is padded.
+
+    For models whose output depends on the padding in front of a prompt, although it is masked.
+    """
 
     def plan(self, batch: Batch, token_budget: int, whole_groups: bool = False) -> Plan:
         """See `Engine.plan`."""
@@ -84,13 +90,16 @@ class EvenEngine(PaddedEngine):
 def plan_padded(
     prompts: Sequence[int], answers: Sequence[int], token_budget: int, groups: Sequence[int] | None = None
 ) -> Plan:
-    """Sequences of similar length together: rows times longest row stay within the budget.
+    """Batch sequences of similar length, so that rows times the longest row stay within the budget.
 
     Args:
         prompts: tokens of each sequence's prompt.
         answers: tokens of each sequence's answer.
-        token_budget: upper bound on the padded tokens of a micro-batch; what is longer goes alone.
-        groups: where given, sequences of one group stay together.
+        token_budget: most tokens of a micro-batch, padding included; a longer sequence goes alone.
+        groups: group number of each sequence; if given, groups are never split.
+
+    Raises:
+        ValueError: if the budget is below 1.
     """
     check_budget(token_budget)
     lengths = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
@@ -108,16 +117,16 @@ def plan_padded(
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Of S completions."""
+    """Log-likelihoods of S completions."""
 
     mean: Tensor
     """(S,), J(x): mean log-likelihood per token in nats, with gradient."""
     tokens: Tensor
-    """(S, T), log-likelihood of every token; 0 behind the end. With gradient."""
+    """(S, T), log-likelihood of every token in nats; 0 on padding. With gradient."""
     mask: Tensor
     """(S, T) bool, true on the completion's own tokens."""
     entropies: Tensor
-    """(S, T), entropy of the next-token distribution in nats; 0 behind the end. Without gradient."""
+    """(S, T), entropy of the next-token distribution in nats; 0 on padding. Without gradient."""
 
     @property
     def entropy(self) -> Tensor:
@@ -132,13 +141,13 @@ def completion_likelihood(
     pad_id: int = 0,
     temperature: float = 1.0,
 ) -> Likelihood:
-    """J(x) = 1/|x| * sum_t log pi(x_t | q, x_<t) for S pairs of prompt and completion (paper, eq. 3).
+    """Compute J(x) = 1/|x| * sum_t log pi(x_t | q, x_<t) for S prompt-completion pairs (paper, eq. 3).
 
-    Prompts are padded on the left and completions on the right, so that the output layer sees the
-    positions of completions only. Goes through the forward of `model` as it was given (wrapped or not).
+    Prompts are padded on the left and completions on the right, so that all completions start in the same column and
+    the output layer is applied to completion positions only.
 
     Args:
-        model: causal language model of transformers.
+        model: causal language model of transformers; called as it is, so that the hooks of a wrapper run.
         prompts: S token sequences of at least one token.
         completions: S token sequences of at least one token, the end token included.
         pad_id: any valid token; padding is masked.
@@ -152,7 +161,7 @@ def completion_likelihood(
         start, end = prompt_length - len(prompt), prompt_length + len(completion)
         rows[row, start:end] = torch.tensor([*prompt, *completion])
         attention[row, start:end] = 1
-    rows, attention = sent(rows, device), sent(attention, device)
+    rows, attention = to_device(rows, device), to_device(attention, device)
 
     logits = model(
         input_ids=rows,
@@ -160,7 +169,7 @@ def completion_likelihood(
         position_ids=(attention.cumsum(dim=1) - 1).clamp(min=0),
         use_cache=False,
         logits_to_keep=length + 1,
-    ).logits[:, -length - 1 : -1]  # some models give all of them, whatever they are asked for
+    ).logits[:, -length - 1 : -1]  # some models ignore `logits_to_keep` and return all logits
     precise = torch.promote_types(logits.dtype, torch.float32)
     logps = F.log_softmax(logits.to(precise) / temperature, dim=-1)  # (S, T, V)
     mask = attention[:, prompt_length:].bool()
@@ -172,7 +181,7 @@ def completion_likelihood(
 
 @torch.no_grad()
 def plain_logps(model: nn.Module, prompt: TokenIds, completion: TokenIds) -> Tensor:
-    """(T,), log-likelihood of a completion's tokens by a forward pass of one text, as the model does it by itself."""
+    """Return the (T,) log-likelihoods of a completion from a plain forward pass: one text, no cache, no padding."""
     ids = torch.tensor([[*prompt, *completion]], device=next(model.parameters()).device)
     logits: Tensor = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
     logps = logits.float().log_softmax(dim=-1)

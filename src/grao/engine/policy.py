@@ -1,4 +1,4 @@
-"""The policy as training takes it, by its path or as an object: no base in place of an adapter, something to train."""
+"""Load or check the policy to train: adapters are resolved, and something in it must be trainable."""
 
 import warnings
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from grao.engine.adapters import Adapter, absolute, adapter_at, attached, check_kind
+from grao.engine.adapters import Adapter, absolute, adapter_at, attach_adapter, check_kind
 from grao.engine.interface import base_model
 from grao.engine.loading import add_adapter, load_model, model_shape
 from grao.errors import InputError, one_line
 
 Choice = Literal["continue", "merge"]
-"""What becomes of an adapter that is given as the model."""
+"""What to do with an adapter that is given as the model: train it further, or merge it into its base."""
 
-_CALLED = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"}
-"""Field of `model.lora` -> what peft calls it."""
+_PEFT_NAMES = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"}
+"""Field of `model.lora` -> its name in peft."""
 
 
 class Policy(NamedTuple):
@@ -26,29 +26,31 @@ class Policy(NamedTuple):
 
     model: PreTrainedModel | PeftModel
     note: str
-    """What becomes of the adapter that the path names; empty if it names a whole model."""
+    """What happens to the adapter at the path, for the user; empty if the path holds a full model."""
 
 
 def load_policy(path: str, choice: Choice, lora: Mapping[str, Any] | None, **options: Any) -> Policy:
-    """The model that a path names. An adapter goes on training on its base, or is merged into it.
+    """Load the model at a path; an adapter is either trained further on its base or merged into it.
 
     Args:
-        path: model folder, adapter folder, folder of a run, or hub id.
-        choice: what becomes of an adapter.
-        lora: the section `model.lora`, which must be that of an adapter that goes on.
+        path: model folder, adapter folder, run folder, or hub id.
+        choice: what to do with an adapter.
+        lora: the section `model.lora`; must match an adapter that is trained further.
         options: as in `load_model`.
 
     Raises:
         InputError: if there is no such model, the adapter does not fit its base or the section, or there is no adapter
             to merge.
     """
-    adapter = _fitting(path, choice, lora, options.get("quantization"))
+    adapter = _checked_adapter(path, choice, lora, options.get("quantization"))
     if adapter is None:
         return Policy(load_model(path, **options), "")
-    shown = f"{path} is {adapter.words} of {adapter.base}"
+    description = f"{path} is {adapter.description} for {adapter.base}"
     if choice == "merge":
-        return Policy(load_model(path, **options), f"{shown}: it is merged into it before the training")
-    return Policy(attached(adapter, lambda base: load_model(base, **options)), f"{shown}: it goes on training")
+        return Policy(load_model(path, **options), f"{description}; it is merged into the base before training")
+    return Policy(
+        attach_adapter(adapter, lambda base: load_model(base, **options)), f"{description}; it is trained further"
+    )
 
 
 def policy_shape(
@@ -59,8 +61,20 @@ def policy_shape(
     trust_remote_code: bool,
     quantization: str | None = None,
 ) -> PreTrainedModel | PeftModel:
-    """As `load_policy`, on the meta device and from the files of settings alone; arguments and errors as there."""
-    adapter, model = _fitting(path, choice, lora, quantization), model_shape(path, dtype, trust_remote_code)
+    """Build the policy on the meta device, from the configuration files alone.
+
+    Args:
+        path: as in `load_policy`.
+        choice: as in `load_policy`.
+        lora: the section `model.lora`; None trains all weights.
+        dtype: `auto`, `float32` or `bfloat16`.
+        trust_remote_code: run Python code that comes with the checkpoint.
+        quantization: `4bit`, or None.
+
+    Raises:
+        InputError: as `load_policy`.
+    """
+    adapter, model = _checked_adapter(path, choice, lora, quantization), model_shape(path, dtype, trust_remote_code)
     if adapter and choice == "continue":
         config = copy(adapter.config)
         config.inference_mode = False
@@ -68,39 +82,41 @@ def policy_shape(
     return add_adapter(model, **lora) if lora else model
 
 
-def _fitting(path: str, choice: Choice, lora: Mapping[str, Any] | None, quantization: str | None) -> Adapter | None:
-    """The adapter that a path names, if it does; what is asked of it fits."""
+def _checked_adapter(
+    path: str, choice: Choice, lora: Mapping[str, Any] | None, quantization: str | None
+) -> Adapter | None:
+    """Return the adapter at a path, or None for a full model, after checking it against the settings."""
     adapter = adapter_at(path)
     if adapter is None and choice == "merge":
-        raise InputError(f"model.adapter: there is none to merge, {path!r} is a whole model; leave it out")
+        raise InputError(f"model.adapter: {path!r} is a full model, so there is no adapter to merge; leave it out")
     if adapter is None and quantization and not lora:
-        raise InputError("model.quantization: weights of 4 bits are not trained themselves; give model.lora")
+        raise InputError("model.quantization: 4-bit weights cannot be trained directly; set model.lora")
     if adapter and choice == "continue":
-        _check_same(adapter, lora or {})
+        _check_lora_settings(adapter, lora or {})
     return adapter
 
 
-def _check_same(adapter: Adapter, lora: Mapping[str, Any]) -> None:
+def _check_lora_settings(adapter: Adapter, lora: Mapping[str, Any]) -> None:
     for name, value in lora.items():
-        has = getattr(adapter.config, _CALLED[name], None)
-        wanted, had = (set(value), set(has or ())) if isinstance(value, list) else (value, has)
-        if wanted != had and value != "all-linear":
+        actual = getattr(adapter.config, _PEFT_NAMES[name], None)
+        same = set(value) == set(actual or ()) if isinstance(value, list) else value == actual
+        if not same and value != "all-linear":
             raise InputError(
-                f"model.lora.{name} is {value}, but the adapter {adapter.path!r} has {has}; leave model.lora out to "
+                f"model.lora.{name} is {value}, but the adapter {adapter.path!r} has {actual}; leave model.lora out to "
                 "train it further as it is, or set model.adapter: merge to merge it and train a new one"
             )
 
 
 def given_policy(model: Any, peft_config: PeftConfig | None) -> PreTrainedModel | PeftModel:
-    """The policy of a trainer that is built by hand, with something to train.
+    """Return the policy for a `GRAOTrainer` that is built in Python.
 
     Args:
-        model: a language model, a `PeftModel`, or what `load_policy` takes as path.
-        peft_config: of a new adapter; one that the path names is merged before.
+        model: a language model, a `PeftModel`, or a path as in `load_policy`.
+        peft_config: of a new adapter; an adapter at the path is merged first.
 
     Raises:
-        InputError: if it is no decoder-only language model, nothing of it is trained, or it has an adapter of another
-            kind, or one beside `peft_config`.
+        InputError: if the model is not a decoder-only language model, nothing in it is trainable, its adapter is of an
+            unsupported kind, or it has an adapter and `peft_config` is given too.
     """
     if peft_config:
         check_kind(peft_config, "peft_config")
@@ -111,11 +127,11 @@ def given_policy(model: Any, peft_config: PeftConfig | None) -> PreTrainedModel 
             warnings.warn(note, stacklevel=3)
     inner = base_model(model)
     if not isinstance(inner, PreTrainedModel) or not inner.can_generate() or inner.config.is_encoder_decoder:
-        raise InputError(f"model: {type(inner).__name__} is no decoder-only language model of transformers")
+        raise InputError(f"model: {type(inner).__name__} is not a decoder-only language model of transformers")
     if peft_config and getattr(model, "peft_config", None):
         raise InputError(
-            "peft_config: the model has an adapter already; leave peft_config out to train that one further, or give "
-            "the folder of the adapter as the model to merge it and train a new one"
+            "peft_config: the model already has an adapter; leave peft_config out to train that adapter further, or "
+            "pass the adapter's folder as the model to merge it and train a new one"
         )
     if peft_config:
         try:
@@ -131,20 +147,20 @@ def given_policy(model: Any, peft_config: PeftConfig | None) -> PreTrainedModel 
 
 
 def check_trained(model: nn.Module) -> None:
-    """Checks that something is trained, and that what is trained takes part.
+    """Check that some weights are trainable and that every trainable adapter is active.
 
     Raises:
-        InputError: if not.
+        InputError: if not, or if the adapter was merged or was loaded by transformers itself.
     """
     if isinstance(model, PeftModel):
         status: Any = model.get_model_status()
         if status.merged_adapters:
-            raise InputError("model: its adapter is merged into the weights for now; call model.unmerge_adapter first")
+            raise InputError("model: its adapter is currently merged; call model.unmerge_adapter first")
         if idle := [name for name, on in status.requires_grad.items() if on and name not in status.active_adapters]:
-            raise InputError(f"model: its adapter {idle[0]!r} is trained but not active; call model.set_adapter first")
+            raise InputError(f"model: its adapter {idle[0]!r} is trainable but inactive; call model.set_adapter first")
     if getattr(model, "_hf_peft_config_loaded", False):
-        raise InputError("model: transformers loaded an adapter into it; give a PeftModel, or the adapter's folder")
+        raise InputError("model: transformers loaded an adapter into it; pass a PeftModel, or the adapter's folder")
     if not any(weight.requires_grad for weight in model.parameters()):
-        adapted = "load its adapter with is_trainable=True, or give the adapter's folder as the model"
-        remedy = adapted if isinstance(model, PeftModel) else "set requires_grad on what is to be trained"
-        raise InputError(f"model: nothing of it is trained, all its weights are frozen; {remedy}")
+        adapted = "load its adapter with is_trainable=True, or pass the adapter's folder as the model"
+        remedy = adapted if isinstance(model, PeftModel) else "set requires_grad on the weights to train"
+        raise InputError(f"model: all weights are frozen, so there is nothing to train; {remedy}")

@@ -1,4 +1,4 @@
-"""Weights in 4 bits (bitsandbytes, NF4 with doubly quantized scales): how they are asked for, and what one counts."""
+"""4-bit weights (bitsandbytes NF4 with double quantization): how to request them, and their size."""
 
 from importlib.util import find_spec
 from typing import Any, cast
@@ -11,14 +11,14 @@ from grao.command import installing
 from grao.errors import InputError
 
 FOUR_BITS = 1 / 2 + 1 / 64 + 4 / (64 * 256)
-"""Bytes a weight: half a byte, a byte for the scale of 64, four for the scale of 256 such scales."""
+"""Bytes per weight: half a byte, plus a 1-byte scale per 64 weights and a 4-byte scale per 256 of those scales."""
 
 
 def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Quantizes the linear layers of a model while it is loaded, but for its output layer.
+    """Return the configuration that quantizes all linear layers except the output layer while a model is loaded.
 
     Args:
-        dtype: of the products, and of all that is not quantized.
+        dtype: of matrix products.
 
     Raises:
         InputError: if bitsandbytes is not installed.
@@ -34,12 +34,12 @@ def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def elements(weight: Tensor) -> int:
-    """Weights in a parameter, also where two of them share a byte."""
+    """Return the number of weights in a parameter, 4-bit or not."""
     state = getattr(weight, "quant_state", None)
     return cast(int, (weight if state is None else state).shape.numel())
 
 
 def scales(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """The mean scale of each quantized weight by name: not finite if a number that it was made from was not."""
+    """Return the mean scale of each quantized weight by name; it is not finite if any original weight was not."""
     states: list[tuple[str, Any]] = [(name, getattr(p, "quant_state", None)) for name, p in model.named_parameters()]
     return [(name, state.offset) for name, state in states if state is not None and state.offset is not None]

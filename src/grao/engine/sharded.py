@@ -1,8 +1,8 @@
-"""Models split over processes: each keeps a part of every weight, with FSDP2 (a DTensor) or DeepSpeed ZeRO-3.
+"""Sharded models: each process keeps a shard of every weight, with FSDP2 (as a DTensor) or DeepSpeed ZeRO-3.
 
-What sets them apart from a model that every process has whole stands here. Gathering is a collective: all processes ask
-for the same weights in the same order, and a weight is gone again before the next one. Left out: weights that wait in
-the host's memory, and those that are split while they are loaded.
+Everything that differs between sharded and replicated models is in this file. Gathering a weight is a collective: all
+processes must request the same weights in the same order. Each gathered weight is released before the next one, so
+that the full model never has to fit on one device. Left out: CPU offloading, and sharding during loading.
 """
 
 from collections.abc import Iterator
@@ -22,20 +22,24 @@ from grao.errors import InputError
 
 _FILE = "accelerate's configuration"
 _WRAPPED = "_checkpoint_wrapped_module."
-"""What FSDP's activation checkpointing puts into the names of weights."""
+"""Inserted into the names of weights by FSDP's activation checkpointing."""
 
 
 def begin_splitting(accelerator: Accelerator, model: nn.Module) -> bool:
-    """Settles how a model will be split once training begins. Until then it is whole, on the device of its process.
+    """Configure how the model will be sharded when training begins; until then each process has all of it.
 
-    With FSDP2 in mixed precision gradients are added up in single precision, and the loss is not rounded. On CPUs,
-    where accelerate passes over FSDP, it splits too.
+    With FSDP2 in mixed precision, gradients are reduced in single precision and the loss is not rounded. FSDP2 is also
+    used on CPUs, where accelerate would ignore it.
+
+    Args:
+        accelerator: of the trainer; its state is changed.
+        model: moved to the device of this process.
 
     Returns:
-        Whether FSDP will.
+        Whether FSDP2 will shard the model.
 
     Raises:
-        InputError: for a way of splitting that is not supported.
+        InputError: for a way of sharding that is not supported.
     """
     fsdp = _fsdp(accelerator)
     if fsdp is None and accelerator.distributed_type is not DistributedType.DEEPSPEED:
@@ -43,13 +47,13 @@ def begin_splitting(accelerator: Accelerator, model: nn.Module) -> bool:
     if fsdp and fsdp.fsdp_version != 2:
         raise InputError(f"{_FILE}: the first version of FSDP is not supported; set fsdp_version: 2")
     if fsdp and fsdp.cpu_ram_efficient_loading:
-        raise InputError(f"{_FILE}: every process loads the whole model; set fsdp_cpu_ram_efficient_loading: false")
+        raise InputError(f"{_FILE}: every process loads the full model; set fsdp_cpu_ram_efficient_loading: false")
     if fsdp and isinstance(fsdp.cpu_offload, CPUOffloadPolicy):
-        raise InputError(f"{_FILE}: weights in the host's memory are not supported; set fsdp_offload_params: false")
+        raise InputError(f"{_FILE}: offloading weights to the CPU is not supported; set fsdp_offload_params: false")
     if any(map(is_split, model.parameters())):
-        raise InputError(f"{_FILE}: the model was split while it was loaded; set zero3_init_flag: false")
+        raise InputError(f"{_FILE}: the model was sharded while it was loaded; set zero3_init_flag: false")
     if getattr(model, "is_quantized", False):
-        raise InputError("model.quantization: weights of 4 bits are not split; start one copy on each GPU")
+        raise InputError("model.quantization: 4-bit weights cannot be sharded; use plain data parallelism (DDP)")
     model.to(accelerator.device)
     if fsdp is None:
         return False
@@ -61,44 +65,53 @@ def begin_splitting(accelerator: Accelerator, model: nn.Module) -> bool:
 
 
 def _fsdp(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None:
-    """What accelerate's configuration says of FSDP, None without it: read anew, for it keeps the layers of a model."""
-    asked = parse_flag_from_env("ACCELERATE_USE_FSDP")
-    able = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.MULTI_CPU)
-    return FullyShardedDataParallelPlugin() if asked and able else None
+    """Return accelerate's FSDP settings; None without FSDP.
+
+    They are read again for every trainer, because the plugin remembers the layer classes of the model it has wrapped.
+    """
+    requested = parse_flag_from_env("ACCELERATE_USE_FSDP")
+    possible = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.MULTI_CPU)
+    return FullyShardedDataParallelPlugin() if requested and possible else None
 
 
 def leave_device(model: nn.Module) -> None:
-    """Takes a model to the host before FSDP cuts it: its card has the copy that samples, and room for one block."""
+    """Move a model to the CPU before FSDP shards it.
+
+    The GPU already holds the full copy that samples; FSDP moves the shards back block by block.
+    """
     if not any(map(is_split, model.parameters())):
         model.to("cpu")
 
 
 def split_over(accelerator: Accelerator) -> int:
-    """The number of processes that the weights are split over while training, 1 where each has all of them."""
+    """Return the number of processes that weights are sharded over in training; 1 if each process has all of them."""
     stage = getattr(accelerator.state.deepspeed_plugin, "zero_stage", 0)
     split = accelerator.distributed_type is DistributedType.FSDP or stage == 3
     return accelerator.num_processes if split else 1
 
 
 def autocast(accelerator: Accelerator) -> AbstractContextManager[None]:
-    """Mixed precision for a forward pass that does not begin at what accelerate wrapped; FSDP2 brings its own."""
+    """Return the mixed-precision context for a forward pass that bypasses accelerate's wrapper.
+
+    With FSDP2 it does nothing: FSDP2 casts weights and inputs by its own policy.
+    """
     fsdp = accelerator.distributed_type is DistributedType.FSDP
     return nullcontext() if fsdp else cast(AbstractContextManager[None], accelerator.autocast())
 
 
 def half_precision(accelerator: Accelerator) -> torch.dtype | None:
-    """The number format of mixed precision; None without."""
+    """Return the dtype of mixed precision; None without mixed precision."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
 
 
 def is_split(weight: Tensor) -> bool:
-    """Whether this process has a part of it only."""
+    """Whether this process holds only a shard of the weight."""
     return isinstance(weight, DTensor) or hasattr(weight, "ds_tensor")
 
 
 @torch.no_grad()
 def whole(weight: Tensor) -> Tensor:
-    """All of a weight, or of a norm or state that is split like one; a collective if it is split."""
+    """Return the full value of a weight, norm or optimizer state; a collective if it is sharded."""
     if isinstance(weight, DTensor):
         return weight.full_tensor()
     if hasattr(weight, "ds_tensor"):
@@ -109,23 +122,28 @@ def whole(weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def local(weight: Tensor) -> Tensor:
-    """The part of this process, in place: what is written into it is written into the weight."""
+    """Return this process's shard as a view: writing to it changes the weight."""
     if isinstance(weight, DTensor):
         return weight.to_local()
     if hasattr(weight, "ds_tensor"):
         part: Tensor = weight.ds_tensor.detach()
-        return part[: max(0, cast(Any, weight).ds_numel - _start(weight))]  # behind it the last process has padding
+        return part[: max(0, cast(Any, weight).ds_numel - _start(weight))]  # without the padding of the last shard
     return weight.detach()
 
 
 def _start(weight: Tensor) -> int:
-    """The place of this process's part in a weight that ZeRO-3 keeps as a row of numbers."""
+    """Return the offset of this process's shard in the flattened weight (ZeRO-3)."""
     split: Any = weight
     return cast(int, distributed.get_rank(split.ds_process_group) * split.ds_tensor.numel())
 
 
 def part_of(value: Tensor, weight: Tensor) -> Tensor:
-    """This process's part of a whole value for a weight, as `local` has it; what is a part already stays as it is."""
+    """Return this process's shard of a value for a weight, in the layout of `local`.
+
+    Args:
+        value: for the full weight, or already this process's shard.
+        weight: sharded.
+    """
     own = local(weight)
     if value.shape == own.shape:
         return value.to(own)
@@ -142,7 +160,7 @@ def part_of(value: Tensor, weight: Tensor) -> Tensor:
 
 
 def named_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """A model's weights, by the names that they have when it is whole. What its last pass gathered is given up."""
+    """Return a model's weights by their names in the unsharded model, and release what its last pass gathered."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -154,8 +172,13 @@ def named_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @contextmanager
-def exchanged(model: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
-    """Within it, weights have other values, whole or the parts of this process; `values` has their own meanwhile."""
+def swapped_weights(model: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
+    """Swap the values of some weights inside the context.
+
+    Args:
+        model: sharded or not.
+        values: new values by name, full or this process's shards; meanwhile it holds the original values.
+    """
     _exchange(model, values)
     try:
         yield
@@ -176,31 +199,37 @@ def _exchange(model: nn.Module, values: dict[str, Tensor]) -> None:
             values[name], weight.data = weight.data, value.to(weight)
 
 
-def summed(accelerator: Accelerator, values: Tensor) -> list[float]:
-    """The sums over all processes; between GPUs only what lies on them can be added up."""
+def sum_over_processes(accelerator: Accelerator, values: Tensor) -> list[float]:
+    """Return the sums over all processes; values are moved to the GPU, because NCCL only reduces GPU tensors."""
     return cast(list[float], accelerator.reduce(values.to(accelerator.device), reduction="sum").tolist())
 
 
 def whole_state(model: nn.Module, keep: bool, copy: bool = False) -> dict[str, Any]:
-    """The state dict of the whole model in the host's memory, where it is to be kept; elsewhere nothing.
+    """Return the state dict of the full model in CPU memory; a collective, to be called by every process.
 
     Args:
-        model: without what wraps it; every process calls it.
-        keep: whether this process wants it.
-        copy: whether it must stay as it is while training goes on; what is not trained does so anyway.
+        model: without its wrappers.
+        keep: whether this process wants the result; otherwise it gets an empty dict.
+        copy: whether the result must not change as training goes on; frozen weights are never copied.
     """
     named_weights(model)
-    seen: dict[int, Any] = {}
+    gathered: dict[int, Any] = {}
     state: dict[str, Any] = {}
     for name, weight in model.state_dict(keep_vars=True).items():
-        if id(weight) not in seen:  # tied weights stay one
-            moves = not isinstance(weight, nn.Parameter) or weight.requires_grad
-            seen[id(weight)] = on_host(weight, keep, copy and moves) if isinstance(weight, Tensor) else weight
-        state[name] = seen[id(weight)]
+        if id(weight) not in gathered:  # tied weights stay tied
+            changes = not isinstance(weight, nn.Parameter) or weight.requires_grad
+            gathered[id(weight)] = on_host(weight, keep, copy and changes) if isinstance(weight, Tensor) else weight
+        state[name] = gathered[id(weight)]
     return state if keep else {}
 
 
 def on_host(value: Tensor, keep: bool, copy: bool = False) -> Tensor:
-    """All of a weight or of what an optimiser keeps of it, in the host's memory; empty where it is not to be kept."""
+    """Return the full value of a weight or optimizer state in CPU memory; a collective if it is sharded.
+
+    Args:
+        value: a weight or state, sharded or not.
+        keep: whether this process wants the result; otherwise it gets an empty tensor.
+        copy: copy even if the value is already in CPU memory.
+    """
     gathered = whole(value)
     return gathered.to("cpu", copy=copy).contiguous() if keep else gathered.new_empty(0)

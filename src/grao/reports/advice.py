@@ -59,7 +59,7 @@ def next_steps(
     if evaluation is None or not evaluation.models:
         steps.append(NextStep("Evaluate the model on held-out prompts.", f"grao evaluate --run {folder}"))
     elif metrics:
-        steps += _after_training(name, manifest, len(metrics), evaluation)
+        steps += _after_training(name, manifest, metrics, evaluation)
     elif manifest and manifest.config:
         train = f"grao train --config {recipe} --output {folder}-trained"
         steps.append(NextStep("Train the model on the same rewards.", train))
@@ -98,7 +98,9 @@ def study_steps(name: str, result: StudyResult) -> list[NextStep]:
     return steps
 
 
-def _after_training(name: str, manifest: Manifest | None, logged: int, evaluation: Evaluation) -> list[NextStep]:
+def _after_training(
+    name: str, manifest: Manifest | None, metrics: Sequence[Step], evaluation: Evaluation
+) -> list[NextStep]:
     folder, recipe = shlex.quote(name), shlex.quote(f"{name}/recipe.yaml")
     before, after = evaluation.models.get("before"), evaluation.models.get("after")
     seed = ((manifest.seed if manifest else None) or 0) + 1
@@ -108,7 +110,11 @@ def _after_training(name: str, manifest: Manifest | None, logged: int, evaluatio
         why = "Evaluate the models before and after training again."
         return [NextStep(why, f"grao evaluate --run {folder} --output {folder}-judged")]
     if before.ras.low <= after.ras.high and after.ras.low <= before.ras.high:  # the intervals overlap
-        planned = (manifest.steps if manifest else None) or logged
+        if manifest and manifest.stages:  # training.steps are those of the last one
+            last = [step for step in metrics if step.get("stage") == len(manifest.stages)]
+            planned = manifest.setting("training", "steps") or len(last)
+        else:
+            planned = (manifest.steps if manifest else None) or len(metrics)
         longer = f"grao train --config {recipe} --training.steps {2 * planned} --output {folder}-longer"
         return [NextStep("The change is within chance variation: train longer.", longer), seeds]
     steps = [seeds]

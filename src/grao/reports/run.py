@@ -260,7 +260,7 @@ def _notices(run: RunRecords, state: str) -> Iterator[str]:
         yield "This folder has no manifest.json: the settings and origin of the run are unknown."
     elif not manifest.complete:
         status = f" (status: {manifest.status})" if manifest.status else ""
-        planned = manifest.setting("training", "steps")
+        planned = manifest.steps or manifest.setting("training", "steps")  # of all stages, or of the last
         reached = f" It reached step {run.steps or 0:,} of {planned:,}." if isinstance(planned, int) else ""
         yield f"This run is not finished{status}; the page shows what it has recorded so far.{reached}"
     yield from _stage_ends(run)

@@ -1,1 +1,1 @@
-"""Sampling: prompts in, groups of completions out."""
+"""Sampling: groups of completions from prompts."""

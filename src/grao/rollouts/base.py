@@ -1,10 +1,10 @@
-"""What every sampling engine promises, and which one a run uses.
+"""The interface of sampling engines, and the choice of one for a run.
 
-Randomness is keyed, never ordered: the uniform number behind a token depends on (seed, step, prompt, sample, position)
-alone, so that one process or four, before or after a resume, draw the same completions.
+Randomness is keyed, not sequential: the uniform number behind a token depends on (seed, step, prompt, sample, position)
+alone. So the same completions are drawn on one process or four, before and after a resume.
 
-A sampling engine is one file: a class that is built from what `make_generator` hands over and has the two methods of
-`Generator`. Those in `ENGINES` go by a short name, any other by `package.module:Class` in `rollout.engine`.
+A sampling engine is a class in a file of its own. It is built by `make_generator` and has the two methods of
+`Generator`. `rollout.engine` names it: by a short name from `ENGINES`, or as `package.module:Class`.
 """
 
 import hashlib
@@ -30,14 +30,16 @@ ENGINES = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn."""
+    """Settings of a rollout."""
 
     samples: int = 8
     """Completions per prompt, G."""
     temperature: float = 0.7
-    """0 is greedy."""
+    """Divides the logits; 0 is greedy."""
     top_p: float = 1.0
+    """Nucleus sampling: draw from the smallest set of most likely tokens with at least this probability."""
     max_new_tokens: int = 2048
+    """Most tokens of a completion, end token included."""
 
 
 class Generator(Protocol):
@@ -46,52 +48,55 @@ class Generator(Protocol):
     def generate(
         self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling
     ) -> Iterable[tuple[int, Sequence[Answer]]]:
-        """Samples `sampling.samples` completions of each of B prompts.
+        """Sample `sampling.samples` completions for each of B prompts.
 
         Args:
             prompts: B token sequences.
-            keys: B; sample g of prompt b depends on (keys[b], g) only.
-            sampling: how many, and how to draw them.
+            keys: B random keys; sample g of prompt b depends on (keys[b], g) only.
+            sampling: settings of the rollout.
 
         Returns:
-            (index of the prompt, its G completions), each prompt once, in any order, as soon as they are finished: a
-            judge reads them while the others are sampled. An engine that has all of them at once returns a list.
-            The ids of an answer end with the token that ended it, unless it is `truncated`. `logps` may be left out;
-            where they are given, the gap to the trainer's own is logged (`sampler/gap`).
+            (prompt index, its G completions) once per prompt, in any order. Yield each group as soon as it is complete,
+            so that it is scored while the others are sampled; returning a list is allowed. The ids of an answer end
+            with its end token unless it is `truncated`. `logps` are optional; if they are set, their gap to the
+            trainer's log-probabilities is logged (`sampler/gap`).
         """
 
     def sync(self, policy: nn.Module) -> None:
-        """Takes over the weights of the policy, which may have changed.
+        """Take over the current weights of the policy.
 
         Called on every process before each rollout and each evaluation. The policy is the transformers model or, with
-        LoRA, the `PeftModel`; a method with a critic adds a module `value_head` to it, which sampling leaves alone.
-        An engine of `GRAOTrainer(generator=...)` gets a policy that is split over processes as it is
-        (`grao.engine.sharded`), all others but vLLM a whole copy.
+        LoRA, the `PeftModel`; a method with a critic adds a module `value_head` to it, which sampling ignores. If the
+        policy is sharded, vLLM and engines passed as `GRAOTrainer(generator=...)` get the sharded model
+        (`grao.engine.sharded`), all others a full copy.
+
+        Args:
+            policy: the model in training.
         """
 
 
 @runtime_checkable
 class OwnPrecision(Protocol):
-    """An engine that computes with other weights than the policy's own."""
+    """An engine that computes in another dtype than the policy."""
 
     dtype: torch.dtype
-    """What it computes in."""
+    """The dtype that it computes in."""
 
 
 def make_generator(
-    engine: str, policy: nn.Module, stop_ids: Sequence[int], pad_id: int, batch_size: int, alone: bool, **own: Any
+    engine: str, policy: nn.Module, stop_ids: Sequence[int], pad_id: int, batch_size: int, alone: bool, **options: Any
 ) -> Generator:
-    """The sampling engine of a run.
+    """Build the sampling engine of a run.
 
     Args:
         engine: a name in `ENGINES`, `auto` for `captured` on a CUDA device and `transformers` elsewhere, or
             `package.module:Class`; the class is called with the arguments that follow.
-        policy: the model that samples: the policy as it is trained, or a copy (`grao.rollouts.copies`).
+        policy: the model that samples: the policy itself, or a copy of it (`grao.rollouts.copies`).
         stop_ids: every token that ends a completion.
         pad_id: any valid token.
-        batch_size: completions sampled at once.
+        batch_size: completions sampled concurrently.
         alone: whether this is the only process.
-        own: what only this engine is told, its section of the recipe.
+        **options: arguments of this engine only, such as its section of the recipe.
 
     Returns:
         The engine, ready to sample.
@@ -104,15 +109,15 @@ def make_generator(
     module, colon, name = ENGINES.get(engine, engine).partition(":")
     if not colon:
         known = ", ".join(("auto", *ENGINES))
-        raise InputError(f"rollout.engine: there is no engine {engine!r}, only {known}, or package.module:Class")
+        raise InputError(f"rollout.engine: unknown engine {engine!r}; choose {known}, or package.module:Class")
     try:
         build: Callable[..., Generator] = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"rollout.engine: cannot import {engine!r}: {error}") from error
-    return build(policy, stop_ids, pad_id, batch_size, alone, **own)
+    return build(policy, stop_ids, pad_id, batch_size, alone, **options)
 
 
 def draw_key(*parts: int | str) -> int:
-    """A 64-bit key from what identifies a draw, such as (seed, step, prompt)."""
+    """Return a 64-bit random key from the parts that identify a draw, such as (seed, step, prompt)."""
     text = "\x1f".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

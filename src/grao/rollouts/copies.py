@@ -1,10 +1,12 @@
-"""The model that samples, where it is not the policy itself: in half precision, with the adapter merged, or whole.
+"""A copy of the policy that samples in its place: in half precision, with its adapter merged, or unsharded.
 
-Single-precision weights under bfloat16 training would be rounded anew for every token; one rounded copy is read
-instead. An adapter beside the weights costs two small products a layer and token; merged into a copy it costs none, but
-the sum is rounded to the copy's format. What rounding makes of the probabilities shows in `sampler/gap`. Weights that
-are split over processes can only be read by all at once, and processes sample at their own pace.
-A copy stays in place: `sync` writes the policy's numbers into it.
+- Half precision: autocast would round the single-precision weights again for every token; the copy is rounded once.
+- Merged adapter: an unmerged adapter costs two small products per layer and token. Merging saves them, but rounds the
+  sum to the copy's dtype.
+- Unsharded: sharded weights can only be gathered by all processes together, and each process samples at its own pace.
+
+The effect of rounding on the probabilities is logged as `sampler/gap`. The copy stays at the same addresses: `sync`
+writes the policy's values into it, so captured graphs remain valid.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,29 +25,40 @@ from grao.rollouts.base import Generator, Sampling
 from grao.types import Answer, TokenIds
 
 _BASE = ".base_layer."
-"""In the name of a weight that has an adapter beside it."""
+"""Part of the name of a weight that has an adapter."""
 
 
 def copy_dtype(policy: nn.Module, half: torch.dtype | None, on_gpu: bool) -> torch.dtype | None:
-    """What a copy is rounded to: bfloat16 in mixed precision on a GPU, if all weights are in single precision.
+    """Return the dtype of a rounded copy, or None if none is needed.
+
+    It is bfloat16 in bfloat16 mixed precision on a GPU, if all weights are in single precision.
 
     Args:
-        policy: the model as it is trained.
-        half: number format of mixed precision; None without.
-        on_gpu: whether it samples on one.
+        policy: the model in training.
+        half: dtype of mixed precision; None without.
+        on_gpu: whether it samples on a GPU.
     """
     single = all(weight.dtype == torch.float32 for weight in policy.parameters())
     return half if on_gpu and single and half == torch.bfloat16 else None
 
 
 def copy_bytes(policy: nn.Module, dtype: torch.dtype | None, merged: bool, split: bool = False) -> int:
-    """What the copy of `sampler_of` takes beside the policy, which may be on the meta device; arguments and errors as
-    there."""
+    """Return the bytes that the copy made by `sampler_of` takes in addition to the policy.
+
+    Args:
+        policy: as in `sampler_of`; may be on the meta device.
+        dtype: as in `sampler_of`.
+        merged: as in `sampler_of`.
+        split: as in `sampler_of`.
+
+    Raises:
+        InputError: as `sampler_of`.
+    """
     if not (dtype or merged or split):
         return 0
     apart = _adapters(policy, merged)
-    kept = [(weight, _kept(name, weight, dtype, apart, split)) for name, weight in policy.named_parameters()]
-    return sum(weight.numel() * number.itemsize for weight, number in kept if number)
+    copied = [(weight, _copied_dtype(name, weight, dtype, apart, split)) for name, weight in policy.named_parameters()]
+    return sum(weight.numel() * copied_to.itemsize for weight, copied_to in copied if copied_to)
 
 
 def sampler_of(
@@ -55,23 +68,31 @@ def sampler_of(
     merged: bool,
     split: bool = False,
 ) -> Generator:
-    """An engine that samples from the policy, or from a copy of it.
+    """Build an engine that samples from the policy itself or, if needed, from a copy of it.
 
     Args:
-        policy: the model as it is trained.
-        build: makes an engine for the model that samples.
-        dtype: of the copy's weights, in place of single precision; None leaves them as they are.
-        merged: whether the copy has the adapter in its weights.
-        split: whether the policy, which is whole now, will be split over processes.
+        policy: the model in training.
+        build: builds an engine for the model that samples.
+        dtype: that single-precision weights are rounded to in the copy; None does not round.
+        merged: whether to merge the adapter in the copy.
+        split: whether the policy, now unsharded, will be sharded later.
 
     Raises:
-        InputError: if there is no adapter to merge, or its base is quantised.
+        InputError: if there is no adapter to merge, or its base is quantized.
     """
     return CopyGenerator(policy, build, dtype, merged, split) if merged or dtype or split else build(policy)
 
 
 class CopyGenerator:
-    """Samples from a copy of the policy. Arguments as in `sampler_of`."""
+    """Samples from a copy of the policy.
+
+    Args:
+        policy: as in `sampler_of`.
+        build: as in `sampler_of`.
+        dtype: as in `sampler_of`.
+        merged: as in `sampler_of`.
+        split: as in `sampler_of`.
+    """
 
     def __init__(
         self,
@@ -83,8 +104,8 @@ class CopyGenerator:
     ) -> None:
         self._merged = merged
         apart = _adapters(policy, merged)
-        stand_ins = {id(w): _stand_in(name, w, dtype, apart, split) for name, w in policy.named_parameters()}
-        self.model: Any = deepcopy(policy, stand_ins)
+        copies = {id(w): _copied(name, w, dtype, apart, split) for name, w in policy.named_parameters()}
+        self.model: Any = deepcopy(policy, copies)
         self.refresh(policy)
         self.engine = build(self.model)
 
@@ -101,17 +122,24 @@ class CopyGenerator:
 
     @torch.no_grad()
     def refresh(self, policy: nn.Module) -> None:
-        """Writes the policy's numbers into the copy: those that training moves, and what merging changed."""
+        """Copy the policy's current values: those of trained weights, and those that merging has overwritten.
+
+        Args:
+            policy: the model in training.
+
+        Raises:
+            InputError: if the adapter cannot be merged.
+        """
         weights = named_weights(policy)
-        for name, kept in self.model.named_parameters():
+        for name, copied in self.model.named_parameters():
             if weights[name].requires_grad or (self._merged and _BASE in name):
-                kept.copy_(whole(weights[name]))
-        for kept, buffer in zip(self.model.buffers(), policy.buffers(), strict=True):
-            kept.copy_(buffer)
+                copied.copy_(whole(weights[name]))
+        for copied, buffer in zip(self.model.buffers(), policy.buffers(), strict=True):
+            copied.copy_(buffer)
         if self._merged:
             for layer in self.model.modules():
                 if isinstance(layer, BaseTunerLayer):
-                    layer.merged_adapters.clear()  # its weights are the policy's again
+                    layer.merged_adapters.clear()  # the base weights have just been restored from the policy
             try:
                 self.model.base_model.merge_adapter()
             except (ValueError, AttributeError, NotImplementedError) as error:
@@ -119,38 +147,40 @@ class CopyGenerator:
 
 
 def _adapters(policy: nn.Module, merged: bool) -> str | None:
-    """What is in the names of adapters' weights, if they are to be merged.
+    """Return the marker in the names of adapter weights that are to be merged; None if nothing is merged.
 
     Raises:
-        InputError: if they cannot be.
+        InputError: if there is no adapter, or its base is quantized.
     """
     if not merged:
         return None
     if not isinstance(policy, PeftModel):
-        raise InputError("rollout.merge_adapter: the model has no adapter; set model.lora, or leave it out")
+        raise InputError("rollout.merge_adapter: the model has no adapter; set model.lora, or leave this out")
     if getattr(transformers_model(policy), "is_quantized", False):
-        raise InputError("rollout.merge_adapter: quantised weights cannot take an adapter in; leave it out")
+        raise InputError("rollout.merge_adapter: an adapter cannot be merged into quantized weights; leave this out")
     return cast(str, cast(Any, policy).base_model.prefix)
 
 
-def _kept(
-    name: str, weight: nn.Parameter, dtype: torch.dtype | None, apart: str | None, split: bool
+def _copied_dtype(
+    name: str, weight: nn.Parameter, dtype: torch.dtype | None, adapter: str | None, split: bool
 ) -> torch.dtype | None:
-    """The number format of what the copy has in place of a weight; None where it has the weight's own memory.
+    """Return the dtype of a weight's copy; None if the copy shares the weight's memory.
 
-    That is so where both would be the same, if the weight is frozen or the policy will have a part of its own.
+    Memory is shared if the values are always equal, or if the policy will move to shards of its own and leave this
+    memory to the copy.
     """
-    rounded = weight.dtype == torch.float32 and not (apart and f".{apart}" in name)  # what is merged is rounded after
-    kept = dtype if dtype and rounded else weight.dtype
-    merging = apart is not None and _BASE in name
-    return None if kept == weight.dtype and not merging and (split or not weight.requires_grad) else kept
+    # Adapter weights are merged in full precision; only the sum is rounded.
+    rounded = weight.dtype == torch.float32 and not (adapter and f".{adapter}" in name)
+    copied = dtype if dtype and rounded else weight.dtype
+    merging = adapter is not None and _BASE in name
+    return None if copied == weight.dtype and not merging and (split or not weight.requires_grad) else copied
 
 
-def _stand_in(
-    name: str, weight: nn.Parameter, dtype: torch.dtype | None, apart: str | None, split: bool
+def _copied(
+    name: str, weight: nn.Parameter, dtype: torch.dtype | None, adapter: str | None, split: bool
 ) -> nn.Parameter:
-    """What the copy has in place of a weight."""
-    kept = _kept(name, weight, dtype, apart, split)
-    if kept is None:
+    """Return the parameter of the copy that corresponds to a weight of the policy."""
+    copied = _copied_dtype(name, weight, dtype, adapter, split)
+    if copied is None:
         return nn.Parameter(weight.detach(), requires_grad=False) if split else weight
-    return nn.Parameter(weight.detach().to(kept, copy=True), requires_grad=False)
+    return nn.Parameter(weight.detach().to(copied, copy=True), requires_grad=False)

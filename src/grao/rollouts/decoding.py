@@ -1,9 +1,9 @@
-"""What makes a sampled token cheap: a cache with room to grow, and on a CPU weights in the layout of oneDNN.
+"""Faster decoding: a cache with room to grow and, on a CPU, weights in oneDNN's layout.
 
-A new token's keys and values are written in place, where transformers copies the whole cache. One new token a row makes
-thin products, 1 to 64 rows with a whole weight matrix; in the layout that PyTorch keeps they take 1.3 to 4 times as
-long as in oneDNN's. A reordering costs about as much as five products, and a copy of the weights until the rollout ends
-(docs/LOG.md).
+The keys and values of a new token are written in place, whereas transformers copies the whole cache for every token.
+Decoding multiplies only 1 to 64 rows with each weight matrix; such thin products take 1.3 to 4 times as long in
+PyTorch's weight layout as in oneDNN's. Reordering a weight costs about as much as five products, plus a copy of the
+weights until the rollout ends (docs/LOG.md).
 """
 
 from collections.abc import Callable, Iterator
@@ -16,33 +16,38 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 _ROOM = 256
-"""Tokens by which a full layer of the cache grows."""
-_WORTH = 2**16
-"""Weights of a layer from which the layout matters."""
+"""Tokens by which a full cache layer grows."""
+_LARGE = 2**16
+"""Weights of a linear layer from which the layout matters."""
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-"""Whether this build of PyTorch has oneDNN's product with reordered weights, which its own compiler uses."""
+"""Whether this build of PyTorch has oneDNN's product with reordered weights, which torch.compile uses."""
 
 
-def expanded(cache: Cache, rows: Tensor, room: int) -> None:
-    """The cache of these rows, each as often as it is named, with room for `room` tokens behind it.
+def expand_cache(cache: Cache, rows: Tensor, room: int) -> None:
+    """Select rows of a cache in place, with repetition, and reserve room for new tokens.
 
-    Layers that keep a window or a state only stay what they are; their copies do not grow.
+    Layers that keep only a window or a state keep their type, since they do not grow.
+
+    Args:
+        cache: changed in place.
+        rows: (R,), indices of the rows to keep; a row may appear several times.
+        room: number of tokens to reserve.
     """
     cache.layers = [
         GrowingLayer(layer, rows, min(room, _ROOM))
         if type(layer) is DynamicLayer and layer.is_initialized
-        else _taken(layer, rows)
+        else _select_rows(layer, rows)
         for layer in cache.layers
     ]
 
 
 class GrowingLayer(DynamicLayer):
-    """As `DynamicLayer`, with keys and values as views of larger (rows, heads, capacity, D) buffers.
+    """A `DynamicLayer` whose keys and values are views of larger (rows, heads, capacity, D) buffers.
 
     Args:
-        layer: what it begins with.
-        rows: of the layer, each as often as it is named.
-        room: tokens to reserve behind it.
+        layer: the layer to copy.
+        rows: (R,), indices of its rows to copy; a row may appear several times.
+        room: number of tokens to reserve.
     """
 
     keys: Tensor
@@ -51,25 +56,25 @@ class GrowingLayer(DynamicLayer):
     def __init__(self, layer: Any, rows: Tensor, room: int = _ROOM) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.lazy_initialization(layer.keys, layer.values)
-        self._hold(layer.keys[rows], layer.values[rows], room)
+        self._allocate(layer.keys[rows], layer.values[rows], room)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Appends (rows, heads, T, D) keys and values; returns all of them."""
+        """Append (rows, heads, T, D) keys and values; return all keys and values."""
         start = self.keys.shape[-2]
         end = start + key_states.shape[-2]
         if end > self._key_buffer.shape[-2]:
-            self._hold(self.keys, self.values, room=end - start + _ROOM)
+            self._allocate(self.keys, self.values, room=end - start + _ROOM)
         self._key_buffer[:, :, start:end] = key_states
         self._value_buffer[:, :, start:end] = value_states
         self._show(end)
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Keeps these rows; the room behind them stays."""
+        """Keep these rows, and the reserved room."""
         room = self._key_buffer.shape[-2] - self.keys.shape[-2]
-        self._hold(self.keys[beam_idx], self.values[beam_idx], room)
+        self._allocate(self.keys[beam_idx], self.values[beam_idx], room)
 
-    def _hold(self, keys: Tensor, values: Tensor, room: int) -> None:
+    def _allocate(self, keys: Tensor, values: Tensor, room: int) -> None:
         length = keys.shape[-2]
         self._key_buffer, self._value_buffer = (_with_room(states, room) for states in (keys, values))
         self._show(length)
@@ -80,7 +85,10 @@ class GrowingLayer(DynamicLayer):
 
 @contextmanager
 def prepacked(model: nn.Module) -> Iterator[None]:
-    """Within it, large linear layers in single precision on a CPU use reordered copies of weights that stay."""
+    """Let large single-precision linear layers on a CPU use reordered copies of their weights inside the context.
+
+    The weights must not change meanwhile.
+    """
     layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and _fits(layer)]
     try:
         for layer in layers:
@@ -92,11 +100,11 @@ def prepacked(model: nn.Module) -> Iterator[None]:
 
 
 def _fits(layer: nn.Linear) -> bool:
-    """A plain linear layer that nobody else has changed."""
+    """Whether a layer is a large, plain linear layer whose forward has not been replaced."""
     if type(layer) is not nn.Linear or "forward" in vars(layer) or not _AVAILABLE:
         return False
     weight = layer.weight
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= _WORTH
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= _LARGE
 
 
 def _product(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
@@ -104,7 +112,7 @@ def _product(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
 
     def forward(states: Tensor) -> Tensor:
         if states.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-            return nn.Linear.forward(layer, states)  # mixed precision is for the layer to decide
+            return nn.Linear.forward(layer, states)  # under autocast, the layer's own forward casts
         result: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
         return result
 
@@ -118,6 +126,6 @@ def _with_room(states: Tensor, room: int) -> Tensor:
     return buffer
 
 
-def _taken(layer: Any, rows: Tensor) -> Any:
-    layer.reorder_cache(rows)  # the one selection of rows that every kind of layer has, for beam search
+def _select_rows(layer: Any, rows: Tensor) -> Any:
+    layer.reorder_cache(rows)  # meant for beam search, but the only row selection that every layer type has
     return layer

@@ -1,9 +1,9 @@
-"""Steps that are captured as CUDA graphs at their first use and replayed from then on; on a CPU they run as they are.
+"""Capture steps as CUDA graphs at their first use and replay them from then on; on a CPU they run uncaptured.
 
-What can go wrong with a graph is dealt with here. It replays addresses, so all graphs are thrown away when a weight
-lies elsewhere, or the model goes another way through its adapters or its forward was replaced. It cannot wait for the
-host, so a step that would is not captured and runs as it is. Graphs share one pool of memory, which is safe because a
-step leaves nothing in it: its results are in tensors that lie outside.
+A graph replays fixed kernels on fixed addresses. So all graphs are discarded when a weight has moved, another adapter
+is active, or the model's forward has been replaced. A graph cannot contain a synchronisation with the CPU, so a step
+that has one is not captured and runs as it is. All graphs share one memory pool; this is safe because a step leaves
+nothing in it: all results are written to tensors outside the pool.
 """
 
 from collections.abc import Callable, Hashable, Iterator
@@ -20,32 +20,32 @@ Step = Callable[[], None]
 
 
 class Graphs:
-    """Steps by key."""
+    """Captured steps by key."""
 
     def __init__(self) -> None:
         self._steps: dict[Hashable, Step] = {}
-        self._whereabouts: Hashable = None
+        self._fingerprint: Hashable = None
         self._stream: torch.cuda.Stream | None = None
         self._pool: Any = None
-        self.refused = ""
-        """Why the last step that was not captured was not; empty if all were."""
+        self.failure = ""
+        """Why the last step that could not be captured could not; empty if all were captured."""
 
-    def fit(self, model: nn.Module) -> bool:
-        """Whether what was captured since the last call still does what this model does."""
-        before, self._whereabouts = self._whereabouts, _whereabouts(model)
-        return before == self._whereabouts
+    def still_valid(self, model: nn.Module) -> bool:
+        """Whether graphs captured since the last call are still valid for this model as it is now."""
+        before, self._fingerprint = self._fingerprint, _fingerprint(model)
+        return before == self._fingerprint
 
     def clear(self) -> None:
-        """Frees what the graphs hold."""
+        """Free the graphs and their memory."""
         self._steps, self._pool = {}, None
 
     def step(self, key: Hashable, step: Step, alive: Tensor) -> Step:
-        """What does the same as `step`.
+        """Return a function that does the same as `step`: a graph replay if it could be captured, else `step`.
 
         Args:
-            key: the same for steps that are the same.
-            step: changes nothing while `alive` is false everywhere.
-            alive: bool.
+            key: equal for equal steps.
+            step: must change nothing while `alive` is false everywhere, for it is run to warm up.
+            alive: bool tensor of the rows in use.
         """
         if key not in self._steps:
             self._steps[key] = self._ready(step, alive) if alive.device.type == "cuda" else step
@@ -57,37 +57,40 @@ class Graphs:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            self.refused = one_line(error)
+            self.failure = one_line(error)
             return step
 
     def _captured(self, step: Step, alive: Tensor) -> Step:
-        graph, held = torch.cuda.CUDAGraph(), alive.clone()
+        graph, saved = torch.cuda.CUDAGraph(), alive.clone()
         with torch.cuda.device(alive.device):
             self._stream = self._stream or torch.cuda.Stream()
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             alive.zero_()
             self._stream.wait_stream(torch.cuda.current_stream())
             try:
-                with torch.cuda.stream(self._stream):  # libraries and layers make what they keep for later calls
+                # Warm up: libraries and layers allocate workspaces at their first call, which capture forbids. The
+                # second run raises if the step synchronises with the CPU.
+                with torch.cuda.stream(self._stream):
                     step()
-                    with _without_waiting():
+                    with _sync_forbidden():
                         step()
                 torch.cuda.current_stream().wait_stream(self._stream)
-                # Other threads may use the device meanwhile, such as NCCL's watchdog.
+                # "thread_local", since other threads, such as NCCL's watchdog, may use the GPU meanwhile.
                 with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                     step()
             except RuntimeError as error:
-                if isinstance(error.__context__, torch.OutOfMemoryError):  # then ending the capture failed as well
+                # Running out of memory also makes the end of the capture fail, which hides the cause.
+                if isinstance(error.__context__, torch.OutOfMemoryError):
                     raise error.__context__ from error
                 raise
             finally:
                 torch.cuda.current_stream().wait_stream(self._stream)
-                alive.copy_(held)
+                alive.copy_(saved)
         return graph.replay
 
 
-def _whereabouts(model: nn.Module) -> Hashable:
-    """What a captured step depends on beside the numbers in the weights."""
+def _fingerprint(model: nn.Module) -> Hashable:
+    """Return everything that a captured step depends on, except for the values of the weights."""
     tuned = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
     return (
         vars(model).get("forward"),
@@ -97,8 +100,8 @@ def _whereabouts(model: nn.Module) -> Hashable:
 
 
 @contextmanager
-def _without_waiting() -> Iterator[None]:
-    """Within it, an operation that waits for the device is an error."""
+def _sync_forbidden() -> Iterator[None]:
+    """Make operations that synchronise the CPU with the GPU raise an error inside the context."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -1,9 +1,10 @@
-"""Latent attention (DeepSeek-V2 and -V3, Moonlight) for one new token: the query goes to the latents, not they to it.
+"""Multi-head latent attention (DeepSeek-V2 and -V3, Moonlight) for decoding, without expanding the cache.
 
-The cache holds a latent c and a rotated key r for each token, from which the layer expands keys [U c, r] and values
-V c of all heads. For one query [q, t] that is the whole context expanded for every token. But q . U c = (U^T q) . c,
-and the weighted sum of V c is V applied to that of c: one small product before and one behind attend to the same.
-U and V are taken from the layer anew for each rollout, adapters included.
+The cache holds a latent c and a rotated key r for each token, from which the layer computes keys [U c, r] and values
+V c for all heads. In decoding, this would expand the whole context for every new token. But for a query [q, t],
+q . U c = (U^T q) . c, and the weighted sum of V c equals V applied to the weighted sum of c. So one small product with
+U before attention and one with V after it give the same result on the latents themselves ("weight absorption").
+U and V are read from the layer again for each rollout, adapters included.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ NAME = "grao_latent"
 
 
 class Absorbed:
-    """The layers of a model with latent attention, and what their queries absorb.
+    """The latent-attention layers of a model, with copies of their matrices U and V.
 
     Args:
         layers: attention layers.
@@ -31,25 +32,30 @@ class Absorbed:
 
     @staticmethod
     def of(model: nn.Module, dtype: torch.dtype) -> "Absorbed | None":
-        """Those of this model; None if it has no latent attention."""
+        """Return the layers of a model; None if it has no latent attention.
+
+        Args:
+            model: a transformers model.
+            dtype: of the latents in the cache.
+        """
         layers = [layer for layer in model.modules() if hasattr(layer, "expand_kv") and hasattr(layer, "kv_b_proj")]
         return Absorbed(layers, dtype) if layers else None
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Takes over the weights as they are now, in place."""
+        """Copy the current weights, in place so that captured graphs see them."""
         for layer, parts in zip(self._layers, self._parts, strict=True):
-            for kept, part in zip(parts, _parts(layer, self._dtype), strict=True):
-                kept.copy_(part)
+            for part, current in zip(parts, _parts(layer, self._dtype), strict=True):
+                part.copy_(current)
 
     @contextmanager
     def attention(self) -> Iterator[None]:
-        """Within it, the layers attend so. Only for one new token a row, with a cache and an additive mask."""
+        """Use `latent_attention` inside the context; for one new token per row, with a cache and an additive mask."""
         before = [layer.config._attn_implementation for layer in self._layers]
         try:
             for layer, parts in zip(self._layers, self._parts, strict=True):
                 layer.config._attn_implementation = NAME
-                layer.expand_kv, layer.absorbed = _as_they_are, parts
+                layer.expand_kv, layer.absorbed = _unexpanded, parts
             yield
         finally:
             for layer, name in zip(self._layers, before, strict=True):
@@ -60,17 +66,20 @@ class Absorbed:
 
 @torch.no_grad()
 def _parts(layer: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """U, (heads, D, K), and V, (heads, K, D), of latents of K numbers: the projection of the identity."""
+    """Return U, (heads, D, K), and V, (heads, K, D), for latents of K numbers.
+
+    They are the layer's projection of the identity matrix, so adapters and quantization are included.
+    """
     weight = layer.kv_b_proj.weight
-    kind = weight.dtype if weight.is_floating_point() else dtype  # 4-bit weights are no numbers
-    columns = layer.kv_b_proj(torch.eye(layer.kv_lora_rank, dtype=kind, device=weight.device)).to(dtype)
+    input_dtype = weight.dtype if weight.is_floating_point() else dtype  # 4-bit weights are stored as integers
+    columns = layer.kv_b_proj(torch.eye(layer.kv_lora_rank, dtype=input_dtype, device=weight.device)).to(dtype)
     by_head = columns.view(layer.kv_lora_rank, -1, layer.qk_nope_head_dim + layer.v_head_dim).transpose(0, 1)
     keys, values = by_head.split([layer.qk_nope_head_dim, layer.v_head_dim], dim=-1)
     return keys.transpose(1, 2).contiguous(), values.contiguous()
 
 
-def _as_they_are(latent: Tensor, turned: Tensor) -> tuple[Tensor, Tensor]:
-    return latent, turned
+def _unexpanded(latent: Tensor, rotated: Tensor) -> tuple[Tensor, Tensor]:
+    return latent, rotated
 
 
 def latent_attention(
@@ -83,26 +92,26 @@ def latent_attention(
     scaling: float = 1.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function of transformers, for R rows of one query token with H heads each.
+    """Attend to the latents directly; an attention function of transformers, for R rows of one query token, H heads.
 
     Args:
-        module: with U and V in `absorbed`.
-        query: (R, H, 1, D), the part that meets the latents first, then the rotated one.
+        module: the attention layer, with U and V in `absorbed`.
+        query: (R, H, 1, D), the part that is multiplied with latents first, then the rotated part.
         key: (R, 1, L, K), the latents.
         value: (R, 1, L, D), the rotated keys.
         attention_mask: (R, 1, 1, L), added to the scores.
-        dropout: of no meaning while sampling.
+        dropout: ignored; it is 0 in sampling.
         scaling: of the scores.
-        kwargs: as other attention functions.
+        **kwargs: ignored.
 
     Returns:
-        (R, 1, H, D).
+        (R, 1, H, D), and None in place of attention weights.
     """
     inward, outward = module.absorbed
     latent, rotated = key.squeeze(1), value.squeeze(1)
-    plain, turned = (query.squeeze(2) * scaling).split([inward.shape[1], rotated.shape[2]], dim=-1)
-    absorbed = torch.bmm(plain.transpose(0, 1), inward).transpose(0, 1)
-    scores = absorbed @ latent.mT + turned @ rotated.mT + attention_mask.squeeze(1)
+    plain_query, rotated_query = (query.squeeze(2) * scaling).split([inward.shape[1], rotated.shape[2]], dim=-1)
+    absorbed = torch.bmm(plain_query.transpose(0, 1), inward).transpose(0, 1)
+    scores = absorbed @ latent.mT + rotated_query @ rotated.mT + attention_mask.squeeze(1)
     mixed = scores.softmax(dim=-1, dtype=torch.float32).to(latent.dtype) @ latent
     return torch.bmm(mixed.transpose(0, 1), outward).transpose(0, 1)[:, None], None
 

@@ -1,6 +1,6 @@
-"""How a model is read while it writes: with a cache, or its whole text anew for each token.
+"""Two ways to decode: with a key-value cache, or with a forward pass over the full text for each token.
 
-A cache saves nearly all the work, but not every model has one that rows can be copied in and taken out of.
+A cache saves nearly all the work, but the caches of some models do not support copying and selecting rows.
 """
 
 from typing import Any, Protocol
@@ -8,36 +8,36 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from grao.rollouts.decoding import expanded
+from grao.rollouts.decoding import expand_cache
 
 _STATE = "cache_params"
-"""Name of a cache that is a state, in which padding has been dealt with: no mask goes with it."""
+"""Name of a recurrent state. It already accounts for the padding of the prompt, so no mask is passed with it."""
 _CACHES = ("past_key_values", _STATE)
-"""Names under which models of transformers give their cache and take it."""
+"""Names under which models of transformers return and accept their cache."""
 
 
 class Text(Protocol):
-    """The rows of a batch as they are written."""
+    """The rows of a batch during decoding."""
 
     logits: Tensor
-    """(rows, V), of each row's next token."""
+    """(rows, V), logits of each row's next token."""
 
     def keep(self, rows: Tensor) -> None:
-        """Goes on with these rows only."""
+        """Keep only these rows, given by index."""
 
     def append(self, token: Tensor) -> None:
-        """Adds a (rows,) token to each."""
+        """Append one token to each row, (rows,), and update `logits`."""
 
 
 class CachedText:
-    """Each prompt is read once, its cache is copied for the answers of its group.
+    """Decoding with a cache: each prompt is prefilled once and its cache is copied for the answers of its group.
 
     Args:
         model: a causal language model in evaluation mode.
-        ids: (P, T), token ids of the prompts, flush with the right edge.
-        attention: (P, T), 0 on the padding in front.
-        samples: answers to each prompt, G; row p * G + g is answer g of prompt p.
-        room: tokens that will be added at most.
+        ids: (P, T), token ids of the prompts, padded on the left.
+        attention: (P, T), 0 on padding.
+        samples: answers to each prompt, G; row p * G + g is answer g to prompt p.
+        room: most tokens that will be appended.
     """
 
     def __init__(self, model: nn.Module, ids: Tensor, attention: Tensor, samples: int, room: int) -> None:
@@ -45,7 +45,7 @@ class CachedText:
         positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
         rows = torch.arange(len(ids), device=ids.device).repeat_interleave(samples)
         logits = self._read(ids, attention, positions)
-        expanded(self._cache, rows, room)
+        expand_cache(self._cache, rows, room)
         self.logits, self._attention = logits[rows], attention[rows]
 
     def keep(self, rows: Tensor) -> None:
@@ -70,9 +70,14 @@ class CachedText:
 
 
 class WholeText:
-    """Nothing is kept: every token costs the whole text again. The prompts must be of one length.
+    """Decoding without a cache: every token costs a forward pass over the full text.
 
-    Args: as `CachedText`.
+    Args:
+        model: a causal language model in evaluation mode.
+        ids: (P, T), token ids of the prompts, all of the same length.
+        attention: ignored.
+        samples: answers to each prompt, G.
+        room: ignored.
     """
 
     def __init__(self, model: nn.Module, ids: Tensor, attention: Tensor, samples: int, room: int) -> None:

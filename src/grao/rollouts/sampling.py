@@ -1,8 +1,9 @@
-"""Keyed draws: uniform numbers by key, and tokens from them by inversion.
+"""Keyed sampling: uniform numbers from keys, and tokens from uniform numbers by inverting the cumulative distribution.
 
-On a CPU a cumulative sum over the whole vocabulary is inverted. On a GPU that sum would be a costly pass in double
-precision, so sums of blocks come first and then one block; with probabilities rounded down to multiples of 2^-46 all
-these sums are exact, so that the token depends on nothing but the row's logits and its uniform number.
+On a CPU the cumulative sum over the full vocabulary is computed. On a GPU that would be a slow double-precision pass,
+so blocks are summed first, and then only the block that holds the token is searched. Probabilities are rounded down to
+multiples of 2^-46 there, which makes all sums exact: the result depends on the row's logits and uniform number only,
+not on the order of a parallel sum.
 """
 
 from collections.abc import Sequence
@@ -15,19 +16,19 @@ from torch import Tensor
 from grao.rollouts.base import Sampling
 
 _BLOCK = 128
-"""Tokens of a block; it divides the usual vocabularies."""
+"""Tokens of a block; it divides most vocabulary sizes."""
 _UNITS = 2.0**46
-"""Units of probability in 1. The sum of a row stays below 2^53, up to which whole numbers are exact in float64."""
+"""Probability is counted in units of 2^-46. A row's sum stays below 2^53, where integers are exact in float64."""
 
 
 def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:
-    """One token per row by inversion: the first whose cumulative probability exceeds the row's uniform number.
+    """Draw one token per row: the first whose cumulative probability exceeds the row's uniform number.
 
     Args:
         logits: (rows, V).
         uniforms: (rows,) in [0, 1), float64.
         temperature: divides the logits; 0 takes the most likely token.
-        top_p: keeps the smallest set of most likely tokens whose probability reaches it.
+        top_p: draw from the smallest set of most likely tokens with at least this probability.
 
     Returns:
         (rows,), token ids.
@@ -47,29 +48,38 @@ def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: flo
 
 
 def token_logps(logits: Tensor, token: Tensor) -> Tensor:
-    """(rows,), log-probabilities of (rows,) tokens at temperature 1, of (rows, V) logits."""
+    """Return the log-probabilities of tokens at temperature 1, in nats.
+
+    Args:
+        logits: (rows, V).
+        token: (rows,), token ids.
+
+    Returns:
+        (rows,).
+    """
     if logits.device.type == "cpu":
         scores = logits.float()
         return scores.gather(-1, token[:, None]).squeeze(-1) - scores.logsumexp(-1)
-    # One kernel on a GPU, where the sum above takes five.
+    # On a GPU this is one kernel; the logsumexp above takes five.
     return torch.log_softmax(logits, dim=-1, dtype=torch.float32).gather(-1, token[:, None]).squeeze(-1)
 
 
 def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Index of the first cumulative weight above uniform * total, (rows,). Never an index of weight 0."""
+    """Return the index of the first cumulative weight above uniform * total, (rows,); never one of weight 0."""
     cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1]
-    target = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))  # rounding must not reach it
+    # Below the total even after rounding, so that the search ends at a weight above 0.
+    target = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))
     index = torch.searchsorted(cumulative, target[:, None], right=True).squeeze(-1)
-    return index.clamp(max=weights.shape[-1] - 1)  # with NaN among the weights it lies behind the last
+    return index.clamp(max=weights.shape[-1] - 1)  # NaN among the weights puts it past the end
 
 
 def _invert_in_blocks(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """As `_invert`, with weights in whole units: first the block that reaches the target, then the token in it."""
+    """Do the same with integer weights: find the block in which the target lies, then the token within it."""
     rows, size = weights.shape
     units = (weights * _UNITS).floor_()
-    whole = F.pad(units, (0, -size % _BLOCK)) if size % _BLOCK else units  # padding with nothing would copy
-    blocks = whole.view(rows, -1, _BLOCK)
+    padded = F.pad(units, (0, -size % _BLOCK)) if size % _BLOCK else units  # padding by 0 would still copy
+    blocks = padded.view(rows, -1, _BLOCK)
     sums = blocks.sum(dim=-1, dtype=torch.float64)
     cumulative = sums.cumsum(dim=-1)
     total = cumulative[:, -1:]
@@ -82,7 +92,15 @@ def _invert_in_blocks(weights: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def keyed_uniforms(keys: Sequence[int], sampling: Sampling) -> Tensor:
-    """(P * G, T) uniform numbers in [0, 1), row (b, g) from the counter-based generator keyed by (keys[b], g)."""
+    """Return uniform numbers in [0, 1) for every token of a rollout.
+
+    Args:
+        keys: one per prompt, P.
+        sampling: gives the number of samples G and of tokens T.
+
+    Returns:
+        (P * G, T), float64; row p * G + g comes from the Philox generator keyed by (keys[p], g).
+    """
     rows = [
         np.random.Generator(np.random.Philox(key=np.array([key, sample], dtype=np.uint64))).random(
             sampling.max_new_tokens

@@ -1,8 +1,9 @@
-"""Sampling from a transformers model in this process.
+"""Sampling from a transformers model in this process, in a plain Python loop.
 
-Each prompt is read once, its cache is copied for the G samples of the group, and rows that have ended leave the batch.
-Before it is used, what this gives is compared with the model's own forward pass on a few tokens; a model whose cache
-knows no rows, or that sees padding, is read in a slower way. Left out: speculative decoding.
+Each prompt is prefilled once, its cache is copied for the G samples of the group, and finished rows leave the batch.
+At the start, sampled log-probabilities are compared with the model's own forward pass on a few tokens. A model whose
+cache does not support rows, or that is affected by padding, is decoded by a slower method. Left out: speculative
+decoding.
 """
 
 import math
@@ -26,26 +27,26 @@ from grao.rollouts.sampling import draw_tokens, keyed_uniforms, token_logps
 from grao.types import Answer, TokenIds
 
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Attention for lengths that change: all but cuDNN's, which is prepared anew for every length."""
+"""SDPA kernels for lengths that change: all but cuDNN's, which builds a new plan for every length."""
 
 _GAP, _GAP_HALF = 1e-3, 0.5
 """Nats per token by which sampling may be off a plain forward pass, in single and in half precision."""
 
 
-class _Way(NamedTuple):
-    """A way of sampling."""
+class _Method(NamedTuple):
+    """A decoding method."""
 
     text: Callable[[nn.Module, Tensor, Tensor, int, int], Text]
     together: bool
     """Whether prompts of different length share a batch."""
     remark: str
-    """Why it is slower than the first."""
+    """Why it is slower than the first method."""
 
 
-_WAYS = (
-    _Way(CachedText, True, ""),
-    _Way(CachedText, False, "sees the padding in front of a prompt, so each prompt is sampled alone"),
-    _Way(WholeText, False, "has no cache that can be copied for a group, so each token costs its whole text: slow"),
+_METHODS = (
+    _Method(CachedText, True, ""),
+    _Method(CachedText, False, "is affected by padding in front of a prompt, so each prompt is sampled alone"),
+    _Method(WholeText, False, "has no cache that can be copied for a group, so each token costs a full forward pass"),
 )
 
 
@@ -53,14 +54,14 @@ class TransformersGenerator:
     """Samples groups with the forward pass of a causal language model.
 
     Args:
-        model: the policy; it is switched to evaluation mode while it samples, and back.
+        model: the policy; in evaluation mode while it samples.
         stop_ids: every token that ends a completion.
         pad_id: any valid token.
-        batch_size: completions sampled at once; halved if memory runs out.
-        alone: whether this is the only process; among several it may not halve by itself.
+        batch_size: completions sampled concurrently; halved if memory runs out.
+        alone: whether this is the only process; with several, a process must not halve the batch by itself.
 
     Raises:
-        InputError: if no way of sampling gives the model's own probabilities.
+        InputError: if no decoding method reproduces the model's own probabilities.
     """
 
     def __init__(
@@ -69,15 +70,15 @@ class TransformersGenerator:
         self.model = model
         self.stop_ids = torch.tensor(sorted(set(stop_ids)))
         self.pad_id = pad_id
-        self._at_once = Budget("rollout.batch_size", batch_size, alone)
+        self._batch_size = Budget("rollout.batch_size", batch_size, alone)
         self.gap = math.inf
-        """Nats by which sampled tokens were off a plain forward pass at the start."""
-        self._way = self._fitting_way()
+        """Nats per token by which sampled log-probabilities were off a plain forward pass at the start."""
+        self._method = self._matching_method()
 
     @property
     def remark(self) -> str:
-        """Why the model is read in a slower way than others; empty if it is not."""
-        return self._way.remark
+        """Why a slower decoding method is used; empty if it is not."""
+        return self._method.remark
 
     def generate(
         self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling
@@ -86,51 +87,56 @@ class TransformersGenerator:
         waiting = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
 
         def next_batch(rows: int) -> tuple[list[int], list[Answer]]:
-            chosen = waiting[: max(1, rows // sampling.samples)] if self._way.together else waiting[:1]
+            chosen = waiting[: max(1, rows // sampling.samples)] if self._method.together else waiting[:1]
             uniforms = keyed_uniforms([keys[index] for index in chosen], sampling)
             return chosen, self._sample([prompts[index] for index in chosen], uniforms, sampling)
 
         with mode(self.model, training=False), prepacked(self.model), sdpa_kernel(KERNELS):
             while waiting:
-                chosen, answers = self._at_once.run(next_batch, smallest=sampling.samples)
+                chosen, answers = self._batch_size.run(next_batch, smallest=sampling.samples)
                 waiting = waiting[len(chosen) :]
                 for row, index in enumerate(chosen):
                     yield index, answers[row * sampling.samples : (row + 1) * sampling.samples]
 
     def sync(self, policy: nn.Module) -> None:
-        """Nothing to do: the policy itself samples."""
+        """Do nothing: the policy itself samples."""
 
-    def _fitting_way(self) -> _Way:
-        """The first way in which sampled tokens have the probability that a plain forward pass gives them."""
-        name, why = type(transformers_model(self.model)).__name__, ""
-        for way in _WAYS:
-            self._way = way
+    def _matching_method(self) -> _Method:
+        """Return the first method whose log-probabilities match a plain forward pass."""
+        name, reason = type(transformers_model(self.model)).__name__, ""
+        for method in _METHODS:
+            self._method = method
+            samples = max(1, min(4, self._batch_size.size // 2))  # few enough for both test prompts to share a batch
             try:
-                self.gap = gap_to_forward(self, max(1, min(4, self._at_once.size // 2)))  # both prompts share a batch
+                self.gap = gap_to_forward(self, samples)
             except (InputError, BrokenNumbersError):
                 raise
-            except Exception as error:  # whatever a model's own code makes of a cache that is handled like others
-                why = one_line(error)
+            except Exception as error:  # a model's code may fail in any way on a cache that is not its own
+                reason = one_line(error)
                 continue
             if self.gap < tolerated_gap(self.model):
-                if way.remark:
-                    warnings.warn(f"model: {name} {way.remark}", stacklevel=4)
-                return way
-            why = f"sampled tokens are {self.gap:.2g} nats off the probabilities of a plain forward pass"
-        raise InputError(f"model: cannot sample from {name} as a causal language model: {why}")
+                if method.remark:
+                    warnings.warn(f"model: {name} {method.remark}", stacklevel=4)
+                return method
+            reason = f"sampled tokens are {self.gap:.2g} nats off the probabilities of a plain forward pass"
+        raise InputError(f"model: cannot sample from {name} as a causal language model: {reason}")
 
     @torch.no_grad()
     def _sample(self, prompts: Sequence[TokenIds], uniforms: Tensor, sampling: Sampling) -> list[Answer]:
-        """P prompts -> P * G completions, group by group. `uniforms` is (P * G, T) in [0, 1)."""
+        """Sample P * G completions of P prompts, group by group, from (P * G, T) uniform numbers.
+
+        Raises:
+            BrokenNumbersError: if logits are not finite.
+        """
         device = next(self.model.parameters()).device
         stop_ids = self.stop_ids.to(device)
         ids, attention, uniforms = (values.to(device) for values in (*left_pad(prompts, self.pad_id), uniforms))
-        text = self._way.text(self.model, ids, attention, sampling.samples, sampling.max_new_tokens)
+        text = self._method.text(self.model, ids, attention, sampling.samples, sampling.max_new_tokens)
         tokens = torch.full(uniforms.shape, self.pad_id, device=device)  # (P * G, T)
         logps = torch.zeros(uniforms.shape, device=device)
         lengths = torch.full((len(uniforms),), sampling.max_new_tokens, device=device)
         truncated = torch.ones(len(uniforms), dtype=torch.bool, device=device)
-        alive = torch.arange(len(uniforms), device=device)  # which completion each row of the batch belongs to
+        alive = torch.arange(len(uniforms), device=device)  # index of the completion in each row of the batch
         ended = torch.zeros_like(alive, dtype=torch.bool)
 
         for step in range(sampling.max_new_tokens):
@@ -139,23 +145,23 @@ class TransformersGenerator:
             rows = alive[live]
             tokens[rows, step] = token[live]
             logps[rows, step] = token_logps(text.logits, token)[live]
-            newly = torch.isin(token, stop_ids) & ~ended
-            lengths[alive[newly]], truncated[alive[newly]] = step + 1, False
-            ended |= newly
+            just_ended = torch.isin(token, stop_ids) & ~ended
+            lengths[alive[just_ended]], truncated[alive[just_ended]] = step + 1, False
+            ended |= just_ended
             if bool(ended.all()) or step + 1 == sampling.max_new_tokens:
                 break
-            if int(ended.sum()) * 4 >= len(ended):  # copying the cache pays from a quarter on
+            if int(ended.sum()) * 4 >= len(ended):  # copying the cache pays off once a quarter of the rows have ended
                 rows = (~ended).nonzero().squeeze(1)
                 text.keep(rows)
                 token, alive, ended = token[rows], alive[rows], ended[rows]
             text.append(token)
 
-        if not bool(logps.isfinite().all()):  # one look at the end: a look at every token would cost more
+        if not bool(logps.isfinite().all()):  # checked once at the end, because a check per token would cost more
             raise BrokenNumbersError("the model's logits are not finite, so nothing can be sampled from it")
         rows_of_answers = zip(tokens.tolist(), logps.tolist(), lengths.tolist(), truncated.tolist(), strict=True)
         return [
-            Answer(tuple(ids[:length]), truncated=cut, logps=tuple(logps_[:length]))
-            for ids, logps_, length, cut in rows_of_answers
+            Answer(tuple(ids[:length]), truncated=cut, logps=tuple(scores[:length]))
+            for ids, scores, length, cut in rows_of_answers
         ]
 
 
@@ -172,7 +178,14 @@ class Checked(Protocol):
 
 
 def gap_to_forward(generator: Checked, samples: int) -> float:
-    """Nats by which sampled tokens are off a plain forward pass, with prompts of two lengths and rows that end."""
+    """Return by how many nats per token sampled log-probabilities are off a plain forward pass.
+
+    The test has prompts of two lengths, and every second token ends a completion, so that rows leave the batch.
+
+    Args:
+        generator: to test; its stop tokens are replaced meanwhile.
+        samples: completions per prompt.
+    """
     model, stop_ids, gaps = generator.model, generator.stop_ids, []
     last = embedded_tokens(transformers_model(model)) - 1
     prompts = [[last // part for part in parts] for parts in ((2, 3, 5, 4, 7, 3), (3, 2))]
@@ -189,12 +202,17 @@ def gap_to_forward(generator: Checked, samples: int) -> float:
 
 
 def tolerated_gap(model: nn.Module) -> float:
-    """The nats per token that `gap_to_forward` may be."""
+    """Return the largest acceptable `gap_to_forward` of a model, in nats per token."""
     return _GAP_HALF if next(model.parameters()).dtype.itemsize < 4 else _GAP
 
 
 def left_pad(prompts: Sequence[TokenIds], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, both (P, longest), the prompts flush with the right edge."""
+    """Return token ids and attention mask of left-padded prompts, both (P, longest).
+
+    Args:
+        prompts: P token sequences.
+        pad_id: any valid token.
+    """
     longest = max(map(len, prompts))
     ids = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     attention = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]

@@ -1,8 +1,9 @@
-"""Sampling by a vLLM server on other GPUs of this machine: `vllm serve`, in development mode.
+"""Sampling with a vLLM server on other GPUs of this machine (`vllm serve` in development mode).
 
-The policy's weights reach it through a folder in memory that both see, as safetensors; it loads them in place. Several
-processes share a server: the first one pushes, and all wait until it has. What vllm.py says of seeds holds here too.
-Left out: a transfer from GPU to GPU (NCCL), and servers that see no folder of this machine.
+The policy's weights are written as safetensors to a folder in shared memory, from which the server reloads them in
+place. Several training processes share one server: the first one pushes the weights, and the others wait for it. What
+`grao.rollouts.vllm` says about reproducibility applies here too. Left out: weight transfer between GPUs (NCCL), and
+servers on other machines.
 """
 
 import json
@@ -38,15 +39,15 @@ class VLLMServerGenerator:
     """Samples groups on a server.
 
     Args:
-        policy: a transformers model, with or without an adapter; the server serves the same model.
+        policy: a transformers model, with or without an adapter; the server must serve the same model.
         stop_ids: every token that ends a completion.
-        pad_id: not needed.
-        batch_size: requests under way at once, of this process.
-        alone: not needed.
+        pad_id: ignored.
+        batch_size: concurrent requests of this process.
+        alone: ignored.
         settings: the section `rollout.vllm`.
 
     Raises:
-        InputError: if the server cannot be reached, is of another version, or was started otherwise.
+        InputError: if the server cannot be reached, is not a supported version, or runs with unsuitable options.
     """
 
     def __init__(
@@ -59,28 +60,29 @@ class VLLMServerGenerator:
         settings: VLLMConfig,
     ) -> None:
         self._url, self._timeout = str(settings.server).rstrip("/"), settings.timeout
-        self._requests, self._at_once = Requests(stop_ids), batch_size
+        self._requests, self._concurrency = Requests(stop_ids), batch_size
         self._folder = settings.folder or (_MEMORY if _MEMORY.is_dir() else None)
         try:
-            check_version(self._ask("/version")["version"], f"runs at {self._url}")
-            self._model = self._ask("/v1/models")["data"][0]["id"]
-            config = self._ask("/server_info?config_format=json")["vllm_config"]["model_config"]
+            check_version(self._call("/version")["version"], f"runs at {self._url}")
+            self._model = self._call("/v1/models")["data"][0]["id"]
+            config = self._call("/server_info?config_format=json")["vllm_config"]["model_config"]
             logprobs, dtype = config["logprobs_mode"], str(config["dtype"])
         except (LookupError, TypeError) as error:
-            problem = f"what {self._url} answers is not what vLLM does"
+            problem = f"the server at {self._url} does not answer like vLLM"
             raise InputError(f"rollout.vllm.server: {problem}; start it with {_START}") from error
         if logprobs != "raw_logprobs":
-            raise InputError(f"rollout.vllm.server: it runs with --logprobs-mode {logprobs}; leave that out")
+            problem = f"the server runs with --logprobs-mode {logprobs}"
+            raise InputError(f"rollout.vllm.server: {problem}; start it without this option")
         self.dtype: torch.dtype = getattr(torch, dtype.removeprefix("torch."))
-        """Of its logits: what rounding explains of a gap to the trainer."""
+        """Of its logits; its rounding explains part of the gap to the trainer."""
 
     def generate(
         self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling
     ) -> Iterator[tuple[int, list[Answer]]]:
-        """See `Generator.generate`. A group is given as soon as its last sample has ended."""
+        """See `Generator.generate`. A group is yielded as soon as its last sample has ended."""
         requests = self._requests.all(keys, sampling)
         groups = Groups(sampling.samples)
-        pool = ThreadPoolExecutor(self._at_once)
+        pool = ThreadPoolExecutor(self._concurrency)
         try:
             futures = {
                 pool.submit(self._complete, prompts[row // sampling.samples], request, sampling): row
@@ -92,14 +94,14 @@ class VLLMServerGenerator:
             pool.shutdown(cancel_futures=True)
 
     def sync(self, policy: nn.Module) -> None:
-        """See `Generator.sync`. Until all processes have sampled, and until the server has the weights, all wait."""
+        """See `Generator.sync`. Waits until all processes have finished sampling, and until the server is updated."""
         several = distributed.is_available() and distributed.is_initialized()
         if several:
             distributed.barrier()
         if not several or distributed.get_rank() == 0:
             self._push(policy)
         elif any(map(is_split, policy.parameters())):
-            deque(policy_weights(policy), maxlen=0)  # to gather them takes all processes
+            deque(policy_weights(policy), maxlen=0)  # takes part in gathering the weights, and discards them
         if several:
             distributed.barrier()
 
@@ -107,23 +109,23 @@ class VLLMServerGenerator:
         try:
             with TemporaryDirectory(prefix="grao-weights-", dir=self._folder) as folder:
                 write_weights(policy_weights(policy), Path(folder))
-                self._ask("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}})
+                self._call("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}})
         except (OSError, SafetensorError) as error:
-            problem = f"cannot write the model's weights into {self._folder}: {one_line(error)}"
-            raise InputError(f"rollout.vllm.folder: {problem}; name one with room for them") from error
-        self._ask("/reset_prefix_cache", {})
+            problem = f"cannot write the model's weights to {self._folder}: {one_line(error)}"
+            raise InputError(f"rollout.vllm.folder: {problem}; set it to a folder with enough space") from error
+        self._call("/reset_prefix_cache", {})
 
     def _complete(self, prompt: TokenIds, request: dict[str, Any], sampling: Sampling) -> Answer:
-        asked = {"model": self._model, "prompt": list(prompt), "return_token_ids": True, **request}
-        (choice,) = self._ask("/v1/completions", asked)["choices"]
+        body = {"model": self._model, "prompt": list(prompt), "return_token_ids": True, **request}
+        (choice,) = self._call("/v1/completions", body)["choices"]
         logps, reason = choice["logprobs"]["token_logprobs"], choice["finish_reason"]
         return self._requests.answer(choice["token_ids"], logps, reason, sampling)
 
-    def _ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """What the server answers; a body is posted.
+    def _call(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Send a request (POST if there is a body, else GET) and return the parsed JSON response.
 
         Raises:
-            InputError: if it does not answer, or refuses.
+            InputError: if the server does not answer, or returns an error.
         """
         data = None if body is None else json.dumps(body).encode()
         request = Request(self._url + path, data, {"Content-Type": "application/json"})  # noqa: S310
@@ -131,20 +133,26 @@ class VLLMServerGenerator:
             with urlopen(request, timeout=self._timeout) as answer:  # noqa: S310
                 return json.loads(answer.read() or "null")
         except HTTPError as error:
-            said = one_line(ValueError(error.read().decode(errors="replace")))
+            message = one_line(ValueError(error.read().decode(errors="replace")))
             hint = f"; start it with {_START}" if error.code == 404 else ""
-            raise InputError(f"rollout.vllm.server: {self._url}{path} says {error.code}: {said}{hint}") from error
+            problem = f"{self._url}{path} returned {error.code}: {message}"
+            raise InputError(f"rollout.vllm.server: {problem}{hint}") from error
         except (OSError, ValueError, HTTPException) as error:
             problem = f"{self._url} does not answer ({one_line(error)})"
             raise InputError(f"rollout.vllm.server: {problem}; start it with {_START}") from error
 
 
 def write_weights(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:
-    """Writes weights into safetensors files of about a gigabyte: no more than one of them is held at a time."""
+    """Write weights to safetensors files of about 1 GiB each, so that only one file's weights are in memory at a time.
+
+    Args:
+        weights: pairs of name and value.
+        folder: to write to; it exists.
+    """
     part: dict[str, Tensor] = {}
     number = size = 0
     for name, weight in weights:
-        part[name] = weight.to("cpu", copy=True).contiguous()  # slices of one tensor may not be written as they are
+        part[name] = weight.to("cpu", copy=True).contiguous()  # safetensors rejects tensors that share memory
         size += weight.nbytes
         if size >= _FILE_BYTES:
             save_file(part, folder / f"model-{number:05}.safetensors")

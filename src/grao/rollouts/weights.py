@@ -1,7 +1,7 @@
-"""The policy's weights as a checkpoint holds them: an adapter merged, experts apart, names as on the hub.
+"""Export the policy's weights in checkpoint format, for engines that hold weights of their own.
 
-Engines with weights of their own load these. The policy stays as it is: what an adapter changes is merged in a copy of
-one layer at a time, and what is split over processes is gathered a layer at a time.
+Adapters are merged, experts are separate tensors, and names are those on the hub. The policy is not changed: adapters
+are merged in a copy of one layer at a time, and sharded weights are gathered one layer at a time.
 """
 
 import re
@@ -25,50 +25,53 @@ _CRITIC = "value_head."
 
 @torch.no_grad()
 def policy_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every weight, as `save_pretrained` of the merged model would write it, layer by layer.
+    """Yield name and value of every weight, layer by layer, as `save_pretrained` of the merged model would write them.
 
     Args:
-        policy: as `Generator.sync` gets it. If it is split over processes, all of them go through its weights.
+        policy: as passed to `Generator.sync`. If it is sharded, every process must iterate over all weights.
 
     Raises:
-        InputError: if its weights are quantised.
+        InputError: if the weights are quantized.
     """
     model = base_model(policy)
     if getattr(model, "is_quantized", False):
-        raise InputError("rollout.engine: vLLM does not take the weights of a quantised model; use transformers")
+        raise InputError("rollout.engine: vLLM cannot load the weights of a quantized model; set it to transformers")
     named_weights(model)
-    adapted, seen = _adapted(model), set[Any]()
+    adapted, exported = _adapted(model), set[Any]()
     for _, layer in groupby(model.state_dict(keep_vars=True).items(), key=lambda entry: _layer_of(entry[0])):
         weights: dict[str, Tensor] = {}
         for name, weight in layer:
             owner = next((above for above in adapted if name.startswith(f"{above}.")), None)
-            known = owner or id(weight)  # tied weights are there once
-            if known in seen or name.startswith(_CRITIC):
+            source = owner or id(weight)  # tied weights, and all weights of an adapted layer, are exported once
+            if source in exported or name.startswith(_CRITIC):
                 continue
-            seen.add(known)
-            own = {name: whole(weight)} if owner is None else _merged(adapted[owner]).state_dict(prefix=f"{owner}.")
-            weights |= own
+            exported.add(source)
+            if owner is None:
+                weights[name] = whole(weight)
+            else:
+                weights |= _merged(adapted[owner]).state_dict(prefix=f"{owner}.")
         yield from revert_weight_conversion(model, weights).items()
 
 
 def _layer_of(name: str) -> str:
-    """`model.layers.3.` for all weights of that layer; outside of layers the name itself."""
-    found = re.match(r".*?\.\d+\.", name)
-    return found.group() if found else name
+    """Return the prefix that the weights of a layer share, such as `model.layers.3.`; else the name itself."""
+    prefix = re.match(r".*?\.\d+\.", name)
+    return prefix.group() if prefix else name
 
 
 def _adapted(model: nn.Module) -> dict[str, nn.Module]:
-    """Name and module of every layer that an adapter changes or replaces."""
+    """Return the outermost modules that an adapter changes or replaces, by name."""
     kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-    found: dict[str, nn.Module] = {}
+    adapted: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{above}.") for above in found)
-        found |= {name: module} if isinstance(module, kinds) and not inside else {}
-    return found
+        inside = any(name.startswith(f"{above}.") for above in adapted)
+        if isinstance(module, kinds) and not inside:
+            adapted[name] = module
+    return adapted
 
 
 def _merged(layer: nn.Module) -> nn.Module:
-    """The layer as it would be without an adapter, computed in a copy by peft itself."""
+    """Return a plain copy of the layer with the adapter merged by peft."""
     copied: Any = deepcopy(layer, {id(w): nn.Parameter(whole(w)) for w in layer.parameters() if is_split(w)})
     if isinstance(copied, AuxiliaryTrainingWrapper):
         merged: nn.Module = copied.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)

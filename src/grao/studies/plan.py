@@ -43,8 +43,8 @@ from grao.rollouts.copies import copy_bytes, copy_dtype
 from grao.studies.forecast import Workload, forecasts, timed
 from grao.studies.prepare import Screen
 from grao.training.ahead import check_ahead
-from grao.training.arguments import check_needs, check_trainer_fields, fitting
-from grao.training.stages import kept_away
+from grao.training.arguments import check_needs, check_trainer_fields, drop_too_long
+from grao.training.stages import split_look_prompts
 from grao.types import Example, TokenIds
 
 _GIB = 1 << 30
@@ -149,7 +149,7 @@ def dry_run(recipe: Recipe, card: int | None, gpus: int, ask: bool, screen: Scre
     check_needs(recipe.plan, split.train, recipe.watch is not None)
     check_ahead(recipe.rollout.ahead, recipe.plan, any(map(_early, recipe.rewards)))
     encoded = encoded_as_run(recipe, split.train, tokenizer, model)
-    train = replace(encoded, items=kept_away(encoded.items, recipe.plan, recipe.seed)[0])
+    train = replace(encoded, items=split_look_prompts(encoded.items, recipe.plan, recipe.seed)[0])
     size, group = recipe.training.prompts_per_step, recipe.rollout.group_size
     most = most_steps(recipe.plan, recipe.training.steps, len(train.items), size, group)
     test = split.test if recipe.evaluation.enabled else []
@@ -295,7 +295,7 @@ def encoded_as_run(
     longest, rejected = data.max_prompt_tokens, needs.rejected and not held_out
     encoded = encode_examples(held_out or examples, tokenizer, end, longest, data.long_prompts, rejected, turn)
     config = GRAOConfig(output_dir=recipe.output, rollout=recipe.rollout)
-    return fitting(config, model, encoded, tokenizer)
+    return drop_too_long(config, model, encoded, tokenizer)
 
 
 def _columns(train: EncodedSet) -> tuple[list[TokenIds], list[TokenIds]]:

@@ -29,6 +29,7 @@ from grao.records.run import Manifest, now
 from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.mix import Mix, check_heard, make_reward, make_rewards
 from grao.studies.settings import decisive
+from grao.training.arguments import check_needs
 from grao.training.library import manifest_of
 from grao.training.loglines import LogLines
 from grao.training.trainer import GRAOTrainer
@@ -157,9 +158,11 @@ def prepare(recipe: Recipe, split: Split | None = None, rewards: Mix | None = No
     Raises:
         InputError: for a mistake in recipe, data, model or rewards.
     """
+    plan = recipe.plan  # fails here, not after minutes of loading a model
     split = split or load_split(recipe.data, recipe.seed)
-    rewards, chosen, lora, plan = rewards or make_rewards(recipe), recipe.model, recipe.model.lora, recipe.watch
-    watch = Watch(make_reward(plan.reward, recipe), plan.every, plan.prompts, plan.stop) if plan else None
+    check_needs(plan, split.train, recipe.watch is not None)
+    rewards, chosen, lora, looks = rewards or make_rewards(recipe), recipe.model, recipe.model.lora, recipe.watch
+    watch = Watch(make_reward(looks.reward, recipe), looks.every, looks.prompts, looks.stop) if looks else None
     options = {name: getattr(chosen, name) for name in ("dtype", "quantization", "attention", "trust_remote_code")}
     model, note = load_policy(chosen.path, chosen.adapter, vars(lora) if lora else None, **options)
     tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)

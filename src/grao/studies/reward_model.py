@@ -41,7 +41,7 @@ from grao.records.reward_model import PairScores, RewardModelRecord, write_rewar
 from grao.records.run import git_revision, installed_versions, now
 from grao.rewards.model import RewardModel
 from grao.studies.prepare import Advance, Screen, check_writable
-from grao.training.arguments import check_library, check_trainer_fields, refusals
+from grao.training.arguments import check_library, check_trainer_fields, library_errors
 from grao.types import Example
 
 _PAIRS_PER_REPORT = 256
@@ -225,14 +225,14 @@ def _train(
             **_OFF,
             **extra,
         }
-        with refusals(extra):
+        with library_errors(extra):
             arguments, data = trl.RewardConfig(**settings), Dataset.from_dict(columns)
             trainer = trl.RewardTrainer(model=adapted, args=arguments, train_dataset=data, processing_class=tokenizer)
             check_library(trainer, recipe.training.steps or 1)
         for printing in (transformers.PrinterCallback, transformers.ProgressCallback):
             trainer.remove_callback(printing)
         trainer.add_callback(_Progress(advance))
-        with refusals(extra):
+        with library_errors(extra):
             trainer.train()
     trained = trainer.accelerator.unwrap_model(trainer.model)
     return trained.merge_and_unload() if lora else trained, trainer.state.global_step

@@ -38,7 +38,7 @@ from grao.studies.forecast import judge_forecasts
 from grao.studies.held_out import answer_held_out, answers_stand, held_out, record_answers
 from grao.studies.prepare import LastSample, Prepared, Screen, claimed, prepare
 from grao.studies.settings import anchored, changed
-from grao.training.arguments import refusals
+from grao.training.arguments import library_errors
 from grao.training.callbacks import InterruptGuard, SaveLastStep
 from grao.training.library import log_scores
 from grao.training.reporting import begin_reporting
@@ -109,7 +109,7 @@ def resume_run(folder: Path, screen: Screen, overrides: Overrides = ()) -> Finis
         checkpoint, passed = ready.trainer.last_checkpoint()
         carried = CARRIED.read(checkpoint) if checkpoint else None
         ready = replace(ready, steps=ready.trainer.conductor.steps(carried.reached)) if carried else ready
-        _check_steps(ready, step_of(checkpoint), finished)
+        _check_steps(ready, step_of(checkpoint), finished, carried.reached.first if carried else 0)
         if ready.trainer.is_world_process_zero():
             if checkpoint is None:
                 (folder / "metrics.jsonl").unlink(missing_ok=True)
@@ -195,13 +195,27 @@ def _check_unchanged(ready: Prepared, began: records.Manifest, overrides: Overri
         raise InputError(f"{where}{change} since the run began; {remedy}, or start a new run")
 
 
-def _check_steps(ready: Prepared, done: int, finished: bool) -> None:
-    """Raises: InputError if so many steps leave a run that is to be resumed nothing to do."""
-    folder, steps = ready.recipe.output, ready.steps
+def _check_steps(ready: Prepared, done: int, finished: bool, first: int) -> None:
+    """Check that a run to be resumed has steps left.
+
+    Args:
+        ready: the run; its steps are those of all stages.
+        done: steps of the run so far.
+        finished: whether it came to its end.
+        first: steps before the stage that was reached.
+
+    Raises:
+        InputError: if none are left, naming the setting that limits them.
+    """
+    folder, steps, plan = ready.recipe.output, ready.steps, ready.trainer.conductor.plan
     if finished and not done:
         raise InputError(f"{folder} is finished and holds no whole checkpoint to go on from; start a new run")
     if steps < done or (finished and steps == done):
-        raise InputError(f"training.steps is {steps}, but {folder} has done {done}; give more")
+        until, stage = plan[-1].until, " in its last stage" * (len(plan) > 1)
+        fixed = until is not None and until.steps is not None
+        setting = f"stages.{len(plan) - 1}.until.steps" if fixed else "training.steps"
+        remedy = "start a new run" if fixed else "give more"
+        raise InputError(f"{setting} is {steps - first}, but {folder} has done {done - first}{stage}; {remedy}")
 
 
 def _begin_again(ready: Prepared, before: records.Manifest, overrides: Overrides) -> None:
@@ -249,7 +263,7 @@ def _train(ready: Prepared, screen: Screen, checkpoint: Path | None) -> None:
         for callback in (SaveLastStep(), interrupt, shown):
             trainer.add_callback(callback)
         try:
-            with refusals(ready.recipe.training.trainer):
+            with library_errors(ready.recipe.training.trainer):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (InputError, RewardUnavailableError) as error:
             if trainer.state.global_step == 0:

@@ -1,6 +1,7 @@
-"""Samples that were drawn ahead of their step (`rollout.ahead`): with which rewards that helps, and how they are kept.
+"""Samples drawn one step ahead (`rollout.ahead`): when this is allowed, and how checkpoints keep them.
 
-They came from weights that are gone when a run is resumed, so every checkpoint holds those of the step that follows.
+The weights they were sampled from no longer exist when a run is resumed, so every checkpoint stores the samples of the
+next step.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,27 +19,38 @@ from grao.types import Answer
 _NAME = "ahead.safetensors"
 
 Share = Sequence[tuple[int, Sequence[Answer]]]
-"""Place of a prompt in its step, over all processes, and its samples."""
+"""One process's part of a step: (index of the prompt within the step, its samples)."""
 
 
 def check_ahead(ahead: int, plan: Sequence[Stage], early: bool) -> None:
-    """Raises: InputError if samples ahead of their step gain nothing, or cannot be; `early` as in `Mix`."""
+    """Check that sampling ahead is possible and saves time.
+
+    Args:
+        ahead: `rollout.ahead`.
+        plan: the stages of the run.
+        early: whether a reward can start before it is needed (`Mix.early`).
+
+    Raises:
+        InputError: if it is impossible or saves nothing.
+    """
     if ahead and not any(stage.method.needs.samples for stage in plan):
         names = " and ".join(stage.method.name for stage in plan)
-        raise InputError(f"rollout.ahead: {names} samples nothing in training; leave it out")
+        raise InputError(f"rollout.ahead: {names} does not sample during training; leave it out")
     if ahead and (drawn := next((stage.method.name for stage in plan if stage.method.needs.resample), None)):
-        raise InputError(f"rollout.ahead: {drawn} draws further prompts after the rewards; leave one of them out")
+        raise InputError(
+            f"rollout.ahead: {drawn} draws more prompts after it has the rewards; leave out one of the two"
+        )
     if ahead and not early:
-        raise InputError("rollout.ahead: no reward waits for a server meanwhile, so nothing is gained; leave it out")
+        raise InputError("rollout.ahead: no reward waits for a server, so it would save no time; leave it out")
 
 
 def write_ahead(folder: Path, share: Share, main: bool) -> None:
-    """Writes the samples of all processes into a checkpoint; every process calls it, the main one writes.
+    """Gather the samples of all processes and write them into a checkpoint. Every process calls it, `main` writes.
 
     Args:
         folder: the checkpoint.
-        share: of this process.
-        main: whether it is the main process.
+        share: the samples of this process.
+        main: whether this is the main process.
     """
     gathered: Iterable[tuple[int, Sequence[Answer]]] = gather_object(list(share))
     answers = [answer for _, samples in sorted(gathered, key=lambda entry: entry[0]) for answer in samples]
@@ -54,7 +66,15 @@ def write_ahead(folder: Path, share: Share, main: bool) -> None:
 
 
 def read_ahead(folder: Path, prompts: int) -> list[list[Answer]]:
-    """What `write_ahead` left, group by group: those of all `prompts` of the step; empty if there is nothing."""
+    """Read what `write_ahead` wrote.
+
+    Args:
+        folder: the checkpoint.
+        prompts: prompts per step, over all processes.
+
+    Returns:
+        The samples of each prompt of the step; empty if the checkpoint holds none.
+    """
     if not (folder / _NAME).exists():
         return []
     stored = load_file(folder / _NAME)

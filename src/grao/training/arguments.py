@@ -1,4 +1,4 @@
-"""From our few settings to transformers.TrainingArguments, with the rest passed through and checked."""
+"""Build transformers' TrainingArguments from a GRAOConfig; check the `training.trainer` fields passed through."""
 
 import dataclasses
 import difflib
@@ -26,17 +26,17 @@ from grao.methods.stage import Stage
 from grao.types import Example
 
 _MOSTLY = 0.5
-"""Share of weights that do not move from which it is said."""
+"""Warn if more than this share of the weights is lost to rounding."""
 
 _LIBRARY = ("transformers.train", "transformers.integrations.integration_utils", "trl.")
-"""Modules whose refusals are about `training.trainer`."""
+"""Modules whose errors concern `training.trainer`."""
 _IN_SINGLE = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-"""What trains weights in single precision under mixed precision, however they were loaded."""
+"""Backends that keep float32 master weights under mixed precision, whatever dtype was loaded."""
 _OUTSIDE = ("safetensors", "torch.serialization", "torch._C", "torch.distributed")
-"""Modules that fail when the disk is full, or when another process has ended."""
+"""Modules that fail when the disk is full or another process has died."""
 
 _SAME = ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm")
-"""Fields of TrainingArguments that go by the same name in `training`."""
+"""Fields of TrainingArguments with the same name in `training`."""
 
 _OURS = {
     "output_dir": "output",
@@ -50,31 +50,36 @@ _OURS = {
     "save_strategy": "training.save_every",
     **{name: f"training.{name}" for name in _SAME},
 }
-"""Fields of TrainingArguments that have a name of their own here."""
+"""Fields of TrainingArguments -> the setting that replaces them here."""
 
 MEASURED = ("reward", "win", "tie", "lose")
-"""What `GRAOTrainer.evaluate` measures."""
+"""Metrics measured by `GRAOTrainer.evaluate`."""
 
 
 def training_arguments(config: GRAOConfig, steps: int) -> TrainingArguments:
-    """The arguments of the trainer: the paper's optimiser, one log line a step, no reporting service by default.
+    """Return the trainer's arguments: the paper's optimizer, one log line per step, no reporting service by default.
+
+    Args:
+        config: the run's settings.
+        steps: optimizer steps of the run, at most.
 
     Raises:
-        InputError: for a field under `training.trainer` that does not exist, is set elsewhere, has no effect or holds
-            what it cannot.
+        InputError: if a field of `training.trainer` does not exist, is set elsewhere, has no effect or has an invalid
+            value.
     """
     training = config.training
     extra = check_trainer_fields(training.trainer, TrainingArguments, _OURS)
     defaults = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
     if unfit := next((name for name, value in extra.items() if name in UNFIT and value != defaults[name]), None):
-        raise InputError(f"training.trainer.{unfit} has no place here: {UNFIT[unfit]}; leave it out")
+        raise InputError(f"training.trainer.{unfit} is not supported: {UNFIT[unfit]}; leave it out")
     constant = training.schedule == "constant"
     if constant and extra.get("lr_scheduler_kwargs"):
-        raise InputError("training.trainer.lr_scheduler_kwargs: training.schedule: constant takes none")
+        problem = "has no effect with training.schedule: constant"
+        raise InputError(f"training.trainer.lr_scheduler_kwargs {problem}; leave it out")
     metric = str(extra.get("metric_for_best_model") or MEASURED[0]).removeprefix("eval_")
     if metric not in MEASURED:
         problem = f"must be {' or '.join(MEASURED)}, got {metric}"
-        raise InputError(f"training.trainer.metric_for_best_model {problem}: nothing else is measured while training")
+        raise InputError(f"training.trainer.metric_for_best_model {problem}; nothing else is measured during training")
     best = {"metric_for_best_model": metric, "greater_is_better": metric != "lose"}
     values: dict[str, Any] = {
         "output_dir": str(config.output_dir / "checkpoints"),
@@ -92,32 +97,32 @@ def training_arguments(config: GRAOConfig, steps: int) -> TrainingArguments:
         **(best if extra.get("load_best_model_at_end") else {}),
         **extra,
     }
-    with refusals(extra):
+    with library_errors(extra):
         arguments = TrainingArguments(**values)
     if arguments.load_best_model_at_end and not (arguments.do_eval and training.save_every):
         needed = "needs training.trainer.eval_strategy: steps and training.save_every"
         raise InputError(f"training.trainer.load_best_model_at_end {needed}")
     if arguments.n_gpu > 1:
         raise InputError(
-            f"{arguments.n_gpu} GPUs in one process: start with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one"
+            f"{arguments.n_gpu} GPUs in one process: use `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU"
         )
     return arguments
 
 
 def check_trainer_fields(extra: dict[str, Any], arguments: type, ours: Mapping[str, str]) -> dict[str, Any]:
-    """Checks the section `training.trainer`.
+    """Check the section `training.trainer`.
 
     Args:
         extra: the section.
-        arguments: the dataclass that its fields belong to.
-        ours: fields of it that have a name of their own here -> that name.
+        arguments: the dataclass that has these fields.
+        ours: its fields that other settings replace -> those settings.
 
     Returns:
-        The section, with values of the types that the dataclass declares.
+        The section, with values converted to the types that the dataclass declares.
 
     Raises:
-        InputError: for a field that does not exist, is set elsewhere, or whose value is of another type, negative, or
-            a number of steps below 1.
+        InputError: if a field does not exist, is set elsewhere, or has a value of the wrong type, a negative value or
+            less than one step.
     """
     fields = {field.name: field for field in dataclasses.fields(arguments) if field.init}
     values = {}
@@ -127,7 +132,7 @@ def check_trainer_fields(extra: dict[str, Any], arguments: type, ours: Mapping[s
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             package = arguments.__module__.partition(".")[0]
-            hint = f"; did you mean {near[0]}?" if near else f", it is no field of {package}.{arguments.__name__}"
+            hint = f"; did you mean {near[0]}?" if near else f", {package}.{arguments.__name__} has no such field"
             hint = f"; here it is {OTHER_NAMES[name]}" if name in OTHER_NAMES else hint
             raise InputError(f"training.trainer.{name} is unknown{hint}")
         values[name] = _checked(name, value, fields[name])
@@ -135,7 +140,7 @@ def check_trainer_fields(extra: dict[str, Any], arguments: type, ours: Mapping[s
 
 
 def _checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
-    """The value of a field, of the type that it declares."""
+    """Return the value of a field, converted to its declared type."""
     declared: Any = field.type
     try:
         value = TypeAdapter(declared, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
@@ -150,17 +155,18 @@ def _checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
 
 
 @contextmanager
-def refusals(given: Mapping[str, Any]) -> Iterator[None]:
-    """Makes one line of what transformers' trainer, or a service of `report_to`, refuses inside.
+def library_errors(section: Mapping[str, Any]) -> Iterator[None]:
+    """Turn exceptions of transformers' trainer, or of a `report_to` service, into one-line input errors.
 
-    Theirs is an exception if the trainer's code is nearer to it than ours. What a model's forward pass, a reward or
-    grao itself raises stays as it is, and so do a full disk and a lost process.
+    An exception is the library's if, in its traceback, the innermost frame of either is the library's and not ours.
+    Exceptions of a model's forward pass, of a reward or of grao itself pass through, as do those of a full disk or a
+    lost process.
 
     Args:
-        given: the section `training.trainer`; of its options the one that the words speak of is named.
+        section: the section `training.trainer`; the message names the option that the exception mentions.
 
     Raises:
-        InputError: that line.
+        InputError: in place of the library's exception.
     """
     try:
         yield
@@ -170,17 +176,18 @@ def refusals(given: Mapping[str, Any]) -> Iterator[None]:
         if nearest.startswith("grao.") or frames[-1].startswith(_OUTSIDE):
             raise
         text = one_line(error, None)
-        spoken = [name for name, value in given.items() if _occurs(name, text) or _occurs(value, text)]
-        option = (
-            f".{(spoken or [*given])[0]}" if spoken or len(given) == 1 else f" ({', '.join(given)})" if given else ""
-        )
+        mentioned = [name for name, value in section.items() if _occurs(name, text) or _occurs(value, text)]
+        if mentioned or len(section) == 1:
+            option = f".{(mentioned or [*section])[0]}"
+        else:
+            option = f" ({', '.join(section)})" if section else ""
         elsewhere = [f"{theirs} is {ours} here" for theirs, ours in _OURS.items() if _occurs(theirs, text)]
         hint = f" ({', '.join(elsewhere)})" if elsewhere else ""
         raise InputError(f"training.trainer{option}: {text}{hint}") from error
 
 
 def _occurs(value: Any, text: str) -> bool:
-    """Whether a value, or one of several, is spoken of in a text."""
+    """Whether a text mentions a value, or one of several."""
     words = [str(word) for word in (value if isinstance(value, list | dict) else [value]) if not isinstance(word, bool)]
     return any(
         re.search(rf"\b{re.escape(word).replace('_', '[-_ ]')}", text, re.IGNORECASE) for word in words if word[2:]
@@ -188,11 +195,15 @@ def _occurs(value: Any, text: str) -> bool:
 
 
 def check_library(trainer: Trainer, steps: int) -> None:
-    """Tries what transformers would only try inside `train`: optimiser, schedule and activation checkpointing.
+    """Create and discard optimizer and schedule, so that bad options fail now and not inside `train`.
+
+    Args:
+        trainer: before its training.
+        steps: optimizer steps of the schedule.
 
     Raises:
-        InputError: if the model cannot be checkpointed.
-        Exception: of transformers, for what it refuses.
+        InputError: if the model does not support activation checkpointing but the trainer asks for it.
+        Exception: whatever transformers raises for a bad option.
     """
     model = cast(PreTrainedModel, trainer.model)
     if trainer.args.gradient_checkpointing and not getattr(model, "supports_gradient_checkpointing", True):
@@ -202,17 +213,23 @@ def check_library(trainer: Trainer, steps: int) -> None:
 
 
 def check_settings(training: TrainingConfig, plan: Sequence[Stage], accelerator: Accelerator, model: nn.Module) -> None:
-    """Stops what cannot work and warns of what learns nothing.
+    """Reject settings that cannot work and warn of a learning rate that is too small.
+
+    Args:
+        training: the section of the recipe.
+        plan: the stages of the run.
+        accelerator: the trainer's accelerator.
+        model: the policy.
 
     Raises:
-        InputError: if there are more processes than prompts in a step, or stages where they cannot be.
+        InputError: if there are more processes than prompts per step, or the backend does not support the stages.
     """
     if len(plan) > 1 and accelerator.distributed_type is DistributedType.DEEPSPEED:
         raise InputError(
-            "stages: DeepSpeed's optimiser cannot be begun anew; use FSDP2 or DDP, or a run for each stage"
+            "stages: DeepSpeed's optimizer cannot be replaced between stages; use FSDP2 or DDP, or one run per stage"
         )
     if accelerator.num_processes > 1 and any(stage.method.needs.critic for stage in plan[1:]):
-        raise InputError("stages: a critic cannot be added to several processes later; run that stage by itself")
+        raise InputError("stages: with several processes no later stage may add a critic; make it a run of its own")
     if training.prompts_per_step < accelerator.num_processes:
         raise InputError(
             f"training.prompts_per_step is {training.prompts_per_step}, but there are {accelerator.num_processes} "
@@ -221,7 +238,7 @@ def check_settings(training: TrainingConfig, plan: Sequence[Stage], accelerator:
     usual, rate = usual_learning_rate(model), training.learning_rate
     if rate * 20 <= usual:
         warnings.warn(
-            f"training.learning_rate {rate:g} is the rate for a model of billions of weights; "
+            f"training.learning_rate {rate:g} is for models of billions of weights; "
             f"this one will hardly move, {usual:g} is usual at its size",
             stacklevel=3,
         )
@@ -230,43 +247,49 @@ def check_settings(training: TrainingConfig, plan: Sequence[Stage], accelerator:
     lost = rounded_away(model, rate) if rounding else 0.0
     if lost > _MOSTLY:
         warnings.warn(
-            f"training.learning_rate {rate:g}: a step of that size is lost in the rounding of {lost:.0%} of the "
-            "weights that are trained in half precision; set model.dtype: float32 and training.trainer.bf16: true",
+            f"training.learning_rate {rate:g}: steps this small are lost to rounding in {lost:.0%} of the weights "
+            "trained in half precision; set model.dtype: float32 and training.trainer.bf16: true",
             stacklevel=3,
         )
 
 
 def check_needs(plan: Sequence[Stage], examples: Sequence[Example], watched: bool) -> None:
-    """Checks that all methods of a run get what they need.
+    """Check that every method of a run gets the data it needs.
 
     Args:
-        plan: the stages.
-        examples: to train on.
-        watched: whether a second reward is to look at the samples.
+        plan: the stages of the run.
+        examples: the training examples.
+        watched: whether a watch scores the samples with a second reward.
 
     Raises:
-        InputError: if a row lacks a rejected answer that is needed, or there are no samples to watch.
+        InputError: if a row lacks a rejected answer that a method needs, or there are no samples to watch.
     """
     methods = [stage.method for stage in plan]
     lacking = [example.row for example in examples if not example.rejected]
     if lacking and (needy := next((method for method in methods if method.needs.rejected), None)):
         raise InputError(
             f"method.name: {needy.name} needs a rejected answer to every prompt, row {lacking[0]} has none; "
-            "name their column with data.rejected, or leave such rows out"
+            "set data.rejected to their column, or remove such rows"
         )
     if watched and not any(method.needs.samples for method in methods):
         names = " and ".join(method.name for method in methods)
-        raise InputError(f"watch: {names} samples nothing that a second reward could look at; leave watch out")
+        raise InputError(f"watch: {names} does not sample during training, so there is nothing to watch; leave it out")
 
 
-def fitting(
+def drop_too_long(
     config: GRAOConfig, model: nn.Module, encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase
 ) -> EncodedSet:
-    """The examples whose prompt and reference fit into the model's positions; the others count as dropped.
+    """Drop the examples that are longer than the model's context; they count in `dropped`.
+
+    Args:
+        config: the run's settings.
+        model: the policy.
+        encoded: the encoded examples.
+        tokenizer: names a token that the model lacks.
 
     Raises:
-        InputError: if none does, the longest prompt leaves no room for a sampled answer, or the model does not know a
-            token.
+        InputError: if no example is left, the longest prompt leaves no room for a completion, or a token is outside
+            the model's vocabulary.
     """
     longest = positions(model)
     for item in encoded.items:
@@ -280,7 +303,7 @@ def fitting(
         if len(item.prompt_ids) + max(len(item.reference_ids), len(item.rejected_ids)) <= longest
     ]
     if not items:
-        raise InputError(f"data: no prompt with its reference fits into the model's {longest} positions")
+        raise InputError(f"data: every prompt with its reference is longer than the model's {longest} positions")
     prompt = max(len(item.prompt_ids) for item in items)
     if prompt + config.rollout.max_new_tokens > longest:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What happens beside the steps: metrics on disk, and signals that lose nothing."""
+"""Trainer callbacks: metrics on disk, a checkpoint after the last step, and stopping on signals without loss."""
 
 import signal
 import sys
@@ -21,11 +21,11 @@ from grao.records.run import MetricsLog
 from grao.signals import handled, stop
 
 _HASTE = 2.0
-"""Seconds within which a second Ctrl-C is an echo: a launcher passes on what the terminal has sent to all."""
+"""A second Ctrl-C within so many seconds is ignored: launchers forward the signal that the terminal already sent."""
 
 
 class MetricsCallback(TrainerCallback):
-    """Appends every logged step to `metrics.jsonl`, and warns of a policy that collapses."""
+    """Append every logged step to `metrics.jsonl`, and warn when the policy collapses."""
 
     def __init__(self, folder: Path) -> None:
         self._log = MetricsLog(folder)
@@ -34,7 +34,11 @@ class MetricsCallback(TrainerCallback):
         self._training = False
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Forgets what a resumed run will do again; refuses to write into another run."""
+        """Drop the lines of steps that a resumed run repeats.
+
+        Raises:
+            InputError: if a new run would write into the folder of another.
+        """
         self._begin, self._training = time.perf_counter(), True
         folder = self._log.path.parent
         if state.global_step == 0 and (self._log.path.exists() or checkpoints(folder / "checkpoints")):
@@ -42,14 +46,14 @@ class MetricsCallback(TrainerCallback):
         if state.is_world_process_zero:
             self._begin -= self._log.keep_until(state.global_step)
             self._collapse = CollapseWatch()
-            for line in state.log_history:  # what was told before an interruption
+            for line in state.log_history:  # so that no warning is repeated
                 if "learning_rate" in line:
                     self._collapse.look(line)
 
     def on_log(
         self, args: Any, state: TrainerState, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
     ) -> None:
-        """Appends one line per training log, and one per evaluation while training (`eval/reward`)."""
+        """Append a line per training log and per evaluation during training (`eval/reward`)."""
         if state.is_world_process_zero and self._training and logs:
             measured = {f"eval/{name[5:]}": value for name, value in logs.items() if name.startswith("eval_")}
             if measured or "learning_rate" in logs:
@@ -60,30 +64,30 @@ class MetricsCallback(TrainerCallback):
                     warnings.warn(words, stacklevel=2)
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """What is evaluated later is no part of the training."""
+        """Stop recording: later evaluations are not part of the training."""
         self._training = False
 
     def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """What stands in the log until a checkpoint is as safe as that."""
+        """Flush the log to disk, so that it is as durable as the checkpoint."""
         if state.is_world_process_zero and self._log.path.exists():
             sync(self._log.path)
 
 
 class SaveLastStep(TrainerCallback):
-    """Saves a checkpoint after the last step, so that a run whose final evaluation fails can be resumed from there."""
+    """Save a checkpoint after the last step, so that a run whose final evaluation fails can be resumed."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Saves after the last step."""
+        """Request a checkpoint after the last step."""
         control.should_save |= state.global_step >= state.max_steps
 
 
 class InterruptGuard(TrainerCallback):
-    """Within its context, Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and stop.
+    """Context in which Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and stop.
 
-    A second Ctrl-C stops at once. Of several processes it is enough that one gets the signal.
+    A second Ctrl-C stops at once. With several processes, a signal to one of them stops all.
 
     Args:
-        notify: called once with a line for the user.
+        notify: called once with a message for the user.
     """
 
     def __init__(self, notify: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:  # noqa: T201
@@ -100,11 +104,11 @@ class InterruptGuard(TrainerCallback):
         self._handled.close()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Saves and stops if the signal came, here or in another process."""
+        """Save and stop if this or another process got a signal."""
         if args.world_size > 1:
-            seen = torch.tensor(float(self.interrupted), device=args.device)
-            torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
-            self.interrupted = bool(seen)
+            signalled = torch.tensor(float(self.interrupted), device=args.device)
+            torch.distributed.all_reduce(signalled, torch.distributed.ReduceOp.MAX)
+            self.interrupted = bool(signalled)
         if self.interrupted:
             control.should_save = control.should_training_stop = True
 
@@ -115,7 +119,5 @@ class InterruptGuard(TrainerCallback):
             stop(number, frame)
         if not self.interrupted:
             self.interrupted, self._since = True, now
-            with suppress(OSError, RuntimeError):  # a terminal that is gone, or in the middle of a line
-                self._notify(
-                    "stopping after this step, the checkpoint will be saved; press Ctrl-C again to stop at once"
-                )
+            with suppress(OSError, RuntimeError):  # the terminal is gone, or a line is being written
+                self._notify("stopping after this step and saving a checkpoint; press Ctrl-C again to stop at once")

@@ -1,8 +1,8 @@
-"""Where rollouts, rewards and method meet: step number in, weighted groups out.
+"""Rollout, rewards and weights of a step: step number in, weighted groups out.
 
-A step's prompts and samples follow from (seed, step) and the weights, so nothing has to be replayed after a resume, and
-processes tell each other no more than how much they drew and which groups teach nothing. Samples that are drawn one
-step ahead come from weights that the step before then changes; `sampled` holds them, and so does a checkpoint.
+A step's prompts and samples depend only on (seed, step) and the weights, so a resumed run replays nothing, and
+processes exchange only how many tokens they sampled and which groups have no weight. Samples drawn one step ahead come
+from weights that the step in between changes; `sampled` holds them, and so does a checkpoint.
 """
 
 import time
@@ -25,40 +25,40 @@ from grao.types import Answer, Batch, Encoded, Group, PerAnswer, Role
 
 @dataclass(frozen=True)
 class Experience:
-    """What happened before the update: B groups of this process."""
+    """Groups of this process with rewards and weights, before the update."""
 
     groups: list[Group]
-    """With `Needs.resample` all that were drawn: those of the step's own prompts, then the further ones."""
+    """B groups; with `Needs.resample` all that were drawn: those of the step's own prompts, then the replacements."""
     rewards: MixedRewards
     weighted: Weighted
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def sampled(self) -> bool:
-        """Whether the policy answered; not every method lets it."""
+        """Whether the policy sampled completions; not every method needs them."""
         return self.rewards.total.shape[1] > 0
 
     @property
-    def heard(self) -> Tensor:
-        """(2,), how many answers have a reward, and how many there are."""
+    def scored_counts(self) -> Tensor:
+        """(2,), number of samples with a reward, and of all samples."""
         total = self.rewards.total
         return torch.tensor([int((~total.isnan()).sum()), total.numel()])
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one optimiser step learns from, on this process."""
+    """Input of one optimizer step, on this process."""
 
     batch: Batch
-    """The S answers whose weight is not 0: samples, references and rejected answers alike."""
+    """The S answers with non-zero weight: samples, references and rejected answers."""
     positions: list[tuple[int, int]]
-    """S, (number of the group, index in `Group.answers` of the whole group) of each."""
+    """S pairs (index of the group in the experience, index in its `Group.answers`)."""
     prompts: int
-    """Prompts of the step over all processes, the divisor of the loss."""
+    """Prompts of the step over all processes; the loss is divided by it."""
     experience: Experience
 
     def per_answer(self, values: Tensor) -> PerAnswer:
-        """(S,) values by group and role, float64; 0 where an answer does not count."""
+        """Arrange (S,) values by group and role, float64; 0 for answers outside the update."""
         weights = self.experience.weighted.weights
         table = PerAnswer(*(torch.zeros_like(part, dtype=torch.float64) for part in vars(weights).values()))
         for (group, index), answer, value in zip(self.positions, self.batch.answers, values.tolist(), strict=True):
@@ -71,20 +71,23 @@ class Update:
 
 @dataclass
 class ExperienceSource:
-    """Yields the update of any step.
+    """Returns the update of any step.
 
     Args:
         items: all training prompts.
-        generator, rewards, method: what samples, judges and weighs.
-        tokenizer: turns samples into text for the rewards.
-        sampling: G and how to draw.
+        generator: the sampling engine.
+        rewards: score the samples.
+        method: weights the answers.
+        tokenizer: decodes samples for the rewards.
+        sampling: group size G and sampling settings.
         prompts_per_step: B over all processes.
-        seed: of order and sampling.
-        drop_truncated: give truncated samples weight 0. They stay in their group's mean and deviation.
-        process, processes: which share of the prompts this process takes.
-        ahead: 1 samples each step's successor while a judge reads its own samples.
-        steps: of the training, after which nothing is sampled.
-        total: adds a tensor up over all processes.
+        seed: of the prompt order and of sampling.
+        drop_truncated: give truncated samples weight 0. They still count in their group's mean and deviation.
+        process: index of this process.
+        processes: number of processes, over which the prompts of a step are spread.
+        ahead: 1 to sample the next step while a judge scores this one.
+        steps: optimizer steps of the stage; nothing is sampled ahead beyond them.
+        total: sums a tensor over all processes.
     """
 
     items: Sequence[Encoded]
@@ -102,67 +105,73 @@ class ExperienceSource:
     steps: int = 0
     total: Callable[[Tensor], list[float]] = Tensor.tolist
     sampled: dict[int, list[Group]] = field(default_factory=dict)
-    """Step -> its groups on this process, with `ahead`: the step that is under way, and the next."""
+    """With `ahead`: step -> its groups on this process, for the current step and the next."""
     last: Experience | None = None
-    """Of the last step."""
+    """Experience of the last step."""
 
     def update(self, step: int) -> Update:
-        """Rollout, reward, weights of optimiser step `step` (from 0)."""
+        """Sample, score and weight the groups of optimizer step `step` (from 0, within the stage)."""
         seconds: dict[str, float] = {}
         if self.method.needs.samples:
             with _clock(seconds, "rollout"):
-                known = self.sampled.get(step) if step else None  # at step 0 it would be of another training
-                groups = known or self._sample(step, self._begin)
-                coming = self._sample_ahead(step, groups)
+                stored = self.sampled.get(step) if step else None  # those of step 0 would be of an earlier training
+                groups = stored or self._sample(step, self._begin)
+                next_groups = self._sample_ahead(step, groups)
             with _clock(seconds, "reward"):
                 rewards = reward_groups(groups, self.rewards)
-            if coming:
-                self.rewards.begin(reward_batch(coming))  # only now: it belongs to the next judgement
+            if next_groups:
+                self.rewards.begin(reward_batch(next_groups))  # after this step's rewards: it is for the next call
         else:
             groups = [Group.of(item, ()) for item in self._items(step)]
             rewards = MixedRewards(torch.zeros(len(groups), 0, dtype=torch.float64), {})
-        groups, rewards, weighted = self._filled(step, groups, rewards, seconds)
+        groups, rewards, weighted = self._resampled(step, groups, rewards, seconds)
         self.last = Experience(groups, rewards, weighted, seconds)
         return self.assemble(self.last)
 
-    def _filled(
+    def _resampled(
         self, step: int, groups: list[Group], rewards: MixedRewards, seconds: dict[str, float]
     ) -> tuple[list[Group], MixedRewards, Weighted]:
-        """The groups with their weights, after further prompts took the places of those without any.
+        """Weight the groups, and replace those without weight by groups of other prompts.
 
-        At most `Needs.resample` times, and no prompt twice in a step. The j-th place without weight, over all
+        This is repeated up to `Needs.resample` times; no prompt occurs twice in a step. The j-th empty slot, over all
         processes, gets the j-th prompt of an order that depends on (seed, step) only, and its samples depend on (seed,
-        step, prompt): they are the same on one process or several, and after a resume.
+        step, prompt): so they are the same on any number of processes and after a resume.
         """
-        places = list(range(len(groups)))  # which group stands in each place of this process
+        places = list(range(len(groups)))  # index of the group in each slot of this process
         weighted = self.method.weigh(self.step_groups(step, groups, rewards.total, places))
         if not self.method.needs.resample:
             return groups, rewards, weighted
-        had = {index for _, index in self.draws(step)}
+        used = {index for _, index in self.draws(step)}
         order = shuffled(len(self.items), draw_key(self.seed, "further", step))
-        further = (index for index in order if index not in had)
+        replacements = (index for index in order if index not in used)
         for _ in range(self.method.needs.resample):
             rows, silent = list(weighted.weights.rows()), torch.zeros(self.prompts_per_step, dtype=torch.float64)
             silent[self.process :: self.processes] = torch.tensor([float(not any(rows[number])) for number in places])
-            draws = list(zip([place for place, flag in enumerate(self.total(silent)) if flag], further, strict=False))
+            empty_slots = [slot for slot, flag in enumerate(self.total(silent)) if flag]
+            draws = list(zip(empty_slots, replacements, strict=False))
             if not draws:
                 break
-            own = [(place, index) for place, index in draws if place % self.processes == self.process]
-            if own:
-                items = [self.items[index] for _, index in own]
-                keys = [draw_key(self.seed, step, "further", index) for _, index in own]
+            local_draws = [(slot, index) for slot, index in draws if slot % self.processes == self.process]
+            if local_draws:
+                items = [self.items[index] for _, index in local_draws]
+                keys = [draw_key(self.seed, step, "further", index) for _, index in local_draws]
                 with _clock(seconds, "rollout"):
                     new = sample_groups(items, keys, self.generator, self.sampling, self.tokenizer, self._begin)
                 with _clock(seconds, "reward"):
                     rewards = joined([rewards, reward_groups(new, self.rewards)])
-                for (place, _), number in zip(own, count(len(groups)), strict=False):
-                    places[place // self.processes] = number
+                for (slot, _), number in zip(local_draws, count(len(groups)), strict=False):
+                    places[slot // self.processes] = number
                 groups = [*groups, *new]
             weighted = self.method.weigh(self.step_groups(step, groups, rewards.total, places))
         return groups, rewards, weighted
 
     def restore(self, step: int, samples: Sequence[Sequence[Answer]]) -> None:
-        """Takes up what was sampled ahead of `step` before an interruption: samples of all its prompts, or nothing."""
+        """Restore the samples drawn ahead of `step` before an interruption.
+
+        Args:
+            step: within the stage, from 0.
+            samples: of each prompt of the step over all processes; empty if there are none.
+        """
         share = zip(self._items(step), samples[self.process :: self.processes], strict=True) if samples else ()
         groups = [decoded_group(item, answers, self.tokenizer) for item, answers in share]
         self.sampled = {step: groups} if groups else {}
@@ -170,13 +179,13 @@ class ExperienceSource:
             self.rewards.begin(reward_batch(groups))
 
     def share(self, step: int) -> list[tuple[int, Sequence[Answer]]]:
-        """What is there ahead of `step` on this process: the place of each prompt in the step, and its samples."""
-        places = range(self.process, self.prompts_per_step, self.processes)
+        """Return this process's samples drawn ahead of `step`: (index of the prompt in the step, its samples)."""
+        slots = range(self.process, self.prompts_per_step, self.processes)
         groups = self.sampled.get(step, ())
-        return [(place, group.samples) for place, group in zip(places, groups, strict=False)]
+        return [(slot, group.samples) for slot, group in zip(slots, groups, strict=False)]
 
     def _items(self, step: int) -> list[Encoded]:
-        """The prompts of this process."""
+        """The prompts of this process in a step."""
         return [self.items[index] for _, index in self.draws(step)[self.process :: self.processes]]
 
     def _sample(self, step: int, finished: Callable[[Group], None]) -> list[Group]:
@@ -185,7 +194,7 @@ class ExperienceSource:
         return sample_groups(self._items(step), keys, self.generator, self.sampling, self.tokenizer, finished)
 
     def _sample_ahead(self, step: int, groups: list[Group]) -> list[Group]:
-        """The groups of the next step, if they are to be sampled now; those of this one are kept until then."""
+        """Sample the next step's groups if `ahead` is set; keep both steps in `sampled`."""
         if not self.ahead:
             return []
         self.sampled = {step: groups}
@@ -195,11 +204,11 @@ class ExperienceSource:
         return self.sampled[step + 1]
 
     def _begin(self, group: Group) -> None:
-        """A judge on a server reads this group while the next ones are sampled."""
+        """Let a judge on a server start on this group while the next ones are sampled."""
         self.rewards.begin(reward_batch([group]))
 
     def draws(self, step: int) -> list[tuple[int, int]]:
-        """The (epoch, prompt) pairs of a step, B of them: epochs are shuffled anew and follow without a gap."""
+        """Return the B pairs (epoch, prompt index) of a step. Each epoch has its own order; a step may span two."""
         size, first = len(self.items), step * self.prompts_per_step
         positions = range(first, first + self.prompts_per_step)
         epochs = sorted({position // size for position in positions})
@@ -209,7 +218,14 @@ class ExperienceSource:
     def step_groups(
         self, step: int, groups: Sequence[Group], rewards: Tensor, places: Sequence[int] | None = None
     ) -> StepGroups:
-        """What a method is told of a step's groups; `rewards` is (B, G), `places` are those that fill the step."""
+        """Return what a method sees of a step.
+
+        Args:
+            step: within the stage, from 0.
+            groups: all groups drawn so far.
+            rewards: (B, G), NaN where missing.
+            places: indices of the groups that fill the step; by default all.
+        """
         references = [len(self.items[index].reference_ids) for _, index in self.draws(step)]
         lengths = PerAnswer(
             torch.tensor([group.tokens(Role.SAMPLE) for group in groups]),
@@ -221,16 +237,16 @@ class ExperienceSource:
         return StepGroups(rewards, lengths, mean, step, tokens / max(filled, 1), self.sampling.max_new_tokens)
 
     def assemble(self, experience: Experience) -> Update:
-        """Build the update from the answers whose weight is not zero."""
+        """Build the update from the answers with non-zero weight."""
         weights = experience.weighted.weights
         signals = experience.weighted.signals or weights
         counted: list[Group] = []
         positions: list[tuple[int, int]] = []
         rows = zip(experience.groups, weights.rows(), signals.rows(), strict=True)
-        for number, (group, factors, told) in enumerate(rows):
+        for number, (group, factors, group_signals) in enumerate(rows):
             answers = [
                 replace(answer, weight=0.0 if self.drop_truncated and answer.truncated else weight, signal=signal)
-                for answer, weight, signal in zip(group.answers, factors, told, strict=False)
+                for answer, weight, signal in zip(group.answers, factors, group_signals, strict=False)
             ]
             positions += [(number, index) for index, answer in enumerate(answers) if answer.weight]
             counted.append(Group(group.item, tuple(answer for answer in answers if answer.weight), number))
@@ -239,7 +255,7 @@ class ExperienceSource:
 
 
 def shuffled(count: int, key: int) -> list[int]:
-    """A permutation of range(count) that depends on the key only."""
+    """Return a permutation of range(count) that depends only on the key."""
     return np.random.Generator(np.random.Philox(key=key)).permutation(count).tolist()  # type: ignore[no-any-return]
 
 

@@ -1,7 +1,7 @@
-"""How far sampler and trainer are apart on the tokens that were drawn, and what an update can do about it.
+"""The gap between sampling engine and trainer on the sampled tokens, and importance weights that correct for it.
 
-The two are the same model, but on other kernels, in another precision, or, with `rollout.ahead`, one step older. Every
-step measures the difference from log-probabilities that are there anyway; a truncated importance weight takes it out of
+Both run the same model, but with different kernels, in different precision or, with `rollout.ahead`, one step apart.
+Every step measures the gap from log-probabilities that are computed anyway. Truncated importance weights remove it from
 the gradients of samples (Ionides 2008; Yao et al. 2025 for language models).
 """
 
@@ -21,40 +21,46 @@ from grao.rollouts.base import Generator, OwnPrecision
 from grao.types import Answer, Batch, Role
 
 _SINGLE, _HALF = 1e-3, 0.1
-"""Nats per token of a mean gap that rounding explains, in single and in half precision."""
+"""Mean gaps that rounding explains, in nats per token: in float32 and in half precision."""
 _FAR = 50.0
-"""Nats beyond which it does not matter how far: ratios stay finite."""
+"""Differences are clipped to this many nats, so that ratios stay finite."""
 
 
 @dataclass(frozen=True)
 class SamplerGap:
-    """Of S answers; NaN of what was not sampled, or whose sampler did not say."""
+    """Gap on S answers; NaN for answers that were not sampled or came without the sampler's log-probabilities."""
 
     absolute: Tensor
     """(S,), mean |log pi - log pi of the sampler| per token, nats."""
     kl: Tensor
-    """(S,), estimate of KL(sampler | trainer) per token, nats: unbiased at temperature 1."""
+    """(S,), estimate of KL(sampler | trainer) per token, nats; unbiased at temperature 1."""
     ratio: Tensor
-    """(S,), the largest factor by which a token is likelier for one of the two."""
+    """(S,), largest ratio of the two probabilities of a token, at least 1."""
 
     @staticmethod
     def of(logps: Tensor, sampler: Tensor, lengths: Tensor) -> Tensor:
-        """The three as rows, (3, S), from the log-probabilities (N,) of both and the lengths (S,) of the answers."""
-        apart = (logps - sampler).abs()
+        """Return the three quantities as rows of (3, S).
+
+        Args:
+            logps: (N,), the trainer's log-probabilities.
+            sampler: (N,), the sampler's log-probabilities.
+            lengths: (S,), tokens of each answer; their sum is N.
+        """
+        differences = (logps - sampler).abs()
         near = logps.clamp(sampler - _FAR, sampler + _FAR)
-        largest = torch.segment_reduce(apart.clamp(max=_FAR), "max", lengths=lengths, unsafe=True)
+        largest = torch.segment_reduce(differences.clamp(max=_FAR), "max", lengths=lengths, unsafe=True)
         kl = kl_estimate(sampler, near)
-        return torch.stack([sequence_means(apart, lengths), sequence_means(kl, lengths), largest.exp()])
+        return torch.stack([sequence_means(differences, lengths), sequence_means(kl, lengths), largest.exp()])
 
 
 def sampler_logps(answers: Sequence[Answer], dtype: torch.dtype) -> Tensor:
-    """(N,), log-probability of each token under the model that sampled it; NaN of what was not sampled."""
+    """Return (N,) log-probabilities under the sampling engine; NaN for tokens that were not sampled."""
     values = [logp for answer in answers for logp in answer.logps or [torch.nan] * len(answer.ids)]
     return torch.tensor(values, dtype=dtype)
 
 
 def tolerated_gap(policy: nn.Module, accelerator: Accelerator, generator: Generator) -> float:
-    """Nats per token that rounding explains; infinite where dropout makes the trainer another model."""
+    """Return the mean gap that rounding explains, in nats per token; infinite if the policy has dropout."""
     if any(map(_drops_out, policy.modules())):
         return math.inf
     kinds = [next(policy.parameters()).dtype, *([generator.dtype] if isinstance(generator, OwnPrecision) else [])]
@@ -68,61 +74,72 @@ def _drops_out(module: nn.Module) -> bool:
 
 
 class GapWarning:
-    """Warns once of a mean gap that rounding does not explain.
+    """Warn once of a mean gap that rounding does not explain.
 
     Args:
-        tolerated: nats per token.
+        tolerated: largest gap without a warning, nats per token.
     """
 
     def __init__(self, tolerated: float) -> None:
         self.tolerated = tolerated
 
-    def look(self, step: int, gap: float) -> None:
-        """At step `step` the mean gap was this, in nats per token; NaN where nothing was measured."""
+    def check(self, step: int, gap: float) -> None:
+        """Check the mean gap of a step, in nats per token; NaN if it was not measured."""
         if gap > self.tolerated:
             self.tolerated = math.inf
             warnings.warn(
                 f"step {step}: sampler and trainer differ by {gap:.2g} nats per token, more than rounding explains; "
-                "look at sampler/gap, and at training.importance_cap in docs/method.md",
+                "watch sampler/gap, and see training.importance_cap in docs/method.md",
                 stacklevel=3,
             )
 
 
 Ratio = Callable[[TokenView, Tensor], Tensor]
-"""Differences of log-probabilities (N,), trainer minus sampler -> the log of each token's ratio, (N,)."""
+"""Maps (N,) differences of log-probabilities, trainer minus sampler, to the (N,) log-ratios of the tokens."""
 
 RATIOS: dict[str, Ratio] = {
-    "tokens": lambda view, apart: apart,
-    "sequences": lambda view, apart: view.per_token(view.total(apart)),
+    "tokens": lambda view, differences: differences,
+    "sequences": lambda view, differences: view.per_token(view.total(differences)),
 }
-"""`training.importance_of` -> what has a ratio of its own."""
+"""`training.importance_of` -> its ratio: one per token, or one per sequence."""
 
 
 IMPORTANCE = ("importance/mean", "importance/capped")
-"""What is logged of the weights: their mean over a sample's tokens, and the share that was cut."""
+"""Logged metrics: mean weight over a sample's tokens, and share of tokens whose weight was truncated."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Truncated importance weights: min(pi / pi of the sampler, cap) on the gradients of samples, 1 elsewhere.
+    """Truncated importance weights on the gradients of samples: min(pi / pi_sampler, cap); 1 for other answers.
 
-    pi is the policy before the update on these samples. The weights are constants for the gradient.
+    pi is the policy before the update on these samples. Gradients do not flow through the weights.
+
+    Args:
+        cap: largest weight.
+        ratio: one of `RATIOS`.
     """
 
     cap: float
     ratio: Ratio
 
     def check(self, batch: Batch) -> None:
-        """Raises: InputError if a sample came without the sampler's log-probabilities."""
+        """Check that samples carry the sampler's log-probabilities.
+
+        Args:
+            batch: answers of a micro-batch.
+
+        Raises:
+            InputError: if a sample has none.
+        """
         if any(answer.role is Role.SAMPLE and answer.logps is None for answer in batch.answers):
-            raise InputError("training.importance_cap: rollout.engine gives no log-probabilities of its samples")
+            raise InputError("training.importance_cap: rollout.engine returns no log-probabilities of its samples")
 
     def weights(self, view: TokenView, sampler: Tensor) -> Tensor:
-        """(N,), from the sampler's log-probabilities, (N,)."""
-        apart = (view.old - sampler).masked_fill(~view.has_role(Role.SAMPLE), 0.0)
-        return self.ratio(view, apart).exp().clamp(max=self.cap)
+        """Return the (N,) weights, given the sampler's (N,) log-probabilities."""
+        differences = (view.old - sampler).masked_fill(~view.has_role(Role.SAMPLE), 0.0)
+        return self.ratio(view, differences).exp().clamp(max=self.cap)
 
     def scaled(self, logps: Tensor, weights: Tensor) -> Tensor:
-        """(N,), the same values, with gradients multiplied by the weights: so any method's loss takes them in."""
+        """Return (N,) log-probabilities of the same value whose gradients are multiplied by the weights."""
         constant = logps.detach()
         return constant + weights * (logps - constant)

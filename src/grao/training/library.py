@@ -1,8 +1,8 @@
-"""The records of a run that a script makes with `GRAOTrainer`: the files that `grao train` writes, and their page.
+"""Records and report of a run made with `GRAOTrainer` in a script: the same files that `grao train` writes.
 
-items.jsonl, evaluation.json   from `evaluate()`, before and after training
-metrics.jsonl, samples.jsonl   from `train()`
-manifest.json, report.html     from `report()`
+items.jsonl, evaluation.json   written by `evaluate()`, before and after training
+metrics.jsonl, samples.jsonl   written by `train()`
+manifest.json, report.html     written by `report()`
 """
 
 import math
@@ -37,53 +37,54 @@ BEFORE, AFTER = "before", "after"
 
 
 def held_out_metrics(trainer: "GRAOTrainer", items: Sequence[Encoded], recorded: bool) -> dict[str, float]:
-    """What one answer of the current policy to each prompt comes to.
+    """Sample one answer of the current policy to each prompt, and measure them against the references.
 
     Args:
-        trainer: samples and judges as in training.
+        trainer: samples and scores as in training.
         items: prompts with references.
-        recorded: whether they are its held-out prompts, whose answers are kept.
+        recorded: whether these are the trainer's held-out prompts, whose answers go into the records.
 
     Returns:
-        `measured`, and of what is recorded `headline_numbers`.
+        `verdict_shares` and, if recorded, `headline_numbers`.
 
     Raises:
-        InputError: if what is to be recorded would overwrite another evaluation: before any sampling.
+        InputError: before any sampling, if the records of another evaluation would be overwritten.
     """
     if recorded:
         check_records(trainer)
     answers = judged_answers(trainer, items)
-    return measured(answers) | (headline_numbers(record_evaluation(trainer, answers)) if recorded else {})
+    return verdict_shares(answers) | (headline_numbers(record_evaluation(trainer, answers)) if recorded else {})
 
 
 def judged_answers(trainer: "GRAOTrainer", items: Sequence[Encoded]) -> list[RecordedAnswer]:
-    """One answer of the current policy to each prompt, judged against its reference.
+    """Sample one answer of the current policy to each of N prompts, and score it against the reference.
 
     Args:
-        trainer: samples as in training.
+        trainer: samples and scores as in training.
         items: N prompts with references.
     """
     rollout = trainer.config.rollout
     sampling = Sampling(1, rollout.temperature, rollout.top_p, rollout.max_new_tokens)
     answers = sample_answers(items, trainer.sampler(), sampling, trainer.tokenizer, trainer.config.seed)
-    # While training, silence of the rewards is no reason to end it.
+    # During training an evaluation without rewards must not end the run.
     return Jury(trainer.rewards).judge(items, answers, needed=not trainer.is_in_train)
 
 
-def measured(answers: Sequence[RecordedAnswer]) -> dict[str, float]:
-    """Mean reward, and shares of wins, ties and losses to the reference, of the answers that have a verdict.
+def verdict_shares(answers: Sequence[RecordedAnswer]) -> dict[str, float]:
+    """Return mean reward and shares of wins, ties and losses against the reference.
 
-    NaN if none has.
+    Answers without a reward are left out; all values are NaN if none has one.
     """
-    known = [answer.reward for answer in answers if answer.reward is not None]
-    if not known:
+    rewards = [answer.reward for answer in answers if answer.reward is not None]
+    if not rewards:
         return dict.fromkeys(("reward", "win", "tie", "lose"), math.nan)
-    outcomes = {"win": sum(reward > 0 for reward in known), "tie": known.count(0.0), "lose": sum(r < 0 for r in known)}
-    return {"reward": sum(known) / len(known), **{name: count / len(known) for name, count in outcomes.items()}}
+    wins, losses = sum(reward > 0 for reward in rewards), sum(reward < 0 for reward in rewards)
+    outcomes = {"win": wins, "tie": rewards.count(0.0), "lose": losses}
+    return {"reward": sum(rewards) / len(rewards), **{name: count / len(rewards) for name, count in outcomes.items()}}
 
 
 def headline_numbers(evaluation: Evaluation) -> dict[str, float]:
-    """RAS of the last model of an evaluation and, where there is one before it, NAG; without what was not measured."""
+    """Return RAS of the last model and, if there is an earlier one, NAG; numbers without data are left out."""
     scores = [*evaluation.models.values()][-1]
     numbers = {"ras": scores.ras, "ras_win_or_tie": scores.ras_win_or_tie}
     if evaluation.gains:
@@ -92,15 +93,15 @@ def headline_numbers(evaluation: Evaluation) -> dict[str, float]:
 
 
 def log_scores(trainer: Trainer, evaluation: Evaluation) -> None:
-    """Sends `headline_numbers` to the services of `report_to`."""
+    """Send `headline_numbers` to the services of `report_to`."""
     trainer.log({f"eval_{name}": value for name, value in headline_numbers(evaluation).items()})
 
 
 def check_records(trainer: "GRAOTrainer") -> None:
-    """Makes sure that an evaluation before training overwrites no other one.
+    """Check that an evaluation before training overwrites no other.
 
     Raises:
-        InputError: if the folder of the trainer holds one.
+        InputError: if the trainer's folder holds records of another run or evaluation.
     """
     others = {name for item in records.read_items(Path(trainer.folder)) for name in item.answers} - {BEFORE}
     if others and not trainer.state.global_step:
@@ -108,20 +109,20 @@ def check_records(trainer: "GRAOTrainer") -> None:
 
 
 def record_evaluation(trainer: "GRAOTrainer", answers: Sequence[RecordedAnswer]) -> Evaluation:
-    """Writes `items.jsonl` and `evaluation.json`: of the model before training, or of it and the one after.
+    """Write `items.jsonl` and `evaluation.json` of the model before training, or of both before and after.
 
     Args:
-        trainer: at step 0 its model is the one before.
-        answers: to its held-out prompts, judged.
+        trainer: at step 0 the answers are those before training.
+        answers: scored answers to the trainer's held-out prompts.
     """
     encoded, folder = trainer.eval_items, Path(trainer.folder)
     assert encoded is not None  # noqa: S101
     recorded = records.read_items(folder)
-    begun = trainer.state.global_step > 0
+    trained = trainer.state.global_step > 0
     same = [item.id for item in recorded] == [item.example.id for item in encoded.items]
-    before = [item.answers[BEFORE] for item in recorded if BEFORE in item.answers] if begun and same else []
-    known = {BEFORE: before} if before else {}
-    items = Jury(trainer.rewards).items(encoded.items, {**known, AFTER if begun else BEFORE: list(answers)})
+    before = [item.answers[BEFORE] for item in recorded if BEFORE in item.answers] if trained and same else []
+    answers_before = {BEFORE: before} if before else {}
+    items = Jury(trainer.rewards).items(encoded.items, {**answers_before, AFTER if trained else BEFORE: list(answers)})
     evaluation = evaluation_from_items(items)
     judges = [f"reward {reward.name}" for reward in trainer.rewards.rewards]
     evaluation = replace(evaluation, judges=judges, doubts=doubts(items, evaluation))
@@ -131,17 +132,17 @@ def record_evaluation(trainer: "GRAOTrainer", answers: Sequence[RecordedAnswer])
 
 
 def write_page(trainer: "GRAOTrainer") -> Path:
-    """Writes `manifest.json` and the page, and returns the path of the page."""
+    """Write `manifest.json` and `report.html`; return the path of the latter."""
     folder, done = Path(trainer.folder), trainer.state.global_step
     if trainer.is_world_process_zero():
         stopped = trainer.control.should_training_stop and not trainer.is_in_train
-        told = TypeAdapter(GRAOConfig).dump_python(trainer.config, mode="json", by_alias=True)
-        if trainer.given:
-            told["method"] = {"name": trainer.given.name}
+        settings = TypeAdapter(GRAOConfig).dump_python(trainer.config, mode="json", by_alias=True)
+        if trainer.custom_method:
+            settings["method"] = {"name": trainer.custom_method.name}
         model = {"path": str(getattr(trainer.accelerator.unwrap_model(trainer.model).config, "_name_or_path", ""))}
         config = {
             "model": model,
-            **{name: told[name] for name in ("data", "rollout", "method", "stages", "training", "seed")},
+            **{name: settings[name] for name in ("data", "rollout", "method", "stages", "training", "seed")},
         }
         facts = {
             "steps": trainer.state.max_steps or trainer.args.max_steps,
@@ -156,7 +157,7 @@ def write_page(trainer: "GRAOTrainer") -> Path:
 
 
 def manifest_of(trainer: "GRAOTrainer") -> Manifest:
-    """What a trainer knows of its run."""
+    """Return the manifest of a trainer's run, as far as the trainer knows it."""
     train, held_out = trainer.train_items, trainer.eval_items
     long = train.dropped + (held_out.dropped if held_out else 0)
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -178,14 +179,14 @@ def manifest_of(trainer: "GRAOTrainer") -> Manifest:
 
 
 def _script() -> str:
-    """The command that runs the script, without its arguments, which may hold keys; empty in a notebook."""
-    started = Path(sys.argv[0])
-    own = started.suffix == ".py" and "site-packages" not in started.parts
-    return shlex.join(["python", started.name]) if own else ""
+    """Return the command that ran the script, without its arguments, which may hold API keys; empty in a notebook."""
+    script = Path(sys.argv[0])
+    is_script = script.suffix == ".py" and "site-packages" not in script.parts
+    return shlex.join(["python", script.name]) if is_script else ""
 
 
 def _hardware(accelerator: Accelerator) -> str:
-    """How many of which device."""
+    """Return the device name, with the number of devices."""
     cuda = accelerator.device.type == "cuda"
     name = torch.cuda.get_device_name(accelerator.device) if cuda else accelerator.device.type.upper()
     return name if accelerator.num_processes == 1 else f"{accelerator.num_processes} x {name}"

@@ -1,4 +1,4 @@
-"""A line for each logged step, where a script trains: for people, in place of transformers' dictionaries."""
+"""A readable line per logged step when a script trains, in place of transformers' dictionaries."""
 
 import sys
 from collections.abc import Mapping
@@ -8,25 +8,25 @@ from transformers import TrainerCallback, TrainerState
 
 
 class LogLines(TrainerCallback):
-    """Prints how each step went and what each evaluation measured. `trainer.remove_callback(LogLines)` stops it."""
+    """Print a line per step and per evaluation. `trainer.remove_callback(LogLines)` turns it off."""
 
     def on_log(
         self, args: Any, state: TrainerState, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """Prints the line, in the first process."""
+        """Print the line, on the main process."""
         words = " ".join(filter(None, (evaluation_words(logs or {}), step_words(logs or {}))))
         if state.is_world_process_zero and words:
             width = len(str(state.max_steps))
-            place = f"step {state.global_step:>{width}}/{state.max_steps}" if state.max_steps else "step 0"
-            sys.stdout.write(f"{place}  {words}\n")
+            position = f"step {state.global_step:>{width}}/{state.max_steps}" if state.max_steps else "step 0"
+            sys.stdout.write(f"{position}  {words}\n")
             sys.stdout.flush()
 
 
 def step_words(logs: Mapping[str, Any]) -> str:
-    """How a step went: verdicts and reward of its samples, or its loss where it has none; empty of other logs.
+    """Return verdicts and reward of a step's samples, or its loss if it has none; empty for other log lines.
 
     Args:
-        logs: one line of the log, named as in `metrics.jsonl`.
+        logs: one log line, named as in `metrics.jsonl`.
     """
     if "reward/mean" in logs:
         verdicts = f"wins {logs['verdict/win']:.0%}  ties {logs['verdict/tie']:.0%}"
@@ -36,7 +36,7 @@ def step_words(logs: Mapping[str, Any]) -> str:
 
 
 def evaluation_words(logs: Mapping[str, Any]) -> str:
-    """What `evaluate` measured; empty of other logs."""
+    """Return the measurements of `evaluate`; empty for other log lines."""
     if "eval_reward" not in logs:
         return ""
     verdicts = f"wins {logs['eval_win']:.0%}  ties {logs['eval_tie']:.0%}"

@@ -1,4 +1,4 @@
-"""The numbers of one step: means over all prompts of all processes, named as in `metrics.jsonl`, and its speed."""
+"""Metrics of a step: means over the prompts of all processes, named as in `metrics.jsonl`, and its speed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,25 +12,32 @@ from grao.engine.flops import Cost, Work, matmul_peak
 from grao.engine.sharded import half_precision
 from grao.errors import InputError
 from grao.methods.base import Method
-from grao.training.accumulate import Seen
+from grao.training.accumulate import StepOutput
 from grao.training.experience import Experience, Update
 from grao.types import Role
 
 Tallies = Mapping[str, Mapping[str, Tensor | float]]
 
 SUMMED = ("/requests", "/cached", "/unreadable", "/failed", "/cost")
-"""Ends of what is counted of judges: over several steps it is a sum."""
+"""Suffixes of judge metrics that are summed over steps, not averaged."""
 _TRAINERS = {"step", "seconds", "loss", "grad_norm", "learning_rate", "epoch", "bad_steps"}
-"""What each line of `metrics.jsonl` holds beside `step_metrics`."""
+"""Names in `metrics.jsonl` that do not come from `step_metrics`."""
 
 
 def step_metrics(
-    update: Update, seen: Seen, method: Method, accelerator: Accelerator, more: Mapping[str, Tensor | float]
+    update: Update, output: StepOutput, method: Method, accelerator: Accelerator, more: Mapping[str, Tensor | float]
 ) -> dict[str, float]:
-    """Everything that is logged of a step, but for gradient norm, learning rate, loss and speed.
+    """Return all metrics of a step but gradient norm, learning rate, loss and speed.
 
-    A mean is taken over what there is: verdicts over scored samples, advantages over groups that have one,
-    entropy over the samples that were forwarded. Of `more`, tensors are averaged and numbers summed.
+    Means skip missing values: verdicts are averaged over scored samples, advantages over groups that have them, entropy
+    over the samples that were forwarded.
+
+    Args:
+        update: of this process.
+        output: results of its forward passes.
+        method: reports metrics of its own.
+        accelerator: reduces over processes.
+        more: further metrics; tensors are averaged, numbers are summed.
     """
     experience = update.experience
     more = {**more, **judge_numbers(experience.rewards.tallies)}
@@ -38,50 +45,60 @@ def step_metrics(
         **({**_reward_numbers(experience), **_completion_numbers(experience)} if experience.sampled else {}),
         "reference/tokens": torch.tensor([float(len(group.item.reference_ids)) for group in experience.groups]),
         **{name: number for name, number in more.items() if isinstance(number, Tensor)},
-        **method.report(experience.weighted, update.per_answer(seen.loglik)),
-        **{name: seen.numbers.get(name, torch.zeros(0)).cpu() for name in _names(seen.numbers, accelerator)},
+        **method.report(experience.weighted, update.per_answer(output.loglik)),
+        **{name: output.numbers.get(name, torch.zeros(0)).cpu() for name in _names(output.numbers, accelerator)},
     }
-    main = Role.SAMPLE if experience.sampled else Role.REFERENCE
-    shown = torch.tensor([answer.role is main for answer in update.batch.answers], dtype=torch.bool)
-    values["entropy"] = seen.entropy.cpu()[shown]
+    main_role = Role.SAMPLE if experience.sampled else Role.REFERENCE
+    main_answers = torch.tensor([answer.role is main_role for answer in update.batch.answers], dtype=torch.bool)
+    values["entropy"] = output.entropy.cpu()[main_answers]
     if experience.sampled:
-        values |= {"sampler/gap": seen.sampler.absolute.cpu(), "sampler/kl": seen.sampler.kl.cpu()}
-    if seen.kl is not None:
-        values["kl"] = seen.kl.cpu()[shown]
+        values |= {"sampler/gap": output.sampler.absolute.cpu(), "sampler/kl": output.sampler.kl.cpu()}
+    if output.kl is not None:
+        values["kl"] = output.kl.cpu()[main_answers]
     totals = {
         "tokens/sampled": sum(sum(group.tokens(Role.SAMPLE)) for group in experience.groups),
-        "tokens/trained": seen.tokens,
+        "tokens/trained": output.tokens,
         **(_drawn(experience) if method.needs.resample else {}),
         **{name: number for name, number in more.items() if not isinstance(number, Tensor)},
-        **({} if seen.balance is None else {"router_loss": seen.balance.item()}),
+        **({} if output.balance is None else {"router_loss": output.balance.item()}),
     }
-    largest = {"sampler/ratio": _largest(seen.sampler.ratio, accelerator)} if experience.sampled else {}
-    return _shares(_averages(values, totals, accelerator)) | largest | dict(seen.experts)
+    largest = {"sampler/ratio": _largest(output.sampler.ratio, accelerator)} if experience.sampled else {}
+    return _shares(_averages(values, totals, accelerator)) | largest | dict(output.experts)
 
 
-def with_logged(
+def add_logged(
     metrics: dict[str, float], logged: Mapping[str, Sequence[float]], accelerator: Accelerator
 ) -> dict[str, float]:
-    """The metrics of a step with what reward functions logged beside them, averaged over all processes.
+    """Return the metrics of a step with those logged by reward functions, averaged over all processes.
+
+    Args:
+        metrics: of the step.
+        logged: values that this process's reward functions logged, by name.
+        accelerator: reduces over processes.
 
     Raises:
-        InputError: if a function took a name of ours.
+        InputError: if a function used the name of a built-in metric.
     """
     names = _names(logged, accelerator)
     if taken := sorted({*metrics, *_TRAINERS}.intersection(names)):
-        raise InputError(f"log_metric: metrics.jsonl has a {taken[0]!r} of its own; log yours under another name")
+        raise InputError(f"log_metric: {taken[0]!r} is a built-in metric; log yours under another name")
     values = {name: torch.tensor(logged.get(name, []), dtype=torch.float64) for name in names}
     return metrics | (_averages(values, {}, accelerator) if values else {})
 
 
-def _names(mine: Iterable[str], accelerator: Accelerator) -> list[str]:
-    """The names that any process has, in the same order on all: one whose groups teach nothing has none."""
-    return sorted(set(gather_object(list(mine)))) if accelerator.num_processes > 1 else list(mine)
+def _names(local: Iterable[str], accelerator: Accelerator) -> list[str]:
+    """Return the names known to any process, in the same order on all; a process without an update has none."""
+    return sorted(set(gather_object(list(local)))) if accelerator.num_processes > 1 else list(local)
 
 
 def judge_numbers(tallies: Tallies, remark: str = "") -> dict[str, Tensor | float]:
-    """What asking the judges took: tensors to be averaged, numbers to be summed; a remark follows each judge's name."""
-    return {f"judge_{name}{remark}/{what}": number for name, tally in tallies.items() for what, number in tally.items()}
+    """Return the judges' request statistics: tensors to average, numbers to sum.
+
+    Args:
+        tallies: statistics of each judge, by name.
+        remark: appended to the judges' names.
+    """
+    return {f"judge_{name}{remark}/{key}": number for name, tally in tallies.items() for key, number in tally.items()}
 
 
 def _reward_numbers(experience: Experience) -> dict[str, Tensor]:
@@ -101,13 +118,13 @@ def _reward_numbers(experience: Experience) -> dict[str, Tensor]:
 
 
 def _drawn(experience: Experience) -> dict[str, float]:
-    """How many groups were drawn to fill the step, and how many of them teach nothing."""
+    """Number of groups drawn to fill the step, and of those without any weight."""
     silent = [not any(row) for row in experience.weighted.weights.rows()]
     return {"groups/drawn": len(silent), "groups/silent": sum(silent)}
 
 
 def _part_numbers(experience: Experience) -> dict[str, Tensor]:
-    """Of each reward by itself, whatever the others say."""
+    """Metrics of each reward by itself."""
     values: dict[str, Tensor] = {}
     for name, part in experience.rewards.parts.items():
         scored = part[~part.isnan()]
@@ -129,13 +146,13 @@ def _completion_numbers(experience: Experience) -> dict[str, Tensor]:
 
 
 def _repeats(ids: Sequence[int]) -> bool:
-    """Whether most runs of four tokens stood in the answer before. Example: `a b c a b c a b c a b c` does."""
+    """Whether most 4-grams of the answer are repetitions, as in `a b c a b c a b c a b c`."""
     runs = list(zip(ids, ids[1:], ids[2:], ids[3:], strict=False))
     return len(set(runs)) < len(runs) / 2
 
 
 def _averages(values: Mapping[str, Tensor], totals: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:
-    """Means of what is not NaN, and sums, over all processes in one exchange; NaN where nothing was seen."""
+    """Reduce over all processes at once: means of values, skipping NaN (NaN if all are), and sums of totals."""
     sums = [value.nan_to_num(0.0).sum().item() for value in values.values()]
     counts = [(~value.isnan()).sum().item() for value in values.values()]
     reduced = [*sums, *counts, *totals.values()]
@@ -151,13 +168,13 @@ def _averages(values: Mapping[str, Tensor], totals: Mapping[str, float], acceler
 
 
 def _largest(values: Tensor, accelerator: Accelerator) -> float:
-    """The largest of values above 0 that are not NaN, over all processes; NaN where there is none."""
+    """Largest positive value over all processes, NaN if there is none."""
     most = torch.cat([values.new_zeros(1), values.nan_to_num(0.0)]).max()
     return accelerator.gather(most).max().item() or torch.nan
 
 
 def _shares(metrics: dict[str, float]) -> dict[str, float]:
-    """`x_size/a`, `x_size/b`, ... -> `x_share/a`, ... that sum to 1 (all 0 where every size is 0)."""
+    """Replace `x_size/a`, `x_size/b`, ... by `x_share/a`, ... that sum to 1 (all 0 if every size is 0)."""
     families = {name.split("_size/")[0] for name in metrics if "_size/" in name}
     for family in sorted(families):
         sizes = {name: metrics.pop(name) for name in list(metrics) if name.startswith(f"{family}_size/")}
@@ -168,24 +185,27 @@ def _shares(metrics: dict[str, float]) -> dict[str, float]:
 
 
 class Speedometer:
-    """Counts a step's floating-point operations and sets them against a matrix product on the same device.
+    """Counts a step's floating-point operations and compares their rate with matrix products on the same device.
 
     Args:
         model: the policy.
-        accelerator: of the trainer.
-        updates: gradients of each update.
-        forwards: forward passes over it besides.
+        accelerator: the trainer's accelerator.
+        updates: gradient steps on each update.
     """
 
-    def __init__(self, model: nn.Module, accelerator: Accelerator, updates: int = 1, forwards: int = 0) -> None:
-        self._cost, self.updates, self.forwards = Cost.of(model), updates, forwards
+    def __init__(self, model: nn.Module, accelerator: Accelerator, updates: int = 1) -> None:
+        self._cost, self.updates = Cost.of(model), updates
         self._processes = accelerator.num_processes
         self._device, self._dtype = accelerator.device, half_precision(accelerator) or next(model.parameters()).dtype
 
-    def operations(self, update: Update) -> dict[str, float]:
-        """Needed for the rollout and for the update, on this process; what activation checkpointing repeats is not.
+    def operations(self, update: Update, passes: Sequence[Work] = ()) -> dict[str, float]:
+        """Return operations of rollout and update on this process, and tokens passed without and with gradients.
 
-        Also the tokens that go through the model without and with a gradient, a prompt once a group.
+        A prompt counts once per group. What activation checkpointing recomputes is not counted.
+
+        Args:
+            update: of the step.
+            passes: the step's forward passes without gradients, of old, frozen and value models.
         """
         sampled = [(len(group.item.prompt_ids), group.tokens(Role.SAMPLE)) for group in update.experience.groups]
         trained = [
@@ -193,17 +213,19 @@ class Speedometer:
         ]
         work, prefilled = Work.of(trained), sum(prompt for prompt, _ in sampled) * update.experience.sampled
         return {
-            "tokens/forwarded": prefilled + self.forwards * work.tokens,
+            "tokens/forwarded": prefilled + sum(run.tokens for run in passes),
             "tokens/backwarded": self.updates * work.tokens,
             "flops/rollout": self._cost.forward(Work.of(sampled)) if update.experience.sampled else 0.0,
-            "flops/update": self.updates * self._cost.update(work) + self.forwards * self._cost.forward(work),
+            "flops/update": self.updates * self._cost.update(work) + sum(map(self._cost.forward, passes)),
         }
 
     def metrics(self, step: Mapping[str, float]) -> dict[str, float]:
-        """From a step's tokens and operations of all processes, and its seconds.
+        """Return `speed/rollout` and `speed/update`, in tokens per second, and `speed/utilisation`.
 
-        `speed/utilisation` is the share of the operations that as many devices do in the same time when all they do is
-        multiply large matrices; `speed/rollout` and `speed/update` are tokens per second.
+        Utilisation is the rate of operations relative to that of large matrix products on the same number of devices.
+
+        Args:
+            step: metrics of the step, summed over all processes.
         """
         peak = matmul_peak(self._device, self._dtype) * self._processes
         operations = step["flops/rollout"] + step["flops/update"]

@@ -1,4 +1,4 @@
-"""What the services of `report_to` get beside the metrics of the steps: completions, and RAS and NAG."""
+"""Start the services of `report_to`, and send them sampled completions beside the metrics of the steps."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,55 +10,55 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.integrations import integration_utils
 
 from grao.records.samples import Sample, SampledGroup, append_group, keep_groups_until
-from grao.training.arguments import refusals
+from grao.training.arguments import library_errors
 from grao.training.experience import Experience, ExperienceSource
 
 _COLUMNS = ("step", "prompt", "completion", "reward", "weight", "reference")
 
 
-def begin_reporting(trainer: Trainer, given: Mapping[str, Any]) -> None:
-    """Connects the services of `report_to` before any work: one without a key or a network refuses only then.
+def begin_reporting(trainer: Trainer, section: Mapping[str, Any]) -> None:
+    """Connect the services of `report_to` before training, so that a missing key or network fails early.
 
     Args:
-        trainer: whose services they are.
-        given: the section `training.trainer`.
+        trainer: has the services as callbacks.
+        section: the section `training.trainer`.
 
     Raises:
-        InputError: if one does.
+        InputError: if a service cannot be connected.
     """
-    with refusals(given):
+    with library_errors(section):
         for callback in trainer.callback_handler.callbacks:
             if type(callback).__module__ != integration_utils.__name__:
                 continue
             if hasattr(callback, "setup"):
                 callback.setup(trainer.args, trainer.state, trainer.model)
-            elif hasattr(callback, "logging_dir"):  # TensorBoard's, which takes the working directory before training
+            elif hasattr(callback, "logging_dir"):  # TensorBoard's default is the working directory
                 callback.logging_dir = callback.logging_dir or str(
                     Path(str(trainer.args.output_dir)).parent / "tensorboard"
                 )
 
 
 class SampleLog(TrainerCallback):
-    """Every few steps, the first group of the step goes into `samples.jsonl` and to the services of `report_to`.
+    """Every few steps, log the first group of the step to `samples.jsonl` and to the services of `report_to`.
 
     Args:
-        folder: of the run.
-        trainer: whose services they are.
-        source: of its steps.
-        every: steps from one look to the next; 0 never looks.
+        folder: the folder of the run.
+        trainer: has the services as callbacks.
+        source: holds the experience of the last step.
+        every: log every so many steps; 0 never logs.
     """
 
     def __init__(self, folder: Path, trainer: Trainer, source: ExperienceSource, every: int) -> None:
         self._folder, self._source, self._every = folder, source, every
-        self._trainer = proxy(trainer)  # which holds this, and is to go as soon as nobody else wants it
+        self._trainer = proxy(trainer)  # a reference would be a cycle, and keep the model in memory
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Forgets what a resumed run samples again."""
+        """Drop the groups of steps that a resumed run repeats."""
         if state.is_world_process_zero:
             keep_groups_until(self._folder, state.global_step)
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Takes a look."""
+        """Log the first group if this step is due."""
         experience, step = self._source.last, state.global_step
         due = self._every and (self._every == 1 or step % self._every == 1)
         if due and state.is_world_process_zero and experience and experience.sampled:
@@ -71,7 +71,7 @@ class SampleLog(TrainerCallback):
 
 
 def first_group(experience: Experience, step: int, drop_truncated: bool = False) -> SampledGroup:
-    """The first group of a step, with rewards and weights; those of truncated samples may be dropped."""
+    """Return a step's first group with rewards and weights; `drop_truncated` zeroes those of truncated samples."""
     group, weights = experience.groups[0], experience.weighted.weights
     rewards, factors = experience.rewards.total[0].tolist(), weights.samples[0].tolist()
     samples = [
@@ -91,7 +91,7 @@ def first_group(experience: Experience, step: int, drop_truncated: bool = False)
 
 
 def table_rows(group: SampledGroup) -> list[tuple[Any, ...]]:
-    """A row for each completion, in the order of `_COLUMNS`."""
+    """Return a row per completion, with the columns `_COLUMNS`."""
     return [
         (group.step, group.prompt, sample.text, sample.reward, sample.weight, group.reference)
         for sample in group.samples
@@ -119,4 +119,4 @@ def _words(row: tuple[Any, ...]) -> str:
 
 
 _SENDERS = {"TensorBoardCallback": _to_tensorboard, "WandbCallback": _to_wandb, "TrackioCallback": _to_trackio}
-"""Those that take texts; the others get numbers only."""
+"""Services that accept texts; the others get only numbers."""

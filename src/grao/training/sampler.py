@@ -1,4 +1,4 @@
-"""What samples in a training: the engine, how many completions at once, and where both the policy and it stop."""
+"""Set up sampling in training: the engine, the number of concurrent completions, and the stop tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,45 +21,55 @@ from grao.rollouts.copies import copy_bytes, copy_dtype, sampler_of
 from grao.types import Example
 
 _PROBES = 16
-"""References on which a model with several stop tokens is asked which one it uses."""
+"""Number of references used to find out which of several stop tokens a model prefers."""
 
 
 @dataclass(frozen=True)
-class Copy:
-    """The copy of the policy that samples, where there is one."""
+class SamplingCopy:
+    """The copy of the policy used for sampling, if any."""
 
     rounded: torch.dtype | None
+    """Its dtype if it is a copy in lower precision."""
     split: bool
-    """Whether the policy's weights are split over processes, which the copy's are not."""
+    """Whether the policy is sharded over processes; the copy is not."""
     bytes: int
+    """Memory it takes; 0 without a copy."""
 
 
-def sampling_copy(policy: PreTrainedModel | PeftModel, rollout: RolloutConfig, accelerator: Accelerator) -> Copy:
-    """What will be copied of the policy for its samples, before it is wrapped."""
+def sampling_copy(
+    policy: PreTrainedModel | PeftModel, rollout: RolloutConfig, accelerator: Accelerator
+) -> SamplingCopy:
+    """Describe the copy of the policy that sampling needs.
+
+    Args:
+        policy: before it is wrapped.
+        rollout: the section of the recipe.
+        accelerator: the trainer's accelerator.
+    """
     half = None if rollout.engine_settings else half_precision(accelerator)
     rounded = copy_dtype(policy, half, accelerator.device.type == "cuda")
     split = split_over(accelerator) > 1 and not rollout.engine_settings
-    return Copy(rounded, split, copy_bytes(policy, rounded, rollout.merge_adapter, split))
+    return SamplingCopy(rounded, split, copy_bytes(policy, rounded, rollout.merge_adapter, split))
 
 
 def make_sampler(
     policy: PreTrainedModel | PeftModel,
     rollout: RolloutConfig,
-    copy: Copy,
+    copy: SamplingCopy,
     stops: Sequence[int],
     pad_id: int,
     rows: int,
     alone: bool,
 ) -> Generator:
-    """The engine that a recipe names.
+    """Create the sampling engine named by the recipe.
 
     Args:
-        policy: that is sampled from.
-        rollout: names the engine.
-        copy: of the policy, for the samples.
+        policy: the model to sample from.
+        rollout: the section that names the engine.
+        copy: describes the policy's copy for sampling.
         stops: token ids that end a completion.
-        pad_id: of the tokenizer.
-        rows: completions at once.
+        pad_id: the tokenizer's padding token.
+        rows: number of concurrent completions.
         alone: whether this is the only process.
     """
     return sampler_of(
@@ -71,16 +81,16 @@ def make_sampler(
     )
 
 
-def rows_at_once(
-    policy: PreTrainedModel | PeftModel, config: GRAOConfig, copy: Copy, accelerator: Accelerator, prompt: int
+def rollout_rows(
+    policy: PreTrainedModel | PeftModel, config: GRAOConfig, copy: SamplingCopy, accelerator: Accelerator, prompt: int
 ) -> int:
-    """Completions at once, as told, or for whose caches there is room beside what training keeps.
+    """Return the number of concurrent completions: `rollout.batch_size`, or as many as fit into memory.
 
     Args:
         policy: before it is wrapped.
-        config: of the run.
-        copy: takes memory too.
-        accelerator: of the trainer.
+        config: the run's settings.
+        copy: the policy's copy for sampling, which takes memory too.
+        accelerator: the trainer's accelerator.
         prompt: tokens of the longest prompt.
     """
     rollout, free = config.rollout, free_bytes(accelerator.device)
@@ -90,25 +100,29 @@ def rows_at_once(
         return ROWS if free is None else MOST_ROWS  # vLLM sizes its cache itself
     row = cache_bytes(policy, prompt + rollout.max_new_tokens) + drawing_bytes(policy)
     optimizer, parts = str(config.training.trainer.get("optim", "")), split_over(accelerator)
-    kept = copy.bytes + kept_bytes(policy, optimizer, parts, half_precision(accelerator))
-    return affordable_rows(free - kept, row, rollout.group_size)
+    reserved = copy.bytes + kept_bytes(policy, optimizer, parts, half_precision(accelerator))
+    return affordable_rows(free - reserved, row, rollout.group_size)
 
 
-def endings(
+def stop_tokens(
     policy: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     config: GRAOConfig,
     turn: Turn,
 ) -> tuple[tuple[int, ...], int, Turn]:
-    """Tokens at which sampling stops, the one that closes a reference, and how answers stand in chats, these included.
+    """Find the stop tokens of sampling and the end token of references.
 
     Args:
-        policy: its generation config learns a token that closes references and is not in it.
+        policy: if its generation config lacks the end token, it is added there.
         tokenizer: of the policy.
-        examples: to train on; where it is not clear, the policy is asked which token ends their references.
-        config: of the run.
-        turn: how answers stand in chats.
+        examples: training examples; if the end token is ambiguous, the one the policy finds likeliest after their
+            references is taken.
+        config: the run's settings.
+        turn: format of answers in chats.
+
+    Returns:
+        Stop token ids; the end token id; `turn` with the texts of the stop tokens.
     """
     stops = stop_token_ids(policy, tokenizer)
     likely: Sequence[int] = stops
@@ -117,8 +131,8 @@ def endings(
         prompts = [item.prompt_ids for item in probes.items]
         likely = [likeliest_stop(policy, stops, prompts, [item.reference_ids[:-1] for item in probes.items])]
     end = end_token_id(tokenizer, likely, config.end_token, turn)
-    everything = tuple(dict.fromkeys((*stops, end)))
+    all_stops = tuple(dict.fromkeys((*stops, end)))
     if end not in stops:
-        extend_stops(policy, everything, str(tokenizer.convert_ids_to_tokens(end)))
-    texts = token_texts(tokenizer, dict.fromkeys((*everything, tokenizer.eos_token_id)))
-    return everything, end, replace(turn, stops=tuple(texts))
+        extend_stops(policy, all_stops, str(tokenizer.convert_ids_to_tokens(end)))
+    texts = token_texts(tokenizer, dict.fromkeys((*all_stops, tokenizer.eos_token_id)))
+    return all_stops, end, replace(turn, stops=tuple(texts))

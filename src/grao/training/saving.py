@@ -1,6 +1,6 @@
-"""transformers' Trainer, whose checkpoints are whole or not there and move from one number of processes to another.
+"""A Trainer with atomic checkpoints that can be resumed on any number of processes.
 
-How they are sealed and published stands in `grao.records.checkpoints`, what is in them in `grao.training.state`.
+`grao.records.checkpoints` describes how they are sealed and published, `grao.training.state` what they contain.
 """
 
 import warnings
@@ -31,92 +31,93 @@ from grao.training.state import (
     load_weights,
     optimizer_state,
     read_state,
-    started,
+    run_write,
     write_state,
 )
 
 
 class SavingTrainer(Trainer):
-    """A Trainer that writes checkpoints of its own, verifies them, and goes on from them.
+    """A Trainer that writes, verifies and resumes from its own checkpoints.
 
     Attributes:
-        folder: of the run; no other process may write into it during `train`.
-        save_async: whether checkpoints are written while training goes on.
-        between_steps: whether the weights are as a complete step left them.
+        folder: the folder of the run, locked during `train`.
+        save_async: write checkpoints in the background while training continues.
+        between_steps: whether the weights are those after a complete step.
     """
 
     folder: Path
     save_async = False
     between_steps = True
     _bad_steps = (0, 0)
-    """How many steps in a row were left out, and the last of them."""
+    """(skipped steps in a row, number of the last of them)."""
     _draft: Path | None = None
-    """The folder of drafts, while transformers writes into one."""
+    """The folder of drafts while a checkpoint is being written, else None."""
     _deferred: list[Callable[[], object]]
-    """What is left to write into the draft."""
+    """Writes that complete the draft."""
     _writing: Future[None] | None = None
-    """On the main process, how the last checkpoint is completed and published."""
+    """On the main process, the pending write of the last checkpoint."""
     _unsettled: Path | None = None
-    """A checkpoint that may not be there yet, the same on all processes."""
+    """A checkpoint that may not be published yet, the same on all processes."""
     _last_whole: Path | None = None
-    """The newest checkpoint that this run wrote or went on from."""
+    """The newest checkpoint that this run wrote or resumed from."""
     _looked_at: Path | None = None
-    """What `last_checkpoint` gave and is known to be whole."""
+    """The result of `last_checkpoint`, known to be complete."""
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
     ) -> TrainOutput:
-        """As transformers' own, but no other process may write into the folder meanwhile, and every checkpoint is in
-        its place at the end, whatever that is.
+        """Train with the run's folder locked; when this returns or raises, no checkpoint is half-written.
 
         Args:
-            resume_from_checkpoint: the folder of a checkpoint, or True for the newest that is whole.
-            trial, ignore_keys_for_eval: as in transformers.
+            resume_from_checkpoint: the folder of a checkpoint, or True for the newest complete one.
+            trial: as in transformers.
+            ignore_keys_for_eval: as in transformers.
 
         Raises:
-            InputError: if the folder is in use or holds another run, or a checkpoint is not as it was written.
+            InputError: if the folder is in use or holds another run, or a checkpoint is damaged.
         """
         if self.is_deepspeed_enabled and self.is_world_process_zero():
-            instead = "with FSDP2 they are (recipes/accelerate/fsdp2.yaml)"
+            instead = "use FSDP2 if you need them (recipes/accelerate/fsdp2.yaml)"
             warnings.warn(
                 f"with DeepSpeed no checkpoints are written, so the run cannot be resumed; {instead}", stacklevel=3
             )
         with locked(self.folder):
             checkpoint = self._checked(resume_from_checkpoint)
-            set_seed(self.args.seed)  # whatever was done before, such as an evaluation
+            set_seed(self.args.seed)  # whatever has used random numbers, such as an evaluation
             try:
                 output = super().train(checkpoint, trial, ignore_keys_for_eval)
                 self._settle()
                 return output
-            except BaseException:  # without the other processes, which may not have failed
-                self.is_in_train = False  # transformers leaves it as it is
-                place, self._unsettled = self._unsettled, None
-                if place and self._writing and self._writing.exception() is None:
-                    self._last_whole = place
+            except BaseException:  # no collectives here: the other processes may not have failed
+                self.is_in_train = False  # transformers does not reset it
+                pending, self._unsettled = self._unsettled, None
+                if pending and self._writing and self._writing.exception() is None:
+                    self._last_whole = pending
                 raise
 
     def last_checkpoint(self) -> tuple[Path | None, list[str]]:
-        """The newest checkpoint that is whole, the same on all processes, and a line on each newer one, which is set
-        aside. See `grao.records.checkpoints`.
+        """Find the newest complete checkpoint (`grao.records.checkpoints`); the result is the same on all processes.
+
+        Returns:
+            The checkpoint, None if there is none, and a message for each newer one, all of which are set aside.
 
         Raises:
-            InputError: if an earlier version has written it.
+            InputError: if it was written by an earlier version.
         """
-        found: list[Any] = [None]
+        result: list[Any] = [None]
         if self.is_world_process_zero():
             try:
-                found = [last_whole(Path(self.args.output_dir or ""))]
+                result = [last_whole(Path(self.args.output_dir or ""))]
             except InputError as error:  # all processes raise it
-                found = [error]
-        (seen,) = broadcast_object_list(found)
-        if isinstance(seen, InputError):
-            raise seen
-        self._looked_at, passed = seen
-        return self._looked_at, passed
+                result = [error]
+        (shared,) = broadcast_object_list(result)
+        if isinstance(shared, InputError):
+            raise shared
+        self._looked_at, damaged = shared
+        return self._looked_at, damaged
 
     def save_checkpoint(self) -> bool:
-        """Saves what the last complete step left, unless that is done; False if the step after it has begun to move
-        the weights."""
+        """Save a checkpoint of the last complete step unless it exists; return False if weights have changed since."""
         if self.is_deepspeed_enabled:
             return False
         done = self._last_whole is not None and self._last_whole.name == f"checkpoint-{self.state.global_step}"
@@ -126,7 +127,12 @@ class SavingTrainer(Trainer):
         return self.between_steps or done
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As transformers' own, but always the whole model; into a checkpoint with `save_async` later, from a copy."""
+        """Save the whole model, even if it is sharded; with `save_async`, a checkpoint's is written later from a copy.
+
+        Args:
+            output_dir: as in transformers.
+            _internal_call: as in transformers: do not push to the hub.
+        """
         main, later = self.args.should_save, bool(self._draft and self.save_async)
         if not later and not any(map(is_split, self._policy.parameters())):
             super().save_model(output_dir, _internal_call)
@@ -140,37 +146,44 @@ class SavingTrainer(Trainer):
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
-    def save_policy(self, folder: Path) -> None:
-        """The model as it is now, in a folder of its own: whole or not there. Every process calls it."""
+    def save_policy(self, folder: Path, final: bool = True) -> None:
+        """Write the current policy into a folder of its own, atomically. Every process calls it.
+
+        Args:
+            folder: replaced if it exists.
+            final: whether this is the model of the run, which `push_to_hub` is about.
+        """
         draft = folder.with_name(f".{folder.name}.part")
         if self.args.should_save:
             remove(draft)
-        self.accelerator.wait_for_everyone()  # no process may still remove what another begins to write
-        self.save_model(str(draft))
+        self.accelerator.wait_for_everyone()  # the draft must be removed before any process writes
+        self.save_model(str(draft), _internal_call=not final)
         if self.args.should_save:
             publish(draft, folder)
         self.accelerator.wait_for_everyone()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """Writes what is small, leaves the rest to `_publish`: in a thread with `save_async`, else at once. DeepSpeed's
-        optimiser keeps what only it can read, so with it nothing is written."""
+        """Write the small files, and leave the rest to `_publish`: in a thread with `save_async`, else at once.
+
+        With DeepSpeed, whose optimizer state only DeepSpeed can read, nothing is written.
+        """
         if self.is_deepspeed_enabled:
             return
         self._settle()
         folder, ours = Path(self._get_output_dir(trial)), self.args.should_save
-        if known := self.state.best_model_checkpoint:  # the run may have begun in another directory
+        if known := self.state.best_model_checkpoint:  # the run may have been moved
             self.state.best_model_checkpoint = str(folder / Path(known).name)
-        place = folder / f"checkpoint-{self.state.global_step}"
+        target = folder / f"checkpoint-{self.state.global_step}"
         self._draft, self._deferred = folder / DRAFT, []
-        draft = self._draft / place.name
+        draft = self._draft / target.name
         try:
             if ours:
                 remove(self._draft)
             self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
             best = self.state.best_model_checkpoint == str(draft)
-            if best:  # known to every process, for each loads it in the end
-                self.state.best_model_checkpoint = str(place)
+            if best:  # on every process, for each loads it at the end
+                self.state.best_model_checkpoint = str(target)
             if ours and best:
                 self.state.save_to_json(str(draft / "trainer_state.json"))
         except BaseException:
@@ -180,31 +193,34 @@ class SavingTrainer(Trainer):
         finally:
             self._draft = None
         if ours:
-            kept = [self.state.best_model_checkpoint]
-            self._writing = started(partial(self._publish, draft, place, self._deferred, kept), self.save_async)
-        self._unsettled = place
+            protected = [self.state.best_model_checkpoint]
+            self._writing = run_write(partial(self._publish, draft, target, self._deferred, protected), self.save_async)
+        self._unsettled = target
         if not self.save_async:
             self._settle()
 
-    def _publish(self, draft: Path, place: Path, deferred: list[Callable[[], object]], kept: list[str | None]) -> None:
-        """Completes a draft, seals it and puts it in its place."""
+    def _publish(
+        self, draft: Path, target: Path, deferred: list[Callable[[], object]], protected: list[str | None]
+    ) -> None:
+        """Complete a draft, seal it and move it into place."""
         try:
             for write in deferred:
                 write()
             seal(draft)
-            publish(draft, place)
-            rotate(place, self.args.save_total_limit, kept)
+            publish(draft, target)
+            rotate(target, self.args.save_total_limit, protected)
         finally:
             remove(draft.parent)
 
     def _settle(self, wait: bool = True) -> None:
-        """Takes note of the last checkpoint if it is in its place by now; with `wait`, once it is.
+        """Record the last checkpoint as complete if it is published by now; with `wait`, wait for it.
 
         Every process calls it.
 
         Raises:
-            OSError, SafetensorError: on the main process, if it could not be written.
-            InputError: on the others.
+            OSError: on the main process, if it could not be written.
+            SafetensorError: likewise.
+            InputError: on the other processes.
         """
         if self._unsettled is None:
             return
@@ -216,56 +232,57 @@ class SavingTrainer(Trainer):
             failure = failure or (InputError(f"the checkpoint could not be written: {failed}") if failed else None)
         if busy:
             return
-        place, self._unsettled, self._writing = self._unsettled, None, None
+        checkpoint, self._unsettled, self._writing = self._unsettled, None, None
         if failure:
             raise failure
-        self._last_whole = place
+        self._last_whole = checkpoint
         if self.args.push_to_hub:
-            self._push_from_checkpoint(str(place))
+            self._push_from_checkpoint(str(checkpoint))
 
     def _get_output_dir(self, trial: Any) -> str:
-        """While a checkpoint is written, the folder of drafts."""
+        """Return the folder of drafts while a checkpoint is being written."""
         return str(self._draft or super()._get_output_dir(trial))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self._draft is None:  # it is uploaded in the background, once it is where it stays
+        if self._draft is None:  # the upload starts once the checkpoint is published
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _checked(self, wanted: str | bool | None) -> str | None:
-        """The checkpoint to go on from.
+        """Return the checkpoint to resume from, None for a new training.
 
         Raises:
-            InputError: if it is not whole, or there is none.
+            InputError: if it is damaged, or there is none.
         """
-        known, self._looked_at, self._last_whole = self._looked_at, None, None
+        verified, self._looked_at, self._last_whole = self._looked_at, None, None
         if not wanted:
             return None
         if wanted is True:
-            checkpoint, passed = self.last_checkpoint()
-            for line in passed:
-                warnings.warn(line, stacklevel=3)
+            checkpoint, damaged = self.last_checkpoint()
+            for message in damaged:
+                warnings.warn(message, stacklevel=3)
             if checkpoint is None:
-                raise InputError(f"{self.args.output_dir} holds no whole checkpoint; begin anew in another folder")
+                folder = self.args.output_dir
+                raise InputError(f"{folder} holds no complete checkpoint; start a new run in another folder")
         else:
             checkpoint = Path(wanted)
-            if checkpoint != known and (why := fault(checkpoint)):
-                remedy = "resume_from_checkpoint=True takes the newest that is whole"
+            if checkpoint != verified and (why := fault(checkpoint)):
+                remedy = "resume_from_checkpoint=True takes the newest complete one"
                 raise InputError(f"{wanted} cannot be resumed from: {why}; {remedy}")
         self._last_whole = checkpoint
         return str(checkpoint)
 
     @property
     def _policy(self) -> nn.Module:
-        """Without what wraps it."""
+        """The policy without its wrappers."""
         return cast(nn.Module, self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """As transformers' own, but for its arguments, which are a pickle."""
+        """Save as transformers does, but not the training arguments, which would be a pickle."""
         super()._save(output_dir, state_dict)
         Path(output_dir or str(self.args.output_dir), "training_args.bin").unlink(missing_ok=True)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """All that is not the policy."""
+        """Save everything but the policy."""
         optimizer, schedule = cast(Optimizer, self.optimizer), cast(LambdaLR, self.lr_scheduler)
         scaler = self.accelerator.scaler
         tensors, numbers = optimizer_state(self._policy, optimizer, self.save_async, self.args.should_save)
@@ -288,19 +305,19 @@ class SavingTrainer(Trainer):
         self._bad_steps = state.bad_steps
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """That of the process with this number; with more processes than there were, they begin again at the first."""
+        """Restore the random state of the process with this index, modulo the number of processes that saved."""
         if checkpoint is not None:
             states = read_state(Path(checkpoint)).random
             states[self.args.process_index % len(states)].restore(self.args.device)
 
     def _save_scaler(self, output_dir: str) -> None:
-        """Is saved with the optimiser, as the random states are."""
+        """Do nothing: it is saved with the optimizer."""
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """See `_save_scaler`."""
+        """Do nothing: they are saved with the optimizer."""
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        """Was loaded with the optimiser."""
+        """Do nothing: it is loaded with the optimizer."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self._policy, Path(resume_from_checkpoint))

@@ -1,8 +1,8 @@
-"""Takes a run from one stage to the next: what ends a stage, and what a stage has behind it.
+"""Ends the stages of a run and begins the next, and keeps count of the work done.
 
-A stage begins as a run of its own would with the weights the last one left, so a staged run equals several runs by
-hand. These weights stand in `stages/1-sft` of the run's folder, a model like any other; a resumed run measures the KL
-divergence from there. What is carried (`Reached`) is in every checkpoint.
+A stage begins like a separate run from the weights that the last one left, so a staged run equals several runs by hand.
+These weights are saved as a model in the run's folder, such as `stages/1-sft`; a resumed run measures the KL divergence
+from them. Every checkpoint holds the `StageProgress`.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,113 +30,113 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Spent:
-    """The work of a training over all processes, in steps and tokens; a prompt counts once a group."""
+    """Work done in a training, over all processes; a prompt counts once per group."""
 
     steps: int = 0
-    """Of the optimiser."""
+    """Optimizer steps."""
     sampled: int = 0
-    """Drawn, one after another."""
+    """Tokens sampled."""
     forwarded: int = 0
-    """That went through the model without a gradient: prompts before their samples, frozen and old policies."""
+    """Tokens passed without a gradient: prompts before sampling, and passes of old and frozen policies."""
     backwarded: int = 0
-    """That went through it forward and backward."""
+    """Tokens passed forward and backward."""
 
     @property
     def tokens(self) -> int:
-        """Sampled and trained on."""
+        """Tokens sampled and trained on."""
         return self.sampled + self.backwarded
 
     def __add__(self, other: "Spent") -> "Spent":
-        """Both together."""
+        """Return the sum."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return Spent(*(mine + theirs for mine, theirs in pairs))
+        return Spent(*(left + right for left, right in pairs))
 
 
 @dataclass(frozen=True)
 class StageLook:
-    """What a look at the policy showed."""
+    """Result of an evaluation on the look prompts, which are kept out of training."""
 
     step: int
-    """Of the stage."""
+    """Step of the stage."""
     score: float
-    """Share of the answers that are no worse than the reference."""
+    """Share of answers that are no worse than the reference."""
     reach: float
-    """Share of the prompts with an answer that beats it."""
+    """Share of prompts with an answer that beats the reference."""
 
 
 @dataclass(frozen=True)
-class Reached:
-    """How far a run is in its stages."""
+class StageProgress:
+    """Position of a run in its stages."""
 
     stage: int = 0
-    """Number of the stage, from 0."""
+    """Index of the stage."""
     first: int = 0
-    """Steps of the run before it."""
+    """Steps of the run before this stage."""
     over: bool = False
-    """Whether it has ended; the next step hands over."""
+    """Whether the stage has ended; the next step begins the next one."""
     looks: list[StageLook] = field(default_factory=list)
-    """In this stage."""
+    """Looks in this stage."""
     before: Spent = field(default_factory=Spent)
-    """Before this stage."""
+    """Work before this stage."""
     spent: Spent = field(default_factory=Spent)
-    """Since the run began."""
+    """Work since the run began."""
 
 
 class Conductor(TrainerCallback):
-    """Ends stages, and says where the next one begins.
+    """Decides when a stage ends, and tracks the progress of the run.
 
     Args:
-        trainer: the policy that is trained; asked to sample, to judge and to save.
+        trainer: samples, scores and saves for the looks.
         plan: the stages.
-        most: optimiser steps of each, at most.
-        kept: the prompts that are kept away for looks.
+        most: maximum optimizer steps of each stage.
+        look_items: the look prompts, which are kept out of training.
     """
 
     def __init__(
-        self, trainer: "GRAOTrainer", plan: Sequence[Stage], most: Sequence[int], kept: Sequence[Encoded]
+        self, trainer: "GRAOTrainer", plan: Sequence[Stage], most: Sequence[int], look_items: Sequence[Encoded]
     ) -> None:
-        self._trainer: GRAOTrainer = proxy(trainer)  # which holds this, and is to go as soon as nobody else wants it
-        self.plan, self.most, self.kept = plan, most, kept
-        self.reached = Reached()
+        self._trainer: GRAOTrainer = proxy(trainer)  # a reference would be a cycle, and keep the model in memory
+        self.plan, self.most, self.look_items = plan, most, look_items
+        self.reached = StageProgress()
         self.share: Callable[[], float] = self._share
-        """Of the whole run's work, what is done."""
+        """Returns the share of the run's work that is done; a study replaces it."""
         self.ends: list[int] = []
-        """Steps of the run at which a stage handed over, since this process began."""
+        """Steps of the run at which stages ended, since this process started."""
 
     @property
     def now(self) -> Stage:
-        """The stage under way."""
+        """The current stage."""
         return self.plan[self.reached.stage]
 
     @property
     def folder(self) -> Path:
-        """Where the weights lie that this stage hands over."""
+        """Folder of the weights that this stage hands over."""
         return self._folder(self.reached.stage)
 
     @property
-    def handed(self) -> Path | None:
-        """Where the weights lie that this stage began with; None: where the run did."""
+    def start_folder(self) -> Path | None:
+        """Folder of the weights that this stage began with; None in the first stage."""
         return self._folder(self.reached.stage - 1) if self.reached.stage else None
 
     def step(self, step: int) -> int:
-        """Of a step of the run, its number in the stage; both from 0."""
+        """Convert a step of the run to a step of the current stage; both from 0."""
         return step - self.reached.first
 
-    def steps(self, reached: Reached) -> int:
-        """Of the whole run, at most, once it is so far."""
+    def steps(self, reached: StageProgress) -> int:
+        """Return the maximum steps of the whole run, given its progress."""
         return reached.first + sum(self.most[reached.stage :])
 
     def spend(self, spent: Spent) -> None:
-        """Counts work that is done."""
+        """Add work done."""
         self.reached = replace(self.reached, spent=self.reached.spent + spent)
 
     def advance(self, steps: int) -> None:
-        """Makes the next stage the one under way.
+        """Make the next stage the current one.
 
         Args:
-            steps: of the run so far.
+            steps: steps of the run so far.
         """
-        self.reached = Reached(self.reached.stage + 1, steps, before=self.reached.spent, spent=self.reached.spent)
+        self.reached = StageProgress(self.reached.stage + 1, steps, before=self.reached.spent, spent=self.reached.spent)
         self._trainer.state.max_steps = self.steps(self.reached)
         self.ends.append(steps)
         folder = Path(self._trainer.folder)
@@ -144,16 +144,16 @@ class Conductor(TrainerCallback):
             update_manifest(folder, steps=self._trainer.state.max_steps)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Looks at the policy that the training begins with, where a stage will be compared with it."""
-        self.reached = self.reached if state.global_step else Reached()
+        """Take the first look if the first stage has looks: the starting policy may be the best."""
+        self.reached = self.reached if state.global_step else StageProgress()
         state.max_steps = self.steps(self.reached)
         peak = self.now.until and self.now.until.peak
         if peak and not self.reached.looks:
             self._look(peak, 0)
-            self.reached = replace(self.reached, over=passed(self.reached.looks, peak))
+            self.reached = replace(self.reached, over=peak_passed(self.reached.looks, peak))
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ends the stage if it is time to."""
+        """Take a look if one is due, and end the stage if a condition of `until` holds."""
         until, steps, reached = self.now.until, self.step(state.global_step), self.reached
         if until is None or reached.over:
             return
@@ -162,40 +162,40 @@ class Conductor(TrainerCallback):
         ended |= until.share is not None and self.share() >= until.share
         if until.peak and (ended or steps % until.peak.every == 0):
             self._look(until.peak, steps)
-        if not ended and not (until.peak and passed(self.reached.looks, until.peak)):
+        if not ended and not (until.peak and peak_passed(self.reached.looks, until.peak)):
             return
         last = self.reached.stage == len(self.plan) - 1
         self.reached = replace(self.reached, over=not last)
         if until.peak:
-            self._trainer.take_up(self.folder)
+            self._trainer.load_stage_weights(self.folder)
         if last:
             state.max_steps, control.should_training_stop = state.global_step, True
         else:
             control.should_evaluate = self._trainer.eval_items is not None
 
     def _look(self, peak: Peak, steps: int) -> None:
-        """Judges answers to the prompts kept away, and keeps the weights if they are the best so far."""
+        """Score answers to the look prompts, and save the weights if they are the best so far."""
         trainer, sampling = self._trainer, replace(self._trainer.source.sampling, samples=peak.samples)
-        keys = [draw_key(trainer.config.seed, "look", index) for index in range(len(self.kept))]
-        groups = sample_groups(self.kept, keys, trainer.sampler(), sampling, trainer.tokenizer)
+        keys = [draw_key(trainer.config.seed, "look", index) for index in range(len(self.look_items))]
+        groups = sample_groups(self.look_items, keys, trainer.sampler(), sampling, trainer.tokenizer)
         scored = reward_groups(groups, trainer.source.rewards)
-        known = scored.total.isfinite().sum().item()
-        score = (scored.total >= 0).sum().item() / known if known else 0.0
+        count = scored.total.isfinite().sum().item()
+        score = (scored.total >= 0).sum().item() / count if count else 0.0
         reach = (scored.total > 0).any(dim=1).double().mean().item()
-        # Every process has judged them; what the first one heard counts, or some would go on and others not.
-        look, known = broadcast_object_list([StageLook(steps, score, reach), known])
-        if not known:
+        # All processes have scored the answers; the first one's result counts, so that all take the same decision.
+        look, count = broadcast_object_list([StageLook(steps, score, reach), count])
+        if not count:
             check_heard([scored])
         earlier = [look.score for look in self.reached.looks]
         self.reached = replace(self.reached, looks=[*self.reached.looks, look])
         sampled = sum(sum(group.tokens(Role.SAMPLE)) for group in groups)
-        self.spend(Spent(sampled=sampled, forwarded=sum(len(item.prompt_ids) for item in self.kept)))
+        self.spend(Spent(sampled=sampled, forwarded=sum(len(item.prompt_ids) for item in self.look_items)))
         if not earlier or look.score > max(earlier):
-            trainer.save_policy(self.folder)
+            trainer.save_policy(self.folder, final=False)
         trainer.note({"look/score": look.score, "look/best": max([look.score, *earlier])})
 
     def _share(self) -> float:
-        """As far as it is known: a step that samples is taken to be as long as references make it."""
+        """Estimate the share of the run's tokens done, taking samples to be as long as references on average."""
         source, done = self._trainer.source, self.reached.spent.tokens
         answer = sum(len(item.reference_ids) for item in source.items) / len(source.items)
         ahead = zip(self.plan[self.reached.stage + 1 :], self.most[self.reached.stage + 1 :], strict=True)
@@ -206,26 +206,36 @@ class Conductor(TrainerCallback):
         return Path(self._trainer.folder) / "stages" / f"{stage + 1}-{self.plan[stage].method.name}"
 
 
-def passed(looks: Sequence[StageLook], peak: Peak) -> bool:
-    """Whether the last looks were no better than the best of those before them, or there is enough to explore from."""
+def peak_passed(looks: Sequence[StageLook], peak: Peak) -> bool:
+    """Whether the last `patience` looks did not improve on the best before them, or the last reach is `enough`."""
     if peak.enough is not None and looks[-1].reach >= peak.enough:
         return True
     scores, patience = [look.score for look in looks], peak.patience
     return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
 
 
-def kept_away(items: Sequence[Encoded], plan: Sequence[Stage], seed: int) -> tuple[list[Encoded], list[Encoded]]:
-    """The prompts to train on, and those for the looks of the stages: at most a quarter of all.
+def split_look_prompts(
+    items: Sequence[Encoded], plan: Sequence[Stage], seed: int
+) -> tuple[list[Encoded], list[Encoded]]:
+    """Split the training prompts into those to train on and those for looks.
+
+    Args:
+        items: all training prompts.
+        plan: the stages; their looks say how many prompts they want.
+        seed: of the random choice.
+
+    Returns:
+        Prompts to train on, and look prompts: at most a quarter of all, none if no stage has looks.
 
     Raises:
-        InputError: if there are looks and no prompt for them.
+        InputError: if there are too few prompts for looks.
     """
-    wanted = max((stage.until.peak.prompts for stage in plan if stage.until and stage.until.peak), default=0)
-    count = min(wanted, len(items) // 4)
-    if wanted and not count:
-        raise InputError(f"stages: of {len(items)} training prompts none can be kept away for looks; give at least 4")
-    chosen = set(shuffled(len(items), draw_key(seed, "kept"))[:count])
+    requested = max((stage.until.peak.prompts for stage in plan if stage.until and stage.until.peak), default=0)
+    count = min(requested, len(items) // 4)
+    if requested and not count:
+        raise InputError(f"stages: {len(items)} training prompts are too few to keep some for looks; give at least 4")
+    look_indices = set(shuffled(len(items), draw_key(seed, "kept"))[:count])
     return (
-        [item for index, item in enumerate(items) if index not in chosen],
-        [item for index, item in enumerate(items) if index in chosen],
+        [item for index, item in enumerate(items) if index not in look_indices],
+        [item for index, item in enumerate(items) if index in look_indices],
     )

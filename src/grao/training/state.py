@@ -1,17 +1,17 @@
-"""What a checkpoint holds, nothing of which has to be unpickled.
+"""Contents of a checkpoint; none of it is pickled.
 
 model.safetensors      the policy as a plain model folder, or adapter_model.safetensors
-optimizer.safetensors  what the optimiser keeps of each weight, under `NAME/WHAT`
-training_state.json    its numbers, the schedule, the loss scale, the random states of all processes, steps left out
-grao_state.json        what a method, the watch and the log carry from step to step
-trainer_state.json     transformers' own: the step, the log
+optimizer.safetensors  the optimizer's tensors of each weight, under `WEIGHT/KEY`
+training_state.json    the optimizer's numbers, schedule, loss scale, random states of all processes, skipped steps
+grao_state.json        state that method, watch and log carry from step to step
+trainer_state.json     transformers' own: step and log
 
-With a critic there is value_head.safetensors, with samples drawn ahead ahead.safetensors.
+A critic adds value_head.safetensors, samples drawn ahead add ahead.safetensors.
 
-Tensors are whole, whatever they were split over, and the names are the policy's own: so one process, several (DDP) and
-split weights (FSDP2) go on from each other's checkpoints.
-Left out: torch.distributed.checkpoint. Its own files hold a pickle, and `get_optimizer_state_dict` makes a step of an
-optimiser that has none behind it.
+Tensors are unsharded and named as in the policy, so one process, several (DDP) and sharded weights (FSDP2) can resume
+from each other's checkpoints.
+Not used: torch.distributed.checkpoint. Its files contain a pickle, and `get_optimizer_state_dict` takes a step with an
+optimizer that has no state yet.
 """
 
 import random
@@ -38,7 +38,7 @@ from grao.errors import InputError
 from grao.methods.base import State
 from grao.records.checkpoints import OPTIMIZER, STATE
 from grao.records.files import Record
-from grao.training.stages import Reached
+from grao.training.stages import StageProgress
 from grao.training.watch import Look
 
 Tensors = dict[str, Tensor]
@@ -46,17 +46,18 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class RandomState:
-    """Of one process."""
+    """Random states of one process."""
 
     python: list[Any]
     numpy: list[Any]
     cpu: str
-    """torch's, hexadecimal."""
+    """torch's state, hexadecimal."""
     cuda: str | None = None
+    """Likewise, of the GPU; None without one."""
 
     @staticmethod
     def now(device: torch.device) -> "RandomState":
-        """As it is."""
+        """Return the current state."""
         version, internal, gauss = random.getstate()
         name, keys, *rest = np.random.get_state()
         cuda = _hex(torch.cuda.get_rng_state(device)) if device.type == "cuda" else None
@@ -64,7 +65,7 @@ class RandomState:
         return RandomState([version, list(internal), gauss], numbers, _hex(torch.get_rng_state()), cuda)
 
     def restore(self, device: torch.device) -> None:
-        """Makes it so again."""
+        """Restore this state."""
         version, internal, gauss = self.python
         random.setstate((version, tuple(internal), gauss))
         np.random.set_state(tuple(self.numpy))
@@ -75,90 +76,101 @@ class RandomState:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """`training_state.json`: what is no tensor."""
+    """`training_state.json`: everything that is not a tensor."""
 
     schedule: int
-    """Steps of the learning-rate schedule: those that were left out do not count."""
+    """Steps of the learning-rate schedule, without skipped ones."""
     groups: list[dict[str, Any]]
-    """Settings of the optimiser's groups of weights."""
+    """Settings of the optimizer's parameter groups."""
     numbers: dict[str, Any]
-    """What the optimiser keeps of a weight and is no tensor, under `NAME/WHAT`."""
+    """Optimizer state of weights that is not a tensor, under `WEIGHT/KEY`."""
     scaler: dict[str, Any]
-    """The loss scale of fp16; empty without."""
+    """State of the fp16 gradient scaler; empty without one."""
     random: list[RandomState]
-    """Of each process."""
+    """One per process."""
     bad_steps: tuple[int, int] = (0, 0)
-    """How many steps in a row were left out, and the last of them."""
+    """(skipped steps in a row, number of the last of them)."""
 
 
 @dataclass(frozen=True)
-class Carried:
-    """`grao_state.json`: what is carried from step to step beside weights and optimiser."""
+class CarriedState:
+    """`grao_state.json`: state carried from step to step beside weights and optimizer."""
 
     method: State
     looks: list[Look]
+    """Looks of the watch."""
     steps: list[dict[str, float]]
+    """Metrics of steps that are not logged yet."""
     token_budget: int | None = None
-    """What memory that ran out left of it."""
-    reached: Reached = field(default_factory=Reached)
+    """The smallest budget to which running out of memory has reduced it; None if it never did."""
+    reached: StageProgress = field(default_factory=StageProgress)
+    frozen_texts: list[str] = field(default_factory=list)
+    """`Observer.frozen_texts` of each process."""
 
 
-CARRIED = Record("grao_state.json", Carried)
+CARRIED = Record("grao_state.json", CarriedState)
 _STATE = Record(STATE, TrainingState)
 write_state = _STATE.write
 
 
 def read_state(folder: Path) -> TrainingState:
-    """What `write_state` left.
+    """Read `training_state.json`.
 
     Raises:
-        InputError: if it cannot be read, or is not there.
+        InputError: if it is missing or damaged.
     """
     state = _STATE.read(folder)
     if state is None:
-        raise InputError(f"{folder / STATE} is missing; take another checkpoint")
+        raise InputError(f"{folder / STATE} is missing; choose another checkpoint")
     return state
 
 
 def optimizer_state(
     model: nn.Module, optimizer: Optimizer, copy: bool, main: bool = True
 ) -> tuple[Tensors, dict[str, Any]]:
-    """What an optimiser keeps of each weight: tensors on the CPU and numbers, under `NAME/WHAT`.
+    """Return the optimizer's state of each weight under `WEIGHT/KEY`: tensors on the CPU, and numbers.
 
-    Every process calls it, for parts are put together.
+    Every process calls it, for shards are gathered.
 
     Args:
-        model: without what wraps it.
+        model: without its wrappers.
         optimizer: of its weights.
-        copy: whether the tensors must stay as they are while training goes on.
-        main: whether this process keeps them; on the others they are empty.
+        copy: copy the tensors, so that training can continue before they are written.
+        main: whether this process needs them; on others the tensors are empty.
 
     Raises:
-        InputError: as `check_kept`.
+        InputError: see `check_optimizer_state`.
     """
-    check_kept(optimizer)
+    check_optimizer_state(optimizer)
     tensors: Tensors = {}
     numbers: dict[str, Any] = {}
     for name, weight in named_weights(model).items():
-        for what, value in optimizer.state.get(weight, {}).items():
+        for key, value in optimizer.state.get(weight, {}).items():
             if isinstance(value, Tensor):
-                tensors[f"{name}/{what}"] = on_host(value, main, copy)
+                tensors[f"{name}/{key}"] = on_host(value, main, copy)
             else:
-                numbers[f"{name}/{what}"] = value
+                numbers[f"{name}/{key}"] = value
     return tensors, numbers
 
 
-def check_kept(optimizer: Optimizer) -> None:
-    """Raises: InputError if an optimiser keeps of a weight what is neither tensor nor number."""
-    for what, value in (pair for kept in optimizer.state.values() for pair in kept.items()):
+def check_optimizer_state(optimizer: Optimizer) -> None:
+    """Check that a checkpoint can hold the optimizer's state.
+
+    Args:
+        optimizer: after its first step.
+
+    Raises:
+        InputError: if it keeps anything but tensors and numbers.
+    """
+    for key, value in (pair for state in optimizer.state.values() for pair in state.items()):
         plain = type(value) in (Tensor, nn.Parameter, DTensor) or isinstance(value, bool | int | float | None)
         if not plain:
-            problem = f"it keeps {what!r} ({type(value).__name__}), which no checkpoint holds"
-            raise InputError(f"training.trainer.optim: {problem}; choose another optimiser")
+            problem = f"its state {key!r} ({type(value).__name__}) cannot be saved in a checkpoint"
+            raise InputError(f"training.trainer.optim: {problem}; choose another optimizer")
 
 
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Of each group of weights, as far as JSON can hold them."""
+    """Return the settings of each parameter group that JSON can hold."""
     kinds = (bool, int, float, str, list, tuple, type(None))
     return [
         {name: value for name, value in group.items() if name != "params" and isinstance(value, kinds)}
@@ -167,37 +179,44 @@ def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
 
 
 def load_optimizer(model: nn.Module, optimizer: Optimizer, folder: Path, state: TrainingState) -> None:
-    """What `optimizer_state` and `group_settings` left in a checkpoint; of split weights each process takes its part.
+    """Restore what `optimizer_state` and `group_settings` saved; of sharded weights each process takes its shard.
+
+    Args:
+        model: without its wrappers.
+        optimizer: of its weights.
+        folder: the checkpoint.
+        state: its `training_state.json`.
 
     Raises:
-        InputError: if the checkpoint is of weights that are not trained here.
+        InputError: if the checkpoint has state of weights that are not trained now.
     """
     weights = named_weights(model)
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
     numbers = {weight: number for number, weight in enumerate(trained)}  # as `Optimizer.state_dict` counts them
-    kept: dict[int, dict[str, Any]] = {}
+    restored: dict[int, dict[str, Any]] = {}
 
-    def keep(key: str, value: Any) -> None:
-        name, _, what = key.rpartition("/")
+    def restore(entry: str, value: Any) -> None:
+        name, _, key = entry.rpartition("/")
         weight = weights.get(name)
         if weight is None or weight not in numbers:
-            raise InputError(f"{folder}: it holds the optimiser's state of {name}, which is not trained here")
-        kept.setdefault(numbers[weight], {})[what] = _split(value, weight) if isinstance(value, Tensor) else value
+            raise InputError(f"{folder}: it holds the optimizer state of {name}, which is not trained now")
+        shard = _shard(value, weight) if isinstance(value, Tensor) else value
+        restored.setdefault(numbers[weight], {})[key] = shard
 
     with safe_open(folder / OPTIMIZER, "pt") as file:
         for key in file.keys():  # noqa: SIM118
-            keep(key, file.get_tensor(key))
+            restore(key, file.get_tensor(key))
     for key, value in state.numbers.items():
-        keep(key, value)
+        restore(key, value)
     groups = optimizer.state_dict()["param_groups"]
     for group, settings in zip(groups, state.groups, strict=True):
         pairs = {name for name, value in group.items() if isinstance(value, tuple)}
         group |= {name: tuple(value) if name in pairs else value for name, value in settings.items()}
-    optimizer.load_state_dict({"state": kept, "param_groups": groups})
+    optimizer.load_state_dict({"state": restored, "param_groups": groups})
 
 
 def load_schedule(scheduler: LambdaLR, optimizer: Optimizer, steps: int) -> None:
-    """Sets a schedule to where it is after so many steps. Its total may be another one than when they were made."""
+    """Set a schedule to its state after so many steps; its total may have changed since."""
     rates = [base * factor(steps) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
     same = [None] * len(rates)
     scheduler.load_state_dict({"last_epoch": steps, "_last_lr": rates, "lr_lambdas": same})
@@ -207,22 +226,22 @@ def load_schedule(scheduler: LambdaLR, optimizer: Optimizer, steps: int) -> None
 
 @torch.no_grad()
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Puts the weights of a checkpoint into the policy, whose critic keeps its own.
+    """Load the weights of a checkpoint into the policy; its critic is left alone.
 
-    A whole model is loaded as transformers does it, for its names on disk may be others (mixtures of experts).
+    A full model is loaded by transformers, because weights may have other names on disk (mixtures of experts).
 
     Args:
-        model: without what wraps it; of split weights each process takes its part.
-        folder: with safetensors; nothing else is read.
+        model: without its wrappers; of sharded weights each process takes its shard.
+        folder: with safetensors files; others are ignored.
 
     Raises:
-        InputError: if it holds other weights.
+        InputError: if its weights do not match the model's.
     """
     if isinstance(model, PeftModel):
         active = str(model.active_adapter)
         names = get_peft_model_state_dict(model, model.state_dict(keep_vars=True), active)
-        place = folder if active == "default" else folder / active  # as peft saves them
-        with safe_open(place / "adapter_model.safetensors", "pt") as file:
+        adapter_folder = folder if active == "default" else folder / active  # as peft saves them
+        with safe_open(adapter_folder / "adapter_model.safetensors", "pt") as file:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         odd = names.keys() ^ stored.keys()
     else:
@@ -233,13 +252,13 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         stored, odd = dict(loaded.named_parameters()), report["missing_keys"]
         names = {name: weight for name, weight in named_weights(model).items() if name in stored}
     if odd:
-        raise InputError(f"{folder}: its weights are not those of this model, as {min(odd)} shows; take another one")
+        raise InputError(f"{folder}: its weights do not match this model, see {min(odd)}; choose another checkpoint")
     for name, weight in names.items():
-        weight.copy_(_split(stored[name], weight))
+        weight.copy_(_shard(stored[name], weight))
 
 
-def started(work: Callable[[], None], background: bool) -> Future[None]:
-    """Work that is done now, or in a thread; what it raises is in the future."""
+def run_write(work: Callable[[], None], background: bool) -> Future[None]:
+    """Run `work` now, or in a thread; the future holds its exception."""
     future: Future[None] = Future()
 
     def run() -> None:
@@ -256,9 +275,11 @@ def started(work: Callable[[], None], background: bool) -> Future[None]:
     return future
 
 
-def _split(value: Tensor, like: Tensor) -> Tensor:
-    """The part of this process, if a weight of that shape is split; else a copy of the whole. The first process deals
-    the parts out; all of them have read the whole."""
+def _shard(value: Tensor, like: Tensor) -> Tensor:
+    """Return this process's shard if `like` is sharded and of the same shape, else a copy of the whole.
+
+    All processes have read the whole tensor; the first one distributes the shards.
+    """
     if isinstance(like, DTensor) and value.shape == like.shape:
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements).clone()
     return value.clone()

@@ -1,7 +1,7 @@
-"""`GRAOTrainer`: transformers' Trainer around weighted groups of answers.
+"""`GRAOTrainer`: transformers' Trainer for weighted groups of answers.
 
-Mixed precision, data parallelism, callbacks and `report_to` come from transformers. What a method, the watch and the
-log carry from step to step is saved in each checkpoint, in `grao_state.json`.
+Mixed precision, data parallelism, callbacks and `report_to` come from transformers. The state that method, watch and
+log carry from step to step is saved in `grao_state.json` of each checkpoint.
 """
 
 import math
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -28,37 +28,37 @@ from grao.config.library import GRAOConfig, check_arguments, in_place_of
 from grao.config.stages import joint_needs, most_steps, planned
 from grao.data.encoding import EncodedSet, encode_examples, settled_turn
 from grao.data.load import examples_from_dataset
-from grao.engine.adapters import switched_off
+from grao.engine.adapters import adapter_disabled
 from grao.engine.limits import padding_id
 from grao.engine.loading import check_finite, load_tokenizer
 from grao.engine.policy import given_policy
-from grao.engine.sharded import begin_splitting, summed
+from grao.engine.sharded import begin_splitting, sum_over_processes
 from grao.errors import InputError
 from grao.methods.base import Method
 from grao.rewards.mix import Mix, RewardLike, as_mix, check_heard
 from grao.rollouts.base import Generator, Sampling
-from grao.training.accumulate import Seen
+from grao.training.accumulate import StepOutput
 from grao.training.ahead import check_ahead, read_ahead, write_ahead
 from grao.training.arguments import (
     check_library,
     check_needs,
     check_settings,
-    fitting,
-    refusals,
+    drop_too_long,
+    library_errors,
     training_arguments,
 )
 from grao.training.callbacks import MetricsCallback
 from grao.training.experience import ExperienceSource
 from grao.training.gap import GapWarning, tolerated_gap
-from grao.training.learner import Learner, save_head, together
+from grao.training.learner import Learner, merged_updates, save_head
 from grao.training.library import held_out_metrics, write_page
 from grao.training.loglines import LogLines
-from grao.training.metrics import SUMMED, step_metrics, with_logged
+from grao.training.metrics import SUMMED, add_logged, step_metrics
 from grao.training.reporting import SampleLog
-from grao.training.sampler import endings, make_sampler, rows_at_once, sampling_copy
+from grao.training.sampler import make_sampler, rollout_rows, sampling_copy, stop_tokens
 from grao.training.staged import StagedTrainer
-from grao.training.stages import Conductor, Spent, kept_away
-from grao.training.state import CARRIED, Carried
+from grao.training.stages import Conductor, Spent, split_look_prompts
+from grao.training.state import CARRIED, CarriedState
 from grao.training.watch import Watch
 from grao.types import Example
 
@@ -67,28 +67,28 @@ _NONE = EncodedSet([], 0, 0)
 
 
 class GRAOTrainer(StagedTrainer):
-    """Aligns a model with GRAO. The order of its arguments is that of TRL's trainers.
+    """Aligns a model with GRAO or another method. The order of the arguments is that of TRL's trainers.
 
     Args:
-        model: a causal language model, a `PeftModel` with a trained adapter, or the folder or hub id of either; an
-            adapter goes on training, or with `peft_config` is merged first.
+        model: a causal language model, a `PeftModel` with a trained adapter, or the folder or hub id of either. An
+            adapter is trained further; with `peft_config` it is merged first.
         reward_funcs: a function in TRL's convention f(prompts, completions, **columns) -> list[float | None], a
             reward model (folder, hub id, model, or a pair of model and tokenizer), anything that satisfies
             `grao.rewards.base.Reward`, a list of these, or a `Mix` with weights.
-        args: settings; defaults are the paper's.
-        train_dataset: rows with columns `prompt` and `reference` in whatever `examples_from_dataset` reads (a
-            `datasets.Dataset`, a data frame, a list), or Examples; further columns go to the rewards.
-        eval_dataset: rows for `evaluate()`, as `train_dataset`.
-        processing_class: the tokenizer; by default the one beside the model.
-        peft_config: trains an adapter instead of all weights.
+        args: settings; the defaults are those of the paper.
+        train_dataset: rows with columns `prompt` and `reference` in anything `examples_from_dataset` reads (a
+            `datasets.Dataset`, a data frame, a list), or Examples; further columns are passed to the rewards.
+        eval_dataset: held-out rows for `evaluate()`, like `train_dataset`.
+        processing_class: the tokenizer; by default that of the model.
+        peft_config: train this adapter instead of all weights.
         callbacks: as in transformers.
-        watch: a second reward that looks on and warns when the first is hacked.
-        method: what is learned, in place of `args.method`; it may come from outside the package.
-        generator: the sampling engine, in place of the one that `args.rollout.engine` names.
-        others: arguments of other trainers; refused, with their name here.
+        watch: a second reward that warns when the first is hacked.
+        method: replaces `args.method`; it may come from outside the package.
+        generator: the sampling engine, replaces the one named by `args.rollout.engine`.
+        others: arguments of other trainers; rejected with the name they have here.
 
     Raises:
-        InputError: for a mistake in any of these, in one line.
+        InputError: if any argument is wrong, in one line.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class GRAOTrainer(StagedTrainer):
     ) -> None:
         check_arguments(others)
         if not isinstance(args, GRAOConfig):
-            given = "nothing" if args is None else type(args).__name__
+            kind = "nothing" if args is None else type(args).__name__
             example = f"such as {in_place_of(args)}; docs/from-trl.md has the names of its settings"
-            raise InputError(f"args must be a GRAOConfig, got {given}; {example}")
+            raise InputError(f"args must be a GRAOConfig, got {kind}; {example}")
         if reward_funcs is None:
             raise InputError("reward_funcs is missing: f(prompts, completions, **columns) -> list[float], or a model")
         if train_dataset is None:
@@ -118,10 +118,10 @@ class GRAOTrainer(StagedTrainer):
         self.folder, self.config, self.rewards, self.watch = args.output_dir, args, as_mix(reward_funcs), watch
         if method and args.stages:
             raise InputError("method and args.stages are both given; leave one out")
-        plan = method.stages() if method else planned(args.method, args.stages)
-        self.method, self.given = plan[0].method, method
+        plan = planned(method or args.method, args.stages, args.training.schedule)
+        self.method, self.custom_method = plan[0].method, method
         self.max_bad_steps, self.save_async = args.training.max_bad_steps, args.training.save_async
-        set_seed(args.seed)  # what an adapter begins with must follow from the seed
+        set_seed(args.seed)  # the initial weights of an adapter must depend on the seed only
         policy = given_policy(model, peft_config)
         check_finite(policy, "model")
         source = model if isinstance(model, str) else policy.config._name_or_path
@@ -134,21 +134,21 @@ class GRAOTrainer(StagedTrainer):
         examples = examples_from_dataset(train_dataset, args.data)
         needs = joint_needs(plan)
         turn = settled_turn(self.tokenizer, examples, needs.references)
-        self.stop_ids, self.end_id, self.turn = endings(policy, self.tokenizer, examples, args, turn)
+        self.stop_ids, self.end_id, self.turn = stop_tokens(policy, self.tokenizer, examples, args, turn)
         check_needs(plan, examples, watch is not None)
         check_ahead(args.rollout.ahead, plan, self.rewards.early)
         held_out = examples_from_dataset(eval_dataset, args.data) if eval_dataset is not None else []
         for mix in self._mixes():
             mix.check_columns({name for example in (*examples, *held_out) for name in example.columns})
         encoded = self._encode(examples, policy, needs.rejected)
-        items, kept = kept_away(encoded.items, plan, args.seed)
+        items, look_items = split_look_prompts(encoded.items, plan, args.seed)
         self.train_items = replace(encoded, items=items)
         self.eval_items = self._encode(held_out, policy) if eval_dataset is not None else None
         size = args.training.prompts_per_step
         most = most_steps(plan, args.training.steps, len(items), size, args.rollout.group_size)
-        self.conductor, steps = Conductor(self, plan, most, kept), sum(most)
+        self.conductor, steps = Conductor(self, plan, most, look_items), sum(most)
         arguments = training_arguments(args, steps)
-        with refusals(args.training.trainer):
+        with library_errors(args.training.trainer):
             super().__init__(
                 model=policy,
                 args=arguments,
@@ -164,9 +164,9 @@ class GRAOTrainer(StagedTrainer):
             check_library(self, steps)
         self.is_fsdp_enabled = begin_splitting(self.accelerator, policy)
         check_settings(args.training, plan, self.accelerator, policy)
-        # Adapters of other beginnings change the weights below them too.
+        # Adapters with other initialisations also change the base weights.
         plain = peft_config is not None and isinstance(getattr(peft_config, "init_lora_weights", True), bool)
-        without = partial(switched_off, cast(PeftModel, policy)) if plain else None
+        without = partial(adapter_disabled, cast(PeftModel, policy)) if plain else None
         rollout, alone = args.rollout, self.accelerator.num_processes == 1
         copy = sampling_copy(policy, rollout, self.accelerator)
         self.learner = Learner(policy, self.method, args.training, self.accelerator, self.pad_id, without, copy.bytes)
@@ -174,8 +174,8 @@ class GRAOTrainer(StagedTrainer):
         self._method_state = self.method.start()
         self._steps: list[dict[str, float]] = []
         self._logged: dict[str, list[float]] = defaultdict(list)
-        longest = max(len(item.prompt_ids) for item in (*items, *kept, *(self.eval_items or _NONE).items))
-        self.rows = rows_at_once(policy, args, copy, self.accelerator, longest)
+        longest = max(len(item.prompt_ids) for item in (*items, *look_items, *(self.eval_items or _NONE).items))
+        self.rows = rollout_rows(policy, args, copy, self.accelerator, longest)
         self.generator = generator or make_sampler(policy, rollout, copy, self.stop_ids, self.pad_id, self.rows, alone)
         explained = rollout.ahead or arguments.neftune_noise_alpha or not self.is_world_process_zero()
         self._gap = GapWarning(math.inf if explained else tolerated_gap(policy, self.accelerator, self.generator))
@@ -192,8 +192,8 @@ class GRAOTrainer(StagedTrainer):
             process=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
             ahead=rollout.ahead,
-            steps=steps,
-            total=partial(summed, self.accelerator),
+            steps=most[0],
+            total=partial(sum_over_processes, self.accelerator),
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(SampleLog(args.output_dir, self, self.source, args.training.sample_every))
@@ -201,7 +201,16 @@ class GRAOTrainer(StagedTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """One batch of prompts: experience, then the gradient of what the method makes of it, once or more."""
+        """Run one step: sample and score a batch of prompts, then take one or more gradient steps on it.
+
+        Args:
+            model: the policy as wrapped by the trainer.
+            inputs: number of the step, from 0.
+            num_items_in_batch: unused.
+
+        Returns:
+            The loss of the first gradient step, detached.
+        """
         begin, step = time.perf_counter(), inputs["step"] + 1
         if self.conductor.reached.over:
             self.hand_over()
@@ -213,24 +222,24 @@ class GRAOTrainer(StagedTrainer):
         self.sampler()
         update = self.source.update(self.conductor.step(inputs["step"]))
         if method.needs.samples:
-            heard, asked = self._total(update.experience.heard)
-            if not heard:  # so that no process waits for one that stops
-                check_heard([update.experience.rewards], int(asked))
-        looks = self.watch and self.watch.due(step) and update.experience.sampled
-        watched = self.watch.numbers(update.experience) if self.watch and looks else {}
+            scored, samples = self._total(update.experience.scored_counts)
+            if not scored:  # over all processes, so that all of them stop
+                check_heard([update.experience.rewards], int(samples))
+        look_due = self.watch and self.watch.due(step) and update.experience.sampled
+        watched = self.watch.numbers(update.experience) if self.watch and look_due else {}
         sampled = time.perf_counter()
         before = self.learner.before(model, update, method)
-        seen: list[Seen] = []
-        while len(seen) < method.needs.updates and not self.left_out:
+        seen: list[StepOutput] = []
+        while len(seen) < method.needs.updates and not self.step_skipped:
             seen.append(self.learner.gradient(model, update, before, method))
             if not math.isfinite(*self._total(seen[-1].loss[None])):
-                self.leave_out("loss", model)
+                self.skip_step("loss", model)
                 return torch.zeros_like(seen[0].loss)
             if len(seen) < method.needs.updates:
                 self._optimise(model)
-        more = {**self.learner.speedometer.operations(update), **watched}
-        metrics = step_metrics(update, together(seen), method, self.accelerator, more)
-        self._gap.look(step, metrics.get("sampler/gap", math.nan))
+        more = {**self.learner.operations(update), **watched}
+        metrics = step_metrics(update, merged_updates(seen), method, self.accelerator, more)
+        self._gap.check(step, metrics.get("sampler/gap", math.nan))
         if self.watch and watched:
             metrics |= self.watch.look(step, metrics)
         lengths = update.batch.lengths
@@ -243,74 +252,82 @@ class GRAOTrainer(StagedTrainer):
         if len(self.conductor.plan) > 1:
             metrics["stage"] = self.conductor.reached.stage + 1
         self.conductor.spend(Spent(method.needs.updates, *counted))
-        self._steps.append(with_logged(metrics, self._logged, self.accelerator))
+        self._steps.append(add_logged(metrics, self._logged, self.accelerator))
         if step == 1 and metrics.get("verdict/tie") == 1 and self.is_world_process_zero():
             names = " + ".join(reward.name for reward in self.rewards.rewards)
             warnings.warn(
-                f"the reward ({names}) says the same of every answer of step 1 and of its reference; "
-                "as long as it does, nothing can be learned from it",
+                f"the reward ({names}) scores every answer of step 1 the same as its reference; "
+                "nothing can be learned while it does",
                 stacklevel=2,
             )
         return seen[0].loss
 
     def sampler(self) -> Generator:
-        """The sampling engine, with the weights as they are now."""
+        """Return the sampling engine, synchronised with the current weights."""
         self.generator.sync(self.accelerator.unwrap_model(self.model))
         return self.generator
 
     def note(self, numbers: Mapping[str, float]) -> None:
-        """Adds numbers to the last step's line of the log, if it is not written yet."""
+        """Add metrics to the last step's log line, if it is not written yet."""
         if self._steps:
             self._steps[-1] |= numbers
 
     def _mixes(self) -> list[Mix]:
-        """The rewards that are trained on, and those that look on."""
+        """The training rewards, and the watch's."""
         return [self.rewards, *([self.watch.reward] if self.watch else [])]
 
     def _log_metric(self, name: str, value: float) -> None:
-        """For reward functions: a number of this step, for its line in `metrics.jsonl`."""
+        """Log a metric of this step; passed to reward functions as `log_metric`."""
         self._logged[str(name)].append(float(value))
 
     def _total(self, values: Tensor) -> list[float]:
-        """The sums over all processes."""
-        return summed(self.accelerator, values)
+        """Sum over all processes."""
+        return sum_over_processes(self.accelerator, values)
 
     def _optimise(self, model: nn.Module) -> None:
-        """An optimiser step between two updates on the same samples; transformers makes the last one."""
+        """Take an optimizer step between two gradients on the same samples; transformers takes the last one."""
         limit = self.args.max_grad_norm or math.inf
         self._get_grad_norm(model, self.accelerator.clip_grad_norm_(model.parameters(), limit))
-        self.between_steps &= self.left_out
+        self.between_steps &= self.step_skipped
         cast(Optimizer, self.optimizer).step()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Step numbers: every process gets all of them and takes its share of the step's prompts."""
+        """Yield step numbers; every process gets all of them, and takes its share of each step's prompts."""
         return DataLoader(self.train_dataset, batch_size=1, collate_fn=lambda steps: {"step": steps[0]})  # type: ignore[arg-type]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to a training line what the steps since the last one showed: means, and sums of what judges took."""
+        """Add the metrics of the steps since the last line: means, and sums of judge requests and costs."""
         if "learning_rate" in logs and self._steps:
             steps, self._steps = self._steps, []
             for name in dict.fromkeys(name for step in steps for name in step):
-                seen = [step[name] for step in steps if name in step]
-                logs = logs | {name: sum(seen) / (1 if name.endswith(SUMMED) else len(seen))}
+                values = [step[name] for step in steps if name in step]
+                logs = logs | {name: sum(values) / (1 if name.endswith(SUMMED) else len(values))}
         super().log(logs, start_time)
 
     def evaluate(  # type: ignore[override]
         self, eval_dataset: Rows | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """One answer for each held-out prompt: mean reward, and shares of wins, ties and losses to the reference.
+        """Sample one answer to each held-out prompt; return mean reward and shares of wins, ties and losses.
 
-        Outside of a training the trainer's own held-out prompts also yield RAS and, after it, NAG; answers and numbers
-        are kept as those of `grao train`: `items.jsonl`, `evaluation.json`.
+        For the trainer's own held-out prompts, before or after training, the result also has RAS and, after training,
+        NAG; answers and results are then recorded in `items.jsonl` and `evaluation.json`, as by `grao train`.
+
+        Args:
+            eval_dataset: rows like `train_dataset`; by default the trainer's own held-out prompts.
+            ignore_keys: unused.
+            metric_key_prefix: prefix of the metrics' names.
+
+        Raises:
+            InputError: if there are no held-out prompts, or the records of another evaluation would be overwritten.
         """
-        self.between_steps = True  # transformers evaluates after its optimiser step
+        self.between_steps = True  # transformers evaluates after the optimizer step
         encoded = self.eval_items
         if eval_dataset is not None:
             encoded = self._encode(
                 examples_from_dataset(eval_dataset, self.config.data), self.accelerator.unwrap_model(self.model)
             )
         if encoded is None:
-            raise InputError("evaluate: there is no eval_dataset; give one to GRAOTrainer or to evaluate()")
+            raise InputError("evaluate: eval_dataset is missing; pass it to GRAOTrainer or to evaluate()")
         metrics = held_out_metrics(self, encoded.items, recorded=eval_dataset is None and not self.is_in_train)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
@@ -318,20 +335,26 @@ class GRAOTrainer(StagedTrainer):
         return metrics
 
     def report(self) -> Path:
-        """Writes the page of the run, `report.html` in its folder, and returns its path."""
+        """Write the report of the run, `report.html` in its folder, and return its path."""
         return write_page(self)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The policy; into a checkpoint also what is carried from step to step."""
+        """Save the policy; into a checkpoint also the state carried from step to step.
+
+        Args:
+            output_dir: as in transformers.
+            _internal_call: as in transformers.
+        """
         super().save_model(output_dir, _internal_call)
-        if not (_internal_call and output_dir):
+        if self._draft is None or output_dir is None:  # not a checkpoint
             return
         if self.source.ahead:
             share = self.source.share(self.conductor.step(self.state.global_step))
             write_ahead(Path(output_dir), share, self.is_world_process_zero())
+        asked = gather_object([self.learner.observer.frozen_texts])
         if self.is_world_process_zero():
-            looks = self.watch.looks if self.watch else []
-            carried = Carried(self._method_state, looks, self._steps, self.learner.budget.least, self.conductor.reached)
+            looks, least = self.watch.looks if self.watch else [], self.learner.budget.least
+            carried = CarriedState(self._method_state, looks, self._steps, least, self.conductor.reached, asked)
             CARRIED.write(Path(output_dir), carried)
 
     def _encode(self, examples: Sequence[Example], policy: nn.Module, with_rejected: bool = False) -> EncodedSet:
@@ -339,10 +362,10 @@ class GRAOTrainer(StagedTrainer):
         encoded = encode_examples(
             examples, self.tokenizer, self.end_id, tokens, data.long_prompts, with_rejected, self.turn
         )
-        return fitting(self.config, policy, encoded, self.tokenizer)
+        return drop_too_long(self.config, policy, encoded, self.tokenizer)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """The policy as a plain language model, and its critic beside it."""
+        """Save the policy as a plain language model, and its critic in a separate file."""
         if self.learner.critic is not None and self.args.should_save:
             weights = state_dict or self._policy.state_dict()
             state_dict = save_head(weights, output_dir or str(self.args.output_dir))
@@ -350,8 +373,8 @@ class GRAOTrainer(StagedTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         carried = CARRIED.read(Path(resume_from_checkpoint))
-        if handed := self.conductor.handed:
-            self.take_up(handed)
+        if folder := self.conductor.start_folder:
+            self.load_stage_weights(folder)
             self.begin_stage()
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.learner.critic is not None:
@@ -363,5 +386,7 @@ class GRAOTrainer(StagedTrainer):
         if carried:
             self._method_state, self._steps = carried.method, carried.steps
             self.learner.budget.at_most(carried.token_budget)
+            if carried.frozen_texts:
+                self.learner.observer.resume(carried.frozen_texts[self.args.process_index % len(carried.frozen_texts)])
             if self.watch:
                 self.watch.looks = carried.looks

@@ -1,9 +1,9 @@
-"""A second reward looks on: whether what training raises is still what is wanted.
+"""The watch: a second reward that detects hacking of the first.
 
-Every n-th step some of the step's groups are scored by a reward that training does not see. Both rewards are put on
-one scale, the share of samples that beat the reference (ties half), and the dynamics of the two are watched:
-a reward is over-optimised if it keeps rising while the second falls (Gao et al., arXiv 2210.10760).
-Left out: a threshold on the gap itself. Two rewards may differ by any constant without harm.
+Every n-th step a reward that training does not use scores some of the step's groups. Both rewards are put on one scale,
+the share of samples that beat the reference (a tie counts half). A reward is over-optimised if it keeps rising while
+the second one falls (Gao et al., arXiv 2210.10760).
+Left out: a threshold on the gap itself, for two rewards may differ by any constant without harm.
 """
 
 import math
@@ -26,52 +26,55 @@ from grao.training.metrics import judge_numbers
 from grao.types import Group
 
 _WINDOW = 3
-"""Looks that are averaged before they are compared."""
+"""Number of looks averaged before they are compared."""
 _SURE, _LEAST_FALL, _LEAST_GAP = 3.5, 0.03, 0.10
-"""Standard errors, and shares of samples, that a change must exceed."""
+"""A change must exceed so many standard errors, and so large a share of samples, to raise an alarm."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What both rewards said at one step: shares of samples that beat the reference, ties half."""
+    """Shares of samples that beat the reference at one step, by both rewards; a tie counts half."""
 
     step: int
     first: float
-    """By the reward that is trained on."""
+    """By the training reward."""
     second: float
+    """By the watch's reward."""
     first_error: float
     """Standard error over groups."""
     second_error: float
 
 
 def alarm(looks: Sequence[Look]) -> Alarm:
-    """The rule. The mean of the last three looks is compared with that of three earlier ones:
+    """Return the alarm raised by the looks so far.
 
-    HACKED    with the three at which the second reward stood highest: it has fallen by more than 0.03 and by more than
-              three and a half standard errors, and the first has not fallen by that.
-    WIDENING  with the first three: the gap has grown by more than 0.10 and by more than three and a half of them.
+    The mean of the last three looks is compared with that of three earlier ones:
 
-    Before there are six looks there is no alarm.
+    HACKED    Since its best three looks the second reward has fallen by more than 0.03 and more than 3.5 standard
+              errors, and the first has not fallen by more than 3.5 standard errors.
+    WIDENING  Since the first three looks the gap has grown by more than 0.10 and more than 3.5 standard errors.
+
+    There is no alarm before the sixth look.
     """
     if len(looks) < 2 * _WINDOW:
         return Alarm.NONE
-    begin, best, last = _mean(looks[:_WINDOW]), _best(looks), _mean(looks[-_WINDOW:])
+    first, best, last = _mean(looks[:_WINDOW]), _best(looks), _mean(looks[-_WINDOW:])
     fall, drop = best.second - last.second, best.first - last.first
     fallen = fall > max(_LEAST_FALL, _SURE * math.hypot(best.second_error, last.second_error))
     if fallen and drop <= _SURE * math.hypot(best.first_error, last.first_error):
         return Alarm.HACKED
-    growth = (last.first - last.second) - (begin.first - begin.second)
-    errors = math.hypot(last.first_error, last.second_error, begin.first_error, begin.second_error)
+    growth = (last.first - last.second) - (first.first - first.second)
+    errors = math.hypot(last.first_error, last.second_error, first.first_error, first.second_error)
     return Alarm.WIDENING if growth > max(_LEAST_GAP, _SURE * errors) else Alarm.NONE
 
 
 class Watch(TrainerCallback):
-    """Looks at the samples of every n-th step with a second reward, and warns of each kind of alarm once.
+    """Scores samples of every n-th step with a second reward, and warns once of each kind of alarm.
 
     Args:
-        reward: the second reward, as `GRAOTrainer`'s; best of another kind than the one trained on.
-        every: steps from look to look.
-        prompts: groups of a step that it looks at, on each process.
+        reward: the second reward, as for `GRAOTrainer`; preferably of another kind than the training reward.
+        every: steps between looks.
+        prompts: number of a step's groups to score, per process.
         stop: end the training on `Alarm.HACKED`.
     """
 
@@ -80,31 +83,34 @@ class Watch(TrainerCallback):
     ) -> None:
         self.reward, self.every, self.prompts, self.stop = as_mix(reward), every, prompts, stop
         self.looks: list[Look] = []
-        self._said = Alarm.NONE
+        self._warned = Alarm.NONE
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Forgets the looks of another run; does not repeat what was said before an interruption."""
+        """Clear the looks of an earlier run; a resumed run repeats no warning."""
         self.looks = self.looks if state.global_step else []
-        self._said = alarm(self.looks)
+        self._warned = alarm(self.looks)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Warns, and stops the training where that is wanted."""
-        risen = alarm(self.looks)
-        if risen > self._said:
-            self._said = risen
-            warnings.warn(words(self.looks), stacklevel=2)
-        if risen is Alarm.HACKED and self.stop:
+        """Warn of a new alarm, and stop the training if `stop` is set."""
+        current = alarm(self.looks)
+        if current > self._warned:
+            self._warned = current
+            warnings.warn(alarm_text(self.looks), stacklevel=2)
+        if current is Alarm.HACKED and self.stop:
             control.should_save = control.should_training_stop = True
 
     def due(self, step: int) -> bool:
-        """Whether it looks at step `step` (from 1)."""
+        """Whether step `step` (from 1) is scored."""
         return step % self.every == 1 or self.every == 1
 
     def numbers(self, experience: Experience) -> dict[str, Tensor | float]:
-        """Of this process, tensors to be averaged over all and a count to be summed: what both rewards say, and what
-        shows in the texts."""
+        """Score this process's groups.
+
+        Returns:
+            Metrics of both rewards and of the texts: tensors to be averaged over all processes, numbers to be summed.
+        """
         groups = experience.groups[: self.prompts]
         first = _beaten(experience.rewards.total[: self.prompts])
         scored = reward_groups(groups, self.reward)
@@ -120,9 +126,14 @@ class Watch(TrainerCallback):
         }
 
     def look(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Adds a look from `numbers` of all processes; returns what is logged beside them, the alarm included.
+        """Add a look; skip it if either reward scored nothing.
 
-        If either reward scored nothing, there is no look.
+        Args:
+            step: from 1.
+            metrics: the `numbers`, reduced over all processes.
+
+        Returns:
+            Further metrics to log, with the alarm.
         """
         first, second, groups = metrics["watch/first"], metrics["watch/second"], metrics["watch/groups"]
         if math.isnan(first + second):
@@ -141,8 +152,8 @@ class Watch(TrainerCallback):
         }
 
 
-def words(looks: Sequence[Look]) -> str:
-    """The alarm in a sentence, empty if there is none."""
+def alarm_text(looks: Sequence[Look]) -> str:
+    """Describe the alarm in a sentence; empty if there is none."""
     raised = alarm(looks)
     if raised is Alarm.NONE:
         return ""
@@ -150,7 +161,7 @@ def words(looks: Sequence[Look]) -> str:
     if raised is Alarm.HACKED:
         return (
             f"watch: at step {now.step} the second reward has fallen from {best.second:.0%} to {now.second:.0%} wins "
-            f"over the reference while the first stands at {now.first:.0%}: the reward is probably being hacked"
+            f"over the reference while the first is at {now.first:.0%}: the reward is probably being hacked"
         )
     return (
         f"watch: at step {now.step} the two rewards have drifted apart: {now.first:.0%} and {now.second:.0%} wins over "
@@ -159,7 +170,7 @@ def words(looks: Sequence[Look]) -> str:
 
 
 def _best(looks: Sequence[Look]) -> Look:
-    """Of the windows before the last one, that in which the second reward stood highest."""
+    """Return the mean of the window, before the last one, in which the second reward was highest."""
     windows = (_mean(looks[at : at + _WINDOW]) for at in range(len(looks) - 2 * _WINDOW + 1))
     return max(windows, key=lambda window: window.second)
 
@@ -176,7 +187,7 @@ def _mean(looks: Sequence[Look]) -> Look:
 
 
 def _beaten(rewards: Tensor) -> Tensor:
-    """(B, G) rewards -> (B,) share of a group's scored samples that beat the reference, ties half; NaN if none is."""
+    """Return (B,) shares of scored samples that beat the reference, from (B, G) rewards; NaN without scored samples."""
     wins = (rewards > 0).double() + 0.5 * (rewards == 0).double()
     return wins.masked_fill(rewards.isnan(), torch.nan).nanmean(dim=1)
 
