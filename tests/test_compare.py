@@ -476,7 +476,7 @@ def test_quick_is_small_and_lies_elsewhere(place: Path) -> None:
 
 def test_quick_in_the_embedded_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     recipe = next(path for path in STUDIES if path.stem == "sandbox-weak")
-    built = partial(build_sandbox, cache=tmp_path / "cache", steps=30)  # of pretraining; 1,600 take two minutes
+    built = partial(build_sandbox, cache=tmp_path / "cache", steps=10)  # of pretraining; 1,600 take two minutes
     monkeypatch.setattr("grao.studies.study.build_sandbox", built)
     monkeypatch.chdir(tmp_path)
     short = ["--base.rollout.group_size", "2", "--base.rollout.max_new_tokens", "12", "--sandbox.held_out", "40"]

@@ -290,7 +290,7 @@ def test_recipes_of_reward_models_train(
     path: Path, tmp_path: Path, shared: Path, screen, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(path.parents[2])
-    small = [("output", str(tmp_path / "reward")), ("data.limit", "60"), ("training.steps", "1")]
+    small = [("output", str(tmp_path / "reward")), ("data.limit", "40"), ("training.steps", "1")]
     if "runs/story-pairs" in path.read_text():  # what recipes/prepare_stories.py makes
         stories = shared / "data" / "tinystories-openings"
         small += [("data.path", str(stories / "train.jsonl.gz")), ("data.test_path", str(stories / "test.jsonl.gz"))]

@@ -3,6 +3,7 @@
 Left out: times ("about three minutes"), counts of settings, and words such as "half of the way".
 """
 
+from pages.auto_tables import mean_difference, summary
 from pages.cells import (
     NAG,
     RAS,
@@ -158,6 +159,15 @@ QUOTES: list[Quote] = [
         *(number(of, "ability-unseen", arm, "0") for of in (RAS, TIE) for arm in ("grao", "grpo")),
     ),
     quote(RESULTS, "least at ability 0 in points ({})", number(LEAD, "ability", "grpo", "0")),
+    quote(RESULTS, "`auto` is {} points from the best fixed arm ({} to {})", *mean_difference()),
+    quote(RESULTS, "narrowly ({} points from the best method of each of twelve cases, {} to {})", *mean_difference()),
+    quote(
+        RESULTS,
+        "the highest mean, {} % against {} % for GRPO, the best of the fixed arms, and it is at most {} points behind",
+        summary(0, "auto"),
+        summary(0, "grpo"),
+        summary(1, "auto"),
+    ),
     # docs/claims.md
     quote(
         CLAIMS,

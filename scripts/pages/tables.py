@@ -45,6 +45,7 @@ PLAIN: set[tuple[str, str]] = {
     ("docs/method.md", "scope | mean | deviation | A_i | A_y | w_i | w_y"),
     ("docs/methods.md", "`method.name` | learns from | update of a prompt with samples o_i and reference y | source"),
     ("docs/theory.md", "name | verdict | graded"),
+    ("docs/which-method.md", "your situation | run | evidence | how sure"),
     # Settings.
     ("docs/performance.md", "`rollout.engine` | where it runs | what goes into `rollout.vllm`"),
 }

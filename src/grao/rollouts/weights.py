@@ -65,7 +65,8 @@ def _adapted(model: nn.Module) -> dict[str, nn.Module]:
     adapted: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{above}.") for above in adapted)
-        if isinstance(module, kinds) and not inside:
+        changed = isinstance(module, kinds)
+        if changed and not inside:
             adapted[name] = module
     return adapted
 

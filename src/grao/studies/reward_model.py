@@ -107,7 +107,7 @@ def _made(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRecord:
     too_long = len(split.train) + len(split.test) - len(train) - len(test)
     left_out = {**split.skipped, **({f"longer than {longest} tokens": too_long} if too_long else {})}
     if adapter_given := adapter_at(recipe.model.path):
-        screen.say(f"{recipe.model.path} is {adapter_given.words} of {adapter_given.base}: it is merged")
+        screen.say(f"{recipe.model.path} is {adapter_given.description} of {adapter_given.base}: it is merged")
     screen.say(f"{len(train):,} pairs, {len(test):,} held out")
     for reason, count in left_out.items():
         screen.say(f"left out: {count:,} rows, {reason}")
