@@ -65,8 +65,7 @@ def _adapted(model: nn.Module) -> dict[str, nn.Module]:
     adapted: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{above}.") for above in adapted)
-        if isinstance(module, kinds) and not inside:
-            adapted[name] = module
+        adapted |= {name: module} if isinstance(module, kinds) and not inside else {}
     return adapted
 
 
