@@ -205,6 +205,18 @@ def test_nothing_runs_over_the_edge(visit: Any, report: Path, width: int, scheme
     assert not page.locator("#browser").is_visible()
 
 
+def test_rows_leave_out_what_all_prompts_begin_with(visit: Any, tmp_path: Path) -> None:
+    template = "system: You are a helpful assistant. user: "
+    (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
+    kept = [replace(item, prompt=template + item.prompt) for item in items()[10:20]]
+    write_evaluation(tmp_path, EVALUATION, kept)
+    page = visit(write_report(tmp_path))
+    shown = rows(page)
+    assert len(shown) > 3
+    assert all(f"question {index}:" in row and "helpful" not in row for index, row in enumerate(shown, 10))
+    assert template in page.locator(".detail").inner_text()  # the prompt itself is whole
+
+
 def test_charts_can_be_read_and_taken_away(visit: Any, report: Path) -> None:
     page = visit(report, accept_downloads=True)
     assert page.locator("figure svg").count() == page.locator("figure").count() == 11

@@ -20,7 +20,16 @@
     return JSON.parse(await new Response(stream).text());
   }
 
+  // Length of the text that all prompts begin with, such as a chat template's system prompt; 0 if it is short.
+  function sharedBeginning(prompts) {
+    let length = prompts.length > 1 ? prompts[0].length : 0;
+    for (const prompt of prompts) while (!prompt.startsWith(prompts[0].slice(0, length))) length -= 1;
+    const words = prompts[0].slice(0, length).search(/\S*$/); // whole words
+    return words < 24 ? 0 : words;
+  }
+
   function start({ models, rewards, items }) {
+    const beginning = sharedBeginning(items.map((item) => item.p));
     items.forEach((item, index) => {
       item.index = index;
       item.text = [item.i, item.p, item.r, ...item.a.map((answer) => answer?.t ?? "")].join("\n").toLowerCase();
@@ -112,7 +121,7 @@
       const answer = item.a[state.to]?.t ?? "";
       const made = el("div", { class: "row", role: "option", "data-at": at, id: `row${at}`, "aria-selected": String(item === state.item) },
         el("p", {}, el("span", {}, mark(state.from), state.from < 0 ? "" : "\u2009", mark(state.to)),
-          el("span", {}, item.p.slice(0, 200).replace(/\s+/g, " ")),
+          el("span", {}, (item.p.slice(beginning) || item.p).slice(0, 200).replace(/\s+/g, " ")),
           el("span", { class: "size" }, `${GRAO.number(margin(item), true)} \u00b7 ${size(item, state.to)}`)),
         el("p", {}, answer.slice(0, 200).replace(/\s+/g, " ")));
       made.style.transform = `translateY(${at * ROW}px)`;
