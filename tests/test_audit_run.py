@@ -315,7 +315,7 @@ def test_a_reward_blind_to_content_is_found_out(place: Path, capsys: pytest.Capt
     assert other.as_good.value >= 0.4
     assert shuffled.as_good.value < 0.5  # the full stop has moved
     assert prompt.as_good.value == 0
-    assert "Texts that are plainly wrong" in (place / "run-audit" / "audit.html").read_text()
+    assert "Wrong answers" in (place / "run-audit" / "audit.html").read_text()
     assert audit(**{"rewards.0.function": "", "rewards.0.rule.exact": "{}", **edits}) == 0
     found = read_audit(place / "run-audit")
     assert {wrong.as_good.value for wrong in found.rewards[0].content} == {0}

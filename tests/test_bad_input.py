@@ -134,7 +134,7 @@ def replace_by_pipe(folder: Path, name: str) -> None:
         (lambda folder: change_config(folder, num_hidden_layers=10**9), "config.json: num_hidden_layers is 1000000000"),
         (lambda folder: change_config(folder, num_attention_heads=0), "cannot load 'model'"),
         (lambda folder: change_config(folder, vocab_size="many"), "cannot load 'model'"),
-        (lambda folder: (folder / "config.json").write_text("[1, 2]"), "config.json holds no JSON object"),
+        (lambda folder: (folder / "config.json").write_text("[1, 2]"), "config.json does not hold a JSON object"),
         (lambda folder: (folder / "config.json").write_text("[" * 5000), "config.json is not valid JSON"),
         (lambda folder: (folder / "generation_config.json").write_bytes(b"\xff"), "config.json is not valid JSON"),
         (lambda folder: change_config(folder, eos_token_id="</s>"), "config.json: eos_token_id is '</s>'"),

@@ -184,7 +184,7 @@ def test_which_engine_is_meant():
     model = tiny_model()
     made = [make_generator(name, model, [END], 0, 8, True) for name in ("auto", "captured", "transformers")]
     assert [type(generator) for generator in made] == [TransformersGenerator, CapturedGenerator, TransformersGenerator]
-    with pytest.raises(InputError, match="no engine 'vlm', only auto, "):
+    with pytest.raises(InputError, match="unknown engine 'vlm'; choose auto, "):
         make_generator("vlm", model, [END], 0, 8, True)
 
 

@@ -122,7 +122,7 @@ def test_it_is_said_while_training_once_also_after_a_resume_and_on_the_page(tmp_
     assert third == (expected if int(expected[0].split()[1][:-1]) > 50 else [])
 
     recorded = RunRecords("run", None, read_metrics(tmp_path / "whole"), None, [])
-    assert f"The policy may have collapsed, {expected[0]}." in list(_notices(recorded, ""))
+    assert f"The policy may have collapsed at {expected[0]}." in list(_notices(recorded, ""))
 
 
 def test_a_watch_keeps_little():

@@ -312,9 +312,9 @@ def test_a_run_logs_and_draws_it(tmp_path: Path):
         assert 0 < lines[-1][f"experts/{name}"] <= 1
     assert 1 <= lines[-1]["experts/busiest_samples"] <= 4
     sections, _ = run_figures(lines)
-    assert [figure.title for figure in sections["What the experts do"]] == [
-        "How even the load of the experts is", "Experts of samples and of references", "Routing against the start",
-        "The gradient of the experts",
+    assert [figure.title for figure in sections["Mixture of experts"]] == [
+        "Load balance of the experts", "Expert load, samples versus references", "Routing drift",
+        "Gradient of the experts",
     ]  # fmt: skip
     silent = trained(tmp_path / "silent")
     assert "experts/drift" not in silent[-1]  # nobody asks the model before training
@@ -322,7 +322,7 @@ def test_a_run_logs_and_draws_it(tmp_path: Path):
     dense = trained(tmp_path / "dense", "llama", measure_kl=True)
     assert not any(name.startswith("experts/") for line in dense for name in line)
     sections, missing = run_figures(dense)
-    assert "What the experts do" not in sections
+    assert "Mixture of experts" not in sections
     assert not any("xpert" in title for title in missing)
 
 

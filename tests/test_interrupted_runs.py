@@ -231,7 +231,7 @@ def test_a_damaged_checkpoint_by_name_is_refused(tmp_path: Path, undisturbed: Pa
     shutil.copytree(undisturbed, tmp_path / "run")
     chosen = tmp_path / "run" / "checkpoints" / "checkpoint-2"
     (chosen / "training_state.json").unlink()
-    with pytest.raises(InputError, match=r"cannot be resumed from: training_state\.json is missing, which"):
+    with pytest.raises(InputError, match=r"cannot be resumed from: training_state\.json is missing, but listed"):
         trainer(tmp_path / "run", METHODS["ppo"], steps=3).train(resume_from_checkpoint=str(chosen))
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(InputError, match="holds no complete checkpoint"):
@@ -408,7 +408,7 @@ STAGES = {"stages.0.method.name": "sft", "stages.0.until.steps": "1", "stages.1.
     ("wrong", "said"),
     [
         ({"stages.0.until.steps": "null", "stages.0.until.tokens": "9", "training.schedule": "linear"}, "linear needs"),
-        ({"stages.1.until.peak.every": "1"}, r"stages\.1\.until\.peak: nothing follows the last stage"),
+        ({"stages.1.until.peak.every": "1"}, r"stages\.1\.until\.peak does not apply to the last stage"),
         ({"stages.0.method.name": "dpo"}, "method.name: dpo needs a rejected answer to every prompt"),
     ],
 )

@@ -226,7 +226,7 @@ def test_what_is_measured_while_training_is_kept_and_shown(place: list[str], cap
     assert all(line["eval/win"] + line["eval/tie"] + line["eval/lose"] == pytest.approx(1) for line in measured)
     assert [line["step"] for line in read_metrics(Path("run"))] == [1, 2, 3, 4]
     assert "step 2, held-out prompts: wins" in capsys.readouterr().out
-    assert "Held-out prompts while training" in Path("run/report.html").read_text()
+    assert "Held-out prompts during training" in Path("run/report.html").read_text()
 
 
 def test_faults_of_ours_stay_faults(tmp_path: Path):

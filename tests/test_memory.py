@@ -121,7 +121,7 @@ def test_a_budget_is_halved_as_often_as_it_takes_and_stays_so():
     resumed.at_most(budget.least)
     assert resumed.size == 6
     with (
-        pytest.warns(UserWarning, match="is 16"),
+        pytest.warns(UserWarning, match="is halved to 16"),
         pytest.raises(InputError, match=r"rollout\.batch_size 16; set it lower"),
     ):
         Budget("rollout.batch_size", 32).run(work, smallest=16)

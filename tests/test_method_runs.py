@@ -162,5 +162,7 @@ def test_two_processes_are_one(tmp_path: Path):
         ]
         for alone, shared in zip(*logs, strict=True):
             for key in set(alone) - {"loss"}:
-                if not key.startswith(("seconds", "speed")):
+                if key in ("tokens/forwarded", "flops/update"):  # each process asks the frozen model by itself
+                    assert shared[key] >= 0.998 * alone[key], (name, key)
+                elif not key.startswith(("seconds", "speed")):
                     assert shared[key] == pytest.approx(alone[key], rel=2e-3, abs=1e-4), (name, key)

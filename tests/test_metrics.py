@@ -160,7 +160,7 @@ def changed(row: int, **fields: object) -> list[Item]:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ([], "no prompts in it"),
+        ([], "contains no prompts"),
         (without_verdicts("after"), "all 6 verdicts on 'after' against the references are missing"),
         (
             [dataclasses.replace(item, comparisons={"after|before": None}) for item in items()],

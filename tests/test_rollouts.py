@@ -252,7 +252,7 @@ def test_when_memory_runs_out_half_as_many_are_sampled_at_once():
     model.register_forward_pre_hook(no_room, with_kwargs=True)
     with pytest.warns(UserWarning, match=r"out of memory: rollout\.batch_size is halved to 8 from here on"):
         assert generate(model, samples=4, temperature=1.0, max_new_tokens=10, batch_size=16) == expected
-    with pytest.warns(UserWarning, match="is 16"), pytest.raises(InputError, match=r"rollout\.batch_size 16"):
+    with pytest.warns(UserWarning, match="is halved to 16"), pytest.raises(InputError, match=r"rollout\.batch_size 16"):
         generate(model, samples=16, temperature=1.0, max_new_tokens=10, batch_size=32)
     together = TransformersGenerator(model, [END], batch_size=32, alone=False)
     with pytest.raises(InputError, match="out of memory"):

@@ -226,7 +226,9 @@ def check(folder: Path, name: str, alone: Alone) -> None:
     logs = alone.metrics, read_metrics(folder / name)
     for one, other in zip(*logs, strict=True):
         for key in set(one) - {"loss", "dpo/accuracy"}:  # the margin of the first step is 0 up to rounding
-            if not key.startswith(("seconds", "speed")):
+            if key in ("tokens/forwarded", "flops/update"):  # each process asks the frozen model by itself
+                assert other[key] >= 0.998 * one[key], key
+            elif not key.startswith(("seconds", "speed")):
                 assert other[key] == pytest.approx(one[key], rel=2e-3, abs=1e-4), key
 
 

@@ -147,5 +147,5 @@ def test_holm_keeps_the_familywise_error() -> None:
 
 @pytest.mark.parametrize("p", [-0.1, 1.5, math.nan])
 def test_holm_takes_probabilities(p: float) -> None:
-    with pytest.raises(ValueError, match="lies between 0 and 1"):
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
         holm({"a": 0.5, "b": p})

@@ -248,7 +248,7 @@ def test_evaluate_gives_shares_over_the_reference(tmp_path: Path):
     metrics = trainer.evaluate()
     assert metrics["eval_win"] + metrics["eval_tie"] + metrics["eval_lose"] == pytest.approx(1)
     assert metrics == trainer.evaluate()
-    with pytest.raises(InputError, match="no eval_dataset"):
+    with pytest.raises(InputError, match="eval_dataset is missing"):
         make(tmp_path).evaluate()
 
 
@@ -257,7 +257,7 @@ def test_evaluate_gives_shares_over_the_reference(tmp_path: Path):
     [
         ({"max_step": 3}, "training.trainer.max_step is unknown; did you mean max_steps"),
         ({"learning_rate": 3}, "set by training.learning_rate"),
-        ({"utter_nonsense": 3}, "no field of transformers.TrainingArguments"),
+        ({"utter_nonsense": 3}, "transformers.TrainingArguments has no such field"),
         ({"optim": "sgdd"}, "training.trainer.optim: .*sgdd"),
     ],
 )
@@ -323,7 +323,10 @@ def test_when_memory_runs_out_the_token_budget_is_halved(tmp_path: Path, monkeyp
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(PackedEngine, "run", never)
-    with pytest.warns(UserWarning, match="is 1 "), pytest.raises(InputError, match=r"training\.token_budget 1;"):
+    with (
+        pytest.warns(UserWarning, match="is halved to 1 "),
+        pytest.raises(InputError, match=r"training\.token_budget 1;"),
+    ):
         hopeless.train()
 
 

@@ -153,7 +153,7 @@ def test_a_logged_metric_never_replaces_ours(tmp_path: Path, name: str):
         log_metric(name, 1.0)
         return length(completions)
 
-    with pytest.raises(InputError, match=rf"log_metric: metrics\.jsonl has a '{name}' of its own"):
+    with pytest.raises(InputError, match=rf"log_metric: '{name}' is a built-in metric"):
         trainer(tmp_path, reward).train()
 
 

@@ -246,7 +246,7 @@ def test_a_server_that_is_down_or_refuses_is_told_in_one_line(server: FakeServer
         settings = {"server": server.url, "folder": tmp_path, **settings}
         return make_generator("vllm-server", tiny_model(), [END], 0, 4, True, settings=VLLMConfig(**settings))
 
-    with pytest.raises(InputError, match=r"rollout\.vllm\.folder: cannot write the model's weights into .*nowhere"):
+    with pytest.raises(InputError, match=r"rollout\.vllm\.folder: cannot write the model's weights to .*nowhere"):
         make(folder=tmp_path / "nowhere").sync(tiny_model())
     engine = make()
     server.develops = False
