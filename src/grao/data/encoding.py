@@ -324,7 +324,7 @@ def _answers(
 
 
 def _never_in(answer: str, prompt: _Prompt, turn: Turn) -> Sequence[str]:
-    """Return the tokens that are text inside an answer: end tokens and, if it has no thoughts, those that frame a turn."""
+    """Return tokens that an answer may not contain: end tokens and, if it has no thoughts, those that frame a turn."""
     ordinary = not (isinstance(prompt.example.prompt, str) or (turn.thoughts and turn.thoughts in answer))
     return (*turn.stops, *turn.frame) if ordinary else turn.stops
 
