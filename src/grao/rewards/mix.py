@@ -27,8 +27,8 @@ SOURCES: Mapping[str, Callable[[Any, RewardConfig, Recipe], Reward]] = {
     "model": RewardModel.from_section,
     "rule": RuleReward.from_section,
 }
-"""{field of `RewardConfig`: (its value, the whole section, the recipe) -> a reward}. Each raises InputError if the reward
-cannot be built."""
+"""{field of `RewardConfig`: (its value, the whole section, the recipe) -> a reward}. Each raises InputError if the
+reward cannot be built."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def joined(batches: Sequence[MixedRewards]) -> MixedRewards:
     def tally(name: str) -> dict[str, Tensor | float]:
         tallies = [mixed.tallies[name] for mixed in batches]
         columns: dict[str, list[Any]] = {}
-        for key, value in (pair for tally in tallies for pair in tally.items()):
+        for key, value in (pair for counts in tallies for pair in counts.items()):
             columns.setdefault(key, []).append(value)
         return {
             key: torch.cat(values) if isinstance(values[0], Tensor) else sum(values) for key, values in columns.items()
@@ -292,7 +292,7 @@ def constrained(total: Tensor, constraints: Sequence[Tensor]) -> Tensor:
         total = min(total, floor + v),   floor = min(0, smallest sum of a completion that violates none):
 
     below the reference and below every completion that satisfies the constraints, by the size of the violation, however
-    large the other rewards are. Larger violations rank lower. The other completions are unchanged.
+    large the other rewards are. Larger violations lower the bound further. The other completions are unchanged.
 
     Args:
         total: (B, G), the sums, NaN = missing.
