@@ -98,7 +98,7 @@ class LocalJudge:
 
     @torch.no_grad()
     def probabilities(self, questions: Sequence[Shown]) -> Tensor:
-        """Return the probabilities of Text 1 better, tie, Text 2 better, (N, 3) float64; NaN if a question is too long."""
+        """Return P(Text 1 better), P(tie), P(Text 2 better) as (N, 3) float64; NaN if a question is too long."""
         tokens = [self._tokens(question) for question in questions]
         longest = positions(self.model)
         known = [token for shared, ends in tokens for ids in (shared, *ends) for token in ids]
