@@ -412,7 +412,7 @@ def test_plain_output_is_short(place: Path):
     assert titles == [
         "loading data, model and rewards",
         "12 prompts, 8 held out",
-        "answers begin behind 'say red cat' and end with '<end>'",
+        "answers begin after 'say red cat' and end with '<end>'",
         "20 of 20 references are longer than rollout.max_new_tokens (8), where completions are cut",
         "in a browser, while it runs",
         "1/4 judging 8 prompts with the start model",

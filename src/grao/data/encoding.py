@@ -76,7 +76,7 @@ def encode_examples(
         The encoded examples, in order. End tokens written out after their answers are removed from the texts.
 
     Raises:
-        InputError: if the chat template refuses a prompt, a prompt or reference has no tokens, or all prompts are
+        InputError: if the chat template rejects a prompt, a prompt or reference has no tokens, or all prompts are
             too long.
     """
     turn = turn or open_turn(turn_of(tokenizer))
@@ -253,7 +253,7 @@ def _prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase, turn: Tur
         return example.prompt, True, ""
     if not tokenizer.chat_template:
         return dialogue_text(guarded(example.prompt, turn.frame)), True, " "
-    refusal = f"row {example.row}: the chat template refuses the prompt"
+    refusal = f"row {example.row}: the chat template rejects the prompt"
     return prompt_text(tokenizer, example.prompt, turn, refusal), False, turn.gap
 
 

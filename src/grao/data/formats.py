@@ -226,7 +226,7 @@ def _answer(row: Row, column: str) -> tuple[tuple[Message, ...], str]:
     if last["role"] != "assistant":
         roles = ", ".join(message["role"] for message in messages)[:60]
         expected = "one assistant message, or a conversation that ends with one"
-        raise InputError(f"{where}: must be {expected}, got {len(messages)} ({roles})")
+        raise InputError(f"{where}: must be {expected}, got a list with roles {roles}")
     if "tool_calls" in last:
         raise InputError(f"{where}: ends with a tool call; an answer must be text, so write the call as text")
     return tuple(context), read_text(last["content"], where, "text")

@@ -123,7 +123,7 @@ def split_examples(examples: Sequence[Example], held_out: int, seed: int) -> Spl
         prompts[words] = min(example.id, prompts.get(words, example.id))
     if len(prompts) < (2 if held_out else 1):
         raise InputError(
-            f"data: cannot hold out {held_out} of {len(prompts)} different prompts; "
+            f"data: too few different prompts ({len(prompts)}) to hold out {held_out}; "
             "add rows, or set data.test_path or data.held_out: 0"
         )
     ranked = sorted(prompts, key=lambda words: hashlib.sha256(f"{seed}:{prompts[words]}".encode()).digest())

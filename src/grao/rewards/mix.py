@@ -223,7 +223,8 @@ def _as_reward(source: Any) -> Reward:
         try:
             return RewardModel.load(text, name=Path(text).name)
         except InputError as error:
-            raise InputError(f"rewards: not a reward model: {str(error).removeprefix('model.path: ')}") from error
+            problem = str(error).removeprefix("model.path: ")
+            raise InputError(f"rewards: cannot load the reward model: {problem}") from error
     if _with_tokenizer(source):
         return RewardModel.of(*source)
     is_model = isinstance(source, nn.Module) and hasattr(source, "config")

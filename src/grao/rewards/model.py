@@ -131,7 +131,7 @@ class RewardModel(_ModelReward):
         """See `ScoredReward.scores`; columns are ignored.
 
         Raises:
-            InputError: if the chat template refuses a conversation.
+            InputError: if the chat template rejects a conversation.
         """
         # The model reads its output at the last token before the padding.
         self.model.config.get_text_config().pad_token_id = self._pad_id

@@ -138,7 +138,7 @@ class LocalJudge:
         chat, asked = bool(self.tokenizer.chat_template), f"{guarded(content, self._turn.frame)}\n"
         if chat:
             messages = [{"role": "user", "content": content}]
-            refusal = f"judge {self.name}: its chat template refuses the question"
+            refusal = f"judge {self.name}: its chat template rejects the question"
             asked = prompt_text(self.tokenizer, messages, self._turn, refusal) + self._turn.gap
         asked += end_of_thoughts(asked.rpartition(content[-_TAIL:])[2])
         answered = token_ids(self.tokenizer, [(asked + verdict, not chat) for verdict in PairVerdict])

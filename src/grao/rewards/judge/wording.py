@@ -5,7 +5,7 @@ texts written by a model in training, and training rewards anything that sways t
 therefore enclosed in tags with a mark derived from the texts themselves: no text can contain the mark of its own
 question, so anything in a text that looks like a frame, an instruction or a verdict is visibly part of that text.
 
-There is no system message, because some chat templates refuse it.
+There is no system message, because some chat templates reject it.
 """
 
 import hashlib
