@@ -171,6 +171,11 @@ def _plain(value: Any, at: str, depth: int = 0) -> Any:
 def _kind(value: Any) -> str:
     """Describe the type of a value, for error messages."""
     number = f"a number ({str(value)[:20]})"
-    kinds = ((str, "text"), (bool, "true or false"), (int | float, number))
-    kinds += ((Mapping, "an object"), (list | tuple, "a list"))
+    kinds = (
+        (str, "text"),
+        (bool, "true or false"),
+        (int | float, number),
+        (Mapping, "an object"),
+        (list | tuple, "a list"),
+    )
     return next((words for kind, words in kinds if isinstance(value, kind)), type(value).__name__)

@@ -97,9 +97,10 @@ def load_template(criterion: str, domain: str | None = None) -> Template:
     Raises:
         InputError: if there is no such criterion or file, the file lacks a part, or `domain` is missing or superfluous.
     """
-    if (criterion == "domain") != (domain is not None):
-        example = "criterion: domain, domain: contract law"
-        raise InputError(f"the criterion domain, and no other, needs a field of expertise: {example}")
+    if criterion == "domain" and domain is None:
+        raise InputError("criterion: domain requires a field of expertise, such as domain: contract law")
+    if criterion != "domain" and domain is not None:
+        raise InputError(f"domain: {domain} applies only to criterion: domain; remove it or set that criterion")
     if criterion in CRITERIA:
         words = CRITERIA[criterion].replace("{domain}", domain or "")
         return Template(criterion, _WORDING["frame"].replace("{criterion}", words))
