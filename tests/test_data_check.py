@@ -278,7 +278,7 @@ def test_what_stands_out_is_said_with_its_count(tmp_path: Path, capsys: pytest.C
     assert "the same reference stands in 20 rows: 'the same'" in said
     assert "3 references only repeat their prompt" in said
     assert "input text 7 for rewards more" in said
-    assert "'input' is no part of the prompt, which is 'prompt' alone; to join them: import datasets" in said
+    assert "'input' is not part of the prompt, which is 'prompt' alone; to join them: import datasets" in said
     assert "at most half of all prompts; data.held_out is 300" in said
     assert "words, median / longest: prompts 2 / 2, references 2 / 2" in said
 

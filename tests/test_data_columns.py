@@ -93,8 +93,8 @@ def test_unknown_column_names_the_nearest() -> None:
     rows = [{"promt": "a", "answer": "b"}]
     with pytest.raises(InputError) as raised:
         examples_from_dataset(rows, DataConfig(path="unused"))
-    expected = "the data set: has no column 'prompt' (data.prompt) and no column 'reference' (data.reference), "
-    expected += "only 'promt', 'answer'; did you mean 'promt'?"
+    expected = "the data set: has no column 'prompt' (data.prompt) and no column 'reference' (data.reference); "
+    expected += "its columns are 'promt', 'answer'; did you mean 'promt'?"
     assert str(raised.value) == expected
 
 

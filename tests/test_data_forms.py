@@ -183,9 +183,9 @@ def test_patterns(tmp_path: Path) -> None:
     assert [answer for _, answer in _pairs(tmp_path / "a?.*")] == ["a1.jsonl", "a2.feather"]
     assert [answer for _, answer in _pairs(tmp_path / "**" / "a*.jsonl")] == ["a1.jsonl", "deep/er/a3.jsonl"]
     assert [answer for _, answer in _pairs(tmp_path / "[x].jsonl")] == ["[x].jsonl"]
-    assert _refused(tmp_path / "*.csv").endswith("*.csv: no file has a name of this pattern")
+    assert _refused(tmp_path / "*.csv").endswith("*.csv: no file matches this pattern")
     (tmp_path / "b.txt").write_text("x")
-    assert "b.txt: cannot read this kind of file" in _refused(tmp_path / "b*")
+    assert "b.txt: cannot read this type of file" in _refused(tmp_path / "b*")
 
 
 def test_pattern_beside_the_recipe(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_a_name_that_is_all_ending(tmp_path: Path) -> None:
 def test_addresses_and_links(tmp_path: Path) -> None:
     assert "URLs are not supported: download the file" in _refused("https://example.org/data/train.jsonl")
     (tmp_path / "link.jsonl").symlink_to("gone.jsonl")
-    assert "the link leads to 'gone.jsonl', which does not exist" in _refused(tmp_path / "link.jsonl")
+    assert "it is a link to 'gone.jsonl', which does not exist" in _refused(tmp_path / "link.jsonl")
 
 
 def test_gz_of_a_cell_of_any_size(tmp_path: Path) -> None:

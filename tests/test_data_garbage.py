@@ -174,7 +174,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
     (tmp_path / "folder.jsonl").mkdir()
     for name in ("pipe.jsonl", "s.csv", "zero.parquet"):
-        assert _outcome(str(tmp_path / name)).endswith(f"{name}: is a pipe or a device; write the rows to a file")
+        assert _outcome(str(tmp_path / name)).endswith(f"{name}: is not a regular file; write the rows to a file")
     assert "which does not exist" in _outcome(str(tmp_path / "loop.jsonl"))
     assert "is a folder without data files" in _outcome(str(tmp_path / "folder.jsonl"))
     server.close()

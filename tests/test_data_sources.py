@@ -133,7 +133,7 @@ def test_data_sets_in_memory() -> None:
     assert [e.row for e in examples_from_dataset(ROWS, DataConfig(path="unused"))] == [1, 2]
     with pytest.raises(InputError, match="has the splits train, test; pass one of them"):
         examples_from_dataset(DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS)), config)
-    with pytest.raises(InputError, match="the data set: is empty"):
+    with pytest.raises(InputError, match="the data set: has no rows"):
         examples_from_dataset([], config)
 
 
@@ -156,7 +156,7 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(load, "load_dataset", from_folder)
     loaded = load_examples(DataConfig(path="someone/pairs", split="test"))
     assert [e.reference for e in loaded.examples] == [row["reference"] for row in ROWS]
-    with pytest.raises(InputError, match=r"someone/pairs: no such file, and it cannot be loaded from the hub .*train"):
+    with pytest.raises(InputError, match=r"someone/pairs: no such file, and it cannot be loaded from the hub: .*train"):
         load_examples(DataConfig(path="someone/pairs"))
     with pytest.raises(InputError, match=r"someone/pairs: no such file, and the hub .*'small'"):
         load_examples(DataConfig(path="someone/pairs", subset="small", split="test"))

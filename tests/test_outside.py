@@ -81,7 +81,7 @@ def test_its_settings_are_checked():
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        ("vlm", "no engine 'vlm', only auto, transformers"),
+        ("vlm", "unknown engine 'vlm'; choose auto, transformers"),
         ("nowhere:Engine", "cannot import"),
         ("letters:Sampler", "Sampler"),
     ],

@@ -66,7 +66,7 @@ class Said:
         ([None], "None is not a reward; pass a function or a reward model"),
         ({"length": length}, "is not a reward; pass a function or a reward model"),
         (3, "3 is not a reward"),
-        (tiny_model(), "LlamaForCausalLM is not a reward model (a sequence classifier with one output)"),
+        (tiny_model(), "LlamaForCausalLM is not a reward model"),
         ([reward_model(num_labels=2)], "LlamaForSequenceClassification is not a reward model"),
         ([reward_model()], "LlamaForSequenceClassification has no tokenizer; pass a pair of model and tokenizer"),
         ("nowhere/at/all", "^rewards: cannot load the reward model: there is no folder 'nowhere/at/all'"),

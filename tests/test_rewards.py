@@ -202,7 +202,7 @@ def test_rewards_that_say_nothing_at_all_are_named():
     with pytest.raises(InputError, match=r"^reward mine returned None or NaN for all 6 answers"):
         check_heard([Mix([silent])(BATCH)])
     rewards = [Given("one", [[1.0, nan]]), Given("two", [[nan, 1.0]]), Given("three", [[1.0, 1.0]])]
-    with pytest.raises(InputError, match=r"^reward one and reward two returned None or NaN for every one of 2 answers"):
+    with pytest.raises(InputError, match=r"^reward one and reward two returned None or NaN for all 2 answers"):
         check_heard([Mix(rewards)(BATCH)])
     with pytest.raises(InputError, match="for every one of 12 answers"):
         check_heard([Mix([silent])(BATCH)] * 2)
@@ -220,7 +220,7 @@ def test_as_mix_takes_functions_rewards_lists_and_mixes():
 def test_a_mix_needs_rewards_with_different_names():
     with pytest.raises(InputError, match=r"two have the name 'length'; rename one: FunctionReward\(f, name="):
         as_mix([length, length])
-    with pytest.raises(InputError, match="give one or more"):
+    with pytest.raises(InputError, match="at least one is required"):
         as_mix([])
 
 
