@@ -380,11 +380,11 @@ def test_messages_are_one_line_in_the_servers_words(outcome: Outcome):
             Told(raw="<html>\n<b>Portal</b>\x00\x1b[2J login \u202e</html>"),
             r"'<html> <b>Portal</b> \[2J login </html>'",
         ),
-        (Told(raw='{"error": {"message": "model is loading"}}'), "the last request: model is loading"),
-        (Told(raw='{"error": "no such model"}'), "the last request: no such model"),
+        (Told(raw='{"error": {"message": "model is loading"}}'), "last error: model is loading"),
+        (Told(raw='{"error": "no such model"}'), "last error: no such model"),
         (Told(raw=""), "the answer is not a chat completion but empty; check the end of base_url"),
         (Told(raw='{"object": "error", "message": "Only \\"text\\""}'), "the answer is 'Only \"text\"'"),
-        (Told(status=503, raw='{"detail": "warming up"}'), "the last request: 503 warming up"),
+        (Told(status=503, raw='{"detail": "warming up"}'), "last error: 503 warming up"),
         (Told(status=500, raw=f"key {KEY} " + "x" * 999), r"500 key \*\*\* x{192}$"),
         (Told(raw=json.dumps("y" * (LONGEST + 1))), "an answer of more than 2,097,152 bytes"),
         (Told(status=529, raw="sk-very/sec\x00ret+0123456789"), "529 sk-very/sec ret"),
@@ -440,7 +440,7 @@ def test_no_redirect_is_followed(tmp_path: Path, status: int):
 def test_who_cannot_be_reached_is_said(tmp_path: Path, address: str):
     with JudgeServer().running() as server:
         judge = quick(address.format(port=server.url[17:-3]), tmp_path, patience=0.3)
-        with pytest.raises(RewardUnavailableError, match="the last request: ") as caught:
+        with pytest.raises(RewardUnavailableError, match="last error: ") as caught:
             judge.compare([Pair("q", "aa", "b")])
     assert str(caught.value).isprintable()
 
@@ -597,7 +597,7 @@ def spoilt(statement: str) -> Callable[[Path], None]:
         (Path.mkdir, "unable to open"),
         (garbage, "cannot be used"),
         (cut_off, "malformed|not a database|disk image|disk I/O"),
-        (spoilt("PRAGMA user_version = 7"), "a newer version of grao has written it"),
+        (spoilt("PRAGMA user_version = 7"), "it was written by a newer version of grao"),
         (spoilt("UPDATE answers SET verdict = 'maybe'"), "'maybe' is not a valid PairVerdict"),
         (spoilt("ALTER TABLE answers RENAME COLUMN ending TO whatever"), "no such column|ending"),
         (os.mkfifo, "cannot be used"),

@@ -88,6 +88,7 @@ class FunctionReward(ScoredReward):
         Raises:
             InputError: if the function requires an argument that does not exist, raises, or returns anything but one
                 number or None per answer.
+            RewardUnavailableError: if the function raises it.
         """
         given = {
             **{name: list(map(_copied, values)) for name, values in columns.items()},

@@ -72,7 +72,11 @@ class RuleReward(ScoredReward):
         return scored
 
     def scores(self, prompts: Sequence[Prompt], answers: Sequence[str], columns: Columns) -> Tensor:
-        """See `ScoredReward.scores`; NaN where the rule does not apply."""
+        """See `ScoredReward.scores`; NaN where the rule does not apply.
+
+        Raises:
+            InputError: if the rule needs a column that the data do not have.
+        """
         try:
             scores = list(map(self.rule, answers, columns["reference"], columns["row"]))
         except InputError as error:

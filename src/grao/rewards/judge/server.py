@@ -106,7 +106,12 @@ class ServerJudge:
         ]
 
     def check(self) -> None:
-        """Ask one question about `KNOWN`, which is stored like any other; warn if its answer contains no verdict."""
+        """Ask one question about `KNOWN`, which is stored like any other; warn if its answer contains no verdict.
+
+        Raises:
+            InputError: as `JudgeClient.ask`.
+            RewardUnavailableError: if the question fails, or as `JudgeClient.ask`.
+        """
         if self._client is None:
             return
         if not (known := self.ledger.find([self._known])):
