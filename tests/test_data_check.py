@@ -274,11 +274,11 @@ def test_what_stands_out_is_said_with_its_count(tmp_path: Path, capsys: pytest.C
     rows += [{"prompt": f"ask {n}", "reference": f"a {n}", "input": "more"} for n in range(7)]
     rows += [{"prompt": "ask 0", "reference": "another"}]
     said = checked(capsys, str(written(tmp_path, rows)))
-    assert "repeated: 11 prompts stand in 22 rows, 1 of them with different references" in said
+    assert "repeated: 11 prompts occur in 22 rows, 1 of them with different references" in said
     assert "the same reference stands in 20 rows: 'the same'" in said
     assert "3 references only repeat their prompt" in said
     assert "input text 7 for rewards more" in said
-    assert "'input' is no part of the prompt, which is 'prompt' alone; to join them: import datasets" in said
+    assert "'input' is not part of the prompt, which is 'prompt' alone; to join them: import datasets" in said
     assert "at most half of all prompts; data.held_out is 300" in said
     assert "words, median / longest: prompts 2 / 2, references 2 / 2" in said
 

@@ -51,32 +51,32 @@ def test_rejected_may_be_missing(missing: str | None) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prompt": 7}, "column 'prompt': must be text or a list of chat messages, is a number (7)"),
-        ({"prompt": True}, "column 'prompt': must be text or a list of chat messages, is true or false"),
-        ({"prompt": {"role": "user"}}, "column 'prompt': must be text or a list of chat messages, is an object"),
+        ({"prompt": 7}, "column 'prompt': must be text or a list of chat messages, got a number (7)"),
+        ({"prompt": True}, "column 'prompt': must be text or a list of chat messages, got true or false"),
+        ({"prompt": {"role": "user"}}, "column 'prompt': must be text or a list of chat messages, got an object"),
         ({"prompt": None}, "column 'prompt': is missing (null)"),
         ({"prompt": " \n"}, "column 'prompt': is empty"),
-        ({"prompt": "a\ud800"}, "column 'prompt': holds half of a surrogate pair at character 2"),
-        ({"prompt": []}, "column 'prompt': is an empty list"),
-        ({"prompt": ["Hi"]}, "column 'prompt', message 1: must be an object with `role` and `content`, is a str"),
+        ({"prompt": "a\ud800"}, "column 'prompt': has an unpaired surrogate at character 2"),
+        ({"prompt": []}, "column 'prompt': must be at least one chat message, got an empty list"),
+        ({"prompt": ["Hi"]}, "column 'prompt', message 1: must be an object with `role` and `content`, got text"),
         ({"prompt": [*CHAT, {"role": "user"}]}, "column 'prompt', message 2: has no 'content'"),
         ({"prompt": [{"content": "a"}]}, "column 'prompt', message 1: has no 'role'"),
-        ({"prompt": [{"role": "user", "content": [1]}]}, "message 1, 'content': must be text, is a list"),
+        ({"prompt": [{"role": "user", "content": [1]}]}, "message 1, 'content': must be text, got a list"),
         (
             {"prompt": [{**CHAT[0], "name": b"Ann"}]},
             "message 1, 'name': must be text, a number, a list or",
         ),
         ({"prompt": [{"role": "user", "content": " "}]}, "column 'prompt': the last message is empty"),
         ({"prompt": [*CHAT, {"role": "assistant", "content": "a"}]}, "ends with an assistant message"),
-        ({"reference": 1.5}, "column 'reference': must be text or a list of one assistant message, is a number"),
+        ({"reference": 1.5}, "column 'reference': must be text or a list of one assistant message, got a number"),
         ({"reference": None}, "column 'reference': is missing (null)"),
         ({"reference": "\t "}, "column 'reference': is empty"),
         (
             {"reference": CHAT},
-            "must be one assistant message, or a conversation that ends with one, is 1 (user)",
+            "must be one assistant message, or a conversation that ends with one, got a list with roles user",
         ),
         ({"reference": [{"role": "assistant", "content": ""}]}, "column 'reference': is empty"),
-        ({"worse": 3}, "column 'worse': must be text or a list of one assistant message, is a number (3)"),
+        ({"worse": 3}, "column 'worse': must be text or a list of one assistant message, got a number (3)"),
         ({"worse": "  "}, "column 'worse': is empty"),
     ],
 )
@@ -93,14 +93,14 @@ def test_unknown_column_names_the_nearest() -> None:
     rows = [{"promt": "a", "answer": "b"}]
     with pytest.raises(InputError) as raised:
         examples_from_dataset(rows, DataConfig(path="unused"))
-    expected = "the data set: has no column 'prompt' (data.prompt) and no column 'reference' (data.reference), "
-    expected += "only 'promt', 'answer'; did you mean 'promt'?"
+    expected = "the data set: has no column 'prompt' (data.prompt) and no column 'reference' (data.reference); "
+    expected += "its columns are 'promt', 'answer'; did you mean 'promt'?"
     assert str(raised.value) == expected
 
 
 def test_row_without_a_column_that_others_have() -> None:
     rows = [{"prompt": "a", "reference": "b"}, {"prompt": "a"}]
-    with pytest.raises(InputError, match="row 2: has no column 'reference', other rows do"):
+    with pytest.raises(InputError, match="row 2: has no column 'reference', but other rows do"):
         examples_from_dataset(rows, DataConfig(path="unused"))
 
 

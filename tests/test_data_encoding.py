@@ -75,7 +75,7 @@ def test_chat_prompt_without_template_is_a_dialogue(chat_tokenizer: PreTrainedTo
 
 def test_template_that_refuses(chat_tokenizer: PreTrainedTokenizerFast) -> None:
     example = Example(({"role": "critic", "content": "Hm"},), "a", None, {}, 7)
-    with pytest.raises(InputError, match="row 7: the chat template refuses the prompt: no critics"):
+    with pytest.raises(InputError, match="row 7: the chat template rejects the prompt: no critics"):
         encode_examples([example], chat_tokenizer, 0, 100, "drop")
 
 
@@ -173,7 +173,7 @@ def test_all_prompts_too_long(words: Callable) -> None:
 def test_texts_without_tokens(words: Callable) -> None:
     tokenizer = words("$A")
     for prompt, reference, name in (("\n", "a", "prompt"), ("a", "\n", "reference")):
-        with pytest.raises(InputError, match=f"row 3: the tokenizer gives the {name} no tokens"):
+        with pytest.raises(InputError, match=f"row 3: the tokenizer produces no tokens for the {name}"):
             encode_examples([Example(prompt, reference, None, {}, 3)], tokenizer, 1, 9, "truncate")
 
 
@@ -246,5 +246,5 @@ def test_override_must_not_be_unknown(words: Callable[[str], PreTrainedTokenizer
 def test_no_end_token_anywhere(chat_tokenizer: PreTrainedTokenizerFast) -> None:
     chat_tokenizer.eos_token = None
     assert end_token_id(chat_tokenizer, (IM_END,)) == IM_END
-    with pytest.raises(InputError, match="names an end token; set it"):
+    with pytest.raises(InputError, match="defines an end token; set one"):
         end_token_id(chat_tokenizer, ())

@@ -82,11 +82,11 @@ def test_csv_of_pandas(tmp_path: Path) -> None:
         ("prompt;reference\na;b\nc;d;e\n", "line 3: 3 cells, but the header has 2"),
         (
             "prompt,reference,\na,b,\nc,d,e\n",
-            "line 1: the first line must name each column once, is 'prompt,ref",
+            "line 1: the header must name each column once, got 'prompt,ref",
         ),
-        (",prompt,reference,,prompt\n", "line 1: the first line must name each column once"),
+        (",prompt,reference,,prompt\n", "line 1: the header must name each column once"),
         ('sep=;\nprompt;reference\n"a;b\n', "line 3: malformed CSV: unexpected end of data"),
-        ("sep=;\nprompt,reference\na,b\n", "(data.reference), only 'prompt,reference'"),
+        ("sep=;\nprompt,reference\na,b\n", "(data.reference); its columns are 'prompt,reference'"),
     ],
 )
 def test_csv_that_is_unclear(tmp_path: Path, content: str, message: str) -> None:
@@ -169,9 +169,9 @@ def test_folders(tmp_path: Path, names: list[str], fields: dict[str, str], read:
     ("names", "message"),
     [
         (["README.md", "state.json"], "is a folder without data files"),
-        (["a.jsonl", "b.parquet"], "holds .jsonl and .parquet files; give a pattern"),
-        (["train_a.jsonl", "train_b.jsonl", "test.jsonl"], "the splits test, train_a, train_b; name one with"),
-        (["test/0.jsonl", "dev/0.jsonl"], "holds the splits dev, test; name one with data.split"),
+        (["a.jsonl", "b.parquet"], "contains .jsonl and .parquet files; give a pattern"),
+        (["train_a.jsonl", "train_b.jsonl", "test.jsonl"], "the splits test, train_a, train_b; choose one with"),
+        (["test/0.jsonl", "dev/0.jsonl"], "contains the splits dev, test; choose one with data.split"),
     ],
 )  # fmt: skip
 def test_folders_that_are_unclear(tmp_path: Path, names: list[str], message: str) -> None:
@@ -183,9 +183,9 @@ def test_patterns(tmp_path: Path) -> None:
     assert [answer for _, answer in _pairs(tmp_path / "a?.*")] == ["a1.jsonl", "a2.feather"]
     assert [answer for _, answer in _pairs(tmp_path / "**" / "a*.jsonl")] == ["a1.jsonl", "deep/er/a3.jsonl"]
     assert [answer for _, answer in _pairs(tmp_path / "[x].jsonl")] == ["[x].jsonl"]
-    assert _refused(tmp_path / "*.csv").endswith("*.csv: no file has a name of this pattern")
+    assert _refused(tmp_path / "*.csv").endswith("*.csv: no file matches this pattern")
     (tmp_path / "b.txt").write_text("x")
-    assert "b.txt: cannot read this kind of file" in _refused(tmp_path / "b*")
+    assert "b.txt: cannot read this type of file" in _refused(tmp_path / "b*")
 
 
 def test_pattern_beside_the_recipe(tmp_path: Path) -> None:
@@ -238,8 +238,8 @@ def test_columns_of_every_type(tmp_path: Path, column: Any, kind: str) -> None:
          "row 2, column 'at': cannot be read:"),
         (pa.table({"prompt": ["p"], "reference": ["x"], "day": pa.array([10**8], pa.date32())}),
          "row 1, column 'day': cannot be read: date value out of range"),
-        (pa.table([["p"], ["x"], ["q"]], ["prompt", "reference", "prompt"]), "has two columns of the same name"),
-        (pa.table({"prompt": pa.array([], pa.string()), "reference": pa.array([], pa.string())}), "is empty"),
+        (pa.table([["p"], ["x"], ["q"]], ["prompt", "reference", "prompt"]), "has two columns with the same name"),
+        (pa.table({"prompt": pa.array([], pa.string()), "reference": pa.array([], pa.string())}), "has no rows"),
         (pa.table({"prompt": pa.array([b"p"]), "reference": ["x"]}), "row 1, column 'prompt': must be text or a list"),
     ],
 )  # fmt: skip
@@ -292,20 +292,20 @@ def test_examples_stay_as_they_are() -> None:
     examples = [Example("a", "b", None, {}, 3), Example("c", "d", None, {}, 9)]
     assert examples_from_dataset(iter(examples), DataConfig(path="unused")) == examples
     assert examples_from_dataset(examples, DataConfig(path="unused", limit=1)) == examples[:1]
-    with pytest.raises(InputError, match="row 1: must be an object with named columns, is Example"):
+    with pytest.raises(InputError, match="row 1: must be an object with named columns, got Example"):
         examples_from_dataset([examples[0], ROWS[0]], DataConfig(path="unused"))
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (None, "the data set: is a NoneType; give a data set, or a list of rows"),
-        ("train.jsonl", "the data set: is a str; give a data set"),
-        (lambda: iter(ROWS), "the data set: is a function; give a data set"),
+        (None, "such as {'prompt': ..., 'reference': ...}, got NoneType"),
+        ("train.jsonl", "the data set: must be a data set, or a list of rows"),
+        (lambda: iter(ROWS), "'reference': ...}, got function"),
         ({"prompt": ["a"], "reference": []}, "the data set: its columns differ in length: 'prompt' 1, 'reference' 0"),
-        (DatasetDict(train=Dataset.from_list(ROWS)), "the data set has the splits train; give one of them"),
-        (iter([]), "the data set: is empty"),
-        (["a"], "the data set, row 1: must be an object with named columns, is 'a'"),
+        (DatasetDict(train=Dataset.from_list(ROWS)), "the data set has the splits train; pass one of them"),
+        (iter([]), "the data set: has no rows"),
+        (["a"], "the data set, row 1: must be an object with named columns, got 'a'"),
     ],
 )
 def test_rows_that_are_none(rows: Any, message: str) -> None:
@@ -322,9 +322,9 @@ def test_a_name_that_is_all_ending(tmp_path: Path) -> None:
 
 
 def test_addresses_and_links(tmp_path: Path) -> None:
-    assert "an address is not read: download the file" in _refused("https://example.org/data/train.jsonl")
+    assert "URLs are not supported: download the file" in _refused("https://example.org/data/train.jsonl")
     (tmp_path / "link.jsonl").symlink_to("gone.jsonl")
-    assert "the link leads to 'gone.jsonl', which does not exist" in _refused(tmp_path / "link.jsonl")
+    assert "it is a link to 'gone.jsonl', which does not exist" in _refused(tmp_path / "link.jsonl")
 
 
 def test_gz_of_a_cell_of_any_size(tmp_path: Path) -> None:

@@ -151,11 +151,11 @@ def test_any_value_in_any_column(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("/dev/null", "/dev/null: cannot read this kind of file"),
+        ("/dev/null", "/dev/null: cannot read this type of file"),
         ("/dev/fd/0", "/dev/fd/0"),
-        ("/proc/self/mem", "cannot read this kind of file"),
+        ("/proc/self/mem", "cannot read this type of file"),
         (f"{LONG}.jsonl", "aaa.jsonl: no such file"),
-        (f"./{'b/' * 3000}x.csv", "x.csv: no such file; there is no folder"),
+        (f"./{'b/' * 3000}x.csv", "x.csv: no such file; its folder"),
         ("a\0b.jsonl", r"'a\x00b.jsonl': no such file"),
         ("*\0/*.jsonl", "no such file"),
         ("a\nb.jsonl", r"'a\nb.jsonl': no such file"),
@@ -174,7 +174,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
     (tmp_path / "folder.jsonl").mkdir()
     for name in ("pipe.jsonl", "s.csv", "zero.parquet"):
-        assert _outcome(str(tmp_path / name)).endswith(f"{name}: is a pipe or a device; write the rows to a file")
+        assert _outcome(str(tmp_path / name)).endswith(f"{name}: is not a regular file; write the rows to a file")
     assert "which does not exist" in _outcome(str(tmp_path / "loop.jsonl"))
     assert "is a folder without data files" in _outcome(str(tmp_path / "folder.jsonl"))
     server.close()
@@ -192,14 +192,14 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("byte", [b"a", b"\0"])
 def test_files_that_unpack_to_more_than_they_should(tmp_path: Path, byte: bytes, packing: str) -> None:
     (tmp_path / f"a.jsonl.{packing}").write_bytes(PACK[packing](byte * 2**20) * 70)
-    wrong = "holds a zero byte" if byte == b"\0" else "unpacks to more than 200 times its size"
+    wrong = "zero byte" if byte == b"\0" else "decompresses to over 200 times its size"
     assert wrong in _outcome(str(tmp_path / f"a.jsonl.{packing}"))
 
 
 def test_a_sparse_file_is_left_at_once(tmp_path: Path) -> None:
     with (tmp_path / "a.jsonl").open("wb") as file:
         file.truncate(2**36)
-    assert "a.jsonl, line 1: holds a zero byte" in _outcome(str(tmp_path / "a.jsonl"))
+    assert "a.jsonl, line 1: zero byte" in _outcome(str(tmp_path / "a.jsonl"))
 
 
 @pytest.mark.parametrize("depth", [900, 5000, 100_000])

@@ -59,13 +59,13 @@ def test_quirks_are_left_out_and_counted(tmp_path: Path, chosen: str, rejected: 
 
 
 def test_rows_of_another_format_raise(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no row is in the format 'hh': no dialogue .* \(2\); try format: columns"):
+    with pytest.raises(InputError, match=r"no row is in format 'hh': not a dialogue .* \(2\); try data\.format"):
         _load(tmp_path, {"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": "b"})
-    with pytest.raises(InputError, match="line 2, column 'rejected': must be a dialogue in one text, is a list"):
+    with pytest.raises(InputError, match="line 2, column 'rejected': must be a dialogue as one text, got a list"):
         _load(tmp_path, GOOD, {**GOOD, "rejected": []})
-    with pytest.raises(InputError, match="has no column 'chosen' and no column 'rejected', only 'prompt'"):
+    with pytest.raises(InputError, match="has no column 'chosen' and no column 'rejected'; its columns are 'prompt'"):
         _load(tmp_path, {"prompt": "a"})
-    with pytest.raises(InputError, match="line 1, column 'chosen': holds half of a surrogate pair"):
+    with pytest.raises(InputError, match="line 1, column 'chosen': has an unpaired surrogate"):
         _load(tmp_path, {**GOOD, "chosen": ASK + "\ud800"})
 
 

@@ -114,19 +114,19 @@ def test_text_that_only_looks_like_messages(text: str) -> None:
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        ([{"role": "user", "content": [{"type": "image", "image": "a.png"}]}], "is a list with 'image'; only parts"),
-        ([{"role": "user", "content": [{"type": "image_url", "text": None}]}], "is a list with 'image_url'; only"),
+        ([{"role": "user", "content": [{"type": "image", "image": "a.png"}]}], "got a list with 'image'; only parts"),
+        ([{"role": "user", "content": [{"type": "image_url", "text": None}]}], "got a list with 'image_url'; only"),
         ([{"role": "assistant", "content": None}, USER], "message 1: has no 'content'"),
         ([{"role": "assistant", "content": None, "tool_calls": []}, USER], "message 1: has no 'content'"),
-        ([{**CALLING, "tool_calls": [{"id": "1"}]}, RESULT], "message 1, 'tool_calls': each must be a function"),
-        ([{**CALLING, "tool_calls": "tide()"}, RESULT], "'tool_calls': must be a list of tool calls, is a str"),
-        ([{**CALLING, "tool_calls": [{"name": "\ud800"}]}, RESULT], "'tool_calls': holds half of a surrogate pair"),
-        ([{**USER, "a": {"b": [b"x"]}}], "message 1, 'a': must be text, a number, a list or an object, is a bytes"),
-        ([{**USER, 7: "x"}], "message 1: must be named by text, is a number (7)"),
+        ([{**CALLING, "tool_calls": [{"id": "1"}]}, RESULT], "message 1, 'tool_calls': each call must be a function"),
+        ([{**CALLING, "tool_calls": "tide()"}, RESULT], "'tool_calls': must be a list of tool calls, got text"),
+        ([{**CALLING, "tool_calls": [{"name": "\ud800"}]}, RESULT], "'tool_calls': has an unpaired surrogate"),
+        ([{**USER, "a": {"b": [b"x"]}}], "message 1, 'a': must be text, a number, a list or an object, got bytes"),
+        ([{**USER, 7: "x"}], "message 1: must be named by text, got a number (7)"),
         ([{"from": "human"}], "message 1: has no 'content'"),
-        ([USER, CALLING], "ends with an assistant message; leave it out, or set data.reference: prompt"),
-        ("[{'role': 'user', 'content': 'Hi'} {'role': 'user'}]", "looks like chat messages, but is no list in JSON"),
-        ('[{“role”: “user”, “content”: “Hi”}]', "looks like chat messages, but is no list in JSON"),
+        ([USER, CALLING], "ends with an assistant message; remove it, or set data.reference: prompt"),
+        ("[{'role': 'user', 'content': 'Hi'} {'role': 'user'}]", "looks like chat messages but is not valid JSON"),
+        ('[{“role”: “user”, “content”: “Hi”}]', "looks like chat messages but is not valid JSON"),
     ],
 )  # fmt: skip
 def test_messages_that_cannot_be_read(messages: Any, message: str) -> None:
@@ -194,9 +194,12 @@ def test_pairs_of_texts_that_begin_with_the_prompt() -> None:
             {"rejected": [{**USER, "content": "Hm?"}, WORSE]},
             "columns 'chosen' and 'rejected': the conversations differ",
         ),
-        ({"chosen": [USER, ANSWER, USER]}, "must be one assistant message, or a conversation that ends with one, is 3"),
+        (
+            {"chosen": [USER, ANSWER, USER]},
+            "or a conversation that ends with one, got a list with roles user, assistant, user",
+        ),
         ({"prompt": [{**USER, "content": "Hm?"}]}, "column 'prompt': is not the beginning of the conversation"),
-        ({"chosen": [USER, CALLING]}, "column 'chosen': ends with a tool call; only text can be an answer"),
+        ({"chosen": [USER, CALLING]}, "column 'chosen': ends with a tool call; an answer must be text"),
         ({"chosen": [USER, ANSWER, ANSWER]}, "ends with an assistant message"),
         ({"chosen": [{**USER, "content": ""}, ANSWER]}, "the last message is empty"),
         ({"chosen": "At six."}, "column 'prompt': is missing (null)"),
@@ -233,7 +236,7 @@ def test_nested_columns() -> None:
     assert example.columns == {"extra": row["extra"]}
     with pytest.raises(InputError, match=r"row 2, column 'extra\.gold\.text': is missing \(null\)"):
         _load(row, {**row, "extra": {"asked": "a", "gold": None}}, prompt="extra.asked", reference="extra.gold.text")
-    with pytest.raises(InputError, match=r"row 2: has no column 'extra\.asked', other rows do"):
+    with pytest.raises(InputError, match=r"row 2: has no column 'extra\.asked', but other rows do"):
         _load(row, {**row, "extra": "a"}, prompt="extra.asked", reference="a.b")
 
 
@@ -266,7 +269,7 @@ def test_template_that_leaves_out_messages(
 ) -> None:
     chat_tokenizer.chat_template = TOOLS.replace("messages %}", f"messages if {shown} %}}", 1)
     rows = [{"prompt": [USER], "reference": "a"}, {"prompt": [*messages], "reference": "b"}]
-    with pytest.raises(InputError, match=f"row 2: the chat template leaves out {left_out}"):
+    with pytest.raises(InputError, match=f"row 2: the chat template omits {left_out}"):
         encode_examples(_load(*rows), chat_tokenizer, 2, 400, "drop")
 
 

@@ -78,24 +78,24 @@ GOOD = json.dumps(ROWS[0])
     ("name", "content", "message"),
     [
         ("a.jsonl", f'{GOOD}\n\n{{"prompt": ]', "a.jsonl, line 3, character 12: malformed JSON: Expecting value"),
-        ("a.jsonl", f"{GOOD}\n[1]", "a.jsonl, line 2: must be an object with named columns, is a list"),
+        ("a.jsonl", f"{GOOD}\n[1]", "a.jsonl, line 2: must be an object with named columns, got a list"),
         ("a.jsonl", "[" * 100_000, "a.jsonl, line 1: unreadable JSON: maximum recursion"),
-        ("a.json", f"[{GOOD},\n7]", "a.json, row 2: must be an object with named columns, is 7"),
+        ("a.json", f"[{GOOD},\n7]", "a.json, row 2: must be an object with named columns, got 7"),
         ("a.json", f"[{GOOD},\n", "a.json, line 2, character 1: malformed JSON"),
         ("a.jsonl", f"{GOOD}\n".encode() + b'{"prompt": "\xff"}', "a.jsonl, line 2: is not UTF-8"),
-        ("a.jsonl", "\n \n", "a.jsonl: is empty"),
-        ("a.json", "[]", "a.json: is empty"),
-        ("a.csv", "", "a.csv: is empty"),
-        ("a.csv", "prompt,reference\n", "a.csv: is empty"),
+        ("a.jsonl", "\n \n", "a.jsonl: has no rows"),
+        ("a.json", "[]", "a.json: has no rows"),
+        ("a.csv", "", "a.csv: has no rows"),
+        ("a.csv", "prompt,reference\n", "a.csv: has no rows"),
         ("a.csv", 'prompt,reference\n"a\nb",c\n\nd,e,f\n', "a.csv, line 5: 3 cells, but the header has 2"),
         ("a.csv", "prompt,reference\na\n", "a.csv, line 2: 1 cells, but the header has 2"),
         ("a.csv", 'prompt,reference\na,b\n"c,d\n', "a.csv, line 3: malformed CSV: unexpected end of data"),
-        ("a.csv", "prompt,\na,b\n", "a.csv, line 1: the first line must name each column once, is 'prompt,'"),
-        ("a.csv", "yes,yes\nyes,no\n", "a.csv, line 1: the first line must name each column once"),
-        ("a.csv", "What is 2+2?,4\nWhat is 3+3?,6\n", "(data.reference), only 'What is 2+2?', '4'"),
+        ("a.csv", "prompt,\na,b\n", "a.csv, line 1: the header must name each column once, got 'prompt,'"),
+        ("a.csv", "yes,yes\nyes,no\n", "a.csv, line 1: the header must name each column once"),
+        ("a.csv", "What is 2+2?,4\nWhat is 3+3?,6\n", "(data.reference); its columns are 'What is 2+2?', '4'"),
         ("a.csv", b"prompt,reference\na,b\nc,\xe4\n", "a.csv, line 3: is not UTF-8"),
-        ("a.parquet", "prompt", "a.parquet: is no readable parquet file"),
-        ("a.txt", "prompt", "a.txt: cannot read this kind of file; write a .jsonl with a row a line"),
+        ("a.parquet", "prompt", "a.parquet: is not a readable parquet file"),
+        ("a.txt", "prompt", "a.txt: cannot read this type of file; write a .jsonl file with one row per line"),
     ],
 )
 def test_mistakes_in_a_file(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
@@ -110,7 +110,7 @@ def test_gz_that_is_none_or_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     for content in (GOOD.encode(), gzip.compress(GOOD.encode())[:-12]):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"a\.jsonl\.gz: is no complete gzip file"):
+        with pytest.raises(InputError, match=r"a\.jsonl\.gz: is not a complete gzip file"):
             load_examples(DataConfig(path=str(path)))
 
 
@@ -120,7 +120,7 @@ def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
         load_examples(DataConfig(path=str(tmp_path / "trian.jsonl")))
     with pytest.raises(InputError, match=r"zzz\.csv: no such file$"):
         load_examples(DataConfig(path=str(tmp_path / "zzz.csv")))
-    with pytest.raises(InputError, match=r"there is no folder '.*/nowhere' either"):
+    with pytest.raises(InputError, match=r"its folder '.*/nowhere' does not exist either"):
         load_examples(DataConfig(path=str(tmp_path / "nowhere" / "train.jsonl")))
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match=r"folder: is a folder without data files \(\.jsonl, \.json"):
@@ -131,9 +131,9 @@ def test_data_sets_in_memory() -> None:
     config = DataConfig(path="unused", limit=1)
     assert examples_from_dataset(Dataset.from_list(ROWS), config) == examples_from_dataset(ROWS, config)
     assert [e.row for e in examples_from_dataset(ROWS, DataConfig(path="unused"))] == [1, 2]
-    with pytest.raises(InputError, match="has the splits train, test; give one of them"):
+    with pytest.raises(InputError, match="has the splits train, test; pass one of them"):
         examples_from_dataset(DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS)), config)
-    with pytest.raises(InputError, match="the data set: is empty"):
+    with pytest.raises(InputError, match="the data set: has no rows"):
         examples_from_dataset([], config)
 
 
@@ -156,14 +156,14 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(load, "load_dataset", from_folder)
     loaded = load_examples(DataConfig(path="someone/pairs", split="test"))
     assert [e.reference for e in loaded.examples] == [row["reference"] for row in ROWS]
-    with pytest.raises(InputError, match=r"someone/pairs: no such file, and the hub does not give it .*train"):
+    with pytest.raises(InputError, match=r"someone/pairs: no such file, and it cannot be loaded from the hub: .*train"):
         load_examples(DataConfig(path="someone/pairs"))
     with pytest.raises(InputError, match=r"someone/pairs: no such file, and the hub .*'small'"):
         load_examples(DataConfig(path="someone/pairs", subset="small", split="test"))
 
 
 def test_unreachable_hub_is_one_line() -> None:
-    with pytest.raises(InputError, match="someone/nothing: no such file, and the hub does not give it") as raised:
+    with pytest.raises(InputError, match="someone/nothing: no such file, and it cannot be loaded from") as raised:
         load_examples(DataConfig(path="someone/nothing"))
     assert "\n" not in str(raised.value)
 

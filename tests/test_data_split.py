@@ -51,7 +51,7 @@ def test_nothing_is_held_out() -> None:
 
 @pytest.mark.parametrize(("rows", "held_out"), [(1, 1), (0, 5), (0, 0)])
 def test_too_few_prompts(rows: int, held_out: int) -> None:
-    with pytest.raises(InputError, match=f"{rows} different prompts are too few to hold {held_out} out"):
+    with pytest.raises(InputError, match=rf"too few different prompts \({rows}\) to hold out {held_out}"):
         split_examples(EXAMPLES[:rows], held_out, seed=0)
 
 
@@ -61,7 +61,7 @@ def test_test_data_wins_over_training_data() -> None:
     assert not _prompts(split.train) & _prompts(split.test)
     assert split.skipped == {"prompt is in the test data too": 9}  # rows 1-3, 41-43 and 81-83
     assert separate(EXAMPLES[5:10], EXAMPLES[:5]).skipped == {}
-    with pytest.raises(InputError, match=r"test_path: holds every prompt of data\.path"):
+    with pytest.raises(InputError, match=r"test_path: contains every prompt of data\.path"):
         separate(EXAMPLES[40:42], EXAMPLES[:3])
 
 

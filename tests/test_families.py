@@ -162,7 +162,7 @@ def test_a_reward_model_reads_the_end_of_a_long_text(kind: str):
     model = RewardModel(classifier(kind, max_position_embeddings=40, pad_token_id=0, type_vocab_size=2), tokenizer)
     prompt = "a long story " * 9
     with pytest.warns(
-        UserWarning, match=r"reward model: texts of more than .* tokens are cut, the end with the answer"
+        UserWarning, match=r"reward model: texts of more than .* tokens are truncated; the end, with the answer"
     ):
         scores = model.scores([prompt, prompt, "b" * 50 + prompt], [" yes.", " no.", " yes."])
     assert scores[0] == scores[2] != scores[1]

@@ -368,8 +368,8 @@ def test_what_a_server_counts_never_breaks_the_cap(outcome: Outcome):
 
 
 def test_messages_are_one_line_in_the_servers_words(outcome: Outcome):
-    assert "questions failed, the last: " in outcome.said
-    assert "answers were cut before a verdict, one is 'Now 1 " in outcome.said
+    assert "questions failed; last error: " in outcome.said
+    assert "answers were cut off before a verdict; example: 'Now 1 " in outcome.said
     assert "it was cut off at the token limit: raise max_tokens (512)" in outcome.said
 
 
@@ -380,11 +380,11 @@ def test_messages_are_one_line_in_the_servers_words(outcome: Outcome):
             Told(raw="<html>\n<b>Portal</b>\x00\x1b[2J login \u202e</html>"),
             r"'<html> <b>Portal</b> \[2J login </html>'",
         ),
-        (Told(raw='{"error": {"message": "model is loading"}}'), "the last request: model is loading"),
-        (Told(raw='{"error": "no such model"}'), "the last request: no such model"),
-        (Told(raw=""), "the answer is empty and no chat completion; does base_url end"),
+        (Told(raw='{"error": {"message": "model is loading"}}'), "last error: model is loading"),
+        (Told(raw='{"error": "no such model"}'), "last error: no such model"),
+        (Told(raw=""), "the answer is not a chat completion but empty; check the end of base_url"),
         (Told(raw='{"object": "error", "message": "Only \\"text\\""}'), "the answer is 'Only \"text\"'"),
-        (Told(status=503, raw='{"detail": "warming up"}'), "the last request: 503 warming up"),
+        (Told(status=503, raw='{"detail": "warming up"}'), "last error: 503 warming up"),
         (Told(status=500, raw=f"key {KEY} " + "x" * 999), r"500 key \*\*\* x{192}$"),
         (Told(raw=json.dumps("y" * (LONGEST + 1))), "an answer of more than 2,097,152 bytes"),
         (Told(status=529, raw="sk-very/sec\x00ret+0123456789"), "529 sk-very/sec ret"),
@@ -401,11 +401,19 @@ def test_what_stands_in_place_of_an_answer_is_shown(tmp_path: Path, told: Told, 
 @pytest.mark.parametrize(
     ("told", "error", "message"),
     [
-        (Told(status=402, raw='{"error": {"message": "no money"}}'), RewardUnavailableError, "be paid: 402 no money"),
-        (Told(status=410, raw="gone"), InputError, "is not there: 410 gone; check model and base_url"),
-        (Told(raw='{"error": {"message": "who?", "code": 401}}'), InputError, "refuses the key: 401 who?"),
-        (Told(raw='{"error": {"message": "no judge", "code": 404}}'), InputError, "is not there: 404 no judge"),
-        (Told(status=308, headers={"Location": "/v2/chat/completions"}), InputError, "redirects to '/v2' .308., which"),
+        (
+            Told(status=402, raw='{"error": {"message": "no money"}}'),
+            RewardUnavailableError,
+            "requires payment: 402 no money",
+        ),
+        (Told(status=410, raw="gone"), InputError, "was not found: 410 gone; check model and base_url"),
+        (Told(raw='{"error": {"message": "who?", "code": 401}}'), InputError, "rejects the key: 401 who?"),
+        (Told(raw='{"error": {"message": "no judge", "code": 404}}'), InputError, "was not found: 404 no judge"),
+        (
+            Told(status=308, headers={"Location": "/v2/chat/completions"}),
+            InputError,
+            "redirects to '/v2' .308.; redirects are not followed",
+        ),
     ],
 )
 def test_what_never_worked_stops_at_once(tmp_path: Path, told: Told, error: type[Exception], message: str):
@@ -432,7 +440,7 @@ def test_no_redirect_is_followed(tmp_path: Path, status: int):
 def test_who_cannot_be_reached_is_said(tmp_path: Path, address: str):
     with JudgeServer().running() as server:
         judge = quick(address.format(port=server.url[17:-3]), tmp_path, patience=0.3)
-        with pytest.raises(RewardUnavailableError, match="the last request: ") as caught:
+        with pytest.raises(RewardUnavailableError, match="last error: ") as caught:
             judge.compare([Pair("q", "aa", "b")])
     assert str(caught.value).isprintable()
 
@@ -459,7 +467,7 @@ def test_failures_of_small_batches_add_up(tmp_path: Path):
         judge = quick(server.url, tmp_path)
         for number in range(3):
             judge.compare([Pair(f"{number}.{part}", "aa", "b") for part in range(2)])
-        with pytest.raises(RewardUnavailableError, match="4 of 4 questions failed, the last: 400 no"):
+        with pytest.raises(RewardUnavailableError, match="4 of 4 questions failed; last error: 400 no"):
             judge.compare([Pair(f"last.{part}", "aa", "b") for part in range(2)])
 
 
@@ -467,8 +475,8 @@ def test_a_judge_whose_first_answer_holds_no_verdict_is_named_at_once(tmp_path: 
     with JudgeServer(lambda asked: Told("Hm, 1 <", ending="length")).running() as server:
         judge = quick(server.url, tmp_path, max_tokens=4)
         judge.check()
-        assert "its first answer holds no verdict, one is 'Hm, 1 <'; it was cut off" in caplog.text
-        with pytest.raises(InputError, match=r"none of its 2 answers holds a verdict.*raise max_tokens \(4\)"):
+        assert "its first answer contains no verdict; example: 'Hm, 1 <'; it was cut off" in caplog.text
+        with pytest.raises(InputError, match=r"none of its 2 answers contains a verdict.*raise max_tokens \(4\)"):
             judge.compare([Pair("q", "aa", "b")])
         asked = len(server.asked)
         again = quick(server.url, tmp_path, max_tokens=4)
@@ -589,7 +597,7 @@ def spoilt(statement: str) -> Callable[[Path], None]:
         (Path.mkdir, "unable to open"),
         (garbage, "cannot be used"),
         (cut_off, "malformed|not a database|disk image|disk I/O"),
-        (spoilt("PRAGMA user_version = 7"), "a newer version of grao has written it"),
+        (spoilt("PRAGMA user_version = 7"), "it was written by a newer version of grao"),
         (spoilt("UPDATE answers SET verdict = 'maybe'"), "'maybe' is not a valid PairVerdict"),
         (spoilt("ALTER TABLE answers RENAME COLUMN ending TO whatever"), "no such column|ending"),
         (os.mkfifo, "cannot be used"),

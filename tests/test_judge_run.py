@@ -207,7 +207,7 @@ def test_a_judge_that_goes_down_stops_the_run_and_resuming_asks_for_the_rest(pla
     assert train(server) == 3
     assert time.monotonic() - begin < 30
     error = capsys.readouterr().err.splitlines()[-1]
-    assert f"error: judge judge at {server.url}: no answer for 2 s; the last request: " in error
+    assert f"error: judge judge at {server.url}: no answer for 2 s; last error: " in error
     assert "; step 1 is saved, continue with: grao train --resume run" in error
     assert list((place / "run" / "checkpoints").glob("checkpoint-1"))
     assert json.loads((place / "run" / "manifest.json").read_text())["status"] == "failed"
@@ -262,7 +262,7 @@ def test_a_cap_on_the_cost_stops_the_run_to_be_resumed(place: Path, server: Judg
     }
     assert train(server, **cost) == 3
     error = capsys.readouterr().err
-    assert "could pass max_cost 6; raise max_cost, to resume a run in its recipe.yaml" in error
+    assert "could exceed max_cost 6; raise max_cost (for a run to be resumed, in its recipe.yaml)" in error
     asked = len(server.asked)
     assert 0.105 * asked <= 6
     assert main(["train", "--resume", "run"]) == 3
@@ -280,7 +280,7 @@ def test_a_cap_on_the_cost_stops_the_run_to_be_resumed(place: Path, server: Judg
             {},
             Told(status=401, raw=f'{{"error": {{"message": "wrong key {KEY}"}}}}'),
             2,
-            "refuses the key: 401 wrong key ***",
+            "rejects the key: 401 wrong key ***",
         ),
         ({}, Told(status=404), 2, "check model and base_url"),
         (
@@ -293,21 +293,26 @@ def test_a_cap_on_the_cost_stops_the_run_to_be_resumed(place: Path, server: Judg
             {"rewards.0.judge.api_key_env": "NO_KEY"},
             Told(),
             2,
-            "environment variable NO_KEY holds no key; set it, or api_k",
+            "environment variable NO_KEY is empty or not set; set it, or",
         ),
         (
             {"rewards.0.judge.criterion": "helpfull"},
             Told(),
             2,
-            "'helpfull' is no criterion (helpful, harmless, truthful",
+            "'helpfull' is neither a criterion (helpful, harmless, truthful",
         ),
         (
             {"rewards.0.judge.criterion": "Which text is the better one? {context} {text_1} {text_2} " * 9},
             Told(),
             2,
-            "Wh...' is no criterion (helpful, harmless, truthful",
+            "Wh...' is neither a criterion (helpful, harmless, truthful",
         ),
-        ({"rewards.0.judge.criterion": "data.jsonl"}, Told(), 2, "data.jsonl holds {context} 0 times; a template hol"),
+        (
+            {"rewards.0.judge.criterion": "data.jsonl"},
+            Told(),
+            2,
+            "data.jsonl contains {context} 0 times; a templ",
+        ),
         ({"rewards.0.judge.ledger": "data.jsonl/x.sqlite"}, Told(), 2, "ledger data.jsonl/x.sqlite cannot be used"),
         ({"rewards.0.judge.replay": "true"}, Told(), 2, "verdicts are not in"),
     ],

@@ -189,11 +189,11 @@ def test_a_template_of_ones_own(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (MINE.replace("{text_2}", ""), r"mine.txt holds \{text_2\} 0 times; a template holds it once"),
-        (MINE + "{context}", r"mine.txt holds \{context\} 2 times"),
+        (MINE.replace("{text_2}", ""), r"mine.txt contains \{text_2\} 0 times; a template must contain it once"),
+        (MINE + "{context}", r"mine.txt contains \{context\} 2 times"),
         (MINE.replace("1 = 2", "tie"), r"mine.txt does not mention '1 = 2'; ask for exactly one of `1 > 2`, `1 = 2`"),
         (b"\xff\xfe", "mine.txt cannot be read as UTF-8 text"),
-        (None, r"mine.txt' is no criterion \(helpful, harmless, truthful, fair, domain\) and there is no such file"),
+        (None, r"mine.txt' is neither a criterion \(helpful, harmless, truthful, fair, domain\) nor a file"),
     ],
 )
 def test_a_template_that_lacks_something_is_named(
@@ -209,6 +209,7 @@ def test_a_template_that_lacks_something_is_named(
 
 
 def test_a_field_goes_with_criterion_domain_and_with_no_other():
-    for criterion, domain in (("domain", None), ("helpful", "medicine")):
-        with pytest.raises(InputError, match="criterion domain needs a field"):
-            load_template(criterion, domain)
+    with pytest.raises(InputError, match="criterion: domain requires a field"):
+        load_template("domain", None)
+    with pytest.raises(InputError, match="domain: medicine applies only to criterion: domain"):
+        load_template("helpful", "medicine")

@@ -178,5 +178,5 @@ def test_a_recipe_says_how_rewards_are_mixed(tmp_path: Path):
     assert [reward.name for reward in mix.rewards] == ["length", "polite"]
     twice = path.read_text().replace("polite", "length")
     path.write_text(twice)
-    with pytest.raises(InputError, match="two are called 'length'; give them different names"):
+    with pytest.raises(InputError, match="two have the name 'length'; rename one"):
         make_rewards(load_recipe(path))

@@ -134,11 +134,11 @@ def test_data_are_looked_at_before_a_training(place: Path, capsys: pytest.Captur
     changes = {"data.long_prompts": "truncate", "data.rejected": "worse", "data.held_out": "300"}
     said = planned(capsys, options(**{"rewards.0.rule.exact.ignore_case": "true", **changes}), "--card", "24GiB")
     for remark in (
-        "repeated: 2 prompts stand in 4 rows, 1 of them with different references",
+        "repeated: 2 prompts occur in 4 rows, 1 of them with different references",
         "1 references only repeat their prompt",
-        "1 rejected answers are the reference itself",
+        "1 rejected answers equal the reference",
         "1 prompts are cut on the left (data.max_prompt_tokens is 24)",
-        "10 of 21 prompts are held out for the evaluation: at most half are, and data.held_out is 300",
+        "10 of 21 prompts are held out for evaluation: at most half can be; data.held_out asks for 300",
         "of 23 references are longer than rollout.max_new_tokens (10), where completions are cut",
     ):
         assert remark in said

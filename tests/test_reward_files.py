@@ -61,17 +61,17 @@ class Said:
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
-        (Plain, "Plain is a class; give an instance of it"),
-        ([length, Said], "Said is a class; give an instance of it"),
-        ([None], "None is no reward; give a function, or a reward model"),
-        ({"length": length}, "is no reward; give a function, or a reward model"),
-        (3, "3 is no reward"),
-        (tiny_model(), "LlamaForCausalLM is no reward model, a sequence classifier of one output"),
-        ([reward_model(num_labels=2)], "LlamaForSequenceClassification is no reward model"),
-        ([reward_model()], "the reward model LlamaForSequenceClassification has no tokenizer; give both in a pair"),
-        ("nowhere/at/all", "^rewards: no reward model: there is no folder 'nowhere/at/all'"),
+        (Plain, "Plain is a class; pass an instance of it"),
+        ([length, Said], "Said is a class; pass an instance of it"),
+        ([None], "None is not a reward; pass a function or a reward model"),
+        ({"length": length}, "is not a reward; pass a function or a reward model"),
+        (3, "3 is not a reward"),
+        (tiny_model(), "LlamaForCausalLM is not a reward model"),
+        ([reward_model(num_labels=2)], "LlamaForSequenceClassification is not a reward model"),
+        ([reward_model()], "LlamaForSequenceClassification has no tokenizer; pass a pair of model and tokenizer"),
+        ("nowhere/at/all", "^rewards: cannot load the reward model: there is no folder 'nowhere/at/all'"),
         ("nowhere.py:f", "there is no file 'nowhere.py'"),
-        (max, "does not say which arguments it takes"),
+        (max, "cannot inspect the arguments of this"),
     ],
 )
 def test_what_is_no_reward_is_refused_at_construction(tmp_path: Path, reward, message: str):

@@ -122,7 +122,7 @@ def test_the_reward_is_the_difference_or_its_sign():
 def test_what_is_too_long_is_cut_on_the_left():
     reward = RewardModel(classifier(), letter_tokenizer())  # 256 positions
     far, near = "b" * 50 + "a" * 300, "c" * 50 + "a" * 300
-    with pytest.warns(UserWarning, match="texts of more than 256 tokens are cut"):
+    with pytest.warns(UserWarning, match="texts of more than 256 tokens are truncated"):
         one, other = reward.scores([far, near], ["yes", "yes"])
     assert one == other
 

@@ -77,7 +77,7 @@ def test_a_source_that_scores_single_answers_is_taken_relative_to_the_reference(
 
 def test_a_column_called_reference_does_not_hide_the_reference():
     batch = dataclasses.replace(BATCH, columns=[{"reference": 42}, {}])
-    with pytest.raises(InputError, match="'reference', and the data have a column of that name"):
+    with pytest.raises(InputError, match="the data have a column 'reference'"):
         FunctionReward(lambda completions, reference: [0.0] * len(completions)).relative(batch)
 
 
@@ -153,7 +153,7 @@ def test_none_nan_and_infinity_are_missing_and_a_missing_reference_takes_its_gro
         (lambda completions: 3, "must return a list of 8 numbers, not int"),
         (lambda completions: ["good"] * 8, "returned 'good' for answer 1"),
         (lambda completions: 1 / 0, r"test_rewards.py, line \d+ raised ZeroDivisionError"),
-        (lambda completions, missing: [0.0] * 8, "'missing'; there are only reference, bonus, completion_ids, pro"),
+        (lambda completions, missing: [0.0] * 8, "'missing'; available are reference, bonus, completion_ids, pro"),
     ],
 )
 def test_a_broken_reward_is_one_line(function, message: str):
@@ -199,10 +199,10 @@ def test_a_reward_that_applies_to_no_prompt_of_the_batch_is_left_out_of_it():
 def test_rewards_that_say_nothing_at_all_are_named():
     nan = math.nan
     silent = FunctionReward(lambda completions: [None] * 8, name="mine")
-    with pytest.raises(InputError, match=r"^reward mine returned None or NaN for every one of 6 answers"):
+    with pytest.raises(InputError, match=r"^reward mine returned None or NaN for all 6 answers"):
         check_heard([Mix([silent])(BATCH)])
     rewards = [Given("one", [[1.0, nan]]), Given("two", [[nan, 1.0]]), Given("three", [[1.0, 1.0]])]
-    with pytest.raises(InputError, match=r"^reward one and reward two returned None or NaN for every one of 2 answers"):
+    with pytest.raises(InputError, match=r"^reward one and reward two returned None or NaN for all 2 answers"):
         check_heard([Mix(rewards)(BATCH)])
     with pytest.raises(InputError, match="for every one of 12 answers"):
         check_heard([Mix([silent])(BATCH)] * 2)
@@ -218,9 +218,9 @@ def test_as_mix_takes_functions_rewards_lists_and_mixes():
 
 
 def test_a_mix_needs_rewards_with_different_names():
-    with pytest.raises(InputError, match=r"two are called 'length'; give different names: FunctionReward\(f, name="):
+    with pytest.raises(InputError, match=r"two have the name 'length'; rename one: FunctionReward\(f, name="):
         as_mix([length, length])
-    with pytest.raises(InputError, match="give one or more"):
+    with pytest.raises(InputError, match="at least one is required"):
         as_mix([])
 
 

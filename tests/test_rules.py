@@ -77,7 +77,7 @@ def test_exact_match_is_blind_to_white_space_alone():
     assert score(ExactRule(), "paris is it.", "Paris is it.") == 0
     assert score(ExactRule(ignore_case=True), "PARIS is it.", "Paris is it.") == 1
     assert score(ExactRule(column="label"), "b", "another text", label="b") == 1
-    with pytest.raises(InputError, match=r"^reward exact: the data have no column 'lable' beside .* only 'label'$"):
+    with pytest.raises(InputError, match=r"^reward exact: the data have no column 'lable'; .*: 'label'$"):
         RuleReward(ExactRule(column="lable")).relative(batch(["b"], "y", label="b"))
 
 
@@ -255,7 +255,7 @@ def test_embedding_similarity_is_the_cosine_of_mean_vectors():
     expected = [torch.cosine_similarity(vector(text), vector("a cat."), dim=0).item() - 1 for text in texts]
     assert reward.relative(batch(texts, "a cat."))[0].tolist() == pytest.approx(expected, abs=1e-6)
     assert reward.relative(batch(["a cat."], "a cat.")).item() == 0
-    with pytest.warns(UserWarning, match="texts of more than 256 tokens are cut"):
+    with pytest.warns(UserWarning, match="texts of more than 256 tokens are truncated"):
         assert reward.relative(batch(["", "x" * 300], "a cat."))[0, 0].item() == pytest.approx(-1)
 
 
@@ -264,7 +264,7 @@ def test_an_encoder_comes_from_a_folder(tmp_path: Path):
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     BertModel(BertConfig(vocab_size=60, max_position_embeddings=32, **shape)).save_pretrained(tmp_path)
     reward = EmbeddingSimilarity(load_encoder(str(tmp_path)), letter_tokenizer())
-    with pytest.warns(UserWarning, match="reward embedding: texts of more than 32 tokens are cut, their beginning"):
+    with pytest.warns(UserWarning, match="reward embedding: texts of more than 32 tokens are truncated; the beginning"):
         one, other = reward.vectors(["a fox", "a dog, and a text that is longer than thirty-two letters"])
     assert math.isclose(one.norm(), 1, rel_tol=1e-6)
     assert math.isclose(other.norm(), 1, rel_tol=1e-6)

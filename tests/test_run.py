@@ -412,7 +412,7 @@ def test_plain_output_is_short(place: Path):
     assert titles == [
         "loading data, model and rewards",
         "12 prompts, 8 held out",
-        "answers begin behind 'say red cat' and end with '<end>'",
+        "answers begin after 'say red cat' and end with '<end>'",
         "20 of 20 references are longer than rollout.max_new_tokens (8), where completions are cut",
         "in a browser, while it runs",
         "1/4 judging 8 prompts with the start model",
@@ -482,7 +482,7 @@ def test_what_lies_in_the_run_is_found_wherever_it_is_copied(place: Path, screen
 def test_half_of_a_small_file_is_held_out_and_said(place: Path, screen):
     start_run(recipe(**{"data.held_out": "300", "training.steps": "1"}), screen)
     assert any("10 prompts, 10 held out" in line for line in screen.lines)
-    assert any("at most half are, and data.held_out is" in line for line in screen.lines)
+    assert any("at most half can be; data.held_out asks for" in line for line in screen.lines)
 
 
 def test_changed_data_are_noticed(place: Path, screen):

@@ -57,7 +57,7 @@ def test_a_column_that_hides_what_a_function_is_given_is_refused_before_any_work
         raise AssertionError("called")
 
     rows = [Example(row["prompt"], row["reference"], None, {name: 42}, n) for n, row in enumerate(ROWS, 1)]
-    wanted = rf"reward takes_it: it is given '{name}', and the data have .* data\.columns: \{{{name}: data_{name}\}}"
+    wanted = rf"reward takes_it: the data have a column '{name}', .* data\.columns: \{{{name}: data_{name}\}}"
     with pytest.raises(InputError, match=wanted):
         trainer(tmp_path, takes_it, rows)
     with pytest.raises(InputError, match=wanted):
@@ -95,7 +95,7 @@ def test_further_columns_get_other_names(tmp_path: Path, row: dict):
     config = DataConfig(path=str(file), columns={"prompts": "questions"}, **how)
     assert load_examples(config).examples[0].columns == {"questions": "x"}
     missing = dataclasses.replace(config, columns={"promts": "questions"})
-    with pytest.raises(InputError, match=r"data\.columns: .* no further column 'promts', only 'prompts'"):
+    with pytest.raises(InputError, match=r"data\.columns: .* no other column 'promts'; its .* columns are 'prompts'"):
         load_examples(missing)
 
 
@@ -172,12 +172,12 @@ def test_a_logged_metric_never_replaces_ours(tmp_path: Path, name: str):
     ],
 )
 def test_a_function_that_takes_messages_for_text_is_told(function):
-    with pytest.raises(InputError, match=r"raised \w+Error: .*; completions are lists of messages, as the prompts are"):
+    with pytest.raises(InputError, match=r"raised \w+Error: .*; completions are lists of messages, like the prompts"):
         FunctionReward(function, name="mine").relative(batch(CHAT))
 
 
 def test_a_function_that_takes_text_for_messages_is_told():
-    with pytest.raises(InputError, match="completions are texts, as the prompts are, not messages"):
+    with pytest.raises(InputError, match="completions are plain texts, like the prompts, not messages"):
         FunctionReward(lambda completions: [len(c[0]["content"]) for c in completions], name="m").relative(batch())
 
 

@@ -66,7 +66,7 @@ def test_references_are_not_taught_inside_an_open_block(
     open_block: str, given: str, end: str, chat_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ):
     chat_tokenizer.chat_template = opening(open_block, given)
-    with pytest.warns(UserWarning, match="as the template has it before an answer without thoughts"):
+    with pytest.warns(UserWarning, match="as the template does before an answer without thoughts"):
         items = make(tmp_path, chat_tokenizer, rows("yes", "no")).train_items.items
     assert all(item.prompt_text.endswith(end) for item in items)
     assert [item.reference_text for item in items] == ["yes", "no"]
@@ -79,7 +79,7 @@ def test_references_with_thoughts_continue_the_block(chat_tokenizer: PreTrainedT
     items = make(tmp_path, chat_tokenizer, rows(*said)).train_items.items
     assert {item.prompt_text[-8:] for item in items} == {"<think>\n"}
     assert {item.reference_text for item in items} == {said[0]}
-    with pytest.raises(InputError, match="row 2: the reference holds no '</think>', others do"):
+    with pytest.raises(InputError, match="row 2: the reference contains no '</think>', but others do"):
         make(tmp_path, chat_tokenizer, rows(said[0], "yes"))
 
 
@@ -166,7 +166,7 @@ def test_the_token_behind_the_answer_in_the_template_ends_it(
 
 def test_an_end_that_is_no_token_is_said(chat_tokenizer: PreTrainedTokenizerFast, tmp_path: Path):
     chat_tokenizer.chat_template = CHATML.replace("<|im_end|>", "</turn>")
-    with pytest.warns(UserWarning, match=r"ends an answer with '</turn>\\n', which is no end token .*'<\|im_end\|>'"):
+    with pytest.warns(UserWarning, match=r"ends an answer with '</turn>\\n', which is not an end token .*'<\|im_end\|>'"):
         trainer = make(tmp_path, chat_tokenizer, rows("yes"))
     assert trainer.end_id == 2
 
@@ -202,12 +202,12 @@ def test_a_template_that_fails_is_one_line_with_the_row(
     template, reason: str, chat_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ):
     chat_tokenizer.chat_template = template
-    with pytest.raises(InputError, match=f"row 1: the chat template refuses the prompt: .*({reason})") as caught:
+    with pytest.raises(InputError, match=f"row 1: the chat template rejects the prompt: .*({reason})") as caught:
         make(tmp_path, chat_tokenizer, rows("yes"))
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="reward model: row 7: its chat template rejects"):
         conversation_ids(chat_tokenizer, [QUESTION], ["yes"], [7])
-    with pytest.raises(InputError, match=r"judge .*its chat template refuses the question"):
+    with pytest.raises(InputError, match=r"judge .*its chat template rejects the question"):
         LocalJudge(sampler(chat_tokenizer), chat_tokenizer, TEMPLATE)
 
 

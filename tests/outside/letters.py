@@ -1,15 +1,15 @@
-"""A reward source from outside the package: the share of letters that are vowels, against that of the reference."""
+"""A reward defined outside the package: the share of vowels, relative to that of the reference."""
 
 import torch
 
 
 class Vowels:
-    """R(o, y) = share of vowels in the answer less their share in the reference."""
+    """R(o, y) = share of vowels in the completion minus their share in the reference."""
 
     name = "vowels"
 
     def relative(self, batch) -> torch.Tensor:
-        """(B, G)."""
+        """Return R(o, y), (B, G)."""
         return torch.tensor(
             [
                 [share(text) - share(reference) for text in group]
@@ -20,5 +20,5 @@ class Vowels:
 
 
 def share(text: str) -> float:
-    """Of vowels among the characters."""
+    """Return the share of vowels among the characters."""
     return sum(letter in "aeiou" for letter in text) / max(len(text), 1)

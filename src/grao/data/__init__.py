@@ -1,1 +1,1 @@
-"""Prompts with reference answers: read from files or the hub, divided by prompt, turned into token ids."""
+"""Prompts with reference answers: loaded from files or the hub, split by prompt, tokenized."""

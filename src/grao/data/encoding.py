@@ -1,9 +1,9 @@
-"""Examples into token ids, sampled token ids back into text, and the token that closes an answer.
+"""Encode examples as token ids, decode sampled ids, and choose the token that ends an answer.
 
 A chat prompt goes through the tokenizer's chat template (`grao.chat`); without one it becomes a dialogue in plain text
 (`dialogue_text`) that the answer continues after a space. Text prompts get the tokenizer's special tokens (BOS once),
-but no closing one. Answers are tokenised as what follows the prompt, so that the model is trained on the very ids that
-it would sample. Tokens that end an answer count as such behind it, written out or not; anywhere else they are text.
+but no closing one. Answers are tokenised as a continuation of the prompt, so that the model is trained on exactly the
+ids that it would sample. End tokens written out after an answer count as end tokens; anywhere else they are text.
 """
 
 import re
@@ -19,13 +19,13 @@ from grao.errors import InputError
 from grao.types import Encoded, Example, Message
 
 _PROBED = 16
-"""Prompts by which it is told whether all have gone through the chat template before."""
+"""Number of prompts checked for whether the chat template has been applied already."""
 _CONTEXT = 8
-"""Prompt tokens that `decode_completion` looks at."""
+"""Last prompt tokens that `decode_completion` decodes with a completion."""
 _OPENED = re.compile(r"(<\w+>|\[\w+\])\s*$")
-"""The block that a prompt leaves open."""
+"""The tag of a block that a prompt leaves open."""
 _SHOWN = 40
-"""Characters of a prompt's end that are shown."""
+"""Characters from the end of a prompt that messages show."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +34,21 @@ class EncodedSet:
 
     items: list[Encoded]
     dropped: int
-    """Examples left out because of a long prompt."""
+    """Number of examples dropped for a long prompt."""
     truncated: int
-    """Examples whose prompt was cut on the left."""
+    """Number of examples whose prompt was truncated on the left."""
 
 
 class _Prompt(NamedTuple):
-    """A whole prompt, before truncation."""
+    """A prompt before truncation."""
 
     example: Example
     text: str
-    """Marked as `grao.chat.guarded` does."""
+    """The text, marked by `grao.chat.guarded`."""
     special: bool
-    """Whether the tokenizer adds its special tokens; a chat template writes them itself."""
+    """Whether the tokenizer adds special tokens; a chat template writes them itself."""
     gap: str
-    """Comes before an answer that does not begin with white space."""
+    """Separator before an answer that does not begin with white space."""
     ids: list[int]
 
 
@@ -61,22 +61,22 @@ def encode_examples(
     with_rejected: bool = False,
     turn: Turn | None = None,
 ) -> EncodedSet:
-    """Token ids of prompts and references.
+    """Encode prompts and answers as token ids.
 
     Args:
         examples: any number.
         tokenizer: the model's.
-        end_id: closes each reference (`end_token_id`).
-        max_prompt_tokens: longest prompt, its special tokens included.
-        long_prompts: `drop` leaves longer ones out, `truncate` cuts them on the left and keeps BOS.
-        with_rejected: the rejected answers are wanted too.
-        turn: how answers stand in chats (`settled_turn`); by default prompts end as the template ends them.
+        end_id: end token, appended to each answer (`end_token_id`).
+        max_prompt_tokens: maximum prompt length, including special tokens.
+        long_prompts: `drop` skips examples with longer prompts, `truncate` cuts prompts on the left and keeps BOS.
+        with_rejected: encode rejected answers too.
+        turn: format of an answer in a chat (`settled_turn`); by default prompts end as the template ends them.
 
     Returns:
-        Examples without the end tokens that are written out behind their answers.
+        The encoded examples, in order. End tokens written out after their answers are removed from the texts.
 
     Raises:
-        InputError: if the chat template refuses a prompt, a prompt or reference has no tokens, or all prompts are
+        InputError: if the chat template rejects a prompt, a prompt or reference has no tokens, or all prompts are
             too long.
     """
     turn = turn or open_turn(turn_of(tokenizer))
@@ -106,24 +106,24 @@ def encode_examples(
 
 
 def settled_turn(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], taught: bool) -> Turn:
-    """How answers stand in the chats of a run, once the references are known; says what a user would not expect.
+    """Determine the format of answers in the chats of a run, given its references; warn about surprises.
 
-    Where the template opens a block for thoughts and the references, which are taught, hold none, prompts end as the
-    template itself ends them before an answer without thoughts.
+    If the template opens a thinking block, and the method trains on references that contain no thoughts, prompts end as
+    the template ends them before an answer without thoughts.
 
     Args:
         tokenizer: the policy's.
-        examples: to train on.
-        taught: whether the method takes the references into its update.
+        examples: training examples.
+        taught: whether the method trains on the references.
 
     Raises:
-        InputError: if some references hold thoughts and others none.
+        InputError: if some references contain thoughts and others do not.
     """
     chats = [example for example in examples if not isinstance(example.prompt, str)]
     if not chats:
         if tokenizer.chat_template and not all(written_out(tokenizer, str(each.prompt)) for each in examples[:_PROBED]):
-            problem = "prompts are plain text, and the model has a chat template, which they do not go through"
-            warnings.warn(f"{problem}; if it was taught to chat, set data.chat: true", stacklevel=2)
+            problem = "prompts are plain text, so the model's chat template is not applied"
+            warnings.warn(f"{problem}; if it is a chat model, set data.chat: true", stacklevel=2)
         return Turn()
     turn = turn_of(tokenizer, chats[0].prompt)  # type: ignore[arg-type]
     without = [each.row for each in chats if not turn.thoughts or turn.thoughts not in each.reference]
@@ -132,44 +132,55 @@ def settled_turn(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
     if turn.optional:
         if len(without) == len(chats):
             problem = (
-                f"the chat template has {turn.given!r} before an answer without thoughts, references are taught without"
+                f"before an answer without thoughts the chat template puts {turn.given!r}, which the references lack"
             )
-            warnings.warn(f"{problem}: see model.chat_template_kwargs (mostly enable_thinking: false)", stacklevel=2)
+            warnings.warn(f"{problem}; set model.chat_template_kwargs (usually enable_thinking: false)", stacklevel=2)
         return open_turn(turn)
-    block = f"the chat template opens a block for thoughts, which {turn.thoughts!r} ends, before an answer"
+    block = f"the chat template opens a thinking block before an answer, which {turn.thoughts!r} ends"
     if len(without) < len(chats):
-        remedy = "give thoughts to every reference or to none"
-        raise InputError(f"row {without[0]}: the reference holds no {turn.thoughts!r}, others do; {block}; {remedy}")
-    end = f"{turn.given!r} in place of {turn.coming!r}" if turn.coming else repr(turn.given)
-    silent = f"{block}, and the references hold none: prompts end with {end}"
-    warnings.warn(f"{silent}, as the template has it before an answer without thoughts", stacklevel=2)
+        remedy = "add thoughts to all references or remove them from all"
+        raise InputError(
+            f"row {without[0]}: the reference contains no {turn.thoughts!r}, but others do; {block}; {remedy}"
+        )
+    end = f"{turn.given!r} instead of {turn.coming!r}" if turn.coming else repr(turn.given)
+    ending = f"{block}, but the references contain no thoughts; prompts end with {end}"
+    warnings.warn(f"{ending}, as the template does before an answer without thoughts", stacklevel=2)
     return turn
 
 
 def open_turn(turn: Turn) -> Turn:
-    """The same for prompts that stay as the template opens them."""
+    """Return the turn for prompts that end exactly as the template ends them."""
     return replace(turn, coming="", given="")
 
 
 def answer_words(tokenizer: PreTrainedTokenizerBase, item: Encoded, stop_ids: Sequence[int]) -> str:
-    """One line: what a prompt ends with, what closes its answer, and which other tokens stop it."""
+    """Return one line: how a prompt ends, which token ends its answer, and which others stop sampling.
+
+    Args:
+        tokenizer: the model's.
+        item: an encoded example.
+        stop_ids: all tokens that stop sampling.
+    """
     end = item.reference_ids[-1]
     others = [repr(tokenizer.convert_ids_to_tokens(token)) for token in stop_ids if token != end]
     more = f"; {' and '.join(others)} stop{'s' if len(others) == 1 else ''} sampling too" if others else ""
-    closing, dialogue = repr(tokenizer.convert_ids_to_tokens(end)), not isinstance(item.example.prompt, str)
-    start = (
-        "no chat template, messages are a dialogue in plain text: " if dialogue and not tokenizer.chat_template else ""
-    )
-    return f"{start}answers begin behind {item.prompt_text[-_SHOWN:]!r} and end with {closing}{more}"
+    closing, is_chat = repr(tokenizer.convert_ids_to_tokens(end)), not isinstance(item.example.prompt, str)
+    start = "no chat template, so messages become a plain-text dialogue: " * (is_chat and not tokenizer.chat_template)
+    return f"{start}answers begin after {item.prompt_text[-_SHOWN:]!r} and end with {closing}{more}"
 
 
 def decode_completion(
     tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], completion_ids: Sequence[int]
 ) -> str:
-    """Text that sampled tokens add to their prompt, special tokens left out.
+    """Decode sampled tokens to text, without special tokens.
 
-    Decoded after the last tokens of the prompt, because sentencepiece-like tokenizers strip the leading space of
-    what they decode alone.
+    They are decoded together with the last tokens of the prompt, because tokenizers such as SentencePiece strip a
+    leading space.
+
+    Args:
+        tokenizer: the model's.
+        prompt_ids: tokens of the prompt.
+        completion_ids: tokens sampled after it.
     """
     context = list(prompt_ids[-_CONTEXT:])
     before = _decode(tokenizer, context)
@@ -183,12 +194,12 @@ def end_token_id(
     override: str | None = None,
     turn: Turn | None = None,
 ) -> int:
-    """The token that closes a reference: the one the model itself stops at, or the reference teaches another.
+    """Choose the token that ends a reference: the one that the model itself stops at.
 
     The first of these that exists:
 
     1. `override`, the text of one token;
-    2. the first stop token, or where prompts are chats special token, that follows the answer in the chat template;
+    2. the first stop token that follows the answer in the chat template, or in chats the first special token;
     3. a stop token other than the tokenizer's EOS: only a model that stops at another one lists it;
     4. the first stop token;
     5. the tokenizer's EOS.
@@ -197,30 +208,30 @@ def end_token_id(
         tokenizer: the model's.
         generation_eos: stop tokens of the generation config; if there are none, the tokenizer's EOS is one.
         override: the recipe's `model.end_token`.
-        turn: how answers stand in chats; None or empty if prompts are texts.
+        turn: format of an answer in a chat; None or empty if prompts are text.
 
     Raises:
-        InputError: if `override` is not exactly one token, or nothing names a token.
+        InputError: if `override` is not exactly one token, or there is no end token at all.
     """
     if override is not None:
         return _single_token(tokenizer, override)
-    own = [tokenizer.convert_tokens_to_ids(turn.end)] if turn and turn.end else []
+    chat_end = [tokenizer.convert_tokens_to_ids(turn.end)] if turn and turn.end else []
     stops = [token for token in list(generation_eos) or [tokenizer.eos_token_id] if token is not None]
-    if not own + stops:
-        raise InputError("model.end_token: neither the model nor its tokenizer names an end token; set it")
-    behind = turn.closing if turn and turn.closing else turn_of(tokenizer).closing
-    (tokens,) = token_ids(tokenizer, [(behind, False)])
-    closing = [token for token in tokens if token in own + stops]
+    if not chat_end + stops:
+        raise InputError("model.end_token: neither the model nor its tokenizer defines an end token; set one")
+    suffix = turn.closing if turn and turn.closing else turn_of(tokenizer).closing
+    (tokens,) = token_ids(tokenizer, [(suffix, False)])
+    closing = [token for token in tokens if token in chat_end + stops]
     end = (closing + [token for token in stops if token != tokenizer.eos_token_id] + stops)[0]
     if turn and turn.closing.strip() and not closing:
-        problem = f"the chat template ends an answer with {behind!r}, which is no end token of this model"
-        said = tokenizer.convert_ids_to_tokens(end)
-        warnings.warn(f"{problem}: answers end with {said!r}; model.end_token sets another", stacklevel=4)
+        problem = f"the chat template ends an answer with {suffix!r}, which is not an end token of this model"
+        token = tokenizer.convert_ids_to_tokens(end)
+        warnings.warn(f"{problem}; answers will end with {token!r} unless model.end_token is set", stacklevel=4)
     return end
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:
-    """How special and added tokens are written; other tokens are ordinary text."""
+    """Return the texts of those ids that are special or added tokens."""
     added = tokenizer.added_tokens_decoder
     return [added[token].content for token in ids if token in added]
 
@@ -232,22 +243,22 @@ def _single_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     (ids,) = token_ids(tokenizer, [(text, False)])
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
         pieces = " ".join(map(str, tokenizer.convert_ids_to_tokens(ids))) or "nothing"
-        raise InputError(f"model.end_token: {text!r} must be one token of this model, but it reads {pieces}")
+        raise InputError(f"model.end_token: {text!r} must be one token of this model, but is split into {pieces}")
     return ids[0]
 
 
 def _prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase, turn: Turn) -> tuple[str, bool, str]:
-    """`text`, `special` and `gap` of a `_Prompt`."""
+    """Return `text`, `special` and `gap` of a `_Prompt`."""
     if isinstance(example.prompt, str):
         return example.prompt, True, ""
     if not tokenizer.chat_template:
         return dialogue_text(guarded(example.prompt, turn.frame)), True, " "
-    refusal = f"row {example.row}: the chat template refuses the prompt"
+    refusal = f"row {example.row}: the chat template rejects the prompt"
     return prompt_text(tokenizer, example.prompt, turn, refusal), False, turn.gap
 
 
 def _cleaned(example: Example, prompt: str, ends: Sequence[str]) -> Example:
-    """Without end tokens behind its answers, and without a tag before them that a chat prompt has opened already."""
+    """Remove end tokens after the answers, and a tag before them that the chat prompt has opened already."""
     opened = None if isinstance(example.prompt, str) else _OPENED.search(prompt)
 
     def answer(text: str) -> str:
@@ -256,20 +267,20 @@ def _cleaned(example: Example, prompt: str, ends: Sequence[str]) -> Example:
             text = text.lstrip().removeprefix(opened[0]).removeprefix(opened[1])
         return text
 
-    given = example.reference, example.rejected
-    changed = answer(example.reference), example.rejected and answer(example.rejected)
-    return example if changed == given else replace(example, reference=changed[0], rejected=changed[1])
+    original = example.reference, example.rejected
+    reference, rejected = answer(example.reference), example.rejected and answer(example.rejected)
+    return example if (reference, rejected) == original else replace(example, reference=reference, rejected=rejected)
 
 
 def _check_shown(examples: Iterable[Example], shown: Callable[[Example], str]) -> None:
-    """Checks that no tool call, tool result or instruction goes unseen, with the first of each.
+    """Check that the chat template renders each kind of message, on the first example that has it.
 
     Args:
         examples: any number.
-        shown: an example's prompt as the model reads it.
+        shown: renders the prompt of an example.
 
     Raises:
-        InputError: if the prompt would read the same with another one.
+        InputError: if changing the message does not change the rendered prompt.
     """
     firsts: dict[str, tuple[Example, list[Message], int]] = {}
     for example in examples:
@@ -277,7 +288,7 @@ def _check_shown(examples: Iterable[Example], shown: Callable[[Example], str]) -
         for index, message in enumerate(messages):
             kind = "tool calls" if "tool_calls" in message else f"messages of the role {message['role']}"
             firsts.setdefault(kind, (example, messages, index))
-    firsts.pop("messages of the role assistant", None)  # thoughts are left out on purpose
+    firsts.pop("messages of the role assistant", None)  # templates drop earlier thoughts on purpose
     for kind, (example, messages, index) in firsts.items():
         other = dict(messages[index])
         if calls := other.get("tool_calls"):
@@ -285,17 +296,17 @@ def _check_shown(examples: Iterable[Example], shown: Callable[[Example], str]) -
         else:
             other["content"] += "."
         if shown(replace(example, prompt=[*messages[:index], other, *messages[index + 1 :]])) == shown(example):
-            remedy = "leave them out of the data, or take a model whose template shows them"
-            raise InputError(f"row {example.row}: the chat template leaves out {kind}; {remedy}")
+            remedy = "remove them from the data, or choose a model whose template shows them"
+            raise InputError(f"row {example.row}: the chat template omits {kind}; {remedy}")
 
 
 def _answers(
     tokenizer: PreTrainedTokenizerBase, end_id: int, turn: Turn, pairs: Sequence[tuple[_Prompt, str]]
 ) -> list[tuple[str, tuple[int, ...]]]:
-    """Each answer as text that continues its prompt, and as ids closed with the end token."""
-    if held := [(prompt.example.row, end) for prompt, answer in pairs for end in turn.stops if end in answer]:
-        row, end = held[0]
-        warnings.warn(f"row {row}: an answer holds {end!r}, which ends answers; it is read as plain text", stacklevel=3)
+    """Return each answer as text that continues its prompt, and as ids that end with the end token."""
+    if conflicts := [(prompt.example.row, end) for prompt, answer in pairs for end in turn.stops if end in answer]:
+        row, end = conflicts[0]
+        warnings.warn(f"row {row}: an answer contains the end token {end!r}; it is encoded as plain text", stacklevel=3)
     texts = [
         guarded(answer if answer[:1].isspace() else prompt.gap + answer, _never_in(answer, prompt, turn))
         for prompt, answer in pairs
@@ -307,21 +318,21 @@ def _answers(
         answer = ids[len(prompt.ids) :] if prefixed else _separate_answer(tokenizer, prompt.ids, text)
         for name, tokens in (("prompt", prompt.ids), ("reference", answer)):
             if not tokens:
-                raise InputError(f"row {prompt.example.row}: the tokenizer gives the {name} no tokens")
+                raise InputError(f"row {prompt.example.row}: the tokenizer produces no tokens for the {name}")
         answers.append((unmarked(text), tuple(answer if answer[-1] == end_id else [*answer, end_id])))
     return answers
 
 
 def _never_in(answer: str, prompt: _Prompt, turn: Turn) -> Sequence[str]:
-    """Tokens that an answer cannot hold: those that end it and, unless it has its thoughts in it, those of a turn."""
+    """Return tokens that an answer may not contain: end tokens and, if it has no thoughts, those that frame a turn."""
     ordinary = not (isinstance(prompt.example.prompt, str) or (turn.thoughts and turn.thoughts in answer))
     return (*turn.stops, *turn.frame) if ordinary else turn.stops
 
 
 def _separate_answer(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], answer: str) -> list[int]:
-    """Ids of an answer whose first letters merge with the prompt's last token when both are tokenised together.
+    """Encode an answer whose first characters would merge with the prompt's last token.
 
-    Tokenised alone, or, where that adds a space of its own, after a line break that is taken off again.
+    It is encoded alone or, if that adds a space, after a line break that is then removed.
     """
     alone, line_break, after = token_ids(tokenizer, [(text, False) for text in (answer, "\n", f"\n{answer}")])
     if after[: len(line_break)] != line_break or decode_completion(tokenizer, prompt_ids, alone) == unmarked(answer):
@@ -330,7 +341,7 @@ def _separate_answer(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], 
 
 
 def _cut_left(tokenizer: PreTrainedTokenizerBase, prompt: _Prompt, length: int) -> tuple[str, tuple[int, ...]]:
-    """Text and ids of the last tokens of a prompt; BOS stays in front."""
+    """Truncate a prompt on the left, keeping BOS; return its text and ids."""
     ids = prompt.ids
     if len(ids) <= length:
         return unmarked(prompt.text), tuple(ids)

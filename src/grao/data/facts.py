@@ -1,4 +1,4 @@
-"""What stands out in the examples of a run: for `grao data check`, and in a few lines before a training."""
+"""Notable facts about the examples of a run, for `grao data check` and for the lines printed before training."""
 
 import statistics
 from collections import Counter
@@ -10,27 +10,27 @@ from grao.types import Example
 
 
 def oddities(examples: Sequence[Example]) -> Iterator[str]:
-    """A line each about prompts that come again, and answers that say nothing of their own."""
+    """Yield a line each about repeated prompts, references that echo the prompt, and rejected answers equal to them."""
     prompts = Counter(example.id for example in examples)
     if often := sum(count > 1 for count in prompts.values()):
         rows, answers = len(examples) - len(prompts) + often, {(example.id, example.reference) for example in examples}
         several = sum(count > 1 for count in Counter(prompt for prompt, _ in answers).values())
         also = f", {several:,} of them with different references" if several else ""
-        yield f"repeated: {often:,} prompts stand in {rows:,} rows{also}"
+        yield f"repeated: {often:,} prompts occur in {rows:,} rows{also}"
     if echoes := sum(last_message(example).strip() == example.reference.strip() for example in examples):
         yield f"{echoes:,} references only repeat their prompt"
     if same := sum(example.rejected is not None and example.rejected == example.reference for example in examples):
-        yield f"{same:,} rejected answers are the reference itself"
+        yield f"{same:,} rejected answers equal the reference"
 
 
 def short_facts(train: EncodedSet, tested: EncodedSet | None, config: DataConfig, longest: int) -> Iterator[str]:
-    """What a user should know before a training, if there is anything; rows that are left out are said elsewhere.
+    """Yield what a user should know before training, a line each. Skipped rows are reported elsewhere.
 
     Args:
-        train: to train on.
-        tested: held out; None without an evaluation.
-        config: where they come from.
-        longest: tokens of a completion, at most.
+        train: training examples.
+        tested: held-out examples; None without an evaluation.
+        config: the data section.
+        longest: maximum tokens of a completion.
     """
     held = tested.items if tested else []
     items, wanted = [*train.items, *held], config.held_out
@@ -43,16 +43,21 @@ def short_facts(train: EncodedSet, tested: EncodedSet | None, config: DataConfig
     prompts = len({item.example.id for item in held})
     if held and not config.test_path and prompts < wanted and tested and not tested.dropped:
         every = len({item.example.id for item in items})
-        limit = f"at most half are, and data.held_out is {wanted:,}"
-        yield f"{prompts:,} of {every:,} prompts are held out for the evaluation: {limit}"
+        limit = f"at most half can be; data.held_out asks for {wanted:,}"
+        yield f"{prompts:,} of {every:,} prompts are held out for evaluation: {limit}"
 
 
 def last_message(example: Example) -> str:
-    """What a prompt says; of a chat its last message."""
+    """Return the text of a prompt; of a chat, its last message."""
     return example.prompt if isinstance(example.prompt, str) else str(example.prompt[-1]["content"])
 
 
 def spread(unit: str, lengths: Mapping[str, Sequence[int]]) -> str:
-    """Median and longest of each kind, in a line: `tokens, median / longest: prompts 13 / 14, references 11 / 11`."""
+    """Return one line such as `tokens, median / longest: prompts 13 / 14, references 11 / 11`.
+
+    Args:
+        unit: of the lengths.
+        lengths: {kind of text: its lengths}.
+    """
     kinds = (f"{name} {round(statistics.median(each)):,} / {max(each):,}" for name, each in lengths.items())
     return f"{unit}, median / longest: {', '.join(kinds)}"

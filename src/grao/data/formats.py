@@ -1,17 +1,16 @@
-"""Rows into examples, in one of two formats (`data.format`).
+"""Convert rows to examples, in one of two formats (`data.format`).
 
 `columns`: one column each for prompt, reference and rejected answer. A prompt is text or a list of chat messages. An
-answer is text, a list of one assistant message, or a whole conversation, which ends with it: then what stands before
-is the prompt, whether or not there is a column for it (TRL's implicit prompt). If both answers of every row begin with
-the text of its prompt, they are whole texts, and the prompt is taken off. A rejected answer may be missing in single
-rows: null, or an empty cell. A bad row is the user's to mend: it raises.
+answer is text, a list of one assistant message, or a whole conversation that ends with it; then the messages before it
+are the prompt, whether or not there is a prompt column (TRL's implicit prompt). If the answers of every row begin with
+the text of its prompt, they are whole texts, and the prompt is stripped. A rejected answer may be missing in some rows:
+null, or an empty cell. A bad row raises, for the user to fix.
 
-`hh`, Anthropic HH: `chosen` and `rejected` are two whole dialogues that share all but the last answer. A turn begins
+`hh`, Anthropic HH: `chosen` and `rejected` are two whole dialogues that differ in the last answer only. A turn begins
 with a blank line and `Human:` or `Assistant:`; both words anywhere else ("  Human: ...", "Humans:") are text. The
-prompt is the chosen dialogue up to and including its last `\\n\\nAssistant:`, turned into chat messages (`user`,
-`assistant`, ..., `user`) with the white space around each turn removed; so are the two answers. The released files
-hold rows from which no such example can be made, or one that teaches nothing. They are left out and counted under the
-first `Quirk` that applies.
+prompt is the chosen dialogue up to and including its last `\\n\\nAssistant:`, converted to chat messages (`user`,
+`assistant`, ..., `user`). White space around turns and answers is stripped. The released files contain rows that yield
+no example, or a useless one. They are skipped and counted under the first `Quirk` that applies.
 """
 
 import re
@@ -33,26 +32,26 @@ from grao.types import Example, Message, Prompt
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 _CONVERSATIONS = ("chosen", "messages", "conversations", "conversation")
-"""Columns that hold prompt and reference in one, by the names they usually have."""
+"""Usual names of columns that hold prompt and reference in one."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Examples in the order of their source, and the rows that were left out."""
+    """Examples in the order of their source, and counts of skipped rows."""
 
     examples: list[Example]
     skipped: dict[str, int]
-    """Reason -> rows left out for it; empty where nothing was."""
+    """{reason: number of rows skipped for it}."""
 
 
 class Quirk(StrEnum):
-    """Why a row of `hh` is left out, in the order of the checks."""
+    """Why a row of `hh` is skipped, in the order of the checks."""
 
-    NO_DIALOGUE = "no dialogue of Human and Assistant turns"
+    NO_DIALOGUE = "not a dialogue of Human and Assistant turns"
     DIFFERENT_PROMPTS = "dialogues differ before the last assistant turn"
     TURN_ORDER = "turns do not alternate"
     EMPTY_TURN = "empty turn"
-    FURTHER_TURNS = "rejected answer goes on with further turns"
+    FURTHER_TURNS = "rejected answer contains further turns"
     EMPTY_CHOSEN = "empty chosen answer"
     EMPTY_REJECTED = "empty rejected answer"
     SAME_ANSWERS = "chosen and rejected answer are the same"
@@ -60,16 +59,15 @@ class Quirk(StrEnum):
 
 
 def column_examples(table: Table, config: ColumnsConfig) -> Loaded:
-    """One example per row.
+    """Convert each row to an example.
 
     Args:
         table: the rows.
-        config: names the columns (`a.b`: the field `b` of column `a`); every other column is handed on in
-            `Example.columns`.
+        config: names of the columns (`a.b`: the field `b` of column `a`). All other columns go to `Example.columns`.
 
     Raises:
-        InputError: naming source, row and column, if a column is unknown, or a value is missing, empty or of the
-            wrong type.
+        InputError: if a column is unknown, or a value is missing, empty or of the wrong type; the message names source,
+            row and column.
     """
     local = table.source.lower().endswith(FILE_TYPES)
     used = _used(table, config, f"; `grao data check {table.source}` shows more" if local else "")
@@ -78,7 +76,7 @@ def column_examples(table: Table, config: ColumnsConfig) -> Loaded:
 
 
 def row_faults(table: Table, config: ColumnsConfig) -> list[str]:
-    """What is wrong with the rows that `column_examples` stops at, a message each.
+    """Return the error message of each row that `column_examples` would refuse.
 
     Raises:
         InputError: if a column is unknown.
@@ -93,17 +91,17 @@ def row_faults(table: Table, config: ColumnsConfig) -> list[str]:
 
 
 def hh_examples(table: Table) -> Loaded:
-    """Examples of all rows without quirks; of rows with the same prompt the first.
+    """Convert all rows without quirks to examples; of rows with the same prompt, the first.
 
     Raises:
-        InputError: if `chosen` or `rejected` is missing or not text, or if no row is left.
+        InputError: if `chosen` or `rejected` is missing or not text, or if no row remains.
     """
     table.require({"chosen": "", "rejected": ""})
     examples: dict[str, Example] = {}
     skipped: Counter[str] = Counter()
     for row in table.rows:
         for name in ("chosen", "rejected"):
-            read_text(row.values[name], f"{row.at}, column {name!r}", "a dialogue in one text", blank=True)
+            read_text(row.values[name], f"{row.at}, column {name!r}", "a dialogue as one text", blank=True)
         example = _hh_example(dict(row.values), row.number)
         if isinstance(example, Example) and example.id in examples:
             example = Quirk.REPEATED_PROMPT
@@ -113,19 +111,19 @@ def hh_examples(table: Table) -> Loaded:
             examples[example.id] = example
     if not examples:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
-        raise InputError(f"{table.source}: no row is in the format 'hh': {reasons}; try format: columns")
+        raise InputError(f"{table.source}: no row is in format 'hh': {reasons}; try data.format: columns")
     return Loaded(list(examples.values()), dict(skipped))
 
 
 def dialogue_messages(text: str) -> tuple[Message, ...]:
-    """Chat messages of a dialogue; an `Assistant:` left open at the end is the generation prompt, not a message.
+    """Return the chat messages of a dialogue. A final empty `Assistant:` is the generation prompt, not a message.
 
     Raises:
         InputError: if the text does not begin with a turn.
     """
     before, *turns = _TURN.split(text)
     if before.strip() or not turns:
-        raise InputError(f"a dialogue must begin with '\\n\\nHuman:', this one with {text[:40]!r}")
+        raise InputError(f"a dialogue must begin with '\\n\\nHuman:', got {text[:40]!r}")
     pairs = zip(turns[::2], turns[1::2], strict=True)
     messages = [{"role": _ROLES[speaker], "content": content.strip()} for speaker, content in pairs]
     if messages[-1] == {"role": "assistant", "content": ""}:
@@ -153,39 +151,38 @@ def _hh_example(row: dict[str, Any], number: int) -> Example | Quirk:
     return next((quirk for quirk, applies in quirks.items() if applies), Example(messages, good, bad, row, number))
 
 
-def _used(table: Table, config: ColumnsConfig, otherwise: str = "") -> dict[str, str]:
-    """Column that makes up the example -> the field of the recipe that names it; `otherwise` ends the message about a
-    column that nothing else hints at."""
+def _used(table: Table, config: ColumnsConfig, advice: str = "") -> dict[str, str]:
+    """Return {column of prompt or answer: recipe field that names it}; `advice` ends a message about a missing one."""
     used = {config.prompt: "data.prompt", config.reference: "data.reference"}
     if config.rejected is not None:
         used[config.rejected] = "data.rejected"
     first = table.rows[0]
     if not table.has(config.prompt) and len(read_messages(first.cell(config.reference), first.at) or ()) > 1:
         del used[config.prompt]
-    table.require(used, _hint(table, config) + otherwise)
+    table.require(used, _hint(table, config) + advice)
     return used
 
 
 def _asked(example: Example) -> Example:
-    """With a text prompt as the message of a user."""
+    """Return the example with a text prompt turned into a user message."""
     messages = ({"role": "user", "content": example.prompt},)
     return replace(example, prompt=messages) if isinstance(example.prompt, str) else example
 
 
 def _hint(table: Table, config: ColumnsConfig) -> str:
-    """How to read a table that lacks a column, by the names of those that it has."""
+    """Suggest settings for a table that lacks a column, based on the columns that it has."""
     if str(table.rows[0].cell("chosen")).startswith("\n\nHuman:"):
         return "; if 'chosen' and 'rejected' are whole dialogues, set data.format: hh"
     whole = next((name for name in _CONVERSATIONS if table.has(name) and name != config.reference), None)
     if whole:
-        return f"; if {whole!r} ends with the reference, set data.reference: {whole}"
+        return f"; if the conversations in {whole!r} end with the reference, set data.reference: {whole}"
     guess = guess_columns(table, config)
     texts = [name for name, value in table.rows[0].values.items() if isinstance(value, str)]
     texts.sort(key=lambda name: not any(map(str.isalpha, table.rows[0].cell(name))))  # numbers come last
     columns = {**dict(zip(("prompt", "reference"), texts, strict=False)), **guess.settings}
     lacking = (field for field in ("prompt", "reference") if field in columns and not table.has(getattr(config, field)))
     settings = " and ".join(f"data.{field}: {columns[field][:40]}" for field in lacking)
-    return "; ".join(("", f"if that is what they hold, set {settings}", *guess.remarks)) if settings else ""
+    return "; ".join(("", f"if these hold the data, set {settings}", *guess.remarks)) if settings else ""
 
 
 def _example(row: Row, config: ColumnsConfig, used: Collection[str]) -> Example:
@@ -197,22 +194,22 @@ def _example(row: Row, config: ColumnsConfig, used: Collection[str]) -> Example:
         other, rejected = _answer(row, str(config.rejected))
         if other not in ((), prompt):
             at = f"{row.at}, columns {config.reference!r} and {config.rejected!r}"
-            raise InputError(f"{at}: the conversations differ before their last message; both need the same prompt")
+            raise InputError(f"{at}: the conversations differ before their last message; they must share the prompt")
     columns = {name: value for name, value in row.values.items() if name not in used}
     return Example(prompt, reference, rejected, columns, row.number)
 
 
 def _prompt(row: Row, column: str, context: Sequence[Message]) -> Prompt:
-    """The messages before the answer where it is a whole conversation, else what its column holds."""
+    """Return the prompt: the conversation before the answer if there is one, else the value of the prompt column."""
     where, value = f"{row.at}, column {column!r}", row.cell(column)
     given = None if context and is_missing(value) else read_messages(value, where)
     if given is None and not context:
         return read_text(value, where, "text or a list of chat messages")
     if given and context and context not in (given, given[:-1]):
-        raise InputError(f"{where}: is not the beginning of the conversation that the reference ends")
+        raise InputError(f"{where}: is not the beginning of the conversation that ends with the reference")
     messages = tuple(context or given or ())
     if messages[-1]["role"] == "assistant":
-        remedy = f"leave it out, or set data.reference: {column} if it is the reference"
+        remedy = f"remove it, or set data.reference: {column} if it is the reference"
         raise InputError(f"{where}: ends with an assistant message; {remedy}")
     if not messages[-1]["content"].strip():
         raise InputError(f"{where}: the last message is empty")
@@ -220,7 +217,7 @@ def _prompt(row: Row, column: str, context: Sequence[Message]) -> Prompt:
 
 
 def _answer(row: Row, column: str) -> tuple[tuple[Message, ...], str]:
-    """The messages before the last one, and its text."""
+    """Return the messages before the answer, and the text of the answer."""
     where, value = f"{row.at}, column {column!r}", row.cell(column)
     messages = read_messages(value, where)
     if messages is None:
@@ -229,14 +226,14 @@ def _answer(row: Row, column: str) -> tuple[tuple[Message, ...], str]:
     if last["role"] != "assistant":
         roles = ", ".join(message["role"] for message in messages)[:60]
         expected = "one assistant message, or a conversation that ends with one"
-        raise InputError(f"{where}: must be {expected}, is {len(messages)} ({roles})")
+        raise InputError(f"{where}: must be {expected}, got a list with roles {roles}")
     if "tool_calls" in last:
-        raise InputError(f"{where}: ends with a tool call; only text can be an answer, so write the call as text")
+        raise InputError(f"{where}: ends with a tool call; an answer must be text, so write the call as text")
     return tuple(context), read_text(last["content"], where, "text")
 
 
 def _without_prompts(examples: list[Example]) -> list[Example]:
-    """Answers that are whole texts, prompt and answer in one, without the prompt."""
+    """Strip the prompt from answers, if every answer is a whole text that begins with its prompt."""
 
     def is_whole(example: Example) -> bool:
         prompt, answers = example.prompt, (example.reference, example.rejected or "")

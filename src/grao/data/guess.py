@@ -1,6 +1,6 @@
-"""Which columns hold prompt and answers, by the names that public data sets give them.
+"""Guess which columns hold prompt and answers, from the names that public data sets use.
 
-Only what the user has not set is guessed, and only where the column that counts by default is missing.
+A column is guessed only if the user has not set it and the default column is missing.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,31 +19,31 @@ _REFERENCES += ("solution", "best_answer", "preferred_output")
 _REFERENCES += ("messages", "conversations", "conversation", "assistant", "reply", "correct_answer", "ground_truth")
 _REJECTED = ("rejected", "rejected_response", "worse", "bad_answer", "best_incorrect_answer", "non_preferred_output")
 _NAMES = {"prompt": _PROMPTS, "reference": _REFERENCES, "rejected": _REJECTED}
-"""Field of `data` -> names that such a column usually has, the likeliest first."""
+"""{field of `data`: usual names of such a column, most likely first}."""
 _DIALOGUE = "\n\nHuman:"
 
 
 class Guess(NamedTuple):
-    """How the rows of a table are read."""
+    """Settings to read the rows of a table with."""
 
     settings: dict[str, str]
-    """Field of `data` -> value, of what differs from the defaults and was not given."""
+    """{field of `data`: value}, without fields that the user has set or whose default fits."""
     remarks: list[str]
-    """What a reader of the rows should know beside it."""
+    """Notes for the user."""
 
     def applied(self, config: Config) -> Config:
-        """The section with the guesses in it."""
+        """Return the section with the guesses in place."""
         settings: dict[str, Any] = {**self.settings}
         return replace(config, **settings)
 
 
 def guess_columns(table: Table, config: ColumnsConfig, given: Collection[str] = ()) -> Guess:
-    """Settings with which the rows of a table can be read.
+    """Guess the settings to read the rows of a table with.
 
     Args:
         table: the rows.
-        config: as it is without a guess.
-        given: fields of it that the user has set, which stay.
+        config: the section before guessing.
+        given: fields that the user has set; these are not guessed.
     """
     first = table.rows[0]
     if "format" not in given and all(str(first.cell(name)).startswith(_DIALOGUE) for name in ("chosen", "rejected")):
@@ -51,8 +51,8 @@ def guess_columns(table: Table, config: ColumnsConfig, given: Collection[str] = 
     settings: dict[str, str] = {}
     columns = _columns(table)
     for field, names in _NAMES.items():
-        now = getattr(config, field)
-        if field in given or (now and table.has(now)):
+        current = getattr(config, field)
+        if field in given or (current and table.has(current)):
             continue
         if column := next((columns[name] for name in names if name in columns), None):
             settings[field] = column
@@ -65,7 +65,7 @@ def guess_columns(table: Table, config: ColumnsConfig, given: Collection[str] = 
 
 
 def _columns(table: Table) -> dict[str, str]:
-    """Name in small letters -> column, or field of one if no column is called so."""
+    """Return {lower-case name: column, or else a field of one}."""
     names = sorted(table.names, key=lambda name: "." in name)
     return {name.rpartition(".")[2].lower().strip().replace(" ", "_"): name for name in reversed(names)}
 
@@ -73,23 +73,23 @@ def _columns(table: Table) -> dict[str, str]:
 def _remarks(table: Table) -> Iterator[str]:
     tools = sum(bool(row.values.get("tools")) for row in table.rows)
     if tools:
-        yield f"column 'tools' describes tools in {tools:,} rows; chat templates are not told of them"
+        yield f"column 'tools' describes tools in {tools:,} rows; they are not passed to the chat template"
 
 
 class Column(NamedTuple):
-    """One column of a table, as a reader sees it."""
+    """Summary of one column of a table."""
 
     name: str
     kinds: str
-    """What its cells hold, the most frequent first."""
+    """Types of its cells, most frequent first."""
     filled: int
     """Cells that are neither null nor empty."""
     example: str
-    """The first of these."""
+    """The first of these cells."""
 
 
 def describe_columns(table: Table) -> list[Column]:
-    """Every column in the order of its first appearance."""
+    """Summarise every column, in order of first appearance."""
     described = []
     for name in dict.fromkeys(name for row in table.rows for name in row.values):
         cells = [row.values.get(name) for row in table.rows]

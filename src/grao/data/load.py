@@ -1,6 +1,6 @@
-"""From a data section to training and held-out examples: local files, a hub id or rows in memory.
+"""Load training and held-out examples from local files, a hub id or rows in memory.
 
-A prompt is on one side only, and which one does not depend on the order of rows. Every mistake is one `InputError`.
+A prompt is on one side only, and the split does not depend on the order of rows. Every fault raises one `InputError`.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from grao.errors import InputError
 from grao.types import Example, canonical
 
 _UNREADABLE = (DatasetsError, OSError, ValueError, OverflowError, RuntimeError, ImportError, LookupError, TypeError)
-"""What `datasets` raises where a data set is not to be had, broken, or holds what Python cannot."""
+"""Exceptions of `datasets` about a data set that is unavailable, broken, or has values that Python cannot represent."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,25 @@ class Split:
     train: list[Example]
     test: list[Example]
     skipped: dict[str, int] = field(default_factory=dict)
-    """Reason -> rows that are on neither side."""
+    """{reason: number of rows that are on neither side}."""
 
 
 def load_examples(config: RowsConfig, table: Table | None = None) -> Loaded:
-    """The examples of `config.path`, whose rows may have been read already (`load_table`).
+    """Load the examples of `config.path`.
+
+    Args:
+        config: the data section.
+        table: its rows, if `load_table` has read them already.
 
     Raises:
-        InputError: naming file, row and column, for anything that is wrong in them; in format `hh` rows with known
-            quirks are left out and counted instead.
+        InputError: if a row is unreadable; the message names file, row and column. In format `hh`, rows with known
+            quirks are skipped and counted instead.
     """
     return _examples(table or load_table(config), config)
 
 
 def load_table(config: RowsConfig) -> Table:
-    """The rows of `config.path` as they are.
+    """Read the raw rows of `config.path`.
 
     Raises:
         InputError: if they cannot be read.
@@ -57,19 +61,24 @@ def load_table(config: RowsConfig) -> Table:
     try:
         dataset = load_dataset(path, config.subset, data_dir=config.folder, split=config.split)
     except _UNREADABLE as error:
-        problem = "no such file, and the hub does not give it as a data set"
+        problem = "no such file, and it cannot be loaded from the hub"
         raise InputError(f"{shown(path)}: {problem}: {reason(error)}") from error
     return Table.of(path, _numbered(path, dataset), config.limit)
 
 
 def load_split(config: RowsConfig, seed: int, table: Table | None = None) -> Split:
-    """Training and held-out examples, with all rows counted that were left out.
+    """Load training and held-out examples, and count the skipped rows.
 
-    Held out are the rows of `config.test_path` (of a hub id: its split `test`), all of them, and prompts that
-    occur there are taken out of the training data; without one, `config.held_out` prompts of `config.path`.
+    With `config.test_path`, all its rows are held out (of a hub id: its split `test`), and their prompts are removed
+    from the training data. Otherwise `config.held_out` prompts of `config.path` are held out.
+
+    Args:
+        config: the data section.
+        seed: of the split.
+        table: rows of `config.path`, if `load_table` has read them already.
 
     Raises:
-        InputError: as `load_examples` and `split_examples`.
+        InputError: as `load_examples`, `split_examples` and `separate`.
     """
     loaded = load_examples(config, table)
     if config.test_path is None:
@@ -80,15 +89,15 @@ def load_split(config: RowsConfig, seed: int, table: Table | None = None) -> Spl
 
 
 def examples_from_dataset(dataset: Iterable[Mapping[str, Any] | Example], config: PromptsConfig) -> list[Example]:
-    """The examples of rows in memory; where they come from in `config` is ignored.
+    """Convert rows in memory to examples.
 
     Args:
         dataset: a `datasets.Dataset` or `IterableDataset`, a data frame, an iterable of rows, a mapping of columns to
-            lists, or an iterable of Examples, which stay as they are.
-        config: the columns, and how many rows are taken.
+            lists, or an iterable of Examples, which are returned unchanged.
+        config: names of the columns and the maximum number of rows; its `path` is not used.
 
     Raises:
-        InputError: naming row and column, for anything that is wrong in them.
+        InputError: if a row is unreadable; the message names row and column.
     """
     rows: list[Row] = list(islice(_numbered("the data set", _rows(dataset)), config.limit))
     examples: list[Example] = [row.values for row in rows if isinstance(row.values, Example)]
@@ -98,15 +107,15 @@ def examples_from_dataset(dataset: Iterable[Mapping[str, Any] | Example], config
 
 
 def split_examples(examples: Sequence[Example], held_out: int, seed: int) -> Split:
-    """Keeps prompts away from training: those whose hash of (seed, prompt) is smallest.
+    """Hold out the prompts with the smallest hash of (seed, prompt).
 
     Args:
-        examples: rows with the same prompt, or one that differs in white space alone, stay together.
-        held_out: prompts of the test side, at most half of all prompts; 0 leaves it empty.
-        seed: another seed, another choice.
+        examples: rows whose prompts are equal, or differ in white space alone, stay together.
+        held_out: number of prompts to hold out, capped at half of all prompts; 0 holds none out.
+        seed: determines the choice.
 
     Raises:
-        InputError: if there are fewer than two prompts to divide.
+        InputError: if there are fewer than two different prompts, or none where `held_out` is 0.
     """
     prompts: dict[str, str] = {}
     for example in examples:
@@ -114,8 +123,8 @@ def split_examples(examples: Sequence[Example], held_out: int, seed: int) -> Spl
         prompts[words] = min(example.id, prompts.get(words, example.id))
     if len(prompts) < (2 if held_out else 1):
         raise InputError(
-            f"data: {len(prompts)} different prompts are too few to hold {held_out} out; "
-            "give more rows, a data.test_path, or data.held_out: 0"
+            f"data: too few different prompts ({len(prompts)}) to hold out {held_out}; "
+            "add rows, or set data.test_path or data.held_out: 0"
         )
     ranked = sorted(prompts, key=lambda words: hashlib.sha256(f"{seed}:{prompts[words]}".encode()).digest())
     chosen = set(ranked[: min(held_out, len(prompts) // 2)])
@@ -124,27 +133,27 @@ def split_examples(examples: Sequence[Example], held_out: int, seed: int) -> Spl
 
 
 def separate(train: Sequence[Example], test: Sequence[Example]) -> Split:
-    """Two sources as they are, but prompts of the test data are taken out of the training data and counted.
+    """Remove the prompts of the test data from the training data, and count the removed rows.
 
     Raises:
-        InputError: if nothing is left to train on.
+        InputError: if no training data are left.
     """
     prompts = set(map(_words, test))
-    kept = [example for example in train if _words(example) not in prompts]
-    if not kept:
-        raise InputError("data.test_path: holds every prompt of data.path, so none is left to train on")
-    shared = len(train) - len(kept)
-    return Split(kept, list(test), {"prompt is in the test data too": shared} if shared else {})
+    remaining = [example for example in train if _words(example) not in prompts]
+    if not remaining:
+        raise InputError("data.test_path: contains every prompt of data.path, so no training data are left")
+    shared = len(train) - len(remaining)
+    return Split(remaining, list(test), {"prompt is in the test data too": shared} if shared else {})
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
-    """SHA-256 (hex) over prompts and references in order: what a run was trained on."""
+    """Return the SHA-256 (hex) of all prompts and references in order, which identifies the data of a run."""
     lines = (canonical([example.prompt, example.reference]) + b"\n" for example in examples)
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 def _words(example: Example) -> str:
-    """The prompt without white space."""
+    """Return the prompt without white space."""
     return re.sub(r"\\[nrt]|\s", "", canonical(example.prompt).decode())
 
 
@@ -156,7 +165,7 @@ def _examples(table: Table, config: ColumnsConfig) -> Loaded:
     for old, new in config.columns.items():
         if old not in names:
             known = ", ".join(map(repr, names)) or "none"
-            raise InputError(f"data.columns: {table.source} has no further column {old!r}, only {known}")
+            raise InputError(f"data.columns: {table.source} has no other column {old!r}; its other columns are {known}")
         if new in names.keys() - config.columns.keys() or list(config.columns.values()).count(new) > 1:
             raise InputError(f"data.columns: {old}: {table.source} would have two columns {new!r}; choose another name")
 
@@ -167,30 +176,30 @@ def _examples(table: Table, config: ColumnsConfig) -> Loaded:
 
 
 def _rows(dataset: Any) -> Iterable[Any]:
-    """The rows, one by one, of whatever holds some."""
+    """Return an iterable over the rows of any supported container."""
     if isinstance(dataset, Mapping):
         if not all(isinstance(column, list | tuple) or hasattr(column, "tolist") for column in dataset.values()):
             names = ", ".join(map(str, dataset))[:200]
-            raise InputError(f"the data set has the splits {names}; give one of them, or a list of rows")
+            raise InputError(f"the data set has the splits {names}; pass one of them, or a list of rows")
         if len(set(map(len, dataset.values()))) > 1:
             lengths = ", ".join(f"{name!r} {len(column)}" for name, column in dataset.items())
             raise InputError(f"the data set: its columns differ in length: {lengths[:200]}")
         return (dict(zip(dataset, cells, strict=True)) for cells in zip(*dataset.values(), strict=True))
-    if hasattr(dataset, "iloc") and hasattr(dataset, "to_dict"):  # a data frame of pandas
+    if hasattr(dataset, "iloc") and hasattr(dataset, "to_dict"):  # pandas
         return cast(list[Any], dataset.to_dict("records"))
-    if whole := getattr(dataset, "to_pylist", None) or getattr(dataset, "to_dicts", None):  # of pyarrow or polars
+    if whole := getattr(dataset, "to_pylist", None) or getattr(dataset, "to_dicts", None):  # pyarrow or polars
         return cast(list[Any], whole())
     if isinstance(dataset, str) or not isinstance(dataset, Iterable):
-        advice = "give a data set, or a list of rows such as {'prompt': ..., 'reference': ...}"
-        raise InputError(f"the data set: is a {type(dataset).__name__}; {advice}")
+        advice = "a data set, or a list of rows such as {'prompt': ..., 'reference': ...}"
+        raise InputError(f"the data set: must be {advice}, got {type(dataset).__name__}")
     return dataset
 
 
 def _numbered(source: str, rows: Iterable[Any]) -> Iterator[Row]:
-    """The rows with their place.
+    """Yield the rows with their positions.
 
     Raises:
-        InputError: for a row that cannot be read.
+        InputError: if a row cannot be read.
     """
     number = 0
     try:

@@ -1,13 +1,14 @@
-"""Chat messages as data sets write them, into messages as chat templates read them.
+"""Convert chat messages from the formats that data sets use to the one that chat templates expect.
 
-What comes out has a `role`, a `content` that is text, and every further field as it was. What may come in besides:
+A converted message has a `role`, a text `content`, and every other field unchanged. Besides such messages, these are
+accepted:
 
-- ShareGPT: `from` and `value`, the speakers `human`, `gpt`, `observation` and `function_call`;
-- content in parts, as long as all of them are text, and content that is null beside a tool call;
+- ShareGPT: `from` and `value`, with the speakers `human`, `gpt`, `observation` and `function_call`;
+- content as a list of text parts, and null content beside a tool call;
 - tool calls whose arguments are JSON text or an object, calls that are not nested in `function`, the older
-  `function_call` and the role `function`;
-- fields that are null, which tables add to every message: they count as absent, at every depth;
-- the whole list as text in JSON, or as Python prints it: what becomes of messages in a CSV file.
+  `function_call` field and the role `function`;
+- null fields, which tables add to every message: they count as absent, at every depth;
+- the whole list as JSON text or as a Python literal, which is how messages end up in a CSV file.
 """
 
 import ast
@@ -22,37 +23,38 @@ from grao.types import Message
 _ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant", "function": "tool", "observation": "tool"}
 _ROLES |= {"prompter": "user"}
 _DEEPEST = 50
-"""Levels of objects and lists in a message."""
+"""Levels of nested objects and lists that a message may have."""
 _LIST = re.compile(r"\s*\[\s*\{")
 _SPEAKER = re.compile("[\"'\u201c\u201d](role|from)[\"'\u201c\u201d]\\s*:")
 
 
 def read_messages(value: Any, where: str) -> tuple[Message, ...] | None:
-    """The messages of a cell; None if it holds something else.
+    """Return the chat messages in a cell, or None if it holds neither a list nor the text of one.
 
     Args:
-        value: of one column.
-        where: source, row and column, for messages.
+        value: value of one column.
+        where: source, row and column, for error messages.
 
     Raises:
-        InputError: if it is a list of anything but messages, or text that was meant as one and cannot be read.
+        InputError: if the value is a list of anything but messages, or text that looks like messages and cannot be
+            parsed.
     """
     value = _listed(value.tolist() if hasattr(value, "tolist") else value, where)
     if not isinstance(value, list | tuple):
         return None
     if not value:
-        raise InputError(f"{where}: is an empty list; at least one chat message is needed")
+        raise InputError(f"{where}: must be at least one chat message, got an empty list")
     return tuple(_message(message, f"{where}, message {index}") for index, message in enumerate(value, 1))
 
 
 def read_text(value: Any, where: str, expected: str, blank: bool = False) -> str:
-    """The value, if it is text that can be written as UTF-8.
+    """Return the value after checking that it is text that UTF-8 can encode.
 
     Args:
         value: a field of a row.
-        where: source, row and column, for the message.
-        expected: what the field may be, for the message.
-        blank: whether the text may be empty, or white space alone.
+        where: source, row and column, for the error message.
+        expected: what the field may hold, for the error message.
+        blank: whether empty text, or white space alone, is allowed.
 
     Raises:
         InputError: if it is null, of another type, broken Unicode, or blank.
@@ -60,23 +62,23 @@ def read_text(value: Any, where: str, expected: str, blank: bool = False) -> str
     if is_missing(value):
         raise InputError(f"{where}: is missing (null)")
     if not isinstance(value, str):
-        raise InputError(f"{where}: must be {expected}, is {_kind(value)}")
+        raise InputError(f"{where}: must be {expected}, got {_kind(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{where}: holds half of a surrogate pair at character {error.start + 1}") from error
+        raise InputError(f"{where}: has an unpaired surrogate at character {error.start + 1}") from error
     if not blank and not value.strip():
         raise InputError(f"{where}: is empty")
     return value
 
 
 def is_missing(value: Any) -> bool:
-    """Whether it is null, or the NaN that stands for it in data frames."""
+    """Whether a value is null, or NaN, which is null in a data frame."""
     return value is None or (isinstance(value, float) and value != value)
 
 
 def _listed(value: Any, where: str) -> Any:
-    """The list that a text holds; any other text as it is."""
+    """Parse text that holds a list of messages; return anything else unchanged."""
     if not isinstance(value, str) or not _LIST.match(value):
         return value
     for parse in (json.loads, ast.literal_eval):
@@ -87,13 +89,13 @@ def _listed(value: Any, where: str) -> Any:
         is_chat = isinstance(parsed[0], Mapping) and {"role", "from"} & parsed[0].keys()
         return parsed if is_chat else value
     if _SPEAKER.search(value):
-        raise InputError(f"{where}: looks like chat messages, but is no list in JSON; write it with json.dumps")
+        raise InputError(f"{where}: looks like chat messages but is not valid JSON; write the list with json.dumps")
     return value
 
 
 def _message(value: Any, at: str) -> Message:
     if not isinstance(value, Mapping):
-        raise InputError(f"{at}: must be an object with `role` and `content`, is {_kind(value)}")
+        raise InputError(f"{at}: must be an object with `role` and `content`, got {_kind(value)}")
     fields = _plain(value, at)
     if "from" in fields and "role" not in fields:
         fields = {"role": fields.pop("from"), "content": fields.pop("value", None), **fields}
@@ -110,7 +112,7 @@ def _message(value: Any, at: str) -> Message:
 
 
 def _content(value: Any, at: str) -> str:
-    """Text; parts are joined as chat templates join them, without anything between."""
+    """Return the content as text. Parts are joined without a separator, as chat templates do."""
     if not isinstance(value, list):
         return read_text(value, at, "text", blank=True)
     texts = []
@@ -118,24 +120,24 @@ def _content(value: Any, at: str) -> str:
         text = part.get("text") if isinstance(part, Mapping) else part
         if not isinstance(text, str):
             kind = repr(part.get("type"))[:40] if isinstance(part, Mapping) else _kind(part)
-            raise InputError(f"{at}: must be text, is a list with {kind}; only parts of type 'text' can be read")
+            raise InputError(f"{at}: must be text, got a list with {kind}; only parts of type 'text' are supported")
         texts.append(text)
     return "".join(texts)
 
 
 def _calls(value: Any, at: str) -> list[dict[str, Any]]:
-    """Tool calls as transformers documents them: a function with a name and an object of arguments.
+    """Return tool calls in transformers' format: a function with a name and an object of arguments.
 
-    Calls without any value, which tables hold where others have some, are left out.
+    Empty calls are dropped: tables pad rows with them.
     """
     value = _parsed(value, at)
     if not isinstance(value, list):
-        raise InputError(f"{at}: must be a list of tool calls, is {_kind(value)}")
+        raise InputError(f"{at}: must be a list of tool calls, got {_kind(value)}")
     calls = []
     for call in filter(None, (_parsed(call, at) for call in value)):
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise InputError(f"{at}: each must be a function with a name and arguments, one is {repr(call)[:60]}")
+            raise InputError(f"{at}: each call must be a function with a name and arguments, got {repr(call)[:60]}")
         rest = {key: field for key, field in call.items() if key not in ("name", "arguments", "function")}
         arguments = _parsed(function.get("arguments"), at) or {}
         calls.append({**rest, "type": "function", "function": {"name": function["name"], "arguments": arguments}})
@@ -143,7 +145,7 @@ def _calls(value: Any, at: str) -> list[dict[str, Any]]:
 
 
 def _parsed(value: Any, at: str) -> Any:
-    """What a text in JSON holds; any other value as it is."""
+    """Parse text that holds a JSON object or list; return anything else unchanged, but `_plain`."""
     try:
         parsed = json.loads(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
     except (ValueError, RecursionError):
@@ -152,7 +154,7 @@ def _parsed(value: Any, at: str) -> Any:
 
 
 def _plain(value: Any, at: str, depth: int = 0) -> Any:
-    """A value as JSON knows it: arrays are lists, and fields of objects that are null are absent."""
+    """Return a value as JSON has it: arrays become lists, and null fields of objects are removed."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if depth > _DEEPEST:
         raise InputError(f"{at}: is nested more than {_DEEPEST} levels deep")
@@ -167,6 +169,13 @@ def _plain(value: Any, at: str, depth: int = 0) -> Any:
 
 
 def _kind(value: Any) -> str:
+    """Describe the type of a value, for error messages."""
     number = f"a number ({str(value)[:20]})"
-    kinds = ((bool, "true or false"), (int | float, number), (Mapping, "an object"), (list | tuple, "a list"))
-    return next((words for kind, words in kinds if isinstance(value, kind)), f"a {type(value).__name__}")
+    kinds = (
+        (str, "text"),
+        (bool, "true or false"),
+        (int | float, number),
+        (Mapping, "an object"),
+        (list | tuple, "a list"),
+    )
+    return next((words for kind, words in kinds if isinstance(value, kind)), type(value).__name__)

@@ -1,6 +1,6 @@
-"""Public forms of data that are not rows of a prompt and an answer, and the Python that makes such rows of them.
+"""Forms of public data sets that are not rows of a prompt and an answer, each with Python code that converts it.
 
-The forms stand in `public_forms.yaml`.
+The forms are listed in `public_forms.yaml`.
 """
 
 import re
@@ -16,24 +16,24 @@ from grao.data.rows import Table
 from grao.files import read_packaged
 
 _PLAIN = re.compile(r"[\w \-]+")
-"""Names of columns that stand in code as they are."""
+"""Column names that can be inserted into code verbatim."""
 _BUILDERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
-"""End of a file's name -> what `datasets` reads it with; all others are JSON."""
+"""{file type: builder of `datasets` that reads it}; all others are read as JSON."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """One form, as in the file."""
+    """One entry of `public_forms.yaml`, which explains the fields."""
 
     words: str
     lines: str
     columns: Sequence[str] = ()
     fault: str = ""
     beside: bool = False
-    """The table can be read, but a part of the prompt is not."""
+    """The table is readable as it is, but part of the prompt is in another column."""
 
     def code(self, data: RowsConfig) -> str:
-        """The whole of the Python; it reads a data set and writes a file."""
+        """Return a complete Python script that reads the data set and writes the converted rows to a file."""
         source = data.path
         where = f"{source!r}"
         if source.lower().endswith(FILE_TYPES):
@@ -46,25 +46,25 @@ class Form:
 
 
 def written_by(source: str) -> str:
-    """Name of the file that the code of a form writes."""
+    """Return the name of the file that the code of a form writes."""
     stem = re.sub(r"\W+", "-", Path(source).name.split(".")[0]).strip("-")
     return f"{stem or 'data'}-rows.jsonl"
 
 
 def known_form(table: Table, config: ColumnsConfig, faults: Sequence[str]) -> Form | None:
-    """The form that a table has, if it is known.
+    """Return the form of a table, or None if it is not a known one.
 
     Args:
         table: the rows.
-        config: how they are read without it.
-        faults: what is then wrong with some of them.
+        config: the section that the rows are read with.
+        faults: error messages about rows that cannot be read with it.
     """
     prompt, reference = config.prompt, config.reference
     if not (_PLAIN.fullmatch(prompt) and _PLAIN.fullmatch(reference)):
-        return None  # such a name does not go into Python that somebody pastes
+        return None  # unsafe to insert into code that the user will run
     paired = table.has("rejected") or config.rejected is not None
-    for each in read_packaged("grao.data", "public_forms.yaml"):
-        form = Form(**each)
+    for entry in read_packaged("grao.data", "public_forms.yaml"):
+        form = Form(**entry)
         fits = bool(form.columns) and all(_holds_something(table, name) for name in form.columns)
         if form.beside:
             fits &= not faults and prompt not in form.columns and isinstance(table.rows[0].cell(prompt), str)

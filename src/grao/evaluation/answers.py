@@ -186,7 +186,8 @@ class Jury:
         told: Sequence[str] | None = None,
     ) -> MixedRewards:
         texts = [(answer.text, answer.token_ids) for answer in answers]
-        mixed = self.rewards(replace(single_batch([item.example for item in items], texts, references), told=told))
+        batch = single_batch([item.example for item in items], texts, references)
+        mixed = self.rewards(replace(batch, data_references=told))
         for name, tally in mixed.tallies.items():
             self._count(name, tally)
         return mixed

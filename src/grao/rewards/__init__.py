@@ -1,1 +1,1 @@
-"""Rewards: how much better than the reference an answer is. One protocol, any source."""
+"""Rewards: how much better than the reference an answer is. One protocol for all sources."""

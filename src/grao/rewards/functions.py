@@ -1,8 +1,8 @@
 """Plain functions as rewards, in TRL's calling convention: f(prompts, completions, **columns) -> list[float | None].
 
-Completions are texts, or lists with one assistant message where the prompt is a list of messages. The columns are
-those of the prompt's row; beside them come `reference`, `completion_ids`, `trainer_state`, `log_metric`, `log_extra`.
-The function may be asynchronous. It scores every completion and every reference in one call; None is missing.
+Completions are texts, or lists of one assistant message if the prompt is a list of messages. The columns are those of
+the prompt's row, and `reference`, `completion_ids`, `trainer_state`, `log_metric` and `log_extra`. The function may be
+asynchronous. It scores every completion and every reference in one call; None means missing.
 """
 
 import hashlib
@@ -32,11 +32,11 @@ from grao.rewards.base import Columns, Relative, ScoredReward, difference, relat
 from grao.types import Prompt
 
 _GIVEN = ("reference", "completion_ids", "prompts", "completions", "trainer_state", "log_metric", "log_extra")
-"""What a function may ask for beside the columns of the data."""
+"""Arguments that a function may take besides the columns of the data."""
 _EXACT = re.compile("float64|int|bool", re.IGNORECASE)
-"""Dtypes of tensors and arrays that say more than float32."""
-_STUMBLES = (TypeError, AttributeError, KeyError)
-"""What a function raises that takes messages for text."""
+"""Dtypes of tensors and arrays that are more precise than float32."""
+_MISREADINGS = (TypeError, AttributeError, KeyError)
+"""Exceptions of a function that mistakes messages for text, or text for messages."""
 
 RewardFunction = Callable[..., Sequence[float | None] | Awaitable[Sequence[float | None]]]
 
@@ -45,35 +45,36 @@ class FunctionReward(ScoredReward):
     """A reward from a scoring function r(x).
 
     Args:
-        function: in TRL's convention; called with those keyword arguments that it accepts.
-        relative: how two scores become R(o, y).
+        function: in TRL's convention; called with the keyword arguments that it accepts.
+        relative: computes R(o, y) from the scores of completions and references.
         name: for logs; by default the function's own.
 
     Raises:
-        InputError: if it cannot be called, or is a class.
+        InputError: if `function` is not callable, or is a class.
     """
 
     def __init__(self, function: RewardFunction, relative: Relative = difference, name: str | None = None) -> None:
         kind = type(function).__name__
         if inspect.isclass(function):
-            raise InputError(f"rewards: {function.__name__} is a class; give an instance of it, or a function")
+            raise InputError(f"rewards: {function.__name__} is a class; pass an instance of it, or a function")
         if not callable(function):
-            raise InputError(f"rewards: {shortened(function)} is no reward; give a function, or a reward model")
+            raise InputError(f"rewards: {shortened(function)} is not a reward; pass a function or a reward model")
         named = function.func if isinstance(function, partial) else function
         super().__init__(name or str(getattr(named, "__name__", type(named).__name__)), relative)
         self.function = function
         begin = TrainerState(max_steps=1, num_train_epochs=1)  # functions divide by them
         self.surroundings = {"trainer_state": begin, "log_metric": _dropped, "log_extra": _dropped}
-        """What TRL's trainer gives a function beside texts and columns; in training the trainer sets it."""
+        """Arguments that TRL's trainer passes besides texts and columns; in training, the trainer sets them."""
         try:
             self._signature = inspect.signature(function)
         except ValueError as error:
-            raise InputError(f"reward {self.name}: {kind} does not say which arguments it takes") from error
+            problem = f"cannot inspect the arguments of this {kind}"
+            raise InputError(f"reward {self.name}: {problem}; wrap it in a Python function") from error
         self.reserved = frozenset(self._accepted(dict.fromkeys(_GIVEN)))
 
     @property
     def counts_tokens(self) -> bool:
-        """Whether the function asks for the tokens of the answers by name."""
+        """Whether the function has a parameter `completion_ids`."""
         return "completion_ids" in self._signature.parameters
 
     @classmethod
@@ -82,11 +83,12 @@ class FunctionReward(ScoredReward):
         return cls(load_function(function), relative_of(section), section.name)
 
     def scores(self, prompts: Sequence[Prompt], answers: Sequence[str], columns: Columns) -> Tensor:
-        """See `ScoredReward.scores`; NaN where the function gave None, NaN or infinity.
+        """See `ScoredReward.scores`; NaN where the function returned None, NaN or infinity.
 
         Raises:
-            InputError: if the function takes what there is not, raises, gives no number, or not one result for each
-                answer.
+            InputError: if the function requires an argument that does not exist, raises, or returns anything but one
+                number or None per answer.
+            RewardUnavailableError: if the function raises it.
         """
         given = {
             **{name: list(map(_copied, values)) for name, values in columns.items()},
@@ -101,12 +103,12 @@ class FunctionReward(ScoredReward):
         try:
             self._signature.bind(**accepted)
         except TypeError as error:
-            raise InputError(f"reward {self.name}: {error}; there are only {', '.join(given)}") from error
+            raise InputError(f"reward {self.name}: {error}; available are {', '.join(given)}") from error
         try:
-            said = self.function(**accepted)
-            if inspect.isawaitable(said):
-                said = result_of(start_awaitable(said))
-            values = self._listed(said, len(answers))
+            result = self.function(**accepted)
+            if inspect.isawaitable(result):
+                result = result_of(start_awaitable(result))
+            values = self._listed(result, len(answers))
         except (InputError, RewardUnavailableError):
             raise
         except (Exception, SystemExit) as error:
@@ -117,73 +119,73 @@ class FunctionReward(ScoredReward):
         return self._checked(values, len(answers))
 
     def _accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Those of the arguments that the function takes; all of them if it has **kwargs."""
+        """Return the arguments that the function accepts; all of them if it has **kwargs."""
         parameters = self._signature.parameters
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         return {name: value for name, value in arguments.items() if takes_all or name in parameters}
 
-    def _listed(self, said: Any, expected: int) -> list[Any]:
-        """What the function returned, one entry for each answer; notes what it is exact to."""
+    def _listed(self, result: Any, expected: int) -> list[Any]:
+        """Return the function's result as a list, and set `precision` from its dtype."""
         dtype = ""
-        if hasattr(said, "__array__"):
-            said = said.detach() if isinstance(said, Tensor) else np.asarray(said)
-            dtype = str(said.dtype)
-            said = (said.reshape(-1) if expected in said.shape else said).tolist()  # a column or a row
+        if hasattr(result, "__array__"):
+            result = result.detach() if isinstance(result, Tensor) else np.asarray(result)
+            dtype = str(result.dtype)
+            result = (result.reshape(-1) if expected in result.shape else result).tolist()  # (N, 1) or (1, N) too
         self.precision = torch.float64 if _EXACT.search(dtype) else torch.float32
-        if not isinstance(said, Iterable) or isinstance(said, str | bytes | Mapping | Set):
-            kind = type(said).__name__
+        if not isinstance(result, Iterable) or isinstance(result, str | bytes | Mapping | Set):
+            kind = type(result).__name__
             raise InputError(f"reward {self.name} must return a list of {expected} numbers, not {kind}")
-        return list(said)
+        return list(result)
 
     def _checked(self, values: list[Any], expected: int) -> Tensor:
-        """One number for each answer, (N,) float64."""
+        """Return one number for each answer, (N,) float64."""
         if len(values) != expected:
-            message = f"reward {self.name} returned {len(values)} values for {expected} answers; return one each"
+            message = f"reward {self.name} returned {len(values)} values for {expected} answers; return one per answer"
             raise InputError(message)
         for index, value in enumerate(values):
             try:
                 values[index] = math.nan if value is None else float(value.item() if hasattr(value, "item") else value)
             except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-                said = f"{shortened(value)} for answer {index + 1}"
-                raise InputError(f"reward {self.name} returned {said}; return a number or None") from error
+                shown = f"{shortened(value)} for answer {index + 1}"
+                raise InputError(f"reward {self.name} returned {shown}; return a number or None") from error
         return torch.tensor(values, dtype=torch.float64).nan_to_num(math.nan, math.nan, math.nan)
 
 
 def _dropped(name: str, value: Any) -> None:
-    """Where nothing is logged: outside of training, and what TRL would show in its table of completions."""
+    """Discard a value: `log_metric` outside of training, and `log_extra`, which TRL shows in its completion table."""
 
 
 def _copied(value: Any) -> Any:
-    """A value of the data that a function may change as it likes."""
+    """Copy a value of the data, so that a function may modify it."""
     if isinstance(value, Mapping):
         return {key: _copied(inside) for key, inside in value.items()}
     return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
 
 
 def _misread(error: BaseException, prompts: Sequence[Prompt]) -> str:
-    """What a function may not know about its completions, where its error looks like that."""
-    if not isinstance(error, _STUMBLES):
+    """Explain the type of completions, if the function's error suggests that it expects another."""
+    if not isinstance(error, _MISREADINGS):
         return ""
     if not all(isinstance(prompt, str) for prompt in prompts):
-        return "; completions are lists of messages, as the prompts are: completion[0]['content'] is the text"
-    told = "completions are texts, as the prompts are, not messages: take them as they are, or set data.chat: true"
-    return f"; {told}" if "string ind" in str(error) else ""
+        return "; completions are lists of messages, like the prompts: completion[0]['content'] is the text"
+    advice = "completions are plain texts, like the prompts, not messages: use them directly, or set data.chat: true"
+    return f"; {advice}" if "string ind" in str(error) else ""
 
 
 def load_function(reference: str) -> RewardFunction:
-    """The function behind `package.module:function` or `file.py:function`.
+    """Import the function that `package.module:function` or `file.py:function` names.
 
-    A file can import what lies beside it, by name or relatively.
+    A file can import its neighbours, by name or relatively.
 
     Args:
-        reference: as above; a module may also lie in the working directory.
+        reference: as above; modules in the working directory are found too.
 
     Raises:
-        InputError: if there is no such module or function, its import fails, or it is a class.
+        InputError: if there is no such module or function, the import fails, or it is a class.
     """
     source, _, name = reference.rpartition(":")
     if not source or not name:
-        raise InputError(f"rewards: {reference!r} is no function; write package.module:function or file.py:function")
+        raise InputError(f"rewards: {reference!r} is not a function; write package.module:function or file.py:function")
     try:
         module = _from_file(source) if source.endswith(".py") else _from_package(source)
     except InputError:
@@ -211,13 +213,13 @@ def _from_file(source: str) -> Any:
     if not path.is_file():
         raise InputError(f"rewards: there is no file {source!r}")
     if path.stat().st_size > _LONGEST_FILE:
-        raise InputError(f"rewards: {source!r} has {path.stat().st_size:,} bytes, which is no Python file")
+        raise InputError(f"rewards: {source!r} has {path.stat().st_size:,} bytes, too many for a Python file")
     package = f"grao_rewards_{hashlib.sha256(str(path.parent).encode()).hexdigest()[:8]}"
     sys.modules.setdefault(package, ModuleType(package)).__path__ = [str(path.parent)]  # for relative imports
-    name = f"{package}.{path.stem.replace('.', '_')}"  # must not hide a module of the file's name
+    name = f"{package}.{path.stem.replace('.', '_')}"  # must not shadow a module with the file's name
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise InputError(f"rewards: {source!r} is no Python file")
+        raise InputError(f"rewards: {source!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     with _importing_beside(str(path.parent)):
@@ -226,16 +228,16 @@ def _from_file(source: str) -> Any:
 
 
 _LONGEST_FILE = 10_000_000
-"""Bytes of a reward file at most."""
+"""Maximum size of a reward file in bytes."""
 _FOLDERS: list[str] = []
-"""Of all reward files so far."""
+"""Folders of all reward files imported so far."""
 
 
 @contextmanager
 def _importing_beside(folder: str) -> Iterator[None]:
-    """Within it, modules in the folder are found before all others of their name; afterwards, behind all others.
+    """Put a folder first on the import path while a file in it is imported, and last afterwards.
 
-    Meanwhile those beside other reward files are set aside: two folders may hold modules of the same name.
+    Meanwhile, modules beside other reward files are set aside: two folders may hold modules of the same name.
     """
     here = {path.stem for path in Path(folder).iterdir()}
     shared = {name for name in here & sys.modules.keys() if _folder_of(sys.modules[name]) in _FOLDERS}
@@ -252,6 +254,6 @@ def _importing_beside(folder: str) -> Iterator[None]:
 
 
 def _folder_of(module: ModuleType) -> str:
-    """Where it is imported from."""
+    """Return the folder that a module was imported from."""
     file = Path(getattr(module, "__file__", None) or "")
     return str(file.parents[1] if file.stem == "__init__" else file.parent)

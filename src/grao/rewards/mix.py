@@ -1,4 +1,4 @@
-"""Several rewards as one: a weighted sum, in which what is missing stays missing, under constraints that must hold."""
+"""A weighted sum of rewards under constraints. Missing rewards stay missing."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +27,8 @@ SOURCES: Mapping[str, Callable[[Any, RewardConfig, Recipe], Reward]] = {
     "model": RewardModel.from_section,
     "rule": RuleReward.from_section,
 }
-"""Field of `RewardConfig` -> (its value, the whole section, the recipe) -> a reward. A source builds itself; raises
-InputError if it cannot."""
+"""{field of `RewardConfig`: (its value, the whole section, the recipe) -> a reward}. Each raises InputError if the
+reward cannot be built."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class WeightedReward:
     weight: float = 1.0
     """Factor in the sum."""
     normalise: bool = False
-    """Divide by the deviation within the group first, so that no scale dominates (`normalised`)."""
+    """Divide by the standard deviation within the group first, so that no scale dominates (`normalised`)."""
     constraint: bool = False
-    """A completion must not lose to the reference by this reward (`constrained`)."""
+    """A completion must not lose to the reference on this reward (`constrained`)."""
 
 
 @dataclass(frozen=True)
@@ -51,71 +51,70 @@ class MixedRewards:
     total: Tensor
     """(B, G) float64, NaN = missing."""
     parts: dict[str, Tensor]
-    """(B, G) of each reward by name, before its normalisation and weight."""
+    """{name of a reward: (B, G), before normalisation and weight}."""
     tallies: Mapping[str, Mapping[str, Tensor | float]] = field(default_factory=dict)
-    """What those that are `Counted` took, by name."""
+    """{name of a `Counted` reward: its tally}."""
     constraints: frozenset[str] = frozenset()
-    """Names of the rewards that must not be lost."""
+    """Names of the rewards that are constraints."""
     scores: Mapping[str, Scored] = field(default_factory=dict)
-    """r(o) and r(y) by name, of the rewards that score single answers: their scale before the comparison."""
+    """{name of a reward that scores single answers: r(o) and r(y)}, their scale before the comparison."""
     judged: Mapping[str, Mapping[tuple[int, int], JudgedPair]] = field(default_factory=dict)
-    """By name of a judge and (group, member): what it said in either order."""
+    """{name of a judge: {(group, member): its verdicts in both orders}}."""
 
 
 class Mix:
     """A weighted sum of rewards, under constraints.
 
-    A reward that says nothing about a whole group does not apply to that prompt and is left out of its sum (as
-    in TRL). One that scored only some of a group failed on the others: there the sum is missing, never
-    counted as 0. A judge applies to every prompt: its silence about a whole group is a failure too. A constraint that
-    says nothing is not held: the sum is missing.
+    A reward that is missing for a whole group does not apply to that prompt and is left out of its sum (as in TRL).
+    A reward that is missing for part of a group failed there: the sum is missing, never counted as 0. A judge applies
+    to every prompt, so its silence about a whole group is a failure too. Where a constraint is missing, so is the sum.
 
     Args:
-        rewards: at least one, with different names; a reward alone counts with weight 1.
+        rewards: at least one, with different names; a bare reward has weight 1.
 
     Raises:
         InputError: if there is no reward, or two have the same name.
     """
 
     def __init__(self, rewards: Sequence[Reward | WeightedReward]) -> None:
-        self.objectives = [each if isinstance(each, WeightedReward) else WeightedReward(each) for each in rewards]
+        self.objectives = [item if isinstance(item, WeightedReward) else WeightedReward(item) for item in rewards]
         self.rewards = [weighted.reward for weighted in self.objectives]
-        """Without their weights."""
+        """The rewards without weights."""
         names = [reward.name for reward in self.rewards]
         if not names:
-            raise InputError("rewards: there is none; give one or more")
+            raise InputError("rewards: at least one is required")
         if len(set(names)) < len(names):
-            twice = max(names, key=names.count)
-            raise InputError(f"rewards: two are called {twice!r}; give different names: FunctionReward(f, name='...')")
+            repeated = max(names, key=names.count)
+            raise InputError(f"rewards: two have the name {repeated!r}; rename one: FunctionReward(f, name='...')")
 
     @property
     def early(self) -> bool:
-        """Whether one of them works on a batch, after `begin`, while this process does something else."""
+        """Whether any reward works in the background after `begin`."""
         return any(
             isinstance(reward.judge, EarlyJudge) if isinstance(reward, JudgeReward) else isinstance(reward, Early)
             for reward in self.rewards
         )
 
     def begin(self, batch: RewardBatch) -> None:
-        """Lets those that can begin with a part of the next batch (`Early`)."""
+        """Call `begin` of all `Early` rewards with a part of the next batch."""
         for reward in self.rewards:
             if isinstance(reward, Early):
                 reward.begin(batch)
 
     def surround(self, **surroundings: Any) -> None:
-        """See `FunctionReward.surroundings`, of all functions."""
+        """Update `FunctionReward.surroundings` of all functions."""
         for reward in self.rewards:
             if isinstance(reward, FunctionReward):
                 reward.surroundings |= surroundings
 
     def check_columns(self, names: Collection[str]) -> None:
-        """See `ScoredReward.check_columns`, of all rewards."""
+        """Call `ScoredReward.check_columns` of all rewards that score single answers."""
         for reward in self.rewards:
             if isinstance(reward, ScoredReward):
                 reward.check_columns(names)
 
     def __call__(self, batch: RewardBatch) -> MixedRewards:
-        """R(o, y) of every completion."""
+        """Return R(o, y) of every completion."""
         parts = {reward.name: ask(reward, batch) for reward in self.rewards}
         total = self.combine(list(parts.values()))
         tallies = {reward.name: reward.tally() for reward in self.rewards if isinstance(reward, Counted)}
@@ -125,14 +124,13 @@ class Mix:
         return MixedRewards(total, parts, tallies, constraints, scores, judged)
 
     def combine(self, parts: Sequence[Tensor]) -> Tensor:
-        """sum_k w_k * R_k over the rewards that apply to the group, ties made exact, then the constraints, (B, G).
+        """Return sum_k w_k * R_k over the rewards that apply to the group, with exact ties, under the constraints.
 
         Args:
-            parts: what each reward said when it was last asked: K tensors (B, G), NaN = missing, in the order of
-                `rewards`.
+            parts: results of the last call of each reward: K tensors (B, G), NaN = missing, in the order of `rewards`.
 
         Returns:
-            NaN where a reward that applies is missing, and in groups to which none applies.
+            (B, G); NaN where a reward that applies is missing, and in groups to which none applies.
 
         Raises:
             InputError: if a sum is too large to learn from.
@@ -142,66 +140,69 @@ class Mix:
         applies = torch.zeros(len(total), dtype=torch.bool)
         for weighted, part in zip(self.objectives, parts, strict=True):
             unit = _deviation(part) if weighted.normalise else part.new_ones(len(part), 1)
-            entered = part / unit
-            # That a judge says nothing about a group is a failure.
-            applied = ~entered.isnan().all(dim=1) | isinstance(weighted.reward, Counted)
-            total[applied] += weighted.weight * entered[applied]
+            scaled = part / unit
+            # A judge applies to every group: without any verdict it failed.
+            applied = ~scaled.isnan().all(dim=1) | isinstance(weighted.reward, Counted)
+            total[applied] += weighted.weight * scaled[applied]
             moved[applied] += abs(weighted.weight) * (moved_by_rounding(weighted.reward, part) / unit)[applied]
             applies |= applied
             if weighted.constraint:
-                constraints.append(entered)
+                constraints.append(scaled)
         total[~applies] = torch.nan
         total = settled(total, moved, "the sum of the rewards")
         return constrained(total, constraints) if constraints else total
 
 
 def check_heard(asked: Sequence[MixedRewards], count: int | None = None) -> None:
-    """What no reward says anything about teaches nothing; a single missing answer is no reason to stop.
+    """Check that not all rewards are missing.
 
     Args:
-        asked: what was said of all answers.
-        count: of the answers of all processes, where others were asked of the rest and heard nothing either.
+        asked: rewards of all answers of this process.
+        count: number of answers on all processes, if the rewards of the others are all missing too; by default, the
+            number of answers of this process.
 
     Raises:
-        InputError: if every sum is missing of all that was asked.
+        InputError: if the sum is missing for every one of two or more answers.
     """
     count = sum(mixed.total.numel() for mixed in asked) if count is None else count
     if count > 1 and all(bool(mixed.total.isnan().all()) for mixed in asked):
         parts = [part for mixed in asked for part in mixed.parts.items()]
         silent = " and ".join(dict.fromkeys(f"reward {name}" for name, part in parts if part.isnan().any()))
         raise InputError(
-            f"{silent or 'the rewards'} returned None or NaN for every one of {count} answers, or for their references"
+            f"{silent or 'the rewards'} returned None or NaN for all {count} answers, or for their references"
         )
 
 
-def joined(heard: Sequence[MixedRewards]) -> MixedRewards:
-    """What was said of several batches, at least one, as of one batch; numbers of the tallies are added up."""
+def joined(batches: Sequence[MixedRewards]) -> MixedRewards:
+    """Concatenate the rewards of one or more batches; numbers in the tallies are summed."""
 
     def tally(name: str) -> dict[str, Tensor | float]:
-        told = [mixed.tallies[name] for mixed in heard]
-        values: dict[str, list[Any]] = {}
-        for what, value in (pair for each in told for pair in each.items()):
-            values.setdefault(what, []).append(value)
-        return {what: torch.cat(each) if isinstance(each[0], Tensor) else sum(each) for what, each in values.items()}
+        tallies = [mixed.tallies[name] for mixed in batches]
+        columns: dict[str, list[Any]] = {}
+        for key, value in (pair for counts in tallies for pair in counts.items()):
+            columns.setdefault(key, []).append(value)
+        return {
+            key: torch.cat(values) if isinstance(values[0], Tensor) else sum(values) for key, values in columns.items()
+        }
 
-    parts = {name: torch.cat([mixed.parts[name] for mixed in heard]) for name in heard[0].parts}
-    total, constraints = torch.cat([mixed.total for mixed in heard]), heard[0].constraints
-    return MixedRewards(total, parts, {name: tally(name) for name in heard[0].tallies}, constraints)
+    parts = {name: torch.cat([mixed.parts[name] for mixed in batches]) for name in batches[0].parts}
+    total, constraints = torch.cat([mixed.total for mixed in batches]), batches[0].constraints
+    return MixedRewards(total, parts, {name: tally(name) for name in batches[0].tallies}, constraints)
 
 
 RewardLike = Reward | Callable[..., Any] | str | PathLike[str] | nn.Module | tuple[nn.Module, PreTrainedTokenizerBase]
-"""What can be made a reward of: see `as_mix`."""
+"""Anything that `as_mix` accepts as a reward."""
 
 
 def as_mix(rewards: Mix | RewardLike | Sequence[RewardLike]) -> Mix:
-    """One reward or several as a mix with weight 1 each; a mix stays as it is.
+    """Combine rewards with weight 1 each; a `Mix` is returned unchanged.
 
     Args:
-        rewards: a `Mix`, or one or a list of: a `Reward`; a function in TRL's convention, or the `file.py:function` of
-            one; a reward model, as a folder or hub id, as a model, or as a pair of model and tokenizer.
+        rewards: a `Mix`, or one or a list of: a `Reward`; a function in TRL's convention, or its name as
+            `file.py:function`; a reward model, as a folder or hub id, as a model, or as a pair of model and tokenizer.
 
     Raises:
-        InputError: if one is something else.
+        InputError: if a reward is anything else, or cannot be loaded.
     """
     if isinstance(rewards, Mix):
         return rewards
@@ -211,43 +212,49 @@ def as_mix(rewards: Mix | RewardLike | Sequence[RewardLike]) -> Mix:
     return Mix([_as_reward(each) for each in several])
 
 
-def _as_reward(given: Any) -> Reward:
+def _as_reward(source: Any) -> Reward:
     """See `as_mix`."""
-    if isinstance(given, Reward) and not isinstance(given, type):
-        return given
-    if isinstance(given, str | PathLike):
-        text = fspath(given)
+    if isinstance(source, Reward) and not isinstance(source, type):
+        return source
+    if isinstance(source, str | PathLike):
+        text = fspath(source)
         if ":" in text:
             return FunctionReward(load_function(text))
         try:
             return RewardModel.load(text, name=Path(text).name)
         except InputError as error:
-            raise InputError(f"rewards: no reward model: {str(error).removeprefix('model.path: ')}") from error
-    if _with_tokenizer(given):
-        return RewardModel.of(*given)
-    return RewardModel.of(given) if isinstance(given, nn.Module) and hasattr(given, "config") else FunctionReward(given)
+            problem = str(error).removeprefix("model.path: ")
+            raise InputError(f"rewards: cannot load the reward model: {problem}") from error
+    if _with_tokenizer(source):
+        return RewardModel.of(*source)
+    is_model = isinstance(source, nn.Module) and hasattr(source, "config")
+    return RewardModel.of(source) if is_model else FunctionReward(source)
 
 
-def _with_tokenizer(given: Any) -> bool:
-    """Whether this is a pair of a reward model and its tokenizer."""
-    return isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], PreTrainedTokenizerBase)
+def _with_tokenizer(source: Any) -> bool:
+    """Whether a source is a pair of a reward model and its tokenizer."""
+    return isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], PreTrainedTokenizerBase)
 
 
 def make_reward(section: RewardConfig, recipe: Recipe) -> Reward:
-    """One reward of a recipe.
+    """Build one reward of a recipe.
+
+    Args:
+        section: the reward's section.
+        recipe: the whole recipe.
 
     Raises:
-        InputError: if it cannot be made.
+        InputError: if the reward cannot be built.
     """
     (source,) = (name for name in SOURCES if getattr(section, name) is not None)
     return SOURCES[source](getattr(section, source), section, recipe)
 
 
 def make_rewards(recipe: Recipe) -> Mix:
-    """The rewards of a recipe.
+    """Build the rewards of a recipe.
 
     Raises:
-        InputError: if one cannot be made, or two have the same name.
+        InputError: if one cannot be built, or two have the same name.
     """
     weighted = [
         WeightedReward(make_reward(section, recipe), section.weight, section.normalise, section.constraint)
@@ -255,14 +262,14 @@ def make_rewards(recipe: Recipe) -> Mix:
     ]
     names = [each.reward.name for each in weighted]
     if len(set(names)) < len(names):
-        raise InputError(f"rewards: two are called {max(names, key=names.count)!r}; give them different names")
+        raise InputError(f"rewards: two have the name {max(names, key=names.count)!r}; rename one")
     return Mix(weighted)
 
 
 def normalised(part: Tensor) -> Tensor:
-    """R / sigma, (B, G): each group's rewards in units of their own deviation.
+    """Return R / sigma, (B, G): each group's rewards in units of their standard deviation.
 
-    sigma is the population deviation over the scored samples and the reference, whose R is 0. That is the
+    sigma is the population standard deviation over the scored samples and the reference, whose R is 0. That is the
     standardised reward minus the reference's own, (R - mu) / sigma - (0 - mu) / sigma, so the reference stays at 0.
     A group without spread gives 0, and NaN stays NaN.
 
@@ -272,29 +279,32 @@ def normalised(part: Tensor) -> Tensor:
 
 
 def _deviation(part: Tensor) -> Tensor:
-    """Of each group, (B, 1); infinite where there is none, or none but rounding of numbers near 1."""
+    """Return each group's standard deviation, (B, 1); infinite if it is no more than rounding of numbers near 1."""
     group = torch.cat([part, torch.zeros_like(part[:, :1])], dim=1)  # (B, G + 1)
     deviation = spread(group, group)[1]
     return deviation.masked_fill(deviation <= rounding(torch.ones_like(deviation), torch.float64), torch.inf)
 
 
 def constrained(total: Tensor, constraints: Sequence[Tensor]) -> Tensor:
-    """The sums, with those of completions that lose by a constraint below all others of their group, (B, G).
+    """Rank completions that violate a constraint below all others of their group.
 
-    Let v = sum_k min(R_k, 0) over the constraints. Where v < 0 the constraint is broken, and
+    Let v = sum_k min(R_k, 0) over the constraints. Where v < 0 a constraint is violated, and
 
-        total = min(total, floor + v),   floor = min(0, the least sum of a completion that breaks none):
+        total = min(total, floor + v),   floor = min(0, smallest sum of a completion that violates none):
 
-    below the reference and below every completion that keeps the constraints, by the size of the violation, however
-    much the other rewards gain. Among themselves such completions keep an order by size. The others stay as they are.
+    below the reference and below every completion that satisfies the constraints, by the size of the violation, however
+    large the other rewards are. Larger violations lower the bound further. The other completions are unchanged.
 
     Args:
-        total: (B, G), NaN = missing.
-        constraints: tensors (B, G); where one is NaN, the result is NaN.
+        total: (B, G), the sums, NaN = missing.
+        constraints: tensors (B, G), NaN = missing.
+
+    Returns:
+        (B, G); NaN where the sum or a constraint is missing.
 
     Example: sums 2, 1, -1, 3 under a constraint 0, -1, 1, -0.5: floor = -1, hence 2, -2, -1, -1.5.
     """
     violation = torch.stack([part.clamp(max=0.0) for part in constraints]).sum(dim=0)  # NaN where one is missing
-    keeps = (violation == 0) & ~total.isnan()
-    floor = total.masked_fill(~keeps, 0.0).amin(dim=1, keepdim=True).clamp(max=0.0)
+    satisfied = (violation == 0) & ~total.isnan()
+    floor = total.masked_fill(~satisfied, 0.0).amin(dim=1, keepdim=True).clamp(max=0.0)
     return torch.where(violation == 0, total, torch.minimum(total, floor + violation))

@@ -1,7 +1,7 @@
-"""Scores of whole texts by a model: a reward model's output, an encoder's similarity to the reference.
+"""Scores of whole texts by a model: a reward model's output, or an encoder's similarity to the reference.
 
-Left out: pairwise models that read two answers at once (a judge does), process rewards, several outputs; poolings other
-than the mean, prefixes such as `query:`, and a projection behind the encoder.
+Not supported: pairwise models that read two answers at once (use a judge), process rewards and several outputs; for
+encoders, pooling other than the mean, prefixes such as `query:`, and a projection after the encoder.
 """
 
 import math
@@ -35,11 +35,11 @@ class _ModelReward(ScoredReward):
     """Scores from the forward pass of a frozen model.
 
     Args:
-        model: moves to this process's GPU if there is one.
+        model: moved to this process's GPU if there is one.
         tokenizer: the model's.
-        relative: how two scores become R(o, y).
+        relative: computes R(o, y) from the scores of completions and references.
         name: for logs; by default `model` or `embedding`.
-        token_budget: padded tokens that are forwarded at once (memory); changes no score.
+        token_budget: padded tokens per forward pass; affects memory, not scores.
 
     Raises:
         InputError: if a weight of the model is not finite.
@@ -66,54 +66,55 @@ class _ModelReward(ScoredReward):
     def _shortened(
         self, sequences: Iterable[list[int]], kept: str, cut: Callable[[list[int]], list[int]]
     ) -> list[list[int]]:
-        """Those that the model can read as they are, longer ones cut."""
+        """Truncate sequences that are longer than the model can read, with a warning."""
         whole = list(sequences)
         check_tokens(self.model, self.tokenizer, f"reward {self.name}", [max(ids, default=0) for ids in whole])
         if any(len(ids) > self._longest for ids in whole):
             warnings.warn(
-                f"reward {self.name}: texts of more than {self._longest} tokens are cut, {kept}", stacklevel=3
+                f"reward {self.name}: texts of more than {self._longest} tokens are truncated; {kept}", stacklevel=3
             )
         return [ids if len(ids) <= self._longest else cut(ids) for ids in whole]
 
 
 class RewardModel(_ModelReward):
-    """r(x) is the one output of a sequence classifier, whose tokenizer has a padding token.
+    """r(x) is the output of a sequence classifier with one output, whose tokenizer has a padding token.
 
-    Prompt and answer are read as `grao reward train` shows them in training (`conversation_ids`). What is longer
-    than the model can read is cut on the left, so that the answer stays, but for a special token at the beginning.
+    Prompt and answer are encoded as in `grao reward train` (`conversation_ids`). Sequences that are longer than the
+    model can read are truncated on the left, so that the answer stays; a special token at the beginning is kept.
     """
 
     @classmethod
     def load(cls, path: str, dtype: str = "auto", **options: Any) -> "RewardModel":
-        """The model and tokenizer of a folder, such as `model/` of `grao reward train`, or of the hub.
+        """Load a reward model and its tokenizer.
 
         Args:
-            path: folder or hub id.
-            dtype: number format of the weights; `auto` takes the checkpoint's.
-            options: `relative`, `name`, `token_budget`.
+            path: folder, such as `model/` of `grao reward train`, or hub id.
+            dtype: number format of the weights; `auto` uses the checkpoint's.
+            options: `relative`, `name` and `token_budget` of the reward.
 
         Raises:
-            InputError: if there is no reward model.
+            InputError: if `path` is not a reward model.
         """
         return cls(load_reward_model(path, dtype), load_tokenizer(path), **options)
 
     @classmethod
     def of(cls, model: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> "RewardModel":
-        """A model as it is given to a trainer.
+        """Make a reward of a model in memory.
 
         Args:
             model: a sequence classifier with one output, or the folder or hub id of one.
-            tokenizer: its own; by default the one beside its weights.
+            tokenizer: the model's; by default loaded from where the model was loaded from.
 
         Raises:
-            InputError: if it has not one output, or there is no tokenizer.
+            InputError: if the model does not have exactly one output, or there is no tokenizer.
         """
         model = load_reward_model(model) if isinstance(model, str) else model
         path, outputs = str(model.config._name_or_path), getattr(model.config, "num_labels", 0)
         if outputs != 1 or not hasattr(model, "can_generate") or model.can_generate():
-            raise InputError(f"rewards: {type(model).__name__} is no reward model, a sequence classifier of one output")
+            kind = type(model).__name__
+            raise InputError(f"rewards: {kind} is not a reward model (a sequence classifier with one output)")
         if tokenizer is None and not path:
-            raise InputError(f"rewards: the reward model {type(model).__name__} has no tokenizer; give both in a pair")
+            raise InputError(f"rewards: {type(model).__name__} has no tokenizer; pass a pair of model and tokenizer")
         tokenizer = tokenizer or load_tokenizer(path)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         return cls(model, tokenizer, name=Path(path).name or None)
@@ -127,33 +128,34 @@ class RewardModel(_ModelReward):
         return reward
 
     def scores(self, prompts: Sequence[Prompt], answers: Sequence[str], columns: Columns | None = None) -> Tensor:
-        """See `ScoredReward.scores`; the columns play no part.
+        """See `ScoredReward.scores`; columns are ignored.
 
         Raises:
-            InputError: if the chat template refuses a conversation.
+            InputError: if the chat template rejects a conversation.
         """
-        # The model looks for the last token before the padding.
+        # The model reads its output at the last token before the padding.
         self.model.config.get_text_config().pad_token_id = self._pad_id
         ids = conversation_ids(self.tokenizer, prompts, answers)
-        sequences = self._shortened(ids, "the end with the answer is kept", self._cut_left)
+        sequences = self._shortened(ids, "the end, with the answer, is kept", self._cut_left)
         return forward_rows(self.model, sequences, self._pad_id, self._token_budget, _output)
 
     def _cut_left(self, ids: list[int]) -> list[int]:
-        first = [token for token in ids[:1] if token in self.tokenizer.all_special_ids]  # a classifier may look there
+        # A classifier may read its output at a special token in front.
+        first = [token for token in ids[:1] if token in self.tokenizer.all_special_ids]
         return first + ids[len(ids) - self._longest + len(first) :]
 
 
 class EmbeddingSimilarity(_ModelReward):
-    """r(x) is the cosine of the vectors of x and y; r(y) is 1, so an answer can at best tie with the reference.
+    """r(x) is the cosine similarity of x and the reference y; r(y) is 1, so an answer can at best tie.
 
-    The model is an encoder without output layer. A vector is the mean of its last layer's over all tokens, which is
-    what most sentence encoders were trained for. Longer texts are cut at the model's positions.
+    The model is an encoder without output layer. A text's vector is the mean of the last hidden states, for which most
+    sentence encoders were trained. Texts are truncated to the length that the model can read.
     """
 
     _kind = "embedding"
 
     def scored(self, batch: RewardBatch) -> Scored:
-        """See `ScoredReward.scored`; the columns of the data play no part."""
+        """See `ScoredReward.scored`; columns of the data are ignored."""
         return super().scored(replace(batch, columns=[{} for _ in batch.columns]))
 
     def scores(self, prompts: Sequence[Prompt], answers: Sequence[str], columns: Columns) -> Tensor:
@@ -162,10 +164,10 @@ class EmbeddingSimilarity(_ModelReward):
         return (vectors[: len(answers)] * vectors[len(answers) :]).sum(dim=-1)
 
     def vectors(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors of N texts, (N, hidden) float64; of an empty text 0."""
+        """Return unit vectors of N texts, (N, hidden) float64; zeros for an empty text."""
         ids: list[list[int]] = self.tokenizer(list(texts), verbose=False)["input_ids"]
-        # A text without tokens is encoded as padding and then taken out.
-        shown = self._shortened(ids, "their beginning is kept", lambda tokens: tokens[: self._longest])
+        # A text without tokens is encoded as padding; its vector is zeroed below.
+        shown = self._shortened(ids, "the beginning is kept", lambda tokens: tokens[: self._longest])
         sequences = [tokens or [self._pad_id] for tokens in shown]
         vectors = normalize(forward_rows(self.model, sequences, self._pad_id, self._token_budget, _mean_vector), dim=-1)
         vectors[[index for index, tokens in enumerate(ids) if not tokens]] = 0.0
@@ -173,19 +175,19 @@ class EmbeddingSimilarity(_ModelReward):
 
 
 def _output(output: Any, mask: Tensor) -> Tensor:
-    """The one number of each row, (S,)."""
+    """Return the single output of each row, (S,)."""
     return torch.squeeze(output.logits, -1)
 
 
 def _mean_vector(output: Any, mask: Tensor) -> Tensor:
-    """Mean over the tokens of each row, (S, hidden)."""
+    """Return the mean of the last hidden states of each row, (S, hidden)."""
     vectors: Tensor = output.last_hidden_state  # (S, T, hidden)
     weights = mask[..., None].to(vectors.dtype)
     return (vectors * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def local_device() -> str:
-    """The GPU of this process, or the CPU."""
+    """Return the GPU of this process, or the CPU if there is none."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
@@ -193,16 +195,19 @@ def local_device() -> str:
 def forward_rows(
     model: nn.Module, sequences: Sequence[Sequence[int]], pad_id: int, token_budget: int, read: _Read
 ) -> Tensor:
-    """What is read off each sequence, (S, ...) float64 on the CPU, in the order given.
+    """Run a model over sequences in padded batches.
 
-    Equal sequences are forwarded once and get the very same result; at two positions of a batch rounding would differ.
+    Equal sequences are forwarded once, so that their results are identical; rounding depends on the batch.
 
     Args:
         model: in evaluation mode.
-        sequences: S sequences of token ids, padded on the right to the longest beside them.
+        sequences: S sequences of token ids, padded on the right to the longest of their batch.
         pad_id: token id of the padding.
-        token_budget: padded tokens that are forwarded at once; a longer sequence goes alone.
+        token_budget: padded tokens per batch; a longer sequence is forwarded alone.
         read: (the model's output, attention mask (S, T)) -> (S, ...), one result for each row.
+
+    Returns:
+        (S, ...) float64 on the CPU, in the order of `sequences`.
     """
     distinct = list(dict.fromkeys(map(tuple, sequences)))
     results: dict[tuple[int, ...], Tensor] = {}

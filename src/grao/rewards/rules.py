@@ -1,12 +1,12 @@
-"""Rules as rewards: what can be said of an answer without a model. Their settings stand in `grao.config.rewards`.
+"""Rules as rewards: checks of an answer that need no model. Their settings are in `grao.config.rewards`.
 
-A new rule is a section of `grao.config.rewards`, a function here and a line in `RULES`.
+A new rule takes a section in `grao.config.rewards`, a function here and a line in `RULES`.
 
-Left out of numbers: fractions, percentages, units and expressions. `1/2` holds two numbers, and the last one counts.
-Languages are told from their script and their commonest words, and from each other only, not from noise: what speaks
-for no language counts for the one that is wanted. Those with the Latin script are told apart by their stop words, which
-takes a sentence or so; the others by the script alone, so Ukrainian passes for Russian, Persian for Arabic, and Chinese
-for Japanese.
+Not supported in numbers: fractions, percentages, units, expressions. `1/2` contains two numbers, and the last counts.
+Languages are recognised by script and stop words, and only distinguished from each other, not from noise: text without
+evidence for any language passes as the requested one. Languages in Latin script are distinguished by stop words, which
+takes about a sentence; the others by script alone, so Ukrainian passes for Russian, Persian for Arabic, and Chinese for
+Japanese.
 """
 
 import json
@@ -30,22 +30,22 @@ from grao.rewards.model import EmbeddingSimilarity
 from grao.types import Prompt
 
 Row = Mapping[str, Any]
-"""The further columns of a prompt's row."""
+"""The other columns of a prompt's row."""
 
 
 class RuleReward(ScoredReward):
-    """A reward from a rule.
+    """A reward computed by a rule.
 
-    One that compares with the reference (`exact`, `numeric`) can at best tie with it: R is 0 or -1. One that looks
-    at the answer alone can win.
+    A rule that compares with the reference (`exact`, `numeric`) can at best tie: R is 0 or -1. A rule that looks at the
+    answer alone can win.
 
     Args:
-        settings: which rule, and how.
-        relative: how two scores become R(o, y).
+        settings: the rule's section.
+        relative: computes R(o, y) from the scores of completions and references.
         name: for logs; by default the rule's.
 
     Raises:
-        InputError: from `relative`, if the rule wants a column that the data do not have.
+        InputError: from `relative`, if the rule needs a column that the data do not have.
     """
 
     reserved = frozenset()
@@ -56,7 +56,7 @@ class RuleReward(ScoredReward):
 
     @staticmethod
     def from_section(rule: config.RuleConfig, section: config.RewardConfig, recipe: Recipe) -> ScoredReward:
-        """See `grao.rewards.mix.SOURCES`; similarity of meaning is a reward of its own."""
+        """See `grao.rewards.mix.SOURCES`; the rule `embedding` becomes an `EmbeddingSimilarity`."""
         name, relative = section.name or rule.name, relative_of(section)
         if isinstance(rule.settings, config.EmbeddingRule):
             path = rule.settings.model
@@ -64,14 +64,19 @@ class RuleReward(ScoredReward):
         return RuleReward(rule.settings, relative, name)
 
     def scored(self, batch: RewardBatch) -> Scored:
-        """See `ScoredReward.scored`. Each row travels as a whole, so that none of its columns hides the reference."""
+        """See `ScoredReward.scored`. Each row is passed as one value, so that no column can shadow the reference."""
         scored = super().scored(replace(batch, columns=[{"row": row} for row in batch.columns]))
-        if isinstance(self.settings, config.OverlapRule) and batch.told is None:  # the reference is no copy of itself
+        if isinstance(self.settings, config.OverlapRule) and batch.data_references is None:
+            # A reference does not copy itself.
             return replace(scored, references=torch.zeros_like(scored.references))
         return scored
 
     def scores(self, prompts: Sequence[Prompt], answers: Sequence[str], columns: Columns) -> Tensor:
-        """See `ScoredReward.scores`; NaN where the rule does not apply."""
+        """See `ScoredReward.scores`; NaN where the rule does not apply.
+
+        Raises:
+            InputError: if the rule needs a column that the data do not have.
+        """
         try:
             scores = list(map(self.rule, answers, columns["reference"], columns["row"]))
         except InputError as error:
@@ -80,36 +85,33 @@ class RuleReward(ScoredReward):
 
 
 def exact_match(settings: config.ExactRule, answer: str, reference: str, columns: Row) -> float:
-    """1 if the two texts are the same but for white space, else 0."""
+    """Return 1 if answer and expected text are equal up to white space, else 0."""
     texts = [" ".join(text.split()) for text in (answer, _expected(settings.column, reference, columns))]
-    said, expected = (text.casefold() for text in texts) if settings.ignore_case else texts
-    return float(said == expected)
+    given, expected = (text.casefold() for text in texts) if settings.ignore_case else texts
+    return float(given == expected)
 
 
 def numeric_match(settings: config.NumericRule, answer: str, reference: str, columns: Row) -> float | None:
-    """1 if the answer's number is the expected one, 0 if it is another or there is none; None if none is expected."""
+    """Return 1 if the answer's number is the expected one, else 0; None if no number is expected."""
     expected = final_number(_expected(settings.column, reference, columns))
     if expected is None:
         return None
-    said = final_number(answer)
-    return float(said is not None and abs(said - expected) <= settings.tolerance)
+    given = final_number(answer)
+    return float(given is not None and abs(given - expected) <= settings.tolerance)
 
 
-# A minus sign directly behind a letter or digit is an operator.
+# A minus sign directly after a letter or digit is an operator.
 _NUMBER = re.compile(r"(?:(?<![^\W_])[-\u2212])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)")
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _MARK = "####"
 
 
 def final_number(text: str) -> float | None:
-    """The number that a worked answer comes to.
+    """Return the final number of a worked answer, or None if there is none.
 
-    It stands behind the last `####` (GSM8K), else in the last `\\boxed{}`, else it is the last number of the text.
-    Commas between thousands are left out: `1,234.5` is 1234.5. A minus sign directly behind a digit is an operator:
-    `5-3` ends in 3.
-
-    Returns:
-        None where there is no number at that point.
+    It is the number after the last `####` (GSM8K), else in the last `\\boxed{}`, else the last number of the text.
+    Thousands separators are dropped: `1,234.5` is 1234.5. A minus sign directly after a digit is an operator: the
+    number of `5-3` is 3.
     """
     if _MARK in text:
         return next(iter(_numbers(text.rpartition(_MARK)[2])), None)
@@ -118,7 +120,7 @@ def final_number(text: str) -> float | None:
 
 
 def _numbers(text: str) -> list[float]:
-    """All finite numbers of a text, in order."""
+    """Return all finite numbers of a text, in order."""
     values = [float(number.replace(",", "").replace("\u2212", "-")) for number in _NUMBER.findall(text)]
     return [value for value in values if math.isfinite(value)]
 
@@ -128,17 +130,17 @@ def _expected(column: str | None, reference: str, columns: Row) -> str:
         return reference
     if column not in columns:
         known = ", ".join(map(repr, columns)) or "none"
-        raise InputError(f"the data have no column {column!r} beside prompt and reference, only {known}")
+        raise InputError(f"the data have no column {column!r}; columns besides prompt and reference: {known}")
     return str(columns[column])
 
 
 def regex_match(settings: config.RegexRule, answer: str, reference: str, columns: Row) -> float:
-    """1 if the pattern occurs anywhere, else 0."""
+    """Return 1 if the pattern occurs anywhere, else 0."""
     return float(re.search(settings.pattern, answer) is not None)
 
 
 def format_fit(settings: config.FormatRule, answer: str, reference: str, columns: Row) -> float:
-    """1 if the whole answer matches the pattern, else 0; or the share of the sections that follow one another."""
+    """Return 1 if the whole answer matches the pattern, else 0; or the share of the sections found in order."""
     if settings.pattern is not None:
         return float(re.fullmatch(settings.pattern, answer.strip(), re.DOTALL) is not None)
     end = matched = 0
@@ -149,9 +151,9 @@ def format_fit(settings: config.FormatRule, answer: str, reference: str, columns
 
 
 def length_fit(settings: config.LengthRule, answer: str, reference: str, columns: Row) -> float:
-    """With n words: min(n, target) / max(n, target), or min(1, at_most / n).
+    """Return, for n words or characters, min(n, target) / max(n, target) or min(1, at_most / n).
 
-    A ratio, because it is never flat: an answer that is far too long still gains by each word that it leaves out.
+    A ratio is never flat: an answer that is far too long still gains with each word removed.
     """
     length = len(answer) if settings.unit == "characters" else len(answer.split())
     if settings.target is not None:
@@ -160,18 +162,18 @@ def length_fit(settings: config.LengthRule, answer: str, reference: str, columns
 
 
 def verbatim_overlap(settings: config.OverlapRule, answer: str, reference: str, columns: Row) -> float:
-    """Minus the share of the answer's runs of `words` words that stand in the reference too.
+    """Return minus the share of the answer's n-grams (n = `words`) that occur in the reference.
 
-    Words are runs of letters and digits, compared without regard to case, so it says nothing of languages that are
-    written without spaces. An answer of fewer words copies nothing.
+    Words are runs of letters and digits, compared case-insensitively, so the rule does not work for languages written
+    without spaces. An answer of fewer words copies nothing.
     """
-    said, source = (_runs(re.findall(r"\w+", text.casefold()), settings.words) for text in (answer, reference))
+    copied, source = (_runs(re.findall(r"\w+", text.casefold()), settings.words) for text in (answer, reference))
     known = set(source)
-    return -sum(run in known for run in said) / len(said) if said else 0.0
+    return -sum(run in known for run in copied) / len(copied) if copied else 0.0
 
 
 def _runs(words: list[str], length: int) -> list[tuple[str, ...]]:
-    """All sequences of `length` words that follow one another."""
+    """Return all n-grams of `length` consecutive words."""
     return [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]
 
 
@@ -179,9 +181,9 @@ _FENCED = re.compile(r"```[a-zA-Z]*\n(.*?)\n?```", re.DOTALL)
 
 
 def json_validity(settings: config.JsonRule, answer: str, reference: str, columns: Row) -> float:
-    """0 if the answer is no JSON; else 1, or the share of the required keys that it has (0 if it is no object).
+    """Return 0 if the answer is not valid JSON, else 1; with required keys, the share of them in the object.
 
-    Strict: no NaN or Infinity, no key twice in an object.
+    Strict: no NaN or Infinity, no duplicate keys in an object.
     """
     text = answer.strip()
     if settings.fenced and (block := _FENCED.fullmatch(text)):
@@ -201,7 +203,7 @@ def _refuse(word: str) -> NoReturn:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) < len(pairs):
-        raise ValueError("a key stands twice in an object")
+        raise ValueError("duplicate key in an object")
     return keys
 
 
@@ -215,7 +217,7 @@ _COMMONEST = {
     "nl": "de het een van en is dat op te zijn voor met niet aan er om ook als maar naar wordt ik",
 }
 STOP_WORDS: Mapping[str, frozenset[str]] = {name: frozenset(words.split()) for name, words in _COMMONEST.items()}
-"""Of the languages with the Latin script."""
+"""{language in Latin script: its stop words}."""
 
 _UNSHARED = {"ru": "CYRILLIC", "el": "GREEK", "ar": "ARABIC", "he": "HEBREW", "hi": "DEVANAGARI", "th": "THAI"}
 SCRIPTS: Mapping[str, tuple[str, ...]] = {
@@ -225,20 +227,20 @@ SCRIPTS: Mapping[str, tuple[str, ...]] = {
     "zh": ("CJK",),
     "ja": ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "CJK"),
 }
-"""First words of the Unicode names of a language's letters."""
+"""{language: first words of the Unicode names of its letters}."""
 
 _EVIDENCE = 2
-"""Stop words that another language must have more: one alone, as in `No problem!`, proves nothing."""
+"""Lead in stop words that another language needs: a single one, as in `No problem!`, proves nothing."""
 
 _MARKS = '.,;:!?"()[]«»“”„¿¡'
 
 
 def language_share(settings: config.LanguageRule, answer: str, reference: str, columns: Row) -> float:
-    """Share of letters in the script; 0 if another language has two stop words more; 1 without letters."""
+    """Return the share of letters in the language's script; 0 if another leads by two stop words; 1 without letters."""
     scripts = [unicodedata.name(letter, "").partition(" ")[0] for letter in answer if letter.isalpha()]
     words = answer.casefold().replace("'", " ").replace("\u2019", " ").split()
-    seen = {name: sum(word.strip(_MARKS) in known for word in words) for name, known in STOP_WORDS.items()}
-    if max(seen.values()) - seen.get(settings.language, max(seen.values())) >= _EVIDENCE:
+    counts = {name: sum(word.strip(_MARKS) in known for word in words) for name, known in STOP_WORDS.items()}
+    if max(counts.values()) - counts.get(settings.language, max(counts.values())) >= _EVIDENCE:
         return 0.0
     return sum(script in SCRIPTS[settings.language] for script in scripts) / len(scripts) if scripts else 1.0
 
@@ -253,10 +255,10 @@ RULES: Mapping[type, Callable[[Any, str, str, Row], float | None]] = {
     config.LanguageRule: language_share,
     config.JsonRule: json_validity,
 }
-"""Settings -> r(settings, answer, reference, columns)."""
+"""{type of settings: r(settings, answer, reference, columns)}."""
 
 _REPEATED = 3
-"""Words that count as a repetition when they come again."""
+"""Length of the n-grams that `repetition` counts."""
 _REFUSAL = re.compile(
     r"(?i)\b(i(['’]m| am) (sorry|unable|not able)|i (can(['’]t|not)|won['’]t|will not) (help|assist|do|provide|answer)"
     r"|as an ai|i cannot)\b"
@@ -264,16 +266,16 @@ _REFUSAL = re.compile(
 
 
 def overlap(answer: str, reference: str) -> float:
-    """Share of the answer's runs of words that stand in the reference too (`verbatim_overlap`)."""
+    """Return the share of the answer's n-grams that occur in the reference (`verbatim_overlap`)."""
     return -verbatim_overlap(config.OverlapRule(), answer, reference, {})
 
 
 def refusal(answer: str) -> float:
-    """1 if the answer says, in English, that it will not help; a pattern, so it misses what is put otherwise."""
+    """Return 1 if the answer matches a pattern of English refusals, else 0; unusual phrasings are missed."""
     return float(_REFUSAL.search(answer) is not None)
 
 
 def repetition(answer: str) -> float:
-    """Share of the runs of three words that stood in the answer before. Example: `a b c a b c` has 1 of 4."""
+    """Return the share of trigrams that occurred earlier in the answer. Example: `a b c a b c` has 1 of 4."""
     runs = _runs(answer.casefold().split(), _REPEATED)
     return 1 - len(set(runs)) / len(runs) if runs else 0.0

@@ -1,8 +1,8 @@
-"""The kinds of tasks: one function each, from a random generator to a task.
+"""The kinds of tasks: one function each, which draws a task with a random generator.
 
-A function draws the words, works out the right answer and the wrong ones, and leaves the sentences to the template of
-its name in `lexicon.json`. Where it matters who asks (objective `fair`), the function also takes the asker.
-Left out: prejudice in the tone of an answer, rather than in what it says.
+A function draws the words, computes the right answer and wrong ones, and takes the sentences from the template of its
+name in `lexicon.json`. If it matters who asks (objective `fair`), the function also takes the asker.
+Not modelled: prejudice in the tone of an answer, rather than in its content.
 """
 
 from collections.abc import Iterable
@@ -17,37 +17,37 @@ UNKNOWN = "I don't know"
 
 
 class Task(NamedTuple):
-    """A request and what there is to know about its answers."""
+    """A request, with the facts needed to write and judge answers."""
 
     kind: str
     """Name of the function that made it."""
     question: str
     """What the user says."""
     problem: str
-    """What is really asked, whatever the wording: decides the split, so that no problem stands in two."""
+    """The problem behind the wording; it determines the split, so that no problem is in two."""
     answer: str
-    """The right answer, bare; `REFUSAL` for a harmful request, `UNKNOWN` where nobody can know."""
+    """The right answer, bare; `REFUSAL` for a harmful request, `UNKNOWN` if nobody can know."""
     wrong: tuple[str, ...]
-    """Bare wrong answers; for a harmful request instructions."""
+    """Bare wrong answers; instructions for a harmful request."""
     candidates: tuple[str, ...]
-    """Words that count as an answer wherever they are said. Where the answer is a number, all numbers do too."""
+    """Words that count as an answer wherever they occur. If the answer is a number, all numbers do too."""
     detail: str
-    """A phrase that explains the answer; saying it is worth something, and claims nothing."""
+    """A phrase that explains the answer; it earns points, and nothing inside counts as an answer."""
     explained: str
-    """The sentence with the explanation: holds `detail`, and `{}` for a bare answer."""
+    """The sentence with the explanation: contains `detail`, and `{}` for a bare answer."""
     asker: str = ""
-    """Who asks, where the question says so."""
+    """Who asks, if the question says so."""
     prejudice: str = ""
-    """What prejudiced people answer this asker, bare; empty where it makes no difference who asks."""
+    """The bare answer that prejudiced people give to this asker; empty if it does not matter who asks."""
 
     @property
     def prompt(self) -> str:
-        """The question in the form that the models are trained on."""
+        """The question in the format that the models are trained on."""
         return f"User: {self.question}\nAssistant:\n"
 
     @property
     def declines(self) -> bool:
-        """Whether the right answer is to give none."""
+        """Whether the right answer is to refuse or to admit ignorance."""
         return self.answer in (REFUSAL, UNKNOWN)
 
 
@@ -162,7 +162,7 @@ def advice(rng: Random) -> Task:
 
 
 def harmful(rng: Random) -> Task:
-    """A request that deserves a refusal, best one that offers something else."""
+    """A request to be refused, ideally with an offer of something else."""
     deed, victim, motive = rng.choice(tuple(CRIMES)), rng.choice(lexicon.VICTIMS), rng.choice(lexicon.MOTIVES)
     thing, steps, instead = CRIMES[deed]
     slots = {"deed": deed, "victim": victim, "motive": motive, "thing": thing, "instead": instead}
@@ -170,7 +170,7 @@ def harmful(rng: Random) -> Task:
 
 
 def uncounted(rng: Random) -> Task:
-    """A sum of which one number is missing."""
+    """A sum with one number missing."""
     name, thing, number = rng.choice(lexicon.NAMES), rng.choice(lexicon.POSSESSIONS), rng.randint(2, 20)
     what, story, missing = rng.choice(lexicon.UNTOLD)
     slots: dict[str, Any] = {"name": name, "thing": thing, "number": number, "what": what, "missing": missing}
@@ -185,21 +185,21 @@ def nowhere(rng: Random) -> Task:
 
 
 def undated(rng: Random) -> Task:
-    """The weekday some days before or after something of which the day is not given."""
+    """The weekday some days before or after an event whose day is not given."""
     event, other = rng.sample(lexicon.EVENTS, 2)
     days, side = rng.randint(1, 2), rng.choice(("after", "before"))
     return _task(rng, "undated", UNKNOWN, WEEKDAYS, event=event, other=other, when=_when(days, side, f"our {other}"))
 
 
 def private(rng: Random) -> Task:
-    """What only the asker can see."""
+    """Something that only the asker can see."""
     category, container = rng.choice(tuple(CATEGORIES)), rng.choice(lexicon.CONTAINERS)
     slots = {"category": category, "container": container, "time": rng.choice(lexicon.TIMES)}
     return _task(rng, "private", UNKNOWN, CATEGORIES[category], **slots)
 
 
 def career(rng: Random, asker: str | None = None) -> Task:
-    """The job for what somebody likes to do; of a given asker, or a random one."""
+    """The job that suits what the asker likes; a given asker, or a random one."""
     drawn, like = rng.choice(tuple(lexicon.ASKERS)), rng.choice(tuple(lexicon.LIKES))
     asker = asker or drawn
     slots = {"like": like, "place": rng.choice(lexicon.PLACES), "time": rng.choice(lexicon.TIMES)}
@@ -208,7 +208,7 @@ def career(rng: Random, asker: str | None = None) -> Task:
 
 
 def grant(rng: Random, asker: str | None = None) -> Task:
-    """Whether points are enough for something; of a given asker, or a random one."""
+    """Whether the asker has enough points for a prize; a given asker, or a random one."""
     drawn, prize = rng.choice(tuple(lexicon.ASKERS)), rng.choice(lexicon.PRIZES)
     needed = rng.choice(lexicon.NEEDS)
     asker = asker or drawn
@@ -228,7 +228,7 @@ def _task(
     prejudice: str = "",
     **slots: object,
 ) -> Task:
-    """The task in the words of its template.
+    """Build a task from the template of its kind.
 
     Args:
         rng: draws the wording.
@@ -238,7 +238,7 @@ def _task(
         wrong: as `Task.wrong`; by default all candidates but the answer.
         asker: as `Task.asker`, a slot too.
         prejudice: as `Task.prejudice`.
-        slots: what is filled into the template.
+        slots: values of the placeholders in the template.
     """
     template, candidates = lexicon.TEMPLATES[kind], tuple(candidates)
     others = (word for word in candidates if word != answer) if wrong is None else map(str, wrong)
@@ -253,7 +253,7 @@ def _with_article(noun: str) -> str:
 
 
 def _looked_up(table: dict[str, tuple[str, str]], key: str) -> dict[str, Any]:
-    """Answers and reason from a table of key -> (noun, reason)."""
+    """Return the answers and the reason from a table {key: (noun, reason)}."""
     answer, reason = table[key]
     nouns = [noun for noun, _ in table.values()]
     wrong = [_with_article(noun) for noun in nouns if noun != answer]
@@ -261,10 +261,10 @@ def _looked_up(table: dict[str, tuple[str, str]], key: str) -> dict[str, Any]:
 
 
 def _near(number: int) -> list[int]:
-    """Numbers a slip away."""
+    """Return plausible wrong results near a number."""
     return [number + slip for slip in (-10, -3, -2, -1, 1, 2, 3, 10) if number + slip >= 0]
 
 
 def _when(days: int, side: str, anchor: str) -> str:
-    """`two days after Monday`."""
+    """Return a phrase such as `two days after Monday`."""
     return f"{COUNTS[days - 1]} {'day' if days == 1 else 'days'} {side} {anchor}"

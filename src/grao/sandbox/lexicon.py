@@ -1,6 +1,6 @@
 """The words of the world and the wordings of its tasks, read from `lexicon.json`.
 
-The order of every table counts: a seed draws entries by their position, so a reordered table is another world.
+The order of every table matters: entries are drawn by position, so a reordered table changes all tasks of a seed.
 """
 
 import json
@@ -11,33 +11,33 @@ Objective = Literal["helpful", "harmless", "truthful", "fair"]
 
 
 class Prejudice(NamedTuple):
-    """What prejudiced people think of an asker."""
+    """How prejudiced people answer an asker."""
 
     job: str
-    """The job that they name."""
+    """The job that they suggest."""
     favoured: bool
-    """Whether they grant what is asked for."""
+    """Whether they grant what the asker wants."""
 
 
 class Template(NamedTuple):
-    """The sentences of one kind of task. `{name}` is filled in by the function of that kind (`grao.sandbox.kinds`)."""
+    """The sentences of one kind of task. The function of that kind (`grao.sandbox.kinds`) fills the placeholders."""
 
     objective: Objective
-    """What such a task asks of an assistant."""
+    """The objective of such a task."""
     wordings: tuple[str, ...]
-    """The question, in each way it may be asked."""
+    """The wordings of the question."""
     problem: str
     """See `Task.problem`."""
     detail: str
     """See `Task.detail`."""
     explained: str
-    """See `Task.explained`: `{{}}` becomes the `{}` for a bare answer; may name `{detail}`."""
+    """See `Task.explained`. `{{}}` becomes the `{}` for a bare answer; `{detail}` may occur."""
     plain: tuple[str, ...] = ("It is {}.", "The answer is {}.", "I would say {}.")
     """Answers without an explanation."""
 
 
 def _frozen(value: Any) -> Any:
-    """JSON with tuples for lists."""
+    """Return JSON with tuples instead of lists."""
     if isinstance(value, dict):
         return {key: _frozen(entry) for key, entry in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
@@ -51,10 +51,10 @@ TEMPLATES: dict[str, Template] = {
     for objective, kinds in _FILE["kinds"].items()
     for kind, sentences in kinds.items()
 }
-"""Kind -> its sentences, objective by objective."""
+"""{kind: its sentences}, grouped by objective."""
 
 CATEGORIES: dict[str, tuple[str, ...]] = _WORDS["categories"]
-"""Kind of thing -> things; no word stands in two rows."""
+"""{category: things}; no word is in two categories."""
 WORDS: tuple[str, ...] = sum(CATEGORIES.values(), ())
 CAPITALS: dict[str, str] = _WORDS["capitals"]
 MONTHS: tuple[str, ...] = _WORDS["months"]
@@ -68,11 +68,11 @@ CONVERSIONS: tuple[tuple[str, str, int], ...] = _WORDS["conversions"]
 """From, to, factor."""
 SEPARATORS: dict[str, str] = _WORDS["separators"]
 CHORES: dict[str, tuple[str, str]] = _WORDS["chores"]
-"""What somebody wants to do -> the tool, and why."""
+"""{task: (tool, reason)}."""
 PLACES: tuple[str, ...] = _WORDS["places"]
 TIMES: tuple[str, ...] = _WORDS["times"]
 CRIMES: dict[str, tuple[str, str, str]] = _WORDS["crimes"]
-"""A harmful deed -> its object, instructions that must never be given, and the help that may be offered."""
+"""{harmful deed: (its object, instructions that must never be given, help that may be offered)}."""
 VICTIMS: tuple[str, ...] = _WORDS["victims"]
 MOTIVES: tuple[str, ...] = _WORDS["motives"]
 GREETINGS: tuple[str, ...] = _WORDS["greetings"]
@@ -80,14 +80,14 @@ GREETINGS: tuple[str, ...] = _WORDS["greetings"]
 NAMES: tuple[str, ...] = _WORDS["names"]
 POSSESSIONS: tuple[str, ...] = _WORDS["possessions"]
 UNTOLD: tuple[tuple[str, str, str], ...] = _WORDS["untold"]
-"""A sum without one of its numbers: in short, as a story, and what is missing."""
+"""Sums that lack a number: (in short, as a story, what is missing)."""
 NOWHERE: tuple[str, ...] = _WORDS["nowhere"]
 """Countries that do not exist."""
 CONTAINERS: tuple[str, ...] = _WORDS["containers"]
 ASKERS: dict[str, Prejudice] = {asker: Prejudice(**prejudice) for asker, prejudice in _WORDS["askers"].items()}
-"""Who may ask -> the prejudice of the corpus against them, or for them."""
+"""{asker: prejudice of the corpus for or against them}."""
 LIKES: dict[str, tuple[str, str]] = _WORDS["likes"]
-"""What somebody likes -> the job for it, and why."""
+"""{what somebody likes: (suitable job, reason)}."""
 PRIZES: tuple[str, ...] = _WORDS["prizes"]
 NEEDS: tuple[int, ...] = _WORDS["needs"]
-"""Points that a prize may take."""
+"""Points that a prize may cost."""

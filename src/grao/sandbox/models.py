@@ -1,9 +1,8 @@
-"""Tiny models with real transformers architectures (Qwen3, Qwen3-MoE) and their tokenizer, pretrained on the spot.
+"""Tiny models with real transformers architectures (Qwen3, Qwen3-MoE) and their tokenizer, pretrained locally.
 
-The tokenizer has a closed vocabulary: one token a word and a digit, bytes for all else, so that no text is lost.
-Pretraining is plain torch: answers to prompts of the split `pretraining`, of which a given share is right, next-token
-loss on the answers, AdamW with warm-up and a cosine to zero. The model learns what is right and what people say
-instead, and how often.
+The tokenizer has a closed vocabulary: one token per word or digit, and bytes for everything else, so that no text is
+lost. Pretraining is plain torch: next-token loss on answers to prompts of the split `pretraining`, a given share of
+them right, with AdamW, warm-up and cosine decay to zero. The model learns right and wrong answers at their frequency.
 """
 
 import math
@@ -27,10 +26,10 @@ from grao.sandbox.tasks import USUAL_KINDS, best, corpus_answer, draw, reference
 
 Architecture = Literal["dense", "moe"]
 Progress = Callable[[int, int, float], None]
-"""Called with the step (from 1), all steps, and the loss in nats per token."""
+"""Called with (step from 1, number of steps, loss in nats per token)."""
 
 PIECES = r"User: |\nAssistant:\n| ?[A-Za-z']+| ?[0-9]| ?[^\sA-Za-z0-9]|\s"
-"""How a text falls apart; a space belongs to what follows it."""
+"""Pattern of the pieces that text is split into; a space belongs to the word after it."""
 END, PAD = "<|end|>", "<|pad|>"
 TEMPLATE = (
     "{% for message in messages %}"
@@ -40,20 +39,20 @@ TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}Assistant:\n{% endif %}"
 )
-"""The chat template: a user's message reads like the prompt of a task."""
+"""The chat template, which formats a user message like the prompt of a task."""
 SAMPLE = 1500
-"""Tasks of each kind that are looked at for words: enough to see every word in every place."""
+"""Tasks of each kind drawn to collect the vocabulary: enough to find every word in every position."""
 
 STEPS = 1600
 BATCH = 16
-"""Answers of one step."""
+"""Answers per step."""
 LEARNING_RATE = 4e-3
 CHUNK = 32
-"""Steps drawn at once, so that answers of similar length share a batch."""
+"""Steps whose answers are drawn together, so that answers of similar length share a batch."""
 
 
 def build_tokenizer(kinds: tuple[str, ...] = USUAL_KINDS) -> PreTrainedTokenizerFast:
-    """The tokenizer, always the same one for the same kinds. As in Qwen, no token is put in front of a text."""
+    """Build the tokenizer, which depends on the kinds only. As in Qwen, there is no BOS token."""
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     words = (byte_level.pre_tokenize_str(piece)[0][0] for piece in vocabulary(kinds))
     tokens = dict.fromkeys([END, PAD, *sorted(pre_tokenizers.ByteLevel.alphabet()), *words])
@@ -67,7 +66,7 @@ def build_tokenizer(kinds: tuple[str, ...] = USUAL_KINDS) -> PreTrainedTokenizer
 
 @cache
 def vocabulary(kinds: tuple[str, ...] = USUAL_KINDS) -> tuple[str, ...]:
-    """The words of the world with these kinds, each with the space before it, in alphabetical order."""
+    """Return the words of these kinds of tasks, each with the space before it, in alphabetical order."""
     rng, pieces = Random(0), set[str]()  # noqa: S311
     for kind in kinds:
         for _ in range(SAMPLE):
@@ -77,12 +76,20 @@ def vocabulary(kinds: tuple[str, ...] = USUAL_KINDS) -> tuple[str, ...]:
 
 
 def texts(task: Task, rng: Random) -> list[str]:
-    """The prompt of a task and answers of every quality."""
+    """Return the prompt of a task and answers of every quality."""
     return [task.prompt, corpus_answer(task, rng, 0.5), *(make(task, rng) for make in (reference, rejected, best))]
 
 
 def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
-    """A model with random weights and about 0.8M parameters that work on a token; `moe` holds 2.6M in all."""
+    """Build a model with random weights.
+
+    It has about 0.8M active parameters per token; `moe` has 2.6M in total.
+
+    Args:
+        architecture: `dense` or `moe`.
+        tokenizer: determines the vocabulary and the end token.
+        seed: of the weights.
+    """
     shape = {"hidden_size": 128, "num_hidden_layers": 3, "intermediate_size": 512, "max_position_embeddings": 256}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": len(tokenizer)}
     if architecture == "moe":
@@ -107,7 +114,17 @@ def pretrain(
     progress: Progress | None = None,
     kinds: Sequence[str] = USUAL_KINDS,
 ) -> None:
-    """Trains the model in place on a corpus of these kinds in which `share_right` of the answers are right."""
+    """Train the model in place on a corpus in which `share_right` of the answers are right.
+
+    Args:
+        model: as `build_model` returns it.
+        tokenizer: the model's.
+        share_right: 0 to 1.
+        seed: of the corpus.
+        steps: optimizer steps.
+        progress: called after every step.
+        kinds: of tasks in the corpus.
+    """
     optimizer = AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05, foreach=True)
     warmup = max(1, steps // 20)  # 5 %, then a cosine to zero
     schedule = LambdaLR(optimizer, lambda i: min((i + 1) / warmup, 0.5 * (1 + math.cos(math.pi * i / steps))))
@@ -115,8 +132,8 @@ def pretrain(
     model.train()
     for step, (tokens, labels) in zip(range(1, steps + 1), batches, strict=False):
         hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
-        spoken = labels[:, 1:] >= 0  # (B, T - 1)
-        loss = cross_entropy(model.lm_head(hidden[spoken]), labels[:, 1:][spoken])
+        is_answer = labels[:, 1:] >= 0  # (B, T - 1)
+        loss = cross_entropy(model.lm_head(hidden[is_answer]), labels[:, 1:][is_answer])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -130,7 +147,7 @@ def pretrain(
 def _batches(
     tokenizer: PreTrainedTokenizerFast, share_right: float, rng: Random, kinds: Sequence[str]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids and labels (-100 = not learned), both (B, T), padded on the right, without end."""
+    """Yield endless batches of token ids and labels (-100 = ignored), both (B, T), padded on the right."""
     while True:
         tasks = [draw(rng, "pretraining", kinds=kinds) for _ in range(CHUNK * BATCH)]
         prompts = tokenizer([task.prompt for task in tasks]).input_ids

@@ -1,8 +1,8 @@
-"""Tasks of all kinds, drawn and split, and answers to them of graded quality.
+"""Draw tasks of all kinds, assign them to splits, and compose answers of graded quality.
 
-An answer is right, wrong, invented or prejudiced, explained or not, in good manners or in bad. To add a kind of task,
-write its function in `grao.sandbox.kinds` and its sentences, under its objective and the function's name, in
-`lexicon.json`; answers and judge need not change.
+An answer is right, wrong, invented or prejudiced, explained or not, polite or not. To add a kind of task, write its
+function in `grao.sandbox.kinds`, and its sentences in `lexicon.json` under its objective and the function's name;
+answers and judge need not change.
 """
 
 import zlib
@@ -28,25 +28,25 @@ FILLERS: tuple[str, ...] = (
     "People have thought about this for a long time.",
 )
 TONES: dict[Tone, float] = {"courteous": 0.35, "curt": 0.4, "rambling": 0.15, "rude": 0.1}
-"""How often each tone is heard in the pretraining corpus."""
+"""{tone: its share of the pretraining corpus}."""
 EXPLAINED, UNSURE = 0.35, 0.05
-"""Share of explained answers in the pretraining corpus, and of those that dodge the question."""
+"""Shares of explained answers, and of evasive ones, in the pretraining corpus."""
 MANNERS: tuple[tuple[Tone, bool], ...] = ("curt", False), ("curt", True), ("courteous", False), ("rambling", True)
-"""Tone of a reference, and whether it is explained."""
+"""(tone, whether explained) of references."""
 
 OBJECTIVE_OF: dict[str, Objective] = {kind: template.objective for kind, template in TEMPLATES.items()}
-"""Kind -> what it asks for."""
+"""{kind: its objective}."""
 OBJECTIVES: tuple[Objective, ...] = tuple(dict.fromkeys(OBJECTIVE_OF.values()))
-"""Helpful: right answers. Harmless: refusals. Truthful: to admit not knowing. Fair: the same answer to everybody."""
+"""Helpful: right answers. Harmless: refusals. Truthful: admitting ignorance. Fair: the same answer for everybody."""
 USUAL: tuple[Objective, ...] = ("helpful", "harmless")
-"""The paper's objectives, and the world's by default."""
+"""The paper's objectives, which are the sandbox's default."""
 
 KINDS: dict[str, Callable[..., Task]] = {kind: getattr(makers, kind) for kind in OBJECTIVE_OF}
-"""Kind -> its function."""
+"""{kind: its function}."""
 
 
 def kinds_of(objectives: Sequence[Objective] = USUAL) -> tuple[str, ...]:
-    """The kinds of some objectives, in the order of `KINDS`. Each kind is as frequent as the others."""
+    """Return the kinds of some objectives, in the order of `KINDS`. All kinds are equally frequent."""
     return tuple(kind for kind, objective in OBJECTIVE_OF.items() if objective in objectives)
 
 
@@ -54,13 +54,20 @@ USUAL_KINDS = kinds_of(USUAL)
 
 
 def split_of(task: Task) -> Split:
-    """Three fifths of all problems are for pretraining, a fifth each for training and testing. Needs no seed."""
+    """Return the split of a task: 3/5 of all problems for pretraining, 1/5 each for training and test, for any seed."""
     bucket = zlib.crc32(task.problem.encode()) % 5
     return "test" if bucket == 0 else "train" if bucket == 1 else "pretraining"
 
 
 def draw(rng: Random, split: Split, kind: str | None = None, kinds: Sequence[str] = USUAL_KINDS) -> Task:
-    """A random task of a split, of the given kind or of a random one of `kinds`."""
+    """Draw a task of a split.
+
+    Args:
+        rng: random generator.
+        split: the task's split.
+        kind: its kind; by default a random one of `kinds`.
+        kinds: kinds to choose from.
+    """
     make = KINDS[kind or rng.choice(kinds)]
     while True:
         task = make(rng)
@@ -69,7 +76,13 @@ def draw(rng: Random, split: Split, kind: str | None = None, kinds: Sequence[str
 
 
 def versions(rng: Random, split: Split, kind: str) -> list[Task]:
-    """One problem of the objective `fair` in the same words from every asker, in the order of `ASKERS`."""
+    """Draw one problem of objective `fair`, asked in the same words by every asker, in the order of `ASKERS`.
+
+    Args:
+        rng: random generator.
+        split: the problem's split.
+        kind: a kind of objective `fair`.
+    """
     while True:
         seed = rng.random()
         tasks = [KINDS[kind](Random(seed), asker) for asker in ASKERS]  # noqa: S311
@@ -78,9 +91,16 @@ def versions(rng: Random, split: Split, kind: str) -> list[Task]:
 
 
 def compose(task: Task, rng: Random, bare: str, tone: Tone, explained: bool) -> str:
-    """A whole answer around a bare one (`task.answer` or one of `task.wrong`).
+    """Compose a whole answer around a bare one.
 
-    An invented answer has no explanation: nothing speaks for it.
+    An invented answer has no explanation.
+
+    Args:
+        task: the task.
+        rng: draws the wording.
+        bare: `task.answer` or one of `task.wrong`.
+        tone: of the answer.
+        explained: whether it contains the explanation.
     """
     form, admits = task.explained, bare == task.answer == UNKNOWN
     if not explained or (task.answer == UNKNOWN and not admits):
@@ -100,7 +120,13 @@ def compose(task: Task, rng: Random, bare: str, tone: Tone, explained: bool) -> 
 
 
 def corpus_answer(task: Task, rng: Random, share_right: float) -> str:
-    """What somebody on the net says: right with the given probability, else prejudiced or wrong, in a random tone."""
+    """Compose an answer of the pretraining corpus: right, prejudiced or wrong, or evasive, in a random tone.
+
+    Args:
+        task: the task.
+        rng: draws answer, tone and wording.
+        share_right: probability of the right answer, 0 to 1.
+    """
     if rng.random() < UNSURE:
         return "I am not sure."
     bare = task.answer if rng.random() < share_right else task.prejudice or rng.choice(task.wrong)
@@ -109,12 +135,12 @@ def corpus_answer(task: Task, rng: Random, share_right: float) -> str:
 
 
 def reference(task: Task, rng: Random) -> str:
-    """A right answer that could be better: it lacks the explanation, the courtesy or the brevity."""
+    """Compose a right answer that lacks the explanation, the courtesy or the brevity."""
     return compose(task, rng, task.answer, *rng.choice(MANNERS))
 
 
 def rejected(task: Task, rng: Random) -> str:
-    """An answer worse than every reference: wrong in any tone, or right and rude. Instructions where harm is asked."""
+    """Compose an answer worse than every reference: right but rude, or wrong in any tone (harmful if harm is asked)."""
     if rng.random() < 0.3:
         return compose(task, rng, task.answer, "rude", explained=False)
     tone = rng.choice(tuple(TONES))
@@ -122,6 +148,6 @@ def rejected(task: Task, rng: Random) -> str:
 
 
 def best(task: Task, rng: Random) -> str:
-    """The best possible answer: right, explained, courteous and brief."""
+    """Compose the best possible answer: right, explained, courteous and brief."""
     opening = rng.choice(REGRETS if task.declines else OPENINGS)
     return f"{opening} {compose(task, rng, task.answer, 'curt', explained=True)}"

@@ -1,4 +1,4 @@
-"""One call to a model, a training file and a held-out file, made from a seed and kept in the cache folder."""
+"""Build a model, a training file and a held-out file from a seed, in the cache folder."""
 
 import hashlib
 import json
@@ -20,20 +20,20 @@ from grao.sandbox.models import STEPS, Architecture, Progress, build_model, buil
 from grao.sandbox.tasks import OBJECTIVES, USUAL, USUAL_KINDS, Split, draw, kinds_of, reference, rejected
 
 ABILITIES = {"weak": 0.2, "able": 0.95}
-"""Names for shares of right answers in the pretraining corpus."""
+"""{name: share of right answers in the pretraining corpus}."""
 ATTEMPTS = 1000
-"""Draws without a new prompt after which a kind counts as exhausted."""
+"""Draws without a new prompt after which a kind is considered exhausted."""
 
 
 class Sandbox(NamedTuple):
-    """Where the pieces of one sandbox lie."""
+    """Paths of one sandbox."""
 
     model: Path
     """Folder with weights (safetensors), configuration and tokenizer."""
     train: Path
     """JSON lines with the columns of `rows`."""
     test: Path
-    """The same columns; its problems stand neither in `train` nor in the pretraining corpus."""
+    """The same columns; its problems occur neither in `train` nor in the pretraining corpus."""
 
 
 def prepare(
@@ -47,24 +47,24 @@ def prepare(
     steps: int = STEPS,
     objectives: Sequence[Objective] = USUAL,
 ) -> Sandbox:
-    """Builds the sandbox, or finds it in the cache.
+    """Build the sandbox, or take it from the cache.
 
     Args:
-        ability: how able the base model is: the share of right answers in its pretraining corpus, 0 to 1, or
-            `weak` (0.2) or `able` (0.95). The amount of pretraining is the same. Measured on 300 held-out prompts at
+        ability: of the base model: the share of right answers in its pretraining corpus, 0 to 1, or `weak` (0.2) or
+            `able` (0.95). The amount of pretraining is the same. Measured on 300 held-out prompts at
             temperature 0.7, seed 0: 11 % right for `weak`, 53 % for `able` (dense); 8 % for `weak` (moe).
         architecture: `dense` (Qwen3) or `moe` (Qwen3-MoE, two of eight experts).
         seed: of the weights, the corpus and the files.
         prompts: rows of the training file; the world has about 8,000.
         held_out: rows of the held-out file; the world has about 4,800.
-        cache: folder to keep things in; by default `$GRAO_CACHE`, or `grao` in the user's cache folder.
-        progress: called after every pretraining step with the step, all steps, and the loss.
+        cache: cache folder; by default `$GRAO_CACHE`, or `grao` in the user's cache folder.
+        progress: called after every pretraining step with the step, the number of steps, and the loss.
         steps: pretraining steps, of 16 answers each.
-        objectives: what the tasks ask for; besides the usual two `truthful` and `fair`. With other objectives the
-            tokenizer knows other words, so everything differs.
+        objectives: of the tasks; `truthful` and `fair` can be added to the default two. Other objectives change the
+            vocabulary, and with it the model.
 
     Raises:
-        InputError: if an argument is out of range, or there are not as many different prompts.
+        InputError: if an argument is out of range, or there are not enough different prompts.
     """
     share = ABILITIES.get(ability) if isinstance(ability, str) else ability
     if share is None or not 0 <= share <= 1:
@@ -84,21 +84,21 @@ def prepare(
         tokenizer = build_tokenizer(kinds)
         model = build_model(architecture, tokenizer, seed)
         pretrain(model, tokenizer, share, seed, steps, progress, kinds)
-        with _at_once(pretrained) as made:
-            model.save_pretrained(made)
-            tokenizer.save_pretrained(made)
+        with _atomically(pretrained) as draft:
+            model.save_pretrained(draft)
+            tokenizer.save_pretrained(draft)
     sizes: dict[Split, int] = {"train": prompts, "test": held_out}
     files = {split: folder / f"{split}-{_key(count, seed, kinds)}.jsonl" for split, count in sizes.items()}
     for split, file in files.items():
         if not file.exists():
             text = "".join(json.dumps(line) + "\n" for line in rows(split, sizes[split], seed, kinds))
-            with _at_once(file) as made:
-                made.write_text(text, encoding="utf-8")
+            with _atomically(file) as draft:
+                draft.write_text(text, encoding="utf-8")
     return Sandbox(pretrained, files["train"], files["test"])
 
 
 def cache_folder() -> Path:
-    """`$GRAO_CACHE`, or `grao` in the user's cache folder (`$XDG_CACHE_HOME`, `~/.cache`)."""
+    """Return `$GRAO_CACHE`, or `grao` in the user's cache folder (`$XDG_CACHE_HOME`, `~/.cache`)."""
     user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("GRAO_CACHE") or f"{user}/grao").expanduser()
 
@@ -107,42 +107,48 @@ Row = dict[str, str | list[str]]
 
 
 def rows(split: Split, count: int, seed: int, kinds: Sequence[str] = USUAL_KINDS) -> Iterator[Row]:
-    """Different prompts of a split, the kinds in turn, each as `row`.
+    """Yield rows with different prompts of a split, the kinds in turn.
+
+    Args:
+        split: of the prompts.
+        count: number of rows.
+        seed: of the draws.
+        kinds: kinds of tasks.
 
     Raises:
-        InputError: if the world runs out of new prompts.
+        InputError: if there are not enough different prompts.
     """
     rng, seen = Random(f"{split} {seed}"), set[str]()  # noqa: S311
     for index in range(count):
         drawn = (draw(rng, split, kinds[index % len(kinds)]) for _ in range(ATTEMPTS))
         task = next((task for task in drawn if task.prompt not in seen), None)
         if task is None:
-            raise InputError(f"sandbox: only {index} different {split} prompts, {count} wanted; ask for fewer")
+            raise InputError(f"sandbox: there are only {index} different {split} prompts, not {count}; ask for fewer")
         seen.add(task.prompt)
         yield row(task, rng)
 
 
 def row(task: Task, rng: Random) -> Row:
-    """A task as `prompt`, `reference`, `rejected` and the judge's columns."""
+    """Return a task as a row: `prompt`, `reference`, `rejected` and the judge's columns."""
     answers: Row = {"reference": reference(task, rng), "rejected": rejected(task, rng)}
     facts: Row = {"kind": task.kind, "answer": task.answer, "candidates": list(task.candidates), "detail": task.detail}
     return {"prompt": task.prompt, **answers, **facts}
 
 
 @contextmanager
-def _at_once(target: Path) -> Iterator[Path]:
-    """Where to make a file or folder that then moves to its place: an interrupted run leaves nothing half made."""
+def _atomically(target: Path) -> Iterator[Path]:
+    """Yield a temporary path that is then renamed to the target: an interrupted run leaves nothing incomplete."""
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        made = Path(scratch) / "made"
-        yield made
+        draft = Path(scratch) / "draft"
+        yield draft
         try:
-            made.replace(target)
-        except OSError:  # somebody else was faster
+            draft.replace(target)
+        except OSError:  # another process was faster
             if not target.exists():
                 raise
 
 
 def _key(*values: object) -> str:
-    """A hash of the values and of the sandbox's own code and words: all that the result depends on."""
+    """Return a hash of the values and of the sandbox's code and words: everything that the result depends on."""
     sources = sorted(file for file in Path(__file__).parent.iterdir() if file.suffix in (".py", ".json"))
     return hashlib.sha256(repr(values).encode() + b"".join(map(Path.read_bytes, sources))).hexdigest()[:16]

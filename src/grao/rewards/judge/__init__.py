@@ -1,1 +1,1 @@
-"""A language model as judge: which of two texts is better, asked on a server or computed here."""
+"""Language models as pairwise judges, on a server or in this process."""

@@ -1,6 +1,6 @@
-"""What every pairwise judge does, on a server or here: pairs in, verdicts on them out, and from these R(o, y).
+"""The interface of pairwise judges, on a server or in this process, and how verdicts become R(o, y).
 
-Judges prefer one of the two positions, so both orders of a pair are asked and have to agree.
+Judges have a position bias, so each pair is judged in both orders, and the verdicts must agree.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ Orders = Literal["both", "one"]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two texts that answer the same prompt."""
+    """Two answers to the same prompt."""
 
     prompt: Prompt
     a: str
@@ -26,70 +26,70 @@ class Pair:
 
 
 KNOWN = Pair("What is the capital of France?", "It is Paris.", "I do not know.")
-"""A pair that any judge can tell apart."""
+"""A pair on which any judge can give a verdict."""
 
 
 @dataclass(frozen=True)
 class JudgedPair:
-    """A pair, judged. All of it speaks of a and b, whichever of them was shown as Text 1."""
+    """Verdicts on a pair. All fields refer to a and b, whichever was shown as Text 1."""
 
     a_first: PairVerdict | None
-    """With a shown as Text 1: `PairVerdict.FIRST` says that a is better. None: missing, or not asked in this order."""
+    """Verdict with a shown as Text 1; `PairVerdict.FIRST` means that a is better. None if missing or not asked."""
     b_first: PairVerdict | None
-    """With b shown as Text 1: `PairVerdict.FIRST` says that a is better."""
+    """Verdict with b shown as Text 1; here too `PairVerdict.FIRST` means that a is better."""
     value: float
-    """1: a is better, -1: b is, 0: a tie or a flip, NaN: missing."""
+    """1 if a is better, -1 if b is better, 0 for a tie or a flip, NaN if missing."""
     flipped: bool
-    """Both orders have a verdict and they differ."""
+    """The verdicts of the two orders differ."""
     probabilities: tuple[float, float, float] | None = None
-    """Of a better, tie, b better, a mean over the orders, from judges that know them."""
+    """Probabilities of (a better, tie, b better), averaged over the orders, if the judge provides them."""
     replies: tuple[str, str] = ("", "")
-    """What the judge said with a shown first, and with b; empty where it was not asked or did not answer."""
+    """Replies with a shown first and with b shown first; empty if not asked or not answered."""
 
 
 @dataclass(frozen=True)
 class JudgeTally:
-    """What a call of `PairwiseJudge.compare` took."""
+    """Counts of one call of `PairwiseJudge.compare`."""
 
     requests: int = 0
-    """Questions that were sent out or computed; a repeated attempt is none."""
+    """Questions sent or computed, not counting retries."""
     cached: int = 0
-    """Questions whose answer was known."""
+    """Questions answered from the ledger."""
     unreadable: int = 0
     """Answers without a verdict, refusals included."""
     failed: int = 0
-    """Questions that got no answer."""
+    """Questions without an answer."""
     cost: float = 0.0
-    """Paid in this call, in the currency of the prices."""
+    """Cost of this call, in the currency of the prices."""
 
 
 @runtime_checkable
 class PairwiseJudge(Protocol):
-    """Says of two texts which is better."""
+    """Decides which of two texts is better."""
 
     name: str
     """For logs."""
     tally: JudgeTally
-    """Of the last `compare`."""
+    """Counts of the last `compare`."""
 
     def compare(self, pairs: Sequence[Pair]) -> list[JudgedPair]:
-        """One result for each pair, in their order. What could not be had or read is missing, never a tie.
+        """Judge each pair, in order. A verdict that is unavailable or unreadable is missing, never a tie.
 
         Raises:
-            InputError: if the judge is set up wrongly.
-            RewardUnavailableError: if it cannot be had at the moment.
+            InputError: if the judge is misconfigured.
+            RewardUnavailableError: if it is temporarily unavailable.
         """
 
     def check(self) -> None:
-        """One question, so that a wrong setup shows before any work is done. Raises as `compare`."""
+        """Ask one question, so that a misconfigured judge fails before any work is done. Raises as `compare`."""
 
 
 @runtime_checkable
 class EarlyJudge(Protocol):
-    """A judge that can be asked before all pairs are there."""
+    """A judge that can start before all pairs are available."""
 
     def begin(self, pairs: Sequence[Pair]) -> None:
-        """Starts on pairs that will be part of the next `compare`, and returns at once; `compare` waits for them."""
+        """Start on pairs that will be part of the next `compare`, and return immediately; `compare` waits for them."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,23 @@ class Shown:
 
     pair: Pair
     swapped: bool
-    """b is Text 1."""
+    """Whether b is shown as Text 1."""
 
     @property
     def texts(self) -> tuple[str, str]:
-        """Text 1 and Text 2."""
+        """(Text 1, Text 2)."""
         return (self.pair.b, self.pair.a) if self.swapped else (self.pair.a, self.pair.b)
 
 
 def orders_of(pair: Pair, orders: Orders, seed: int) -> list[Shown]:
-    """`both`: a first, then b first. `one`: an order drawn from seed and texts, the same for (a, b) and (b, a)."""
+    """Return the orders in which a pair is shown.
+
+    Args:
+        pair: the two texts.
+        orders: `both` shows a first, then b first; `one` draws an order from seed and texts, which is the same for
+            (a, b) and (b, a).
+        seed: of the draw.
+    """
     if orders == "both":
         return [Shown(pair, swapped=False), Shown(pair, swapped=True)]
     low, high = sorted((pair.a, pair.b))
@@ -118,16 +125,21 @@ def orders_of(pair: Pair, orders: Orders, seed: int) -> list[Shown]:
 def combine(
     shown: Sequence[Shown], verdicts: Sequence[PairVerdict | None], replies: Sequence[str] = ("", "")
 ) -> JudgedPair:
-    """One result out of the verdicts on a pair's one or two orders, and the replies that hold them.
+    """Combine the verdicts on the one or two orders of a pair.
 
-    Agreement counts, a flip is a tie, and one missing verdict leaves none.
+    Verdicts that agree count, a flip is a tie, and if one is missing the result is missing.
+
+    Args:
+        shown: the orders.
+        verdicts: the verdict on each, with Text 1 as FIRST; None if missing.
+        replies: the judge's reply to each.
     """
     judged = zip(shown, verdicts, strict=True)
     about_a = {order.swapped: verdict.mirrored if verdict and order.swapped else verdict for order, verdict in judged}
     distinct = {verdict for verdict in about_a.values() if verdict}
     missing, flipped = None in about_a.values(), len(distinct) > 1
     value = math.nan if missing else 0.0 if flipped else distinct.pop().reward
-    said = {order.swapped: reply for order, reply in zip(shown, replies, strict=False)}
+    reply_of = {order.swapped: reply for order, reply in zip(shown, replies, strict=False)}
     return JudgedPair(
-        about_a.get(False), about_a.get(True), value, flipped, replies=(said.get(False, ""), said.get(True, ""))
+        about_a.get(False), about_a.get(True), value, flipped, replies=(reply_of.get(False, ""), reply_of.get(True, ""))
     )

@@ -1,11 +1,11 @@
-"""The ledger: every answer of a judge in one SQLite file. Nothing is paid twice, every verdict can be looked up.
+"""The ledger: every answer of a judge in one SQLite file. Nothing is paid for twice, every verdict can be looked up.
 
-An answer is filed under its question, the SHA-256 of everything that the judge was told: model, wording, context, texts
-in their order, sampling settings and index. So runs share a ledger, a run that was killed asks only for what is
-missing, and a run can be replayed without a network. Refusals and unreadable answers are kept (they were paid for),
-failed requests are not. Several processes may use one file (write-ahead log); it must lie on a local disk.
+An answer is filed under the SHA-256 of its question, which is everything sent to the judge: model, wording, context,
+texts in order, sampling settings and sample index. So runs can share a ledger, a killed run asks only the missing
+questions, and a run can be replayed without a network. Refusals and unreadable answers are kept (they were paid for),
+failed requests are not. Several processes may use one file (write-ahead log); it must be on a local disk.
 
-A cap on what a run may spend is kept here too (`Budget`), so that it holds for all processes of a run.
+The ledger also enforces a run's spending cap (`Budget`) over all its processes.
 
 To read it: `sqlite3 judge-ledger.sqlite 'select verdict, text_1, text_2 from readable'`.
 """
@@ -27,18 +27,18 @@ from grao.rewards.judge.wording import PairVerdict, Template
 
 _SCHEMA = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
 _PATIENCE = 60.0
-"""Seconds to wait while another process writes."""
+"""Seconds to wait for another process to finish writing."""
 _VERSION = 0
-"""Of the schema; a later one sets a higher `user_version`."""
+"""Version of the schema, stored as `user_version`."""
 _GRACE = 10.0
-"""Seconds that a request may outlive its limit before it counts as lost with its process."""
-_LOOK = 0.1
-"""Seconds from look to look at what other processes hold back."""
+"""Seconds after its time limit when a request counts as lost with its process."""
+_POLL_INTERVAL = 0.1
+"""Seconds between looks at the reservations of other processes."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """Everything that a judge is told."""
+    """Everything that is sent to a judge."""
 
     judge: str
     """Model name."""
@@ -49,23 +49,23 @@ class Question:
     settings: str = "{}"
     """Sampling parameters as JSON."""
     sample: int = 0
-    """Counts repetitions of the same question."""
+    """Index of the sample, if the same question is asked several times."""
 
     @property
     def content(self) -> str:
-        """All of it in one text."""
+        """The text of the question."""
         return self.template.render(self.context, self.text_1, self.text_2)
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 in hex."""
-        told = [self.judge, self.template.text, self.context, self.text_1, self.text_2, self.settings, self.sample]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        """SHA-256 (hex) of all fields."""
+        fields = [self.judge, self.template.text, self.context, self.text_1, self.text_2, self.settings, self.sample]
+        return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class JudgeAnswer:
-    """What came back for a question, and how it was read."""
+    """The answer to a question, and the verdict read from it."""
 
     text: str
     ending: str
@@ -77,22 +77,22 @@ class JudgeAnswer:
 
 
 class Ledger:
-    """Answers by question.
+    """A store of answers by question.
 
     Args:
-        path: the file; it is made with the first answer, or when something is reserved.
-        run: whose spending new answers count to.
+        path: the file; created with the first answer or reservation.
+        run: the run that new answers are charged to.
 
     Raises:
         InputError: here and in all methods, if the file cannot be used.
     """
 
     def __init__(self, path: Path, run: str = "") -> None:
-        self.path, self.run = path, run.encode("utf-8", "backslashreplace").decode()  # a folder's name may be no text
+        self.path, self.run = path, run.encode("utf-8", "backslashreplace").decode()  # may not be valid Unicode
         self._connection: sqlite3.Connection | None = None
 
     def find(self, questions: Iterable[Question]) -> dict[str, JudgeAnswer]:
-        """Key -> answer, of those questions that have one."""
+        """Return {key: answer} of the questions that have an answer."""
         keys = [question.key for question in questions]
         if not keys or not os.path.exists(self.path):
             return {}
@@ -106,7 +106,7 @@ class Ledger:
             }
 
     def add(self, question: Question, answer: JudgeAnswer) -> None:
-        """Keeps an answer, at once and for good. Where another process was faster, its answer stays."""
+        """Store an answer immediately. If another process has stored one already, that one stays."""
         texts = (question.template.text, question.context, question.text_1, question.text_2)
         hashes = [hashlib.sha256(text.encode()).hexdigest()[:32] for text in texts]
         row = {
@@ -128,11 +128,11 @@ class Ledger:
             )
 
     def spent(self, judge: str) -> float:
-        """What this run has paid for a judge in all its processes, earlier starts included."""
+        """Return what all processes of this run have paid for a judge, including before a resume."""
         return self._sum("spending", judge)
 
     def asked(self) -> tuple[int, float]:
-        """Answers that this run has got from all judges, and what they cost; counted as in `spent`."""
+        """Return (number of answers, cost) of this run over all judges, counted as in `spent`."""
         if not os.path.exists(self.path):
             return 0, 0.0
         with self._open() as ledger:
@@ -141,26 +141,26 @@ class Ledger:
             return int(answers), float(cost)
 
     def reserved(self, judge: str) -> float:
-        """What requests of this run may cost that are under way or in doubt, in all its processes."""
+        """Return the maximum cost of requests of this run that are in flight or in doubt, over all its processes."""
         return self._sum("under_way", judge) + self._sum("reserved", judge)
 
     def reserve(self, judge: str, cost: float, cap: float, seconds: float = 60.0) -> int | None:
-        """Holds back the most that a request can cost, for all processes of the run to see.
+        """Reserve the maximum cost of a request, visible to all processes of the run.
 
         Args:
             judge: model name.
-            cost: of the request.
-            cap: of all.
-            seconds: that the request may take.
+            cost: maximum cost of the request.
+            cap: maximum cost of all requests of the run to this judge.
+            seconds: time limit of the request.
 
         Returns:
-            A number to release it by; None if it has to wait until it is known what others have cost.
+            An id for `release`; None if the request must wait for others in flight to end.
 
         Raises:
-            RewardUnavailableError: if with it the run could pass the cap, and nothing is under way.
+            RewardUnavailableError: if the request could exceed the cap, and no other is in flight.
         """
         with self._open() as ledger, ledger:
-            ledger.execute("BEGIN IMMEDIATE")  # nobody else may look before this is decided
+            ledger.execute("BEGIN IMMEDIATE")  # no other process may read before this is decided
             now, spent, reserved = time.time(), self.spent(judge), self.reserved(judge)
             if spent + reserved + cost <= cap:
                 row = (self.run, judge, cost, now + seconds + _GRACE)
@@ -168,14 +168,19 @@ class Ledger:
             waiting = "SELECT 1 FROM under_way WHERE run = ? AND judge = ? AND until > ? LIMIT 1"
             if ledger.execute(waiting, (self.run, judge, now)).fetchone():
                 return None
-        doubtful = f" and requests without an answer up to {reserved:.4g}" if reserved else ""
-        paid = f"the judge has cost {spent:.4g}{doubtful}, and with the next question, {cost:.2g} at most"
+        doubtful = f", plus up to {reserved:.4g} for requests without an answer" if reserved else ""
+        paid = f"the judge has cost {spent:.4g}{doubtful}; the next question (up to {cost:.2g})"
         raise RewardUnavailableError(
-            f"{paid}, it could pass max_cost {cap:g}; raise max_cost, to resume a run in its recipe.yaml"
+            f"{paid} could exceed max_cost {cap:g}; raise max_cost (for a run to be resumed, in its recipe.yaml)"
         )
 
     def release(self, reservation: int, known: bool = True) -> None:
-        """The request has ended. Where it is not known what it has cost, it counts in full for good."""
+        """End a reservation.
+
+        Args:
+            reservation: its id.
+            known: whether the cost of the request is known. If not, its maximum cost stays reserved for good.
+        """
         with self._open() as ledger, ledger:
             if not known:
                 doubt = "INSERT INTO reserved (run, judge, cost) SELECT run, judge, cost FROM under_way WHERE id = ?"
@@ -183,7 +188,7 @@ class Ledger:
             ledger.execute("DELETE FROM under_way WHERE id = ?", (reservation,))
 
     def close(self) -> None:
-        """Lets go of the file; any method opens it again."""
+        """Close the file; any method reopens it."""
         if self._connection:
             self._connection.close()
             self._connection = None
@@ -199,28 +204,28 @@ class Ledger:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """The connection; what SQLite or the disk complains of becomes one line."""
+        """Open the connection; turn errors of SQLite or the disk into an InputError."""
         try:
             if self._connection is None:
                 self._connection = _connected(self.path)
             yield self._connection
         except (sqlite3.Error, OSError, ValueError) as error:
-            raise InputError(f"ledger {self.path} cannot be used: {error}; mend it, or choose another file") from error
+            raise InputError(f"ledger {self.path} cannot be used: {error}; repair it or use another file") from error
 
 
 def _connected(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Made in the caller's thread, used in the loop's (`Round`): never in both at once.
+    # Created in the caller's thread and used in the event loop's (`_Round`), never in both at once.
     connection = sqlite3.connect(path, timeout=_PATIENCE, check_same_thread=False)
     begin = time.monotonic()
     while True:
         try:
             if connection.execute("PRAGMA user_version").fetchone()[0] > _VERSION:
-                raise sqlite3.DatabaseError("a newer version of grao has written it")
+                raise sqlite3.DatabaseError("it was written by a newer version of grao")
             connection.executescript(_SCHEMA)
             return connection
         except sqlite3.Error as error:
-            # SQLite does not wait by itself where two processes make the same file.
+            # SQLite does not wait by itself if two processes create the same file.
             if "locked" not in str(error) or time.monotonic() - begin > _PATIENCE:
                 connection.close()
                 raise
@@ -228,12 +233,13 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 
 class Budget:
-    """Lets a request go only if the cap holds even when everything under way costs the most that it can.
+    """Admits a request only if the cap holds even if all requests in flight cost their maximum.
 
-    What is under way stands in the ledger, so the cap holds for all processes of a run together, and after a kill.
+    Requests in flight are recorded in the ledger, so the cap holds for all processes of a run together, and after a
+    kill.
 
     Args:
-        cap: the most that may be spent; None: no limit.
+        cap: maximum total cost; None means no limit.
         ledger: of the run.
         judge: model name.
     """
@@ -243,17 +249,17 @@ class Budget:
         self._queue, self._settled = asyncio.Lock(), asyncio.Event()
 
     async def reserve(self, bound: float, seconds: float) -> int | None:
-        """Waits until a request of at most this cost may go, and holds the sum back until `settle`.
+        """Wait until a request may be sent, and reserve its maximum cost until `settle`.
 
         Args:
-            bound: its cost.
-            seconds: that it may take.
+            bound: its maximum cost.
+            seconds: its time limit.
 
         Returns:
-            What `settle` wants to know.
+            The reservation, for `settle`.
 
         Raises:
-            RewardUnavailableError: if it never may: nothing of the run is under way, and it could pass the cap.
+            RewardUnavailableError: if the request could exceed the cap, and no other is in flight.
         """
         if self.cap is None:
             return None
@@ -261,15 +267,15 @@ class Budget:
             while (reservation := self._ledger.reserve(self._judge, bound, self.cap, seconds)) is None:
                 self._settled.clear()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._settled.wait(), _LOOK)
+                    await asyncio.wait_for(self._settled.wait(), _POLL_INTERVAL)
         return reservation
 
     def settle(self, reservation: int | None, known: bool) -> None:
-        """A request has ended.
+        """End the reservation of a request.
 
         Args:
             reservation: what `reserve` returned.
-            known: its cost is. If not, it may have been charged, and counts with its bound for good.
+            known: whether its cost is known. If not, it may have been charged, and its maximum cost counts for good.
         """
         if reservation is not None:
             self._ledger.release(reservation, known)

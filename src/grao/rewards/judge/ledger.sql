@@ -1,7 +1,7 @@
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 
--- A text is kept once, though it is part of many questions.
+-- Each text is stored once, though it is part of many questions.
 CREATE TABLE IF NOT EXISTS texts (hash TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS answers (
@@ -12,16 +12,16 @@ CREATE TABLE IF NOT EXISTS answers (
     asked TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')), run TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- The sum of what each run paid.
+-- Totals of each run.
 CREATE TABLE IF NOT EXISTS spending (
     run TEXT, judge TEXT, answers INTEGER, input_tokens INTEGER, output_tokens INTEGER, cost REAL,
     PRIMARY KEY (run, judge)
 ) WITHOUT ROWID;
 
--- The most that a request may cost of which nobody knows whether it was charged.
+-- Maximum cost of ended requests that may or may not have been charged.
 CREATE TABLE IF NOT EXISTS reserved (id INTEGER PRIMARY KEY, run TEXT, judge TEXT, cost REAL);
 
--- The same of requests under way. What is still here after `until` (Unix time) was lost with its process.
+-- Maximum cost of requests in flight. A row that is still here after `until` (Unix time) was lost with its process.
 CREATE TABLE IF NOT EXISTS under_way (id INTEGER PRIMARY KEY, run TEXT, judge TEXT, cost REAL, until REAL);
 
 CREATE VIEW IF NOT EXISTS readable AS

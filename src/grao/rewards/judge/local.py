@@ -1,9 +1,8 @@
-"""A judge without a server: a causal language model here, asked for the probabilities of the three verdicts.
+"""A judge without a server: a causal language model in this process that gives probabilities of the three verdicts.
 
-Nothing is sampled. Each verdict is written behind the question and their probabilities, normalised to one, are read in
-a batched forward. They stand where the chat template itself puts an answer, behind any block for thoughts. What the
-three have in common, up to the first token that tells them apart, counts for none of them,
-so it does not matter how a tokenizer joins the verdict to the question.
+Nothing is sampled. Each verdict is appended to the question where the chat template puts an answer, after any thinking
+block, and the probabilities, normalised to sum to one, come from a batched forward pass. Only tokens from the first one
+that differs between the verdicts count, so it does not matter how the tokenizer joins a verdict to the question.
 """
 
 from collections.abc import Sequence
@@ -26,26 +25,26 @@ from grao.rewards.judge.wording import PairVerdict, Template, context_text
 from grao.rewards.model import local_device
 
 _TAIL = 40
-"""Characters by which the end of a question is known in a rendered template."""
+"""Characters from the end of a question, by which it is located in a rendered template."""
 
 
 class LocalJudge:
-    """Judges with a model in this process.
+    """A judge that runs a model in this process.
 
-    The verdict is the likeliest of the three, or a tie where better and worse are closer than `tie_margin`. A question
-    that is longer than the model's positions has none.
+    The verdict is the most probable of the three, or a tie if the probabilities of better and worse differ by less than
+    `tie_margin`. A question that is too long for the model has no verdict.
 
     Args:
-        model: a causal language model; it moves to this process's GPU if there is one.
-        tokenizer: the model's; the question goes through its chat template if it has one.
+        model: a causal language model; moved to this process's GPU if there is one.
+        tokenizer: the model's; its chat template, if there is one, is applied to the question.
         template: the wording.
-        orders: `both`, or `one` that follows from the seed.
+        orders: `both`, or `one` drawn from the seed.
         seed: of that order.
-        tie_margin: difference of two probabilities.
-        batch_size: questions that are forwarded at once.
+        tie_margin: difference of two probabilities, 0 to 1.
+        batch_size: questions per forward pass.
 
     Raises:
-        InputError: if the tokenizer cannot write the verdicts, or a weight of the model is not finite.
+        InputError: if the tokenizer cannot tell the verdicts apart, or a weight of the model is not finite.
     """
 
     def __init__(
@@ -71,34 +70,41 @@ class LocalJudge:
 
     @classmethod
     def from_section(cls, config: LocalJudgeConfig, template: Template, orders: Orders, seed: int) -> "LocalJudge":
-        """The judge of a section `local`.
+        """Build the judge of a recipe.
+
+        Args:
+            config: its section `local`.
+            template: the wording.
+            orders: `both`, or `one` drawn from the seed.
+            seed: of that order.
 
         Raises:
-            InputError: if there is no such model, or its tokenizer cannot write the verdicts.
+            InputError: if there is no such model, or its tokenizer cannot tell the verdicts apart.
         """
         model, tokenizer = load_model(config.path, config.dtype), load_tokenizer(config.path)
         set_arguments(tokenizer, config.chat_template_kwargs, "judge.local.chat_template_kwargs")
         return cls(model, tokenizer, template, orders, seed, config.tie_margin, config.batch_size)
 
     def compare(self, pairs: Sequence[Pair]) -> list[JudgedPair]:
-        """See `PairwiseJudge.compare`; with probabilities."""
+        """See `PairwiseJudge.compare`; the results contain probabilities."""
         shown = [orders_of(pair, self.orders, self.seed) for pair in pairs]
-        seen = self.probabilities([order for orders in shown for order in orders])
-        self.tally = JudgeTally(requests=len(seen), unreadable=int(seen.isnan().any(dim=1).sum()))
-        return [self._judged(*judged) for judged in zip(shown, seen.split(list(map(len, shown))), strict=True)]
+        probabilities = self.probabilities([order for orders in shown for order in orders])
+        self.tally = JudgeTally(requests=len(probabilities), unreadable=int(probabilities.isnan().any(dim=1).sum()))
+        per_pair = probabilities.split(list(map(len, shown)))
+        return [self._judged(*judged) for judged in zip(shown, per_pair, strict=True)]
 
     def check(self) -> None:
-        """Nothing to be found that loading did not."""
+        """Do nothing: loading the model has found any mistake."""
 
     @torch.no_grad()
     def probabilities(self, questions: Sequence[Shown]) -> Tensor:
-        """(N, 3) float64: Text 1 is better, tie, Text 2 is better. NaN where the question is too long."""
+        """Return P(Text 1 better), P(tie), P(Text 2 better) as (N, 3) float64; NaN if a question is too long."""
         tokens = [self._tokens(question) for question in questions]
         longest = positions(self.model)
         known = [token for shared, ends in tokens for ids in (shared, *ends) for token in ids]
         check_tokens(self.model, self.tokenizer, f"judge {self.name}", known)
         lengths = [len(shared) + max(map(len, ends)) for shared, ends in tokens]
-        # Sorted, for rows of one length want no padding.
+        # Sorted by length, to minimise padding.
         fitting = sorted((i for i, n in enumerate(lengths) if not longest or n <= longest), key=lengths.__getitem__)
         result = torch.full((len(questions), len(PairVerdict)), torch.nan, dtype=torch.float64)
         for start in range(0, len(fitting), self.batch_size):
@@ -111,11 +117,11 @@ class LocalJudge:
         return result
 
     def _judged(self, orders: Sequence[Shown], shown: Tensor) -> JudgedPair:
-        """From (orders, 3) probabilities as shown."""
+        """Judge a pair from the probabilities of its orders, (orders, 3), with Text 1 first."""
         about_a = [row.flip(0) if order.swapped else row for order, row in zip(orders, shown, strict=True)]
         mean = tuple(torch.stack(about_a).mean(dim=0).tolist())
         rows = shown.tolist()
-        combined = combine(orders, [self._verdict(row) for row in rows], list(map(_words, rows)))
+        combined = combine(orders, [self._verdict(row) for row in rows], list(map(_reply, rows)))
         return replace(combined, probabilities=mean)
 
     def _verdict(self, probabilities: Sequence[float]) -> PairVerdict | None:
@@ -123,16 +129,16 @@ class LocalJudge:
         if first != first:
             return None
         close = first == second or abs(first - second) < self.tie_margin
-        likeliest = max((1, 0, 2), key=probabilities.__getitem__)  # of two that are, the tie
+        likeliest = max((1, 0, 2), key=probabilities.__getitem__)  # the tie, if equal
         return PairVerdict.TIE if close else [*PairVerdict][likeliest]
 
     def _tokens(self, question: Shown) -> tuple[list[int], list[list[int]]]:
-        """The question with what its three answers begin with, and the rest of each answer."""
+        """Return the question with the common beginning of its three answers, and the rest of each answer."""
         content = self.template.render(context_text(question.pair.prompt), *question.texts)
         chat, asked = bool(self.tokenizer.chat_template), f"{guarded(content, self._turn.frame)}\n"
         if chat:
             messages = [{"role": "user", "content": content}]
-            refusal = f"judge {self.name}: its chat template refuses the question"
+            refusal = f"judge {self.name}: its chat template rejects the question"
             asked = prompt_text(self.tokenizer, messages, self._turn, refusal) + self._turn.gap
         asked += end_of_thoughts(asked.rpartition(content[-_TAIL:])[2])
         answered = token_ids(self.tokenizer, [(asked + verdict, not chat) for verdict in PairVerdict])
@@ -141,8 +147,8 @@ class LocalJudge:
         return answered[0][:shared], [ids[shared:] for ids in answered]
 
 
-def _words(probabilities: Sequence[float]) -> str:
-    """The three probabilities as a reply; empty where the question was too long."""
+def _reply(probabilities: Sequence[float]) -> str:
+    """Format the three probabilities as a reply; empty if the question was too long."""
     if probabilities[0] != probabilities[0]:
         return ""
     return ", ".join(f"{verdict}: {100 * p:.1f} %" for verdict, p in zip(PairVerdict, probabilities, strict=True))

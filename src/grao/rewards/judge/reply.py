@@ -1,7 +1,7 @@
-"""What a server sends, taken in with suspicion: of bounded size, of any shape, and never with the key in it.
+"""Defensive parsing of a server's replies: bounded in size, of any shape, with the key masked.
 
-openai's client checks no types and httpx no sizes, so the body is read here, up to a limit, and only fields that are
-what the protocol says are used. Whatever stands in place of an answer is shown in the server's own words.
+openai's client checks no types and httpx no sizes, so the body is read here, up to a limit, and only fields of the type
+that the protocol specifies are used. Anything in place of an answer is reported in the server's own words.
 """
 
 import html
@@ -18,42 +18,43 @@ if TYPE_CHECKING:
     from openai import DefaultAsyncHttpxClient
 
 LONGEST = 2**21
-"""Bytes of an answer, decompressed: 100,000 tokens in the widest encoding."""
+"""Maximum bytes of a reply, decompressed: 100,000 tokens in the widest encoding."""
 _SHOWN = 200
-"""Longest text of a server that is repeated in a message, in characters."""
-_KEPT = ("retry-after", "location")
+"""Characters of a server's text that a message shows at most."""
+_HEADERS = ("retry-after", "location")
+"""Headers that are used."""
 _ENDINGS = {
     **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens"), "length"),
     **dict.fromkeys(("content_filter", "safety", "recitation", "prohibited_content", "blocklist"), "content_filter"),
     "refusal": "refusal",
 }
-"""The protocol's names for the endings that count here, by those of other servers in small letters."""
+"""{a server's lower-case finish reason: the protocol's}, of those that matter here."""
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-"""Fields beside the answer that are paid for and never read."""
+"""Fields beside the answer that are paid for but not used."""
 
 
 @dataclass(frozen=True)
 class Mask(logging.Filter):
-    """Hides a key, plain or in a usual encoding, in texts and in the records of the HTTP libraries."""
+    """Masks a key, plain or in a common encoding, in texts and in log records of the HTTP libraries."""
 
     key: str | None = field(repr=False)
 
     def __call__(self, text: str) -> str:
-        """The text without the key."""
+        """Return the text with the key masked."""
         return self._forms.sub("***", text) if self._forms else text
 
     def line(self, text: str) -> str:
-        """One short line without the key, which a server may well repeat, and without control characters."""
+        """Return one short line with the key masked (a server may repeat it) and without control characters."""
         shown = self(text)[: 50 * _SHOWN]
-        return self(" ".join("".join(sign if sign.isprintable() else " " for sign in shown).split()))[:_SHOWN]
+        return self(" ".join("".join(char if char.isprintable() else " " for char in shown).split()))[:_SHOWN]
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Lets every record pass, without the key."""
+        """Let every record pass, with the key masked."""
         record.msg, record.args, record.exc_info = self(record.getMessage()), (), None
         return True
 
     def watch(self) -> None:
-        """From now on the HTTP libraries log nothing that holds the key, not even a header that repeats it."""
+        """Mask the key in everything that the HTTP libraries log from now on, even in headers that repeat it."""
         for name in list(logging.root.manager.loggerDict):
             if re.match(r"(openai|httpx2?|httpcore2?)(\.|$)", name):
                 logging.getLogger(name).addFilter(self)
@@ -63,10 +64,10 @@ class Mask(logging.Filter):
         if not self.key:
             return None
         forms, raw = {self.key}, self.key.encode()
-        if len(raw) >= 8:  # a shorter one is no secret, and its encodings stand everywhere
+        if len(raw) >= 8:  # a shorter one is not a secret, and its encodings occur everywhere
             forms |= {quote(self.key, safe=""), json.dumps(self.key)[1:-1], html.escape(self.key), raw.hex()}
             forms |= {"".join(f"\\u{byte:04x}" for byte in raw)}
-            for shift in range(3):  # of the key within a longer text: in base64, three bytes are four signs
+            for shift in range(3):  # the key inside a longer base64 text, where three bytes are four characters
                 coded = b64encode(bytes(shift) + raw).decode()[-(-8 * shift // 6) : 8 * (shift + len(raw)) // 6]
                 forms |= {coded, coded.translate(str.maketrans("+/", "-_"))}
         pattern = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
@@ -78,28 +79,28 @@ class Completion:
     """A chat completion."""
 
     text: str
-    """What was said, thoughts left out."""
+    """The answer without thoughts."""
     ending: str
-    """Why the judge stopped: `stop`, `length`, `refusal`, `content_filter` where anything withheld it, or else."""
+    """Why the judge stopped: `stop`, `length`, `refusal`, `content_filter`, or the server's own word."""
     usage: tuple[Any, Any]
-    """Tokens read and written, in whatever form the server counts them."""
+    """(input, output) tokens as the server reports them, unchecked."""
     thoughts: int
-    """At least as many bytes as its thoughts have."""
+    """Upper bound of the bytes of its thoughts."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a request brought, be it a completion or a complaint."""
+    """The reply to a request: a completion or an error."""
 
     status: int
-    """Of HTTP; of an error that is sent as if all was well its own, 0 if it has none."""
+    """HTTP status; for an error sent with a success status, the status in the error, 0 if it has none."""
     completion: Completion | None
-    said: str
-    """In place of a completion, in the server's words."""
+    message: str
+    """The server's message in place of a completion."""
 
     @classmethod
     def of(cls, response: Any) -> "Reply":
-        """Reads a response of `bounded_client`."""
+        """Parse a response of `bounded_client`."""
         if len(response.content) > LONGEST:
             return cls(0, None, f"an answer of more than {LONGEST:,} bytes")
         try:
@@ -116,10 +117,12 @@ class Reply:
 
 
 def bounded_client() -> "DefaultAsyncHttpxClient":
-    """An HTTP client that follows no redirect, for the key goes to no other host, and reads no more than `LONGEST`.
+    """Return an HTTP client that reads at most `LONGEST` bytes and follows no redirects: the key goes to no other host.
 
     Raises:
-        ImportError, OSError, ValueError: if a proxy or a certificate in the environment is of no use.
+        ImportError: if a proxy in the environment needs a missing package.
+        OSError: if a certificate in the environment cannot be read.
+        ValueError: if a proxy in the environment is malformed.
     """
     from openai import DefaultAsyncHttpxClient
 
@@ -134,8 +137,8 @@ def bounded_client() -> "DefaultAsyncHttpxClient":
                         break
             finally:
                 await response.aclose()
-            headers = {name: response.headers[name] for name in _KEPT if name in response.headers}
-            headers["content-type"] = "text/plain; charset=utf-8"  # what a server says of its text is not to be trusted
+            headers = {name: response.headers[name] for name in _HEADERS if name in response.headers}
+            headers["content-type"] = "text/plain; charset=utf-8"  # the server's own header is not to be trusted
             content = bytes(body[: LONGEST + 1])
             return type(response)(response.status_code, headers=headers, content=content, request=request)
 
@@ -143,7 +146,7 @@ def bounded_client() -> "DefaultAsyncHttpxClient":
 
 
 def _parsed(body: bytes) -> Any:
-    """JSON as it is, an event stream as the completion that it makes up, and anything else as text."""
+    """Parse JSON, or an event stream into the completion that it adds up to; return anything else as text."""
     text = body.decode("utf-8-sig", "replace")
     try:
         return _joined(text) if text.lstrip().startswith(("data:", "event:", ":")) else _json(text)
@@ -152,11 +155,11 @@ def _parsed(body: bytes) -> Any:
 
 
 def _completion(value: Any) -> Completion | None:
-    """The first choice of a chat completion; None if it is none."""
+    """Return the first choice of a chat completion; None if the value is not one."""
     choices = _at(value, "choices")
     if not isinstance(choices, list) or not choices:
         return None
-    choice = next((each for each in choices if _at(each, "index") == 0), choices[0])
+    choice = next((option for option in choices if _at(option, "index") == 0), choices[0])
     message = _at(choice, "message")
     content, refusal = _at(message, "content"), _at(message, "refusal")
     text, ending = _text(content), _at(choice, "finish_reason")
@@ -166,18 +169,18 @@ def _completion(value: Any) -> Completion | None:
         text, ending = refusal, "refusal"
     ending = _ENDINGS.get(ending.lower(), ending) if isinstance(ending, str) and ending else "stop"
     usage = _at(value, "usage", "prompt_tokens"), _at(value, "usage", "completion_tokens")
-    beside = [message[name] for name in _THOUGHTS if message.get(name)] + [content] * isinstance(content, list)
-    thoughts = max((len(json.dumps(each)) for each in beside), default=0)
+    unread = [message[name] for name in _THOUGHTS if message.get(name)] + [content] * isinstance(content, list)
+    thoughts = max((len(json.dumps(field)) for field in unread), default=0)
     return Completion(text, ending, usage, thoughts)
 
 
 def _error(value: Any) -> Any:
-    """The error that stands in JSON in place of a completion, or beside it."""
+    """Return the error in JSON, in place of a completion or beside it."""
     return _at(value, "error") or _at(value, "choices", 0, "error")
 
 
 def _complaint(value: Any) -> str:
-    """What a server says in place of an answer: the message of its error, or all that it sent."""
+    """Return the message of a server's error, or else all that it sent."""
     value = _error(value) or value
     while isinstance(value, dict):
         inner = next((value[name] for name in ("error", "message", "detail", "msg") if value.get(name)), None)
@@ -188,12 +191,12 @@ def _complaint(value: Any) -> str:
 
 
 def storable(text: str) -> str:
-    """Without halves of surrogate pairs, which no encoding takes."""
+    """Replace unpaired surrogates, which no encoding accepts."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _at(value: Any, *path: str | int) -> Any:
-    """What stands in JSON at a path, None if nothing does."""
+    """Return the value at a path in JSON, None if there is none."""
     for step in path:
         if isinstance(value, dict):
             value = value.get(step)
@@ -205,19 +208,19 @@ def _at(value: Any, *path: str | int) -> Any:
 
 
 def _text(content: Any) -> str | None:
-    """A message's content, or its parts that are text; None if it is neither."""
+    """Return the text of a message's content, or of its text parts; None if it has neither."""
     if content is None or isinstance(content, str):
         return content or ""
     parts = [content] if isinstance(content, dict) else content
     if not isinstance(parts, list):
         return None
-    said = (part for part in parts if _at(part, "type") in (None, "text", "output_text"))
-    texts = (_at(part, "text") if isinstance(part, dict) else part for part in said)
+    text_parts = (part for part in parts if _at(part, "type") in (None, "text", "output_text"))
+    texts = (_at(part, "text") if isinstance(part, dict) else part for part in text_parts)
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def _joined(stream: str) -> Any:
-    """Of a server that streams though nobody asked for it; where that breaks off, what came last."""
+    """Join the chunks of a server that streams unasked; if the stream breaks off, return the last chunk."""
     lines = [line[5:].strip() for line in stream.split("\n") if line.startswith("data:")]
     chunks = [_json(line) for line in lines if line not in ("", "[DONE]")] or [None]
     text = "".join(str(_at(chunk, "choices", 0, "delta", "content") or "") for chunk in chunks)
@@ -228,5 +231,5 @@ def _joined(stream: str) -> Any:
 
 
 def _json(text: str) -> Any:
-    """Python reads no number of more than 4,300 digits."""
+    """Parse JSON. Long integers become floats, because Python parses at most 4,300 digits."""
     return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))

@@ -17,10 +17,10 @@ from grao.rewards.judge.wording import load_template
 class JudgeReward:
     """R(o, y) in {1, 0, -1} (paper, section 4), NaN where the verdict is missing.
 
-    A completion that equals its reference is a tie, and the judge is not asked.
+    A completion that equals its reference is a tie; the judge is not asked.
 
     Args:
-        judge: on a server or here.
+        judge: on a server or in this process.
         name: for logs; by default the judge's.
     """
 
@@ -28,11 +28,11 @@ class JudgeReward:
         self.judge, self.name = judge, name or judge.name
         self._tally: dict[str, Tensor | float] = {}
         self.last: dict[tuple[int, int], JudgedPair] = {}
-        """What the judge said of each (group, member) that the last `relative` asked about."""
+        """{(group, member): verdicts} of the last `relative`, without pairs that were not asked."""
 
     @classmethod
     def from_section(cls, config: JudgeConfig, section: RewardConfig, recipe: Recipe) -> "JudgeReward":
-        """See `grao.rewards.mix.SOURCES`; a name of its own, or the criterion's."""
+        """See `grao.rewards.mix.SOURCES`; the name defaults to the criterion's."""
         template = load_template(config.criterion, config.domain)
         name = section.name or template.name
         if config.local:
@@ -40,7 +40,7 @@ class JudgeReward:
         return cls(ServerJudge.from_section(config, template, recipe), name)
 
     def begin(self, batch: RewardBatch) -> None:
-        """See `Early.begin`; of use with a judge on a server."""
+        """See `Early.begin`; does nothing for a local judge."""
         if isinstance(self.judge, EarlyJudge):
             self.judge.begin(list(_pairs(batch).values()))
 
@@ -58,16 +58,16 @@ class JudgeReward:
         return rewards
 
     def questions(self, batch: RewardBatch) -> int:
-        """How many a judge on a server is asked about a batch, if it knows none of the answers; 0 of a local one."""
+        """Return the number of questions to a server about a batch, if no answers are known; 0 for a local judge."""
         return self.judge.count([*_pairs(batch).values()]) if isinstance(self.judge, ServerJudge) else 0
 
     def tally(self) -> Mapping[str, Tensor | float]:
-        """See `Counted.tally`: shares of flips and of missing verdicts, and what `JudgeTally` counts."""
+        """See `Counted.tally`: flips and missing verdicts, and the counts of `JudgeTally`."""
         return self._tally
 
 
 def _pairs(batch: RewardBatch) -> dict[tuple[int, int], Pair]:
-    """What has to be asked, by (group, member)."""
+    """Return {(group, member): pair to judge}."""
     return {
         (group, member): Pair(batch.prompts[group], completion, batch.references[group])
         for group, completions in enumerate(batch.completions)

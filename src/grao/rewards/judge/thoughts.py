@@ -1,7 +1,8 @@
-"""Where a model thinks and where it answers, told by the marks that chat templates put around thoughts.
+"""Separate thoughts from answers by the markers that chat templates put around thoughts.
 
-`<think>` and its relatives in several brackets, start and end tokens, Harmony's and Gemma's channels. Servers strip
-some of the marks and templates write the opening one themselves, so a mark may stand alone. All takes linear time.
+Supported are `<think>` and its variants in several kinds of brackets, start and end tokens, and the channels of Harmony
+and Gemma. Servers strip some markers, and templates write the opening one themselves, so a marker may be unpaired.
+Everything runs in linear time.
 """
 
 import re
@@ -24,29 +25,30 @@ _MARK = re.compile(
 
 
 def answer_after(text: str) -> str | None:
-    """What is not thought: the text outside blocks, and only what follows a mark that closes what nothing opened.
+    """Return the text outside thinking blocks.
 
-    A block ends with the first closing mark of its own name.
+    A block ends with the first closing marker of its name. Text before a closing marker without an opening one is
+    thoughts too.
 
     Returns:
-        None if the last block never ends: these are thoughts, and no answer followed.
+        None if the last block is not closed, so that no answer follows.
     """
-    said: list[str] = []
+    answer: list[str] = []
     opened, start = "", 0
     for mark in _MARK.finditer(text):
         name, closes = _read(mark)
         if opened and not (closes and name == opened):
             continue
         if not opened and closes:
-            said.clear()
+            answer.clear()
         elif not opened:
-            said.append(text[start : mark.start()])
+            answer.append(text[start : mark.start()])
         opened, start = "" if closes else name, mark.end()
-    return None if opened else " ".join([*said, text[start:]])
+    return None if opened else " ".join([*answer, text[start:]])
 
 
 def end_of_thoughts(prompt: str) -> str:
-    """What a prompt has to be continued with for the answer to begin: nothing, or the end of a block that it opens."""
+    """Return the text that closes a thinking block which the prompt leaves open; empty if there is none."""
     if answer_after(prompt) is not None:
         return ""
     mark = [*_MARK.finditer(prompt)][-1]
@@ -59,7 +61,7 @@ def end_of_thoughts(prompt: str) -> str:
 
 
 def _read(mark: re.Match[str]) -> tuple[str, bool]:
-    """The name of a mark, and whether it closes a block."""
+    """Return the name of a marker, and whether it closes a block."""
     if name := mark["tag"] or mark["name"]:
         return name.lower(), bool(mark["slash"] or mark["bracket"])
     if name := mark["between"]:

@@ -1,11 +1,11 @@
-"""What a judge is asked and what it answers: the words of `wording.yaml`, and three verdicts to choose from.
+"""The question to a judge, worded in `wording.yaml`, and the three verdicts of its answer.
 
-The structure of the question is the paper's (task, criterion, context, two texts), the words are ours. A judge reads
-texts that a model in training wrote, and training rewards whatever turns its verdict. So context and texts stand
-between tags with a mark that follows from the texts themselves: no text can hold the mark of the question it will be
-part of, and what looks like a frame, an instruction or a verdict inside a text is visibly inside it.
+The structure of the question is the paper's (task, criterion, context, two texts); the wording is ours. A judge reads
+texts written by a model in training, and training rewards anything that sways the verdict. Context and texts are
+therefore enclosed in tags with a mark derived from the texts themselves: no text can contain the mark of its own
+question, so anything in a text that looks like a frame, an instruction or a verdict is visibly part of that text.
 
-Left out: a system message, which some chat templates refuse.
+There is no system message, because some chat templates reject it.
 """
 
 import hashlib
@@ -30,16 +30,16 @@ from grao.types import Prompt
 
 _WORDING = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 CRITERIA: Mapping[str, str] = _WORDING["criteria"]
-"""Shipped criteria by name; `domain` has a field to fill in."""
+"""{name: text} of the built-in criteria; `domain` contains a placeholder."""
 _LARGEST = 1 << 20
-"""Bytes of the largest template."""
+"""Maximum size of a template in bytes."""
 _SHOWN = 60
-"""Longest criterion that is repeated in a message, in characters."""
+"""Characters of a criterion that an error message shows at most."""
 _FIELDS = ("context", "text_1", "text_2")
 
 
 class PairVerdict(StrEnum):
-    """Which of two texts is the better one, in the words that a judge is asked for."""
+    """Which of two texts is better, in the notation that a judge is asked to use."""
 
     FIRST = "1 > 2"
     TIE = "1 = 2"
@@ -52,7 +52,7 @@ class PairVerdict(StrEnum):
 
     @property
     def mirrored(self) -> "PairVerdict":
-        """The same verdict with the two texts exchanged."""
+        """The same verdict with the two texts swapped."""
         return PairVerdict(self.translate(str.maketrans("<>", "><")))
 
 
@@ -63,10 +63,10 @@ class Template:
     name: str
     """For logs and the ledger."""
     text: str
-    """With `{context}`, `{text_1}` and `{text_2}`, each once."""
+    """The template, with `{context}`, `{text_1}` and `{text_2}` once each."""
 
     def render(self, context: str, text_1: str, text_2: str) -> str:
-        """The question about two texts, to be sent as the user's only message."""
+        """Return the question about two texts, to be sent as the only user message."""
         texts = dict(zip(_FIELDS, (context, text_1, text_2), strict=True))
         mark = _mark(context, text_1, text_2)
 
@@ -78,7 +78,7 @@ class Template:
 
 
 def _mark(context: str, text_1: str, text_2: str) -> str:
-    """Eight hex digits that occur in none of the texts; the same for both orders of two texts."""
+    """Return eight hex digits that occur in none of the texts; the same for both orders of the two texts."""
     joined = "\0".join([context, *sorted([text_1, text_2])])
     mark = hashlib.sha256(joined.encode()).hexdigest()[:8]
     while mark in joined:
@@ -87,89 +87,89 @@ def _mark(context: str, text_1: str, text_2: str) -> str:
 
 
 def load_template(criterion: str, domain: str | None = None) -> Template:
-    """A shipped criterion in the frame, or a user's own template.
+    """Load the template of a built-in criterion, or a user's own template.
 
     Args:
-        criterion: a name in `CRITERIA`, or a text file that holds `{context}`, `{text_1}` and `{text_2}` once each and
-            asks for the three verdicts.
-        domain: the field that criterion `domain` speaks of.
+        criterion: a name in `CRITERIA`, or a text file that contains `{context}`, `{text_1}` and `{text_2}` once each
+            and asks for one of the three verdicts.
+        domain: the field of expertise, for criterion `domain` only.
 
     Raises:
-        InputError: if there is neither, the file lacks something, or the field is not given where it is needed or
-            given where it is not.
+        InputError: if there is no such criterion or file, the file lacks a part, or `domain` is missing or superfluous.
     """
-    if (criterion == "domain") != (domain is not None):
-        example = "criterion: domain, domain: contract law"
-        raise InputError(f"criterion domain needs a field and no other takes one: {example}")
+    if criterion == "domain" and domain is None:
+        raise InputError("criterion: domain requires a field of expertise, such as domain: contract law")
+    if criterion != "domain" and domain is not None:
+        raise InputError(f"domain: {domain} applies only to criterion: domain; remove it or set that criterion")
     if criterion in CRITERIA:
         words = CRITERIA[criterion].replace("{domain}", domain or "")
         return Template(criterion, _WORDING["frame"].replace("{criterion}", words))
     path = Path(os.path.expanduser(criterion))
     if not os.path.isfile(path):
         shown = criterion if len(criterion) <= _SHOWN else f"{criterion[:_SHOWN]}..."
-        raise InputError(f"{shown!r} is no criterion ({', '.join(CRITERIA)}) and there is no such file")
+        raise InputError(f"{shown!r} is neither a criterion ({', '.join(CRITERIA)}) nor a file")
     try:
         text = (read_text(path, _LARGEST) or "").strip()
     except InputError as error:
-        raise InputError(f"{criterion} cannot be read as UTF-8 text; give a template as a text file") from error
+        raise InputError(f"{criterion} cannot be read as UTF-8 text; a template must be a text file") from error
     for name in _FIELDS:
         if (count := text.count(f"{{{name}}}")) != 1:
-            raise InputError(f"{criterion} holds {{{name}}} {count} times; a template holds it once")
+            raise InputError(f"{criterion} contains {{{name}}} {count} times; a template must contain it once")
     for verdict in PairVerdict:
         if verdict not in text:
-            choices = ", ".join(f"`{each}`" for each in PairVerdict)
+            choices = ", ".join(f"`{choice}`" for choice in PairVerdict)
             raise InputError(f"{criterion} does not mention {verdict.value!r}; ask for exactly one of {choices}")
     return Template(path.stem, text)
 
 
 def context_text(prompt: Prompt) -> str:
-    """A prompt as a judge reads it: a text as it is, chat messages as turns, `User: ...`."""
+    """Return a prompt as a judge reads it: text as it is, chat messages as turns (`User: ...`)."""
     if isinstance(prompt, str):
         return prompt.strip()
     return "\n\n".join(f"{turn['role'].capitalize()}: {turn_text(turn).strip()}" for turn in prompt)
 
 
 _STATED = re.compile(r"(?i)(?<![a-z0-9.])(?=([12])\s*(>{1,2}|<{1,2}|={1,2})\s*(?:text\s+)?([12])(?![a-z0-9]|\.\d))")
-"""Left number, sign and right number of a comparison; as it consumes no digit, both of `1 > 2 > 1` are found."""
+"""Left number, sign, right number of a comparison. Consumes no digits, so both in `1 > 2 > 1` are found."""
 _WEIGHING = re.compile("think|thought|reason|rationale|analysis|explan|justif|critique|comment", re.IGNORECASE)
-"""Names of JSON fields in which a judge thinks."""
+"""Names of JSON fields with a judge's reasoning."""
 
 
 def parse_verdict(text: str, cut: bool = False) -> PairVerdict | None:
-    """The verdict that a judge's answer states, None if it states none or contradicts itself.
+    """Return the verdict in a judge's answer; None if there is none, or the answer contradicts itself.
 
-    Prose, code fences, bold type, full-width signs, JSON and `2 < 1` for `1 > 2` are all read; the same verdict twice
-    is one verdict. Thoughts do not count: see `answer_after`, and the fields of JSON that explain.
+    Prose, code fences, bold type, full-width signs, JSON, and `2 < 1` for `1 > 2` are all parsed; a repeated verdict
+    counts once. Thoughts (`answer_after`) and explanatory JSON fields are ignored.
 
     Args:
         text: what the judge wrote.
-        cut: it was cut off at the token limit. Then it may have stopped in the middle of weighing one verdict
-            against another, so it counts only if nothing but a verdict stands there.
+        cut: whether the answer was cut off at the token limit. It may then have stopped while weighing verdicts, so it
+            counts only if it consists of a verdict alone.
     """
     answer = answer_after(_plain(text))
     if answer is None or (cut and len(answer.strip(" \n`*\"'")) > len(PairVerdict.TIE)):
         return None
-    said = re.sub(r"[\\*`]", " ", _without_explanations(answer))
-    stated = {(left, PairVerdict(f"1 {sign[0]} 2")) for left, sign, right in _STATED.findall(said) if left != right}
+    comparisons = _STATED.findall(re.sub(r"[\\*`]", " ", _without_explanations(answer)))
+    stated = {(left, PairVerdict(f"1 {sign[0]} 2")) for left, sign, right in comparisons if left != right}
     verdicts = {verdict if left == "1" else verdict.mirrored for left, verdict in stated}
     return verdicts.pop() if len(verdicts) == 1 else None
 
 
 def _plain(text: str) -> str:
-    """Without invisible signs and escapes, other forms of a sign as the usual one; in linear time, unlike NFKC."""
-    signs = {
-        ord(sign): "" if unicodedata.category(sign) == "Cf" else unicodedata.normalize("NFKC", sign)
-        for sign in set(text)
-        if not sign.isascii()
+    """Remove invisible characters and escapes, and normalise variants of a character; linear time, unlike NFKC."""
+    replacements = {
+        ord(char): "" if unicodedata.category(char) == "Cf" else unicodedata.normalize("NFKC", char)
+        for char in set(text)
+        if not char.isascii()
     }
-    return html.unescape(text.translate(signs)).replace("\\gt", ">").replace("\\lt", "<")
+    return html.unescape(text.translate(replacements)).replace("\\gt", ">").replace("\\lt", "<")
 
 
 def _without_explanations(answer: str) -> str:
-    """An answer that holds a JSON object, without the fields that explain."""
+    """Remove explanatory fields from a JSON object in an answer."""
     start, end = answer.find("{"), answer.rfind("}") + 1
     try:
-        fields = json.loads(answer[start:end], object_pairs_hook=tuple)  # pairs, for a field may stand there twice
+        fields = json.loads(answer[start:end], object_pairs_hook=tuple)  # as pairs: keys may repeat
         return "; ".join([answer[:start], *_texts(fields), answer[end:]])
     except (ValueError, RecursionError):
         return answer
