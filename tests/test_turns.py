@@ -166,7 +166,8 @@ def test_the_token_behind_the_answer_in_the_template_ends_it(
 
 def test_an_end_that_is_no_token_is_said(chat_tokenizer: PreTrainedTokenizerFast, tmp_path: Path):
     chat_tokenizer.chat_template = CHATML.replace("<|im_end|>", "</turn>")
-    with pytest.warns(UserWarning, match=r"ends an answer with '</turn>\\n', which is not an end token .*'<\|im_end\|>'"):
+    message = r"ends an answer with '</turn>\\n', which is not an end token .*'<\|im_end\|>'"
+    with pytest.warns(UserWarning, match=message):
         trainer = make(tmp_path, chat_tokenizer, rows("yes"))
     assert trainer.end_id == 2
 
