@@ -194,7 +194,7 @@ SHEET = "\ufeffNr;Frage;Antwort\n" + "".join(
         ("sheet.xlsx", b"PK\x03\x04", "save the sheet as CSV (UTF-8) with column names in the first row", None),
         ("notes.txt", b"hello\n", 'write a .jsonl file with one row per line: {"prompt": ..., "reference": ...}', None),
         ("data.zip", b"PK\x03\x04", "unpack it and give the file or folder inside", None),
-        ("recipe.yaml", b"a: 1\n", "a recipe is given as --config FILE", None),
+        ("recipe.yaml", b"a: 1\n", "pass a recipe as --config FILE", None),
         ("empty.jsonl", b"", "has no rows", None),
         ("missing.jsonl", None, "no such file", None),
         ("shards", shards, "", {}),

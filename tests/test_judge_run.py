@@ -195,7 +195,7 @@ def test_a_replay_that_lacks_verdicts_says_how_many(place: Path, server: JudgeSe
     assert train(server) == 0
     asked = len(server.asked)
     assert train(server, output="other", seed="1", **{"rewards.0.judge.replay": "true"}) == 2
-    assert "verdicts are not in" in capsys.readouterr().err
+    assert "answers are not in" in capsys.readouterr().err
     assert len(server.asked) == asked
 
 
@@ -314,7 +314,7 @@ def test_a_cap_on_the_cost_stops_the_run_to_be_resumed(place: Path, server: Judg
             "data.jsonl contains {context} 0 times; a templ",
         ),
         ({"rewards.0.judge.ledger": "data.jsonl/x.sqlite"}, Told(), 2, "ledger data.jsonl/x.sqlite cannot be used"),
-        ({"rewards.0.judge.replay": "true"}, Told(), 2, "verdicts are not in"),
+        ({"rewards.0.judge.replay": "true"}, Told(), 2, "answers are not in"),
     ],
 )
 def test_a_mistake_shows_before_any_work(
