@@ -109,7 +109,7 @@ def test_it_is_read_with_sql(ledger: Ledger):
 def test_a_file_that_is_no_ledger_is_one_line(tmp_path: Path):
     (tmp_path / "poem.txt").write_text("Roses are red, violets are blue" * 99)
     for path in (tmp_path / "poem.txt", tmp_path):
-        with pytest.raises(InputError, match=f"ledger {path} cannot be used: .*; mend it, or choose another") as caught:
+        with pytest.raises(InputError, match=f"ledger {path} cannot be used: .*; repair it or use another") as caught:
             Ledger(path).find([QUESTION])
         assert "\n" not in str(caught.value)
 

@@ -426,7 +426,7 @@ def test_a_request_in_doubt_counts_as_paid(server, judge):
     assert 1 <= len(server.asked) <= 3
     server.asked.clear()
     server.script = lambda asked: Told(status=500) if asked.attempt < 5 else longer(asked)
-    with pytest.raises(RewardUnavailableError, match=r"requests without an answer up to 2\.\d+, and with the next"):
+    with pytest.raises(RewardUnavailableError, match=r"up to 2\.\d+ for requests without an answer; the next"):
         judge(**few).compare(PAIRS)  # also in another process, or after a kill
     assert not server.asked
     assert values(judge(run="another", **few), PAIRS[:1]) == VALUES[:1]  # what the server refused costs nothing

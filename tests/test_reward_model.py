@@ -212,7 +212,7 @@ def test_an_interruption_leaves_nothing(pairs: Path, tmp_path: Path, screen, mon
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data.rejected": "loser"}, r"pairs.jsonl: has no column 'loser' \(data.rejected\), only 'prompt', 'chosen'"),
+        ({"data.rejected": "loser"}, r"no column 'loser' \(data.rejected\); its columns are 'prompt', 'chosen'"),
         ({"data.max_tokens": "5"}, "data.max_tokens: every pair is longer than 5 tokens"),
         ({"model.path": "nowhere/at/all"}, "model.path: there is no folder"),
         ({"training.trainer": "{bf61: true}"}, r"training.trainer.bf61 is unknown; did you mean bf16\?"),

@@ -204,7 +204,7 @@ def test_rewards_that_say_nothing_at_all_are_named():
     rewards = [Given("one", [[1.0, nan]]), Given("two", [[nan, 1.0]]), Given("three", [[1.0, 1.0]])]
     with pytest.raises(InputError, match=r"^reward one and reward two returned None or NaN for all 2 answers"):
         check_heard([Mix(rewards)(BATCH)])
-    with pytest.raises(InputError, match="for every one of 12 answers"):
+    with pytest.raises(InputError, match="for all 12 answers"):
         check_heard([Mix([silent])(BATCH)] * 2)
     check_heard([Mix([silent])(BATCH), as_mix(length)(BATCH)])  # one group of several
     assert Mix([Given("one", [[nan, nan], [nan, 0.0]])])(BATCH).total[1, 1] == 0.0
