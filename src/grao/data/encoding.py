@@ -94,9 +94,9 @@ def encode_examples(
             f"{min(map(len, ids))}); raise it, or set data.long_prompts: truncate"
         )
     references = _answers(tokenizer, end_id, turn, [(prompt, prompt.example.reference) for prompt in prompts])
-    worse = [(i, answer) for i, p in enumerate(prompts) if with_rejected and (answer := p.example.rejected)]
-    rejected = _answers(tokenizer, end_id, turn, [(prompts[i], answer) for i, answer in worse])
-    rejected_ids = {i: answer_ids for (i, _), (_, answer_ids) in zip(worse, rejected, strict=True)}
+    rejected_answers = [(i, answer) for i, p in enumerate(prompts) if with_rejected and (answer := p.example.rejected)]
+    rejected = _answers(tokenizer, end_id, turn, [(prompts[i], answer) for i, answer in rejected_answers])
+    rejected_ids = {i: answer_ids for (i, _), (_, answer_ids) in zip(rejected_answers, rejected, strict=True)}
     items = [
         Encoded(prompt.example, *_cut_left(tokenizer, prompt, max_prompt_tokens), *reference, rejected_ids.get(i, ()))
         for i, (prompt, reference) in enumerate(zip(prompts, references, strict=True))
@@ -121,12 +121,12 @@ def settled_turn(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
     """
     chats = [example for example in examples if not isinstance(example.prompt, str)]
     if not chats:
-        if tokenizer.chat_template and not all(written_out(tokenizer, str(each.prompt)) for each in examples[:_PROBED]):
+        if tokenizer.chat_template and not all(written_out(tokenizer, str(item.prompt)) for item in examples[:_PROBED]):
             problem = "prompts are plain text, so the model's chat template is not applied"
             warnings.warn(f"{problem}; if it is a chat model, set data.chat: true", stacklevel=2)
         return Turn()
     turn = turn_of(tokenizer, chats[0].prompt)  # type: ignore[arg-type]
-    without = [each.row for each in chats if not turn.thoughts or turn.thoughts not in each.reference]
+    without = [chat.row for chat in chats if not turn.thoughts or turn.thoughts not in chat.reference]
     if not taught or not without or not turn.coming + turn.given:
         return open_turn(turn)
     if turn.optional:

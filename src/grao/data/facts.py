@@ -59,5 +59,5 @@ def spread(unit: str, lengths: Mapping[str, Sequence[int]]) -> str:
         unit: of the lengths.
         lengths: {kind of text: its lengths}.
     """
-    kinds = (f"{name} {round(statistics.median(each)):,} / {max(each):,}" for name, each in lengths.items())
+    kinds = (f"{name} {round(statistics.median(values)):,} / {max(values):,}" for name, values in lengths.items())
     return f"{unit}, median / longest: {', '.join(kinds)}"

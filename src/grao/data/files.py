@@ -207,7 +207,7 @@ def _csv_rows(name: str, content: bytes, kind: str) -> Iterator[Row]:
     if declared := re.match(r"sep=([,;\t|])\r?\n", text):
         text, separators, first_line = text[declared.end() :], declared[1], 2
     sample = text[:_SAMPLE].lstrip("\r\n")
-    headers = [next(csv.reader(io.StringIO(sample, newline=""), delimiter=each), []) for each in separators]
+    headers = [next(csv.reader(io.StringIO(sample, newline=""), delimiter=mark), []) for mark in separators]
     separator = separators[max(range(len(headers)), key=lambda index: len(headers[index]))]
     records = _records(name, text, separator, first_line)
     number, header = next(records, (first_line, []))

@@ -188,9 +188,9 @@ def _hint(table: Table, config: ColumnsConfig) -> str:
 def _example(row: Row, config: ColumnsConfig, used: Collection[str]) -> Example:
     context, reference = _answer(row, config.reference)
     prompt = _prompt(row, config.prompt, context)
-    worse = row.cell(config.rejected) if config.rejected is not None else None
+    rejected_cell = row.cell(config.rejected) if config.rejected is not None else None
     rejected = None
-    if not is_missing(worse) and not (isinstance(worse, str) and not worse):
+    if not is_missing(rejected_cell) and not (isinstance(rejected_cell, str) and not rejected_cell):
         other, rejected = _answer(row, str(config.rejected))
         if other not in ((), prompt):
             at = f"{row.at}, columns {config.reference!r} and {config.rejected!r}"

@@ -172,7 +172,7 @@ def _examples(table: Table, config: ColumnsConfig) -> Loaded:
     def renamed(columns: Mapping[str, Any]) -> dict[str, Any]:
         return {config.columns.get(name, name): value for name, value in columns.items()}
 
-    return replace(loaded, examples=[replace(each, columns=renamed(each.columns)) for each in loaded.examples])
+    return replace(loaded, examples=[replace(item, columns=renamed(item.columns)) for item in loaded.examples])
 
 
 def _rows(dataset: Any) -> Iterable[Any]:

@@ -149,8 +149,8 @@ class ScoredReward(ABC):
         """Return r(o) and r(y) of every group, scored in one call of `scores`."""
         width = len(batch.completions[0]) + 1
         self.check_columns(name for row in batch.columns for name in row)
-        given = batch.data_references or batch.references
-        rows = [{"reference": y, **row} for y, row in zip(given, batch.columns, strict=True)]
+        reference_texts = batch.data_references or batch.references
+        rows = [{"reference": y, **row} for y, row in zip(reference_texts, batch.columns, strict=True)]
         names = dict.fromkeys(name for row in rows for name in row)
         columns: dict[str, Any] = {name: [row.get(name) for row in rows for _ in range(width)] for name in names}
         ids = zip(batch.completion_ids, batch.reference_ids, strict=True)

@@ -90,7 +90,7 @@ class FunctionReward(ScoredReward):
                 number or None per answer.
             RewardUnavailableError: if the function raises it.
         """
-        given = {
+        arguments = {
             **{name: list(map(_copied, values)) for name, values in columns.items()},
             "prompts": [prompt if isinstance(prompt, str) else list(map(_copied, prompt)) for prompt in prompts],
             "completions": [
@@ -99,11 +99,11 @@ class FunctionReward(ScoredReward):
             ],
             **self.surroundings,
         }
-        accepted = self._accepted(given)
+        accepted = self._accepted(arguments)
         try:
             self._signature.bind(**accepted)
         except TypeError as error:
-            raise InputError(f"reward {self.name}: {error}; available are {', '.join(given)}") from error
+            raise InputError(f"reward {self.name}: {error}; available are {', '.join(arguments)}") from error
         try:
             result = self.function(**accepted)
             if inspect.isawaitable(result):

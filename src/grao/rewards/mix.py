@@ -118,9 +118,9 @@ class Mix:
         parts = {reward.name: ask(reward, batch) for reward in self.rewards}
         total = self.combine(list(parts.values()))
         tallies = {reward.name: reward.tally() for reward in self.rewards if isinstance(reward, Counted)}
-        scores = {each.name: each.last for each in self.rewards if isinstance(each, ScoredReward) and each.last}
+        scores = {item.name: item.last for item in self.rewards if isinstance(item, ScoredReward) and item.last}
         constraints = frozenset(weighted.reward.name for weighted in self.objectives if weighted.constraint)
-        judged = {each.name: each.last for each in self.rewards if isinstance(each, JudgeReward)}
+        judged = {reward.name: reward.last for reward in self.rewards if isinstance(reward, JudgeReward)}
         return MixedRewards(total, parts, tallies, constraints, scores, judged)
 
     def combine(self, parts: Sequence[Tensor]) -> Tensor:
@@ -153,20 +153,20 @@ class Mix:
         return constrained(total, constraints) if constraints else total
 
 
-def check_heard(asked: Sequence[MixedRewards], count: int | None = None) -> None:
+def check_heard(batches: Sequence[MixedRewards], count: int | None = None) -> None:
     """Check that not all rewards are missing.
 
     Args:
-        asked: rewards of all answers of this process.
+        batches: rewards of all answers of this process.
         count: number of answers on all processes, if the rewards of the others are all missing too; by default, the
             number of answers of this process.
 
     Raises:
         InputError: if the sum is missing for every one of two or more answers.
     """
-    count = sum(mixed.total.numel() for mixed in asked) if count is None else count
-    if count > 1 and all(bool(mixed.total.isnan().all()) for mixed in asked):
-        parts = [part for mixed in asked for part in mixed.parts.items()]
+    count = sum(mixed.total.numel() for mixed in batches) if count is None else count
+    if count > 1 and all(bool(mixed.total.isnan().all()) for mixed in batches):
+        parts = [part for mixed in batches for part in mixed.parts.items()]
         silent = " and ".join(dict.fromkeys(f"reward {name}" for name, part in parts if part.isnan().any()))
         raise InputError(
             f"{silent or 'the rewards'} returned None or NaN for all {count} answers, or for their references"
@@ -206,10 +206,10 @@ def as_mix(rewards: Mix | RewardLike | Sequence[RewardLike]) -> Mix:
     """
     if isinstance(rewards, Mix):
         return rewards
-    several: Any = rewards
+    sources: Any = rewards
     if not isinstance(rewards, Sequence) or isinstance(rewards, str) or _with_tokenizer(rewards):
-        several = [rewards]
-    return Mix([_as_reward(each) for each in several])
+        sources = [rewards]
+    return Mix([_as_reward(source) for source in sources])
 
 
 def _as_reward(source: Any) -> Reward:
@@ -260,7 +260,7 @@ def make_rewards(recipe: Recipe) -> Mix:
         WeightedReward(make_reward(section, recipe), section.weight, section.normalise, section.constraint)
         for section in recipe.rewards
     ]
-    names = [each.reward.name for each in weighted]
+    names = [objective.reward.name for objective in weighted]
     if len(set(names)) < len(names):
         raise InputError(f"rewards: two have the name {max(names, key=names.count)!r}; rename one")
     return Mix(weighted)

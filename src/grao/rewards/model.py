@@ -64,14 +64,14 @@ class _ModelReward(ScoredReward):
         self._longest = int(min(positions(model) or math.inf, tokenizer.model_max_length))
 
     def _shortened(
-        self, sequences: Iterable[list[int]], kept: str, cut: Callable[[list[int]], list[int]]
+        self, sequences: Iterable[list[int]], note: str, cut: Callable[[list[int]], list[int]]
     ) -> list[list[int]]:
         """Truncate sequences that are longer than the model can read, with a warning."""
         whole = list(sequences)
         check_tokens(self.model, self.tokenizer, f"reward {self.name}", [max(ids, default=0) for ids in whole])
         if any(len(ids) > self._longest for ids in whole):
             warnings.warn(
-                f"reward {self.name}: texts of more than {self._longest} tokens are truncated; {kept}", stacklevel=3
+                f"reward {self.name}: texts of more than {self._longest} tokens are truncated; {note}", stacklevel=3
             )
         return [ids if len(ids) <= self._longest else cut(ids) for ids in whole]
 

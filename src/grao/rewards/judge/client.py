@@ -128,7 +128,7 @@ class JudgeClient:
         self.openai = openai
         self.endpoint, self.ledger, self.known = endpoint, ledger, known
         self.budget = Budget(endpoint.config.max_cost, ledger, endpoint.model)
-        self.heard = False
+        self.has_answered = False
         """Whether it has answered before, so that key, model and address must be right."""
         self._gap = 60.0 / endpoint.config.rate_limit if endpoint.config.rate_limit else 0.0
         self._next = 0.0
@@ -245,7 +245,7 @@ class _Batch:
             known = True
         finally:
             client.budget.settle(reservation, known)
-        self._heard, client.heard = time.monotonic(), True
+        self._heard, client.has_answered = time.monotonic(), True
         return None
 
     async def _request(self, content: str, seconds: float) -> JudgeAnswer | Failure:
@@ -287,15 +287,15 @@ class _Batch:
 
     def _refused(self, status: int, reason: str, headers: Mapping[str, str]) -> Failure:
         """Handle an error status: before the first answer the setup is at fault, later it may be the question."""
-        judge, heard = f"judge {self._endpoint}", self._client.heard
-        if status == 401 or (status == 403 and not heard and not self._client.ledger.find([self._client.known])):
+        judge, has_answered = f"judge {self._endpoint}", self._client.has_answered
+        if status == 401 or (status == 403 and not has_answered and not self._client.ledger.find([self._client.known])):
             fault = "rejects the key" if self._endpoint.key else "requires a key (set api_key_env)"
             raise InputError(f"{judge} {fault}: {reason}")
         if status == 402:
             raise RewardUnavailableError(f"{judge} requires payment: {reason}")
-        if status in (404, 410) and not heard:
+        if status in (404, 410) and not has_answered:
             raise InputError(f"{judge} was not found: {reason}; check model and base_url (which usually ends in /v1)")
-        if status in range(300, 400) and not heard:
+        if status in range(300, 400) and not has_answered:
             target = self._endpoint.mask.line(headers.get("location", "")).removesuffix("/chat/completions")
             hint = "if that address is right, set it as base_url"
             raise InputError(f"{judge} redirects to {target!r} ({status}); redirects are not followed: {hint}")

@@ -101,8 +101,8 @@ class LocalJudge:
         """Return P(Text 1 better), P(tie), P(Text 2 better) as (N, 3) float64; NaN if a question is too long."""
         tokens = [self._tokens(question) for question in questions]
         longest = positions(self.model)
-        known = [token for shared, ends in tokens for ids in (shared, *ends) for token in ids]
-        check_tokens(self.model, self.tokenizer, f"judge {self.name}", known)
+        all_tokens = [token for shared, ends in tokens for ids in (shared, *ends) for token in ids]
+        check_tokens(self.model, self.tokenizer, f"judge {self.name}", all_tokens)
         lengths = [len(shared) + max(map(len, ends)) for shared, ends in tokens]
         # Sorted by length, to minimise padding.
         fitting = sorted((i for i, n in enumerate(lengths) if not longest or n <= longest), key=lengths.__getitem__)
@@ -135,16 +135,16 @@ class LocalJudge:
     def _tokens(self, question: Shown) -> tuple[list[int], list[list[int]]]:
         """Return the question with the common beginning of its three answers, and the rest of each answer."""
         content = self.template.render(context_text(question.pair.prompt), *question.texts)
-        chat, asked = bool(self.tokenizer.chat_template), f"{guarded(content, self._turn.frame)}\n"
-        if chat:
+        is_chat, text = bool(self.tokenizer.chat_template), f"{guarded(content, self._turn.frame)}\n"
+        if is_chat:
             messages = [{"role": "user", "content": content}]
             refusal = f"judge {self.name}: its chat template rejects the question"
-            asked = prompt_text(self.tokenizer, messages, self._turn, refusal) + self._turn.gap
-        asked += end_of_thoughts(asked.rpartition(content[-_TAIL:])[2])
-        answered = token_ids(self.tokenizer, [(asked + verdict, not chat) for verdict in PairVerdict])
-        apart = [len(set(tokens)) > 1 for tokens in zip(*answered, strict=False)]
-        shared = apart.index(True) if True in apart else len(apart)
-        return answered[0][:shared], [ids[shared:] for ids in answered]
+            text = prompt_text(self.tokenizer, messages, self._turn, refusal) + self._turn.gap
+        text += end_of_thoughts(text.rpartition(content[-_TAIL:])[2])
+        answers = token_ids(self.tokenizer, [(text + verdict, not is_chat) for verdict in PairVerdict])
+        differs = [len(set(tokens)) > 1 for tokens in zip(*answers, strict=False)]
+        shared = differs.index(True) if True in differs else len(differs)
+        return answers[0][:shared], [ids[shared:] for ids in answers]
 
 
 def _reply(probabilities: Sequence[float]) -> str:
