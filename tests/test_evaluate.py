@@ -179,7 +179,7 @@ def test_each_of_several_rewards_is_told_apart(place: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "is empty"),
+        ([], "has no rows"),
         ([{"id": "0123456789abcdef", "answer": "x"}], "its prompt is none of the 10 that are evaluated on"),
         ([{"prompt": "say nothing", "answer": "x"}], "its prompt is none of the 10"),
         ([{"answer": "x"}], "has neither id nor prompt"),

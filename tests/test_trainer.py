@@ -427,7 +427,7 @@ def test_an_evaluation_of_a_script_is_kept_and_overwrites_no_other(tmp_path: Pat
         stopped.train()
     assert "eval_ras" in stopped.evaluate()  # not as within a training
     silent = True
-    with pytest.raises(InputError, match="every one of 3 answers"):
+    with pytest.raises(InputError, match="for all 3 answers"):
         script(tmp_path / "silent").evaluate()
 
 
