@@ -349,7 +349,7 @@ def test_ctrl_c_keeps_what_is_finished(place: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(runner, "run_cell", interrupted)
     assert main(["compare", "--config", "study.yaml"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes the study" in capsys.readouterr().err
     assert [path.stem for path in (place / "study" / "cells").iterdir()] == ["grao-final-lr0.01-seed0"]
 
 
@@ -387,7 +387,7 @@ def test_no_run_begins_that_would_not_end_in_time(place: Path, monkeypatch: pyte
     # both selections; of the first seed's two runs grao's 50 s would end at 150 s
     assert main(words) == 0
     assert ran() == ["grao-select-lr0.001-seed1000", "grao-select-seed1000"]
-    left = "time is up: 6 runs are left; go on with grao compare --config study.yaml --minutes=2 '--output=it'\"'\"'s'"
+    left = "time is up: 6 runs are left; resume with grao compare --config study.yaml --minutes=2 '--output=it'\"'\"'s'"
     assert f"{left} '--seeds=[0, 1, 2]' '--learning_rates=[1e-3, 1e-2]'" in capsys.readouterr().out
     assert not (folder / "study.json").exists()
 

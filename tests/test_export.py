@@ -413,7 +413,7 @@ def test_the_command(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture)
     assert f"card    {tmp_path}/run/export/README.md" in out
     for words, message in (
         (["--dtype", "bfloat16"], "--dtype: is for --merge"),
-        (["--public"], "--public: is for --push; leave it out"),
+        (["--public"], "--public only applies to --push; remove it"),
         (["--training.steps", "3"], "--training.steps is unknown; see grao export --help"),
     ):
         assert main(["export", str(tmp_path / "run"), *words]) == 2

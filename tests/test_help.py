@@ -78,7 +78,7 @@ def test_a_search_goes_by_name_by_text_and_by_what_it_is_called_elsewhere() -> N
     assert search_text("nucleus", Recipe).startswith("  --rollout.top_p")
     assert search_text("lr", Recipe).startswith("  --training.learning_rate")
     assert section_text("nucleus", Recipe) == search_text("nucleus", Recipe)
-    with pytest.raises(InputError, match="nothing mentions 'zebra'; sections are model, data"):
+    with pytest.raises(InputError, match="no setting mentions 'zebra'; sections are model, data"):
         section_text("zebra", Recipe)
 
 

@@ -350,7 +350,7 @@ def test_a_full_disk_is_one_line(place: Path, capsys, monkeypatch: pytest.Monkey
     monkeypatch.setattr(GRAOTrainer, "save_model", full)
     assert main(["train", "--config", written(place)]) == 2
     said, go_on = capsys.readouterr().err.splitlines()[-1], "continue with: grao train --resume run"
-    assert said == f"error: the disk is full or its limit is reached: {error}; {go_on}"
+    assert said == f"error: the disk is full or its quota is used up: {error}; {go_on}"
     assert json.loads((place / "run" / "manifest.json").read_text())["status"] == "failed"
 
 
@@ -449,7 +449,7 @@ def test_ctrl_c_before_and_behind_the_run(place: Path, capsys, monkeypatch: pyte
     with monkeypatch.context() as patched:
         patched.setattr("grao.studies.prepare.load_policy", stop)
         assert main(["train", "--config", name]) == 130
-    assert capsys.readouterr().err == "stopped; the same command begins again\n"
+    assert capsys.readouterr().err == "stopped; run the same command to start over\n"
     assert not Path("run").exists()
     with monkeypatch.context() as patched:
         patched.setattr("grao.studies.train.write_report", stop)

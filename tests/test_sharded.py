@@ -349,7 +349,7 @@ def test_a_killed_process_ends_all_with_one_line(tmp_path: Path, monkeypatch: py
     assert left.wait(60) == 1
     assert time.monotonic() - begin < 60
     last = left.err.strip().splitlines()[-1]
-    assert last.startswith("error: another process of this run has ended; what it wrote says why")
+    assert last.startswith("error: another process of this run exited; see its output")
     assert "Traceback" not in left.err
 
 

@@ -62,7 +62,7 @@ def test_a_chat_goes_on_until_it_begins_anew(tmp_path: Path, chat_tokenizer):
     ("words", "message"),
     [
         (["nowhere"], "nowhere"),
-        (["nowhere", "--against", "before"], "is no run that says which model it began with"),
+        (["nowhere", "--against", "before"], "is not a run that recorded its starting model"),
         (["m", "--temperature", "hot"], "must be a number from 0 to 10"),
         (["m", "--max_tokens", "0"], "at least 1"),
         (["m", "--rollout.top_p", "1"], "is unknown"),

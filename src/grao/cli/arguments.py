@@ -1,7 +1,7 @@
-"""What the functions in `grao.cli.commands` are called with, read from the words of the command line.
+"""The arguments of the functions in `grao.cli.commands`, parsed from the command line.
 
-Options that a command does not know itself (`--rollout.group_size 4`) go to the recipe, which is checked here:
-a mistake is answered before anything heavy is imported.
+Options that are not the command's own (`--rollout.group_size 4`) go to the recipe, which is checked here, before
+anything heavy is imported.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from grao.cli.entrants import EvaluateArguments, Models, is_run, named
-from grao.cli.meant import belongs
+from grao.cli.hints import usage_hint
 from grao.command import command
 from grao.config.arms import study_arms
 from grao.config.load import dump_recipe, load_config, load_recipe
@@ -29,9 +29,9 @@ Overrides = tuple[tuple[str, str], ...]
 """Dotted field and YAML text, in the order of the command line."""
 
 _STAND_INS = (("model.path", "m"), ("data.path", "d"), ("rewards.0.function", "r:r"), ("output", "o"))
-"""Required fields, with which the options of the quickstart are checked before its recipe can be written."""
+"""Stand-ins for required fields, so that options can be checked before there is a complete recipe."""
 _ABLATED: Overrides = (("arms", "{grao: {}}"), ("against", "null"), ("over", "{}"))
-"""What an ablation replaces of a study."""
+"""What an ablation replaces in a study."""
 
 _EVALUATION = "runs/evaluation"
 _OF_JUDGING = ("rewards.", "rewards", "evaluation.confidence", "audit.")
@@ -39,23 +39,23 @@ _CHECKS = ("retest", "kl", "judge_error", "labels")
 
 
 class QuickstartArguments(NamedTuple):
-    """`grao quickstart`: the whole method on the embedded tasks."""
+    """Arguments of `grao quickstart`."""
 
     ability: Ability
-    """Of the model at the start: a level by name, or a share from 0 to 1."""
+    """Of the starting model: a level by name, or a share from 0 to 1."""
     architecture: Architecture
     seed: int
     output: Path
     steps: int | None
-    """Optimiser steps; None leaves the choice to the command."""
+    """Optimiser steps; None is the command's default."""
     show_samples: int
     """Answers of the last step on the screen."""
     overrides: Overrides
-    """For the recipe that the command writes; keys and values are checked."""
+    """For the recipe that the command writes; already checked."""
 
 
 class TrainArguments(NamedTuple):
-    """`grao train`."""
+    """Arguments of `grao train`."""
 
     recipe: Recipe
     show_samples: int = 0
@@ -63,101 +63,101 @@ class TrainArguments(NamedTuple):
 
 
 class ResumeArguments(NamedTuple):
-    """`grao train --resume`."""
+    """Arguments of `grao train --resume`."""
 
     folder: Path
-    """Of the run; it exists."""
+    """Of the run; exists."""
     overrides: Overrides
-    """Fields of its recipe that are other ones from here."""
+    """Fields of its recipe that change from here on."""
     show_samples: int = 0
     """Answers of the last step on the screen."""
 
 
 class DryRunArguments(NamedTuple):
-    """`grao train --dry-run`."""
+    """Arguments of `grao train --dry-run`."""
 
     recipe: Recipe
     card: int | None
-    """Bytes of the card to plan for; None is the device at hand."""
+    """Memory in bytes of the GPU to plan for; None is this machine's device."""
     gpus: int
-    """How many of them the model is split over."""
+    """Number of GPUs that the model is split over."""
     ask: bool
-    """Judges on servers may be asked, to time them."""
+    """Ask judges on servers a few questions to time them."""
 
 
 class DataCheckArguments(NamedTuple):
-    """`grao data check`."""
+    """Arguments of `grao data check`."""
 
     recipe: Recipe
-    """Its data section is checked; the rest stands in where nothing was given."""
+    """Only its data section is checked; missing fields are stand-ins."""
     given: frozenset[str]
-    """Fields of the data section that the user has set."""
+    """Fields of the data section that the user set."""
     model: bool
-    """Whether there is a model to read the rows with."""
+    """Whether a model was given to encode the rows with."""
 
 
 class ChatArguments(NamedTuple):
-    """`grao chat`."""
+    """Arguments of `grao chat`."""
 
     model: str
     against: str | None
-    """A second model, or `before` for the one that the run began with."""
+    """A second model, or `before` for the one that the run started from."""
     temperature: float
     max_tokens: int
     seed: int
 
 
 class WatchArguments(NamedTuple):
-    """`grao watch`."""
+    """Arguments of `grao watch`."""
 
     run: Path
     port: int
 
 
 class ExportArguments(NamedTuple):
-    """`grao export`."""
+    """Arguments of `grao export`."""
 
     run: Path
     checkpoint: int | None
-    """Step of the checkpoint to take in place of the result."""
+    """Step of the checkpoint to export instead of the final model."""
     merge: bool
-    """Put the adapter into the weights of its base."""
+    """Merge the adapter into the weights of its base."""
     dtype: str | None
-    """Number format of merged weights; None is the base's own."""
+    """Data type of merged weights; None is the base's own."""
     to: Path | None
-    """Where it goes; None is `export` in the run's folder."""
+    """Output folder; None is `export` in the run's folder."""
     push: str | None
-    """Repository of the hub."""
+    """Repository on the hub."""
     public: bool
-    """Whether all may read that."""
+    """Whether that repository is public."""
 
 
 class StudyArguments(NamedTuple):
-    """`grao compare`, `grao ablate` and `grao sweep`."""
+    """Arguments of `grao compare`, `grao ablate` and `grao sweep`."""
 
     study: Study
-    """Its arms are checked too."""
+    """The study; its arms are checked too."""
     quick: bool = False
-    """Cut down to see it work."""
+    """Cut down to check that it works."""
     retry: bool = False
-    """Try failed runs again."""
+    """Retry failed runs."""
     minutes: int | None = None
-    """Begin no run that would not end by then."""
-    again: str = ""
-    """The command that goes on with what is left."""
+    """Start no run that would not finish within these minutes."""
+    resume: str = ""
+    """The command that resumes the study."""
 
 
 def read_quickstart(namespace: Namespace, overrides: Overrides) -> QuickstartArguments:
-    """Of `grao quickstart`: the fields that are given are checked too."""
+    """Parse the arguments of `grao quickstart`; given settings are checked too."""
     load_recipe(None, (*_STAND_INS, ("seed", str(namespace.seed)), *overrides))
     return QuickstartArguments(**_options(namespace), overrides=overrides)
 
 
 def read_train(namespace: Namespace, overrides: Overrides) -> Any:
-    """Of `grao train`: a recipe, a run to go on with, or a dry run."""
+    """Parse the arguments of `grao train`: a recipe, a run to resume, or a dry run."""
     for name in ("card", "gpus", "ask_judges"):
         if getattr(namespace, name) and not namespace.dry_run:
-            raise InputError(f"--{name.replace('_', '-')}: is for --dry-run, which plans with it; leave it out")
+            raise InputError(f"--{name.replace('_', '-')} only applies to --dry-run; remove it")
     if namespace.report_to:
         services = write_inline(namespace.report_to.split(","))
         overrides = (*overrides, ("training.trainer.report_to", services))
@@ -167,15 +167,15 @@ def read_train(namespace: Namespace, overrides: Overrides) -> Any:
             return DryRunArguments(recipe, namespace.card, namespace.gpus or 1, namespace.ask_judges)
         return TrainArguments(recipe, namespace.show_samples)
     if namespace.config or namespace.print_config or namespace.dry_run or "output" in dict(overrides):
-        said = "--resume takes no --config, --print_config, --dry-run or --output"
-        raise InputError(f"{said}: the run keeps its folder and the recipe it was started with")
+        problem = "--resume takes no --config, --print_config, --dry-run or --output"
+        raise InputError(f"{problem}: the run keeps its folder and the recipe it was started with")
     return ResumeArguments(_folder("--resume", namespace.resume), overrides, namespace.show_samples)
 
 
 def read_data_check(namespace: Namespace, overrides: Overrides) -> DataCheckArguments:
-    """Of `grao data check`."""
+    """Parse the arguments of `grao data check`."""
     if namespace.config and namespace.file:
-        raise InputError("give FILE or --config FILE, not both: a recipe names its data itself")
+        raise InputError("give FILE or --config FILE, not both: the recipe names its own data")
     if namespace.config:
         return DataCheckArguments(read_recipe(namespace, overrides), frozenset(names(Recipe)["data",]), True)
     if namespace.file is None:
@@ -187,20 +187,23 @@ def read_data_check(namespace: Namespace, overrides: Overrides) -> DataCheckArgu
 
 
 def read_evaluate(namespace: Namespace, overrides: Overrides) -> EvaluateArguments:
-    """Prompts and rewards are those of `--run`, of the first run among the models, or of a recipe."""
+    """Parse the arguments of `grao evaluate`.
+
+    Prompts and rewards come from `--run`, from the first run among the models, or from a recipe.
+    """
     models, run = tuple(map(named, namespace.models)), namespace.run
     options = tuple((name, getattr(namespace, name)) for name in _CHECKS if getattr(namespace, name))
     if run is not None:
         _folder("--run", run)
         if namespace.config:
-            raise InputError("--run takes no --config: its prompts are those of the run")
-    elif namespace.config is None and (found := next((path for _, path in models if is_run(path)), None)):
-        run, models = Path(found), models if len(models) > 1 else ()
+            raise InputError("--run takes no --config: the prompts are those of the run")
+    elif namespace.config is None and (first := next((path for _, path in models if is_run(path)), None)):
+        run, models = Path(first), models if len(models) > 1 else ()
     if run is not None:
         return _evaluate_on(run, namespace.output, models, overrides)._replace(options=options)
     if namespace.output is not None and (namespace.config or overrides or models):
         overrides = (*overrides, ("output", write_inline(str(namespace.output))))
-    if models and namespace.config is None:  # what a recipe cannot be without
+    if models and namespace.config is None:  # fields that a recipe must have
         given = {name for name, _ in overrides}
         needed = (("model.path", models[0][1]), ("output", _EVALUATION))
         overrides = (*((name, write_inline(text)) for name, text in needed if name not in given), *overrides)
@@ -209,11 +212,11 @@ def read_evaluate(namespace: Namespace, overrides: Overrides) -> EvaluateArgumen
 
 
 def _evaluate_on(run: Path, output: Path | None, models: Models, overrides: Overrides) -> EvaluateArguments:
-    """Models on the prompts of a run, the run's own two, or, where rewards are given, its recorded answers."""
+    """Evaluate models on a run's prompts, the run's own two models, or (if rewards are given) its recorded answers."""
     if not models and not overrides:
         return EvaluateArguments(run, output or run)
-    if unfit := [name for name, _ in overrides if not models and not name.startswith(_OF_JUDGING)]:
-        problem = f"--{unfit[0]} changes what is sampled, and --run RUN judges the recorded answers again"
+    if unusable := [name for name, _ in overrides if not models and not name.startswith(_OF_JUDGING)]:
+        problem = f"--{unusable[0]} changes how answers are sampled, but --run RUN judges the recorded answers"
         raise InputError(f"{problem}; to sample anew, name the models too: grao evaluate {run} --run {run}")
     if any(name.startswith("rewards.") for name, _ in overrides):
         overrides = (("rewards", "[]"), *overrides)
@@ -223,7 +226,7 @@ def _evaluate_on(run: Path, output: Path | None, models: Models, overrides: Over
 
 
 def read_study(namespace: Namespace, overrides: Overrides) -> StudyArguments:
-    """Of `grao compare`, `grao ablate` and `grao sweep`."""
+    """Parse the arguments of `grao compare`, `grao ablate` and `grao sweep`."""
     if namespace.config is None:
         raise InputError(f"give --config FILE; see grao {namespace.command} --help")
     try:
@@ -241,45 +244,45 @@ def read_study(namespace: Namespace, overrides: Overrides) -> StudyArguments:
     given = [f"--{name}" for name in ("quick", "retry") if getattr(namespace, name)]
     given += [f"--minutes={namespace.minutes}"] if namespace.minutes else []
     given += [f"--{name}={text}" for name, text in overrides]
-    again = command(namespace.command, "--config", namespace.config, *given)
-    return StudyArguments(study, namespace.quick, namespace.retry, namespace.minutes, again)
+    resume = command(namespace.command, "--config", namespace.config, *given)
+    return StudyArguments(study, namespace.quick, namespace.retry, namespace.minutes, resume)
 
 
 def read_report(namespace: Namespace, overrides: Overrides) -> Path:
-    """Of `grao report`: the folder."""
+    """Parse the arguments of `grao report`: the run's folder."""
     return _folder("RUN", namespace.run)
 
 
 def read_export(namespace: Namespace, overrides: Overrides) -> ExportArguments:
-    """Of `grao export`."""
+    """Parse the arguments of `grao export`."""
     if namespace.public and namespace.push is None:
-        raise InputError("--public: is for --push; leave it out")
+        raise InputError("--public only applies to --push; remove it")
     if namespace.dtype and not namespace.merge:
-        raise InputError("--dtype: is for --merge, other weights are exported as they are; leave it out")
+        raise InputError("--dtype only applies to --merge; other weights are exported as they are; remove it")
     _folder("RUN", namespace.run)
     return ExportArguments(**_options(namespace))
 
 
 def read_watch(namespace: Namespace, overrides: Overrides) -> WatchArguments:
-    """Of `grao watch`."""
+    """Parse the arguments of `grao watch`."""
     return WatchArguments(_folder("RUN", namespace.run), namespace.port)
 
 
 def read_chat(namespace: Namespace, overrides: Overrides) -> ChatArguments:
-    """Of `grao chat`."""
+    """Parse the arguments of `grao chat`."""
     return ChatArguments(**_options(namespace))
 
 
 def read_runs(namespace: Namespace, overrides: Overrides) -> Path:
-    """Of `grao runs`: the folder."""
+    """Parse the arguments of `grao runs`: the folder."""
     return _folder("FOLDER", namespace.folder, "the folder that holds the runs")
 
 
 def read_recipe(namespace: Namespace, overrides: Overrides, needed: str = "--config FILE") -> Any:
-    """The checked recipe that `--config` and the options make; `needed` says what to give if there is neither.
+    """The checked recipe made of `--config` and the options; `needed` names what to give if there is neither.
 
     Raises:
-        InputError: for anything wrong in it.
+        InputError: if the recipe is not valid.
         SystemExit: after `--print_config`.
     """
     if namespace.config is None and not overrides:
@@ -292,12 +295,12 @@ def read_recipe(namespace: Namespace, overrides: Overrides, needed: str = "--con
 
 
 def overrides_of(command: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Pairs out of `--a.b value` and `--a.b=value`, in order."""
+    """(name, value) pairs from `--a.b value` and `--a.b=value`, in order."""
     rest = iter(words)
     for word in rest:
         name, equals, text = word.partition("=")
         if not name.startswith("--"):
-            raise InputError(f"{word!r} is not expected here; {belongs(word, command) or 'options begin with --'}")
+            raise InputError(f"unexpected argument {word!r}; {usage_hint(word, command) or 'options begin with --'}")
         value = text if equals else next(rest, None)
         if value is None or (value.startswith("--") and not equals):
             raise InputError(f"{name} needs a value")
@@ -305,7 +308,7 @@ def overrides_of(command: str, words: Sequence[str]) -> Iterator[tuple[str, str]
 
 
 def _options(namespace: Namespace) -> dict[str, Any]:
-    """The command's own options."""
+    """The command's own options by name."""
     others = ("command", "read", "root", "flags", "models")
     return {name: value for name, value in vars(namespace).items() if name not in others}
 
@@ -314,6 +317,6 @@ def _folder(option: str, path: Path, wanted: str = "the folder of a run") -> Pat
     if not os.path.isdir(path):
         raise InputError(f"{option}: {path} is not a folder; give {wanted}")
     if os.path.exists(path / "config.json") and not os.path.exists(path / "manifest.json"):
-        remedy = f"give {path.parent}" if is_run(str(path.parent)) else f"to talk to it: grao chat {path}"
+        remedy = f"give {path.parent}" if is_run(str(path.parent)) else f"to chat with it: grao chat {path}"
         raise InputError(f"{option}: {path} holds a model, not a run; {remedy}")
     return path

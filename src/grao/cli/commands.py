@@ -1,5 +1,4 @@
-"""The commands, once their arguments are checked: one function each, named like it. What it returns, if anything, is
-the exit code.
+"""The commands: one function each, called with checked arguments. A returned value is the exit code.
 
 `main` imports this module last, since it loads torch.
 """
@@ -67,7 +66,7 @@ from grao.visible import visible
 
 
 def quickstart(arguments: QuickstartArguments) -> None:
-    """Builds the embedded world, aligns its model by an ordinary recipe and shows the result."""
+    """Builds the embedded world, aligns its model with an ordinary recipe and shows the result."""
     if (arguments.output / "manifest.json").exists():
         raise InputError(f"--output: {arguments.output} already holds a run; choose another folder or remove it")
     wanted = {name: getattr(arguments, name) for name in ("ability", "architecture", "seed")}
@@ -81,13 +80,13 @@ def quickstart(arguments: QuickstartArguments) -> None:
 
 
 def data_check(arguments: DataCheckArguments) -> None:
-    """Says what a file holds, how it is read, and how to begin."""
+    """Shows the columns of a file, how they are read, and a starter recipe."""
     with terminal() as screen:
         check_data(*arguments, screen)
 
 
 def train(run: TrainArguments | ResumeArguments | DryRunArguments) -> None:
-    """Trains as a recipe says, or resumes the run in a folder; evaluates and reports. A dry run says what it takes."""
+    """Trains from a recipe or resumes a run, then evaluates and reports. A dry run only plans memory, time and cost."""
     if isinstance(run, DryRunArguments):
         with terminal() as screen:
             return dry_run(*run, screen)
@@ -100,13 +99,13 @@ def train(run: TrainArguments | ResumeArguments | DryRunArguments) -> None:
 
 
 def evaluate(arguments: EvaluateArguments) -> None:
-    """Judges models and ready answers on held-out prompts, records the verdicts and reports."""
+    """Evaluates models and ready answers on held-out prompts, records the verdicts and reports."""
     source, folder, options = arguments.source, arguments.folder, Options(**dict(arguments.options))
     with terminal() as screen:
         if not isinstance(source, Recipe):
             result = evaluate_run(source, folder, screen, options)
-        elif arguments.again:
-            result = evaluate_again(source, arguments.again, screen, options)
+        elif arguments.rejudged:
+            result = evaluate_again(source, arguments.rejudged, screen, options)
         elif arguments.models:
             result = evaluate_models(source, contestants(source, arguments.models), screen, options)
         else:
@@ -116,7 +115,7 @@ def evaluate(arguments: EvaluateArguments) -> None:
     _show_path(screen.console, "report", folder / "report.html")
     recipe = folder / "recipe.yaml"
     if isinstance(source, Recipe) and source.model.path.endswith(FILE_TYPES):
-        return  # answers alone: there is no model to train
+        return  # only answers: there is no model to train
     if isinstance(source, Recipe):
         _show_next(screen.console, command("train", "--config", recipe, "--output", f"{folder}-trained"))
     else:
@@ -124,15 +123,15 @@ def evaluate(arguments: EvaluateArguments) -> None:
 
 
 def compare(arguments: StudyArguments) -> None:
-    """Runs what is missing of a study, whatever its arms, and shows the result."""
+    """Runs what is missing of a study and shows the result."""
     study = quick(arguments.study) if arguments.quick else arguments.study
     try:
         with terminal() as screen:
             result = run_study(study, screen, arguments.retry, 60 * (arguments.minutes or math.inf))
     except TimeUpError as ended:
-        return screen.copyable(f"time is up: {ended}; go on with {arguments.again}")
+        return screen.copyable(f"time is up: {ended}; resume with {arguments.resume}")
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; finished runs are kept, the same command goes on from there") from None
+        raise KeyboardInterrupt("stopped; finished runs are kept, the same command resumes the study") from None
     _show_study(result, study.output / "study.html", screen.console)
     _show_spending(screen)
     _show_next(screen.console, command("report", study.output))
@@ -142,7 +141,7 @@ ablate = sweep = compare
 
 
 def reward_train(recipe: RewardModelRecipe) -> None:
-    """Trains a reward model, measures it on held-out pairs, and says where it lies."""
+    """Trains a reward model, measures it on held-out pairs and shows where it is."""
     with terminal() as screen:
         record = train_reward_model(recipe, screen)
     screen.console.print(reward_model_table(record))
@@ -152,7 +151,7 @@ def reward_train(recipe: RewardModelRecipe) -> None:
 
 
 def reward_audit(recipe: Recipe) -> None:
-    """Audits the rewards of a recipe and ends with the verdict in words."""
+    """Audits the rewards of a recipe and prints the verdict."""
     folder = audit_folder(recipe)
     with terminal() as screen:
         audit = audit_rewards(recipe, screen)
@@ -162,11 +161,11 @@ def reward_audit(recipe: Recipe) -> None:
         _show_path(screen.console, f"{name:12}", folder / name)
     screen.console.print()
     screen.console.print(verdict_words(audit.verdict))
-    _show_path(screen.console, "next", "mend what is named above, or give `grao train` the same recipe and options")
+    _show_path(screen.console, "next", "fix what is named above, or run grao train with the same recipe and options")
 
 
 def export(arguments: ExportArguments) -> None:
-    """Makes a folder of a run's model that other tools load, and says where it lies."""
+    """Exports a run's model to a folder that other tools can load, and shows where it is."""
     with terminal() as screen:
         folder, address = export_run(screen=screen, **arguments._asdict())
     _show_path(screen.console, "model", folder)
@@ -176,7 +175,7 @@ def export(arguments: ExportArguments) -> None:
 
 
 def report(folder: Path) -> None:
-    """Writes the page of a run or a study anew from its records, and prints its tables."""
+    """Rewrites the report of a run or a study from its records, and prints its tables."""
     console = Console()
     if study := read_study(folder) or recorded_result(folder):
         page = write_study_report(folder, study, read_text(folder / "study.yaml") or "")
@@ -189,13 +188,13 @@ def report(folder: Path) -> None:
 
 
 def chat(arguments: ChatArguments) -> None:
-    """Answers what is typed."""
+    """Chats with one model, or with two side by side."""
     sampling = Sampling(1, arguments.temperature, 1.0, arguments.max_tokens)
     models = {Path(arguments.model).name or arguments.model: arguments.model}
     if arguments.against:
         other = start_of(arguments.model) if arguments.against == BEFORE else arguments.against
         if other is None:
-            problem = f"{arguments.model} is no run that says which model it began with"
+            problem = f"{arguments.model} is not a run that recorded its starting model"
             raise InputError(f"--against before: {problem}; name the model")
         models[arguments.against] = other
     with terminal() as screen:
@@ -204,14 +203,14 @@ def chat(arguments: ChatArguments) -> None:
 
 
 def watch(arguments: WatchArguments) -> None:
-    """Serves the page of a run to this machine until Ctrl-C."""
+    """Serves a run's live report to this machine until Ctrl-C."""
     inside = sorted(path.parent.name for path in arguments.run.glob("*/manifest.json"))
     if inside and not (arguments.run / "manifest.json").exists():
-        raise InputError(f"RUN: {arguments.run} is no run but holds some; name one of them: {', '.join(inside[:5])}")
+        raise InputError(f"RUN: {arguments.run} is not a run but contains runs; name one: {', '.join(inside[:5])}")
     try:
         server = LiveServer(arguments.run, arguments.port)
     except (OSError, OverflowError) as error:
-        raise InputError(f"--port: {arguments.port} cannot be had ({one_line(error)}); choose another") from error
+        raise InputError(f"--port: {arguments.port} cannot be opened ({one_line(error)}); choose another") from error
     with server:
         sys.stdout.write(f"{arguments.run} is at {server.address} (Ctrl-C ends this, not the run)\n")
         sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""Completion for shells: a script with all commands, options, settings and their values, so that no Python runs at Tab.
+"""The shell completion script: all commands, options, settings and their values, so that no Python runs at Tab.
 
-shtab writes it from a parser in which every setting of a recipe is an option.
+shtab generates it from a parser in which every setting of a recipe is an option.
 """
 
 from argparse import SUPPRESS, ArgumentParser
@@ -14,11 +14,11 @@ from grao.config.schema import field_facts
 from grao.errors import InputError
 
 SHELLS = ("bash", "zsh", "fish")
-"""For which there is a script."""
+"""Supported shells."""
 _BASIC = {"text", "number", "integer", "mapping", "list"}
-"""Kinds of values that are no value themselves."""
+"""Kinds of values that are not literal choices."""
 _FILES = ("path", "function", "output", "ledger", "criterion", "recipe", "labels", "config", "file", "run", "resume")
-"""Last words of settings, options and arguments that are files or folders."""
+"""Settings, options and arguments (by their last word) that take files or folders."""
 
 
 def completion_script(shell: str, parser: ArgumentParser, commands: Mapping[str, ArgumentParser]) -> str:
@@ -26,8 +26,8 @@ def completion_script(shell: str, parser: ArgumentParser, commands: Mapping[str,
 
     Args:
         shell: one of `SHELLS`.
-        parser: of `grao`; it gets all settings as options.
-        commands: the parser of each command in it.
+        parser: the parser of `grao`; every setting is added to it as an option.
+        commands: the parser of each command.
 
     Raises:
         InputError: if shtab is not installed.
@@ -40,7 +40,7 @@ def completion_script(shell: str, parser: ArgumentParser, commands: Mapping[str,
         if root := command.get_default("root"):
             _add_settings(command, root)
         for action in command._actions:
-            action.help = "" if action.help == SUPPRESS else action.help  # what is not in the help is left out
+            action.help = "" if action.help == SUPPRESS else action.help  # omitted from the script, as from the help
             if (action.option_strings or [action.dest])[-1].rpartition(".")[2].lstrip("-") in _FILES:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
     script: str = shtab.complete(parser, shell)
@@ -48,7 +48,7 @@ def completion_script(shell: str, parser: ArgumentParser, commands: Mapping[str,
 
 
 def _add_settings(parser: ArgumentParser, root: type) -> None:
-    """Makes an option of every setting that is none yet."""
+    """Adds every setting that is not an option yet."""
     for path, item in field_facts(root).items():
         name = f"--{'.'.join(path)}"
         if name not in parser._option_string_actions:

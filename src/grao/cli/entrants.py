@@ -1,4 +1,4 @@
-"""The arguments of `grao evaluate` that are no options: who is evaluated, by the words that stand alone."""
+"""The positional arguments of `grao evaluate`: what is evaluated."""
 
 import os
 from collections.abc import Sequence
@@ -8,28 +8,28 @@ from typing import Any, NamedTuple
 from grao.config.recipe import Recipe
 
 DATA_FILES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".txt", ".xlsx")
-"""Ends of files with rows, such as ready answers."""
+"""Endings of files with rows, such as ready answers."""
 Models = tuple[tuple[str, str], ...]
-"""Names and paths or ids."""
+"""(name, path or hub id) of each model."""
 
 
 class EvaluateArguments(NamedTuple):
-    """`grao evaluate`."""
+    """Arguments of `grao evaluate`."""
 
     source: Recipe | Path
-    """Prompts, rewards and how is sampled: of a recipe, or of the run in this existing folder, models included."""
+    """Where prompts, rewards and sampling come from: a recipe, or a run's folder, whose models are evaluated too."""
     folder: Path
-    """Where the results go."""
+    """Output folder."""
     models: Models = ()
-    """Name and path or hub id of each model or file of answers; the recipe's own model if there is none."""
-    again: Path | None = None
+    """Models and files of answers; if empty, the recipe's own model."""
+    rejudged: Path | None = None
     """The run whose recorded answers are judged again."""
     options: tuple[tuple[str, Any], ...] = ()
-    """Fields of `grao.studies.evaluate.Options` that were given."""
+    """Given fields of `grao.studies.evaluate.Options`."""
 
 
 def named(word: str) -> tuple[str, str]:
-    """Name and path of what is evaluated: of `NAME=PATH`, or the name of the folder, model or file."""
+    """Name and path of one argument: `NAME=PATH`, else the name of the folder, model or file."""
     name, equals, path = word.partition("=")
     if equals and name and path and "/" not in name and not os.path.exists(word):
         return name, path
@@ -42,19 +42,19 @@ def named(word: str) -> tuple[str, str]:
 
 
 def is_run(path: str) -> bool:
-    """Whether a folder is that of a run whose recipe is known."""
+    """Whether a folder holds a run with its recipe."""
     return all(os.path.exists(os.path.join(path, name)) for name in ("manifest.json", "recipe.yaml"))
 
 
 def divided(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Words that stand alone, and options with their values."""
-    alone: list[str] = []
+    """Positional arguments, and options with their values."""
+    positional: list[str] = []
     options: list[str] = []
     rest = iter(words)
     for word in rest:
         if not word.startswith("-"):
-            alone.append(word)
+            positional.append(word)
             continue
         value = None if "=" in word else next(rest, None)
         options += [word] if value is None else [word, value]
-    return alone, options
+    return positional, options

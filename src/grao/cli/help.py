@@ -1,6 +1,6 @@
-"""What `--help` prints about settings: those that people use, all of a section, or those that mention a word.
+"""What `--help` prints about settings: the common ones, all of a section, or those that mention a word.
 
-Which ones people use is said in `config/common.yaml`. Lines fit the terminal; elsewhere they have 100 columns.
+`config/common.yaml` lists the common ones. Lines fit the terminal; without one they have 100 columns.
 """
 
 import shutil
@@ -17,33 +17,33 @@ from grao.errors import InputError
 from grao.files import read_packaged
 
 _USUAL, _WIDEST, _NARROWEST = 100, 120, 60
-"""Columns where there is no terminal, and the most and fewest that are used."""
+"""Columns without a terminal; most and fewest columns used."""
 COMMON: list[dict[str, Any]] = read_packaged("grao.config", "common.yaml")
-"""The groups of settings that people use, with the commands whose help has them."""
+"""Groups of common settings, with the commands whose help shows them."""
 _JOINED = "\u00a0"
-"""A space where no line is broken."""
+"""A non-breaking space."""
 COLUMN = 33
-"""Where the meaning of a name begins."""
+"""Where descriptions begin."""
 _NOTHING = ("null", "''", "{}", "[]")
 _PLAIN = ("text", "mapping", "true | false")
-"""Defaults and kinds of values that are clear without being said."""
+"""Defaults and kinds of values that need no mention."""
 _OWN = {"quickstart": {**SANDBOX, "training.steps": 100}}
-"""Defaults of a command that are not those of the recipe."""
+"""Defaults of a command that differ from the recipe's."""
 Entry = tuple[str, str]
-"""A name, and what it means."""
+"""A name and its description."""
 
 
 def width() -> int:
-    """Columns of the terminal, or what COLUMNS says."""
+    """Columns of the terminal, or of the variable COLUMNS, within the limits above."""
     return min(max(shutil.get_terminal_size((_USUAL, 0)).columns, _NARROWEST), _WIDEST)
 
 
 def table(entries: Iterable[Entry], column: int = COLUMN) -> str:
-    """Names and, beside them or below one that is too long, what they mean; each line fits.
+    """Names with their descriptions beside them, or below a name that is too long; each line fits the terminal.
 
     Args:
         entries: the rows.
-        column: where the meanings begin.
+        column: where descriptions begin.
     """
     lines = []
     for name, text in entries:
@@ -54,12 +54,12 @@ def table(entries: Iterable[Entry], column: int = COLUMN) -> str:
 
 
 def filled(text: str) -> str:
-    """Text whose lines are broken where the terminal ends."""
+    """Text wrapped to the terminal."""
     return "\n".join("\n".join(wrap(line, width())) for line in text.split("\n"))
 
 
 def settings_of(command: str, root: type) -> str:
-    """The settings in the help of a command: of a recipe those that people use, of anything else all."""
+    """The settings in the help of a command: the common ones of a recipe, all of a study or a reward model's recipe."""
     if root is not Recipe:
         return _sections_text(sections(root), root)
     groups = (group for group in COMMON if command in group["commands"])
@@ -70,45 +70,45 @@ def settings_of(command: str, root: type) -> str:
 
 
 def section_text(word: str, root: type) -> str:
-    """All settings of the sections that a word names, and of those inside them; else those that mention it.
+    """All settings of the sections that a word names and of those inside them; else the settings that mention the word.
 
     Args:
         word: `training`, `judge`, `rewards.0.judge`.
         root: class of the recipe.
 
     Raises:
-        InputError: if it neither names a section nor is mentioned by a setting.
+        InputError: if the word neither names a section nor is mentioned by a setting.
     """
     sought = "." + ".".join(part for part in word.lower().lstrip("-").split(".") if part != "0")
-    told = [each.path for each in sections(root) if f".{'.'.join(p for p in each.path if p != '0')}".endswith(sought)]
-    inside = [section for section in sections(root) if any(section.path[: len(path)] == path for path in told)]
-    return _sections_text(inside, root) if told else search_text(word, root)
+    named = [each.path for each in sections(root) if f".{'.'.join(p for p in each.path if p != '0')}".endswith(sought)]
+    inside = [section for section in sections(root) if any(section.path[: len(path)] == path for path in named)]
+    return _sections_text(inside, root) if named else search_text(word, root)
 
 
 def search_text(word: str, root: type) -> str:
-    """The settings whose name or text mentions a word, and the one that has this name elsewhere.
+    """The settings whose name or description mentions a word, and the one that another trainer calls by it.
 
     Raises:
         InputError: if there is none.
     """
-    told = (section for section, same in _once(sections(root)) if not same)
-    entries = (_entry(item, root) for section in told for item in _fields(section, root))
+    shown = (section for section, same in _once(sections(root)) if not same)
+    entries = (_entry(item, root) for section in shown for item in _fields(section, root))
     sought, meant = word.lower().lstrip("-"), f"--{meaning(word)}".partition(" ")[0]
-    found = [row for row in entries if sought in " ".join(row).lower() or row[0].startswith(meant)]
-    if not found:
-        raise InputError(f"--help: nothing mentions {word!r}; sections are {_known(root)}")
-    return table(dict.fromkeys(found))
+    matches = [row for row in entries if sought in " ".join(row).lower() or row[0].startswith(meant)]
+    if not matches:
+        raise InputError(f"--help: no setting mentions {word!r}; sections are {_known(root)}")
+    return table(dict.fromkeys(matches))
 
 
 def _known(root: type) -> str:
     return ", ".join(dict.fromkeys(section.path[0] for section in sections(root)[1:]))
 
 
-def _once(told: Iterable[SectionFacts]) -> Iterator[tuple[SectionFacts, Location | None]]:
-    """Every section; with one whose fields an earlier one has too, the path of that, and without those inside."""
+def _once(facts: Iterable[SectionFacts]) -> Iterator[tuple[SectionFacts, Location | None]]:
+    """Each section, with the path of an earlier one with the same fields; those inside a repeated one are dropped."""
     first: dict[Location, Location] = {}
     repeated: list[Location] = []
-    for section in told:
+    for section in facts:
         if any(section.path[: len(path)] == path for path in repeated):
             continue
         shown = first.setdefault((section.doc, *(item.path[-1] for item in section.fields)), section.path)
@@ -117,16 +117,16 @@ def _once(told: Iterable[SectionFacts]) -> Iterator[tuple[SectionFacts, Location
 
 
 def _fields(section: SectionFacts, root: type) -> list[FieldFacts]:
-    """Its fields; of several kinds of it only the default has the name that tells them apart."""
+    """The fields of a section; of its variants only the default lists `name`, which tells them apart."""
     first = section.variant in (None, next(iter(variants(section.path, root)), None))
     return [item for item in section.fields if first or item.path[-1] != "name"]
 
 
-def _sections_text(told: Iterable[SectionFacts], root: type) -> str:
+def _sections_text(facts: Iterable[SectionFacts], root: type) -> str:
     parts = []
-    for section, same in _once(told):
+    for section, same in _once(facts):
         kind = f" ({section.variant})" if section.variant else ""
-        optional = " Left out by default." if section.optional else ""
+        optional = " Absent by default." if section.optional else ""
         as_there = f" Its settings are those of {'.'.join(same)}." if same else ""
         title = f"{'.'.join(section.path) or 'top level'}{kind}: {section.doc}{optional}{as_there}"
         rows = "" if same else f"\n{table(_entry(item, root) for item in _fields(section, root))}"
@@ -135,7 +135,7 @@ def _sections_text(told: Iterable[SectionFacts], root: type) -> str:
 
 
 def _common_entry(name: str, text: str | None, command: str) -> Entry:
-    """A field among those that people use, or a section: with choices and default, without what goes by itself."""
+    """A common field with choices and default, as far as they need saying, or a section."""
     path = tuple(name.split("."))
     item = field_facts().get(path)
     if item is None:
@@ -148,7 +148,7 @@ def _common_entry(name: str, text: str | None, command: str) -> Entry:
 
 
 def _entry(item: FieldFacts, root: type) -> Entry:
-    """A field as an option: its meaning, what it takes, and what it is unless it is given."""
+    """A field as an option: its description, what it takes and its default."""
     takes = takes_of(item, root)
     return _row(item, item.doc, "" if takes in _PLAIN else takes, _default(item))
 

@@ -1,8 +1,7 @@
-"""The `grao` command: a first line at once, words into typed arguments, the commands imported last, mistakes in a line.
+"""The `grao` command. It prints at once, parses the arguments, imports the commands last and reports errors in a line.
 
-Exit codes: 0 done; 1 a bug (with traceback), or another process of the run has ended; 2 a mistake in the input, or a
-disk that is full or not writable; 3 the reward cannot be had; 4 numbers that are not finite; 130 stopped by Ctrl-C,
-SIGTERM or SIGHUP.
+Exit codes: 0 done; 1 a bug (with traceback), or another process of the run exited; 2 invalid input, or a disk that is
+full or not writable; 3 the reward is unavailable; 4 NaN or infinite numbers; 130 stopped by Ctrl-C, SIGTERM or SIGHUP.
 """
 
 import errno
@@ -22,9 +21,9 @@ from grao.visible import visible
 _CODES: dict[type[Exception], int] = {InputError: 2, RewardUnavailableError: 3, BrokenNumbersError: 4}
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS}
 _FULL_DISK = ("(os error 27)", "(os error 28)", "(os error 122)", "PytorchStreamWriter", "unexpected pos")
-"""How safetensors and torch, which raise no OSError, say that the disk is full or a quota is used up."""
+"""What safetensors and torch, which raise no OSError, say when the disk is full or the quota used up."""
 _LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
-"""How gloo and NCCL say that another process is gone."""
+"""What gloo and NCCL say when another process is gone."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except tuple(_CODES) as error:
         return _fail(error, str(error), next(code for kind, code in _CODES.items() if isinstance(error, kind)))
     except KeyboardInterrupt as stopped:
-        sys.stderr.write(f"{str(stopped) or 'stopped; the same command begins again'}\n")
+        sys.stderr.write(f"{str(stopped) or 'stopped; run the same command to start over'}\n")
         return 130
     except BrokenPipeError:
         _drop_output()
@@ -50,18 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, f"{error.strerror}: {error.filename or 'the file being written'}")
     except Exception as error:
         if any(words in str(error) for words in _LOST):
-            return _fail(error, "another process of this run has ended; what it wrote says why", 1)
+            return _fail(error, "another process of this run exited; see its output", 1)
         if not any(words in str(error) for words in _FULL_DISK):
             raise
-        return _fail(error, f"the disk is full or its limit is reached: {error}")
+        return _fail(error, f"the disk is full or its quota is used up: {error}")
 
 
 def _run(argv: Sequence[str]) -> int:
-    # Waiting threads spin shortly, then sleep: long spinning slows small models many times over when another program
-    # needs a core, no spinning by a third when none does (docs/LOG.md).
+    # Waiting threads spin briefly, then sleep. Long spinning makes small models many times slower when another program
+    # needs a core; no spinning makes them a third slower when none does (docs/LOG.md).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    for stream in (sys.stdout, sys.stderr):  # text of a model or a file may hold what the terminal cannot show
+    for stream in (sys.stdout, sys.stderr):  # model text may hold characters that the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     with _announced(next(iter(argv), ""), live=True):
@@ -73,7 +72,7 @@ def _run(argv: Sequence[str]) -> int:
     with _announced(name, live=sys.stdout.isatty()):
         commands = import_module("grao.cli.commands")
     code: int = getattr(commands, name.replace(" ", "_"))(argument) or 0
-    torch = sys.modules.get("torch")  # of several processes, one that leaves early takes the connections of the others
+    torch = sys.modules.get("torch")  # a process that leaves early breaks the others' connections
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
@@ -82,7 +81,7 @@ def _run(argv: Sequence[str]) -> int:
 
 @contextmanager
 def _announced(name: str, live: bool) -> Iterator[None]:
-    """Says that libraries are loaded, which takes seconds; `live` only in a terminal, and only as long as it does."""
+    """Says that libraries are loading, which takes seconds. If `live`: only in a terminal, and the line is erased."""
     loaded = os.environ.get("RANK", "0") != "0" or "grao.cli.commands" in sys.modules
     if loaded or (live and not sys.stdout.isatty()):
         yield
@@ -90,8 +89,8 @@ def _announced(name: str, live: bool) -> Iterator[None]:
     began = time.monotonic()
     before, behind = ("\r", "") if live else ("", "\n")
 
-    def say(words: str = "") -> None:
-        sys.stdout.write(f"{before}grao {name}: loading{words}{behind}")
+    def say(progress: str = "") -> None:
+        sys.stdout.write(f"{before}grao {name}: loading{progress}{behind}")
         sys.stdout.flush()
 
     say()
@@ -106,12 +105,12 @@ def _announced(name: str, live: bool) -> Iterator[None]:
 
 
 def _fail(error: Exception, message: str, code: int = 2) -> int:
-    """Says it in one line, with what was noted on the way: how to go on."""
-    words = "; ".join((message, *getattr(error, "__notes__", ())))
-    sys.stderr.write(f"error: {visible(' '.join(words.splitlines()))}\n")
+    """Prints the error and its notes (how to resume) in one line."""
+    text = "; ".join((message, *getattr(error, "__notes__", ())))
+    sys.stderr.write(f"error: {visible(' '.join(text.splitlines()))}\n")
     return code
 
 
 def _drop_output() -> None:
-    """Sends what is still buffered for standard output nowhere: Python would try again to write it on exit."""
+    """Discards what is still buffered for standard output; Python would try to write it again on exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

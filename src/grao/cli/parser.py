@@ -29,7 +29,7 @@ from grao.cli.arguments import (
 from grao.cli.completion import SHELLS, completion_script
 from grao.cli.entrants import divided
 from grao.cli.help import COLUMN, filled, search_text, section_text, settings_of, table, width
-from grao.cli.meant import as_help, check_command, check_names
+from grao.cli.hints import as_help, check_command, check_names
 from grao.config.recipe import Recipe, RewardModelRecipe
 from grao.config.study import Study
 from grao.errors import InputError
@@ -37,27 +37,27 @@ from grao.files import read_packaged, usable_path
 from grao.settings import Dtype
 
 _TEXTS: dict[str, dict[str, str]] = read_packaged("grao.cli", "commands.yaml")
-"""What the help says of each command."""
-_SAMPLES = "show N answers of the last step, with their rewards, while it trains"
-_HOTTEST = 10.0
-"""Temperature of `grao chat`."""
+"""The help text of each command."""
+_SAMPLES = "while training, show N answers of the last step with their rewards"
+_HIGHEST_TEMPERATURE = 10.0
+"""Of `grao chat`."""
 _LARGEST_CARD = 10_000
 """GiB."""
 _DIGITS = 19
-"""Of a number that no longer fits into 64 bits."""
+"""An integer with this many digits may not fit into 64 bits."""
 _FAMILIES = ("data", "reward")
-"""First words of commands that have two."""
+"""First words of the two-word commands."""
 _COLUMN = 16
-"""Where the help says what a command does."""
+"""Where descriptions begin in the list of commands."""
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[str, Any]:
-    """The command's name, and the one argument of the function that carries it out.
+    """The command's name, and the argument of its function in `grao.cli.commands`.
 
-    That is a recipe (`train`, `reward train`, `reward audit`), the folder of a run (`report`), or a tuple from above.
+    The argument is a recipe (`reward train`, `reward audit`), a run's folder (`report`), or a tuple of `cli.arguments`.
 
     Raises:
-        InputError: for anything wrong on the command line or in the recipe.
+        InputError: if the command line or the recipe is not valid.
         SystemExit: after `--help`, `--version` and `--print_config`.
     """
     parser, commands = command_parser()
@@ -72,10 +72,10 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, Any]:
 
 
 def command_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
-    """The parser of `grao`, whose errors are `InputError`, and the one of each command, by name.
+    """The parser of `grao`, which raises `InputError`, and the parser of each command by name.
 
-    In its result `command` names the command, such as `reward train`, `read` turns the rest into its argument, `root`
-    is the class of the recipe whose fields are options too, and `flags` are the other options.
+    In the parsed namespace `command` is the command's name, such as `reward train`; `read` turns the namespace into
+    the command's argument; `root` is the recipe class whose fields are options too; `flags` are the other options.
     """
     parser = _Parser(prog="grao", usage="grao [-h] [--version] COMMAND ...")
     parser.add_argument("--version", action="version", version=f"grao {__version__}", help="show the version")
@@ -99,8 +99,8 @@ def command_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
             added.add_argument(*names, **settings)
 
         if root:
-            what = "show the settings that mention a word"
-            add("--search", action=_ShowHelp, default=SUPPRESS, metavar="WORD", help=what)
+            text = "show the settings that mention a word"
+            add("--search", action=_ShowHelp, default=SUPPRESS, metavar="WORD", help=text)
         return add
 
     _add_commands(command)
@@ -109,16 +109,21 @@ def command_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
         rows = ((each, _TEXTS[each]["what"]) for each in inside)
         about = "" if name else "Align a language model from prompts with reference answers.\n\n"
         above.description = f"{about}commands:\n{table(rows, _COLUMN)}"
-        above.epilog = f"grao {f'{name} ' * bool(name)}COMMAND --help says more."
+        above.epilog = f"Run grao {f'{name} ' * bool(name)}COMMAND --help for details."
     return parser, commands
 
 
 def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
     """All commands, in the order of the help."""
     add = command("quickstart", read_quickstart, Recipe)
-    add("--ability", type=_ability, default="weak", help="of the first model: weak, able or 0 to 1; default weak")
-    add("--architecture", choices=get_args(Architecture), default="dense", help="of the model; default dense")
-    add("--seed", type=partial(_whole, 0), default=0, metavar="N", help="of everything random; default 0")
+    add(
+        "--ability",
+        type=_ability,
+        default="weak",
+        help="starting ability: weak, able or 0 to 1; default weak",
+    )
+    add("--architecture", choices=get_args(Architecture), default="dense", help="model architecture; default dense")
+    add("--seed", type=partial(_whole, 0), default=0, metavar="N", help="random seed; default 0")
     add("--steps", type=partial(_whole, 1), metavar="N", help="optimiser steps")
     add("--show-samples", type=partial(_whole, 0), default=0, metavar="N", help=_SAMPLES)
     folder = Path("runs/quickstart")
@@ -126,34 +131,57 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
 
     add = command("data check", read_data_check, Recipe)
     add("file", type=_path, nargs="?", metavar="FILE", help="a data file, a folder of them, a pattern, or a hub id")
-    add("--config", type=_path, metavar="FILE", help="check the data of a recipe")
+    add("--config", type=_path, metavar="FILE", help="check the data of this recipe")
 
     add = command("train", read_train, Recipe)
     add("--config", type=_path, metavar="FILE", help="the recipe, a YAML file")
-    add("--resume", type=_path, metavar="RUN", help="go on with this run; --training.steps N takes it further")
-    add("--report-to", metavar="NAME", help="send metrics to tensorboard, wandb, trackio, ...; several with commas")
+    add("--resume", type=_path, metavar="RUN", help="resume this run; raise --training.steps to extend it")
+    add(
+        "--report-to",
+        metavar="NAME",
+        help="send metrics to tensorboard, wandb, ..., comma-separated",
+    )
     add("--show-samples", type=partial(_whole, 0), default=0, metavar="N", help=_SAMPLES)
     add("--print_config", action="store_true", help="print the complete recipe and stop")
-    add("--dry-run", action="store_true", help="read the data, plan memory, time and cost, and stop; needs no weights")
-    add("--ask-judges", action="store_true", help="with --dry-run: ask judges on servers a few questions, to time them")
-    add("--card", type=_bytes, metavar="SIZE", help="plan for a GPU of this memory, such as 24GiB")
-    add("--gpus", type=partial(_whole, 1), metavar="N", help="plan for N of them, over which the model is split")
+    add("--dry-run", action="store_true", help="read the data, plan memory, time and cost, then stop; needs no weights")
+    add("--ask-judges", action="store_true", help="with --dry-run: ask judges on servers a few questions to time them")
+    add(
+        "--card",
+        type=_bytes,
+        metavar="SIZE",
+        help="with --dry-run: plan for a GPU of this memory, such as 24GiB",
+    )
+    add("--gpus", type=partial(_whole, 1), metavar="N", help="with --dry-run: plan for the model split over N GPUs")
 
     add = command("evaluate", read_evaluate, Recipe)
-    add("--run", type=_path, metavar="RUN", help="prompts, rewards and sampling of this run")
-    add("--config", type=_path, metavar="FILE", help="prompts, rewards and sampling of a recipe")
+    add("--run", type=_path, metavar="RUN", help="take prompts, rewards and sampling from this run")
+    add("--config", type=_path, metavar="FILE", help="take prompts, rewards and sampling from this recipe")
     add("--output", type=_path, metavar="FOLDER", help="where the results go")
-    add("--retest", type=partial(_whole, 1), metavar="N", help="ask the judges again about N answers: do they repeat?")
-    add("--kl", action="store_true", help="how far runs and adapters are from what they were trained from")
-    add("--judge-error", metavar="E", help="correct win rates for a judge wrong in this share, or an audit's folder")
-    add("--labels", metavar="FILE", help="agreement with people: rows of id, preferred (answer, reference, tie)")
+    add(
+        "--retest",
+        type=partial(_whole, 1),
+        metavar="N",
+        help="ask the judges about N answers again to see if they agree",
+    )
+    add("--kl", action="store_true", help="measure the KL divergence of runs and adapters from their starting models")
+    add(
+        "--judge-error",
+        metavar="E",
+        help="correct win rates for this judge error rate, or an audit folder's",
+    )
+    add("--labels", metavar="FILE", help="agreement with people; rows of id, preferred (answer, reference, tie)")
 
     for name in ("compare", "ablate", "sweep"):
         add = command(name, read_study, Study)
         add("--config", type=_path, metavar="FILE", help="the study, a YAML file")
-        add("--quick", action="store_true", help="two arms, one seed, a few steps: see it work")
-        add("--retry", action="store_true", help="try runs again that failed")
-        add("--minutes", type=partial(_whole, 1), metavar="N", help="begin no run that would not end within N minutes")
+        add("--quick", action="store_true", help="two arms, one seed, a few steps: check that it works")
+        add("--retry", action="store_true", help="retry failed runs")
+        add(
+            "--minutes",
+            type=partial(_whole, 1),
+            metavar="N",
+            help="start no run that cannot finish within N minutes",
+        )
 
     add = command("reward train", read_recipe, RewardModelRecipe)
     add("--config", type=_path, metavar="FILE", help="the recipe of a reward model, a YAML file")
@@ -164,20 +192,20 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
 
     add = command("chat", read_chat)
     add("model", metavar="MODEL", help="a run, a model or adapter folder, or a hub id")
-    add("--against", metavar="MODEL", help="a second model; before: the one that the run began with")
+    add("--against", metavar="MODEL", help="a second model; before: the model that the run started from")
     add(
         "--temperature",
-        type=partial(_number, _HOTTEST, ""),
+        type=partial(_number, _HIGHEST_TEMPERATURE, ""),
         default=0.7,
         metavar="T",
-        help="of sampling, 0 is greedy; default 0.7",
+        help="sampling temperature, 0 is greedy; default 0.7",
     )
-    add("--max_tokens", type=partial(_whole, 1), default=256, metavar="N", help="of an answer; default 256")
-    add("--seed", type=partial(_whole, 0), default=0, metavar="N", help="of the draws; default 0")
+    add("--max_tokens", type=partial(_whole, 1), default=256, metavar="N", help="longest answer in tokens; default 256")
+    add("--seed", type=partial(_whole, 0), default=0, metavar="N", help="random seed; default 0")
 
     add = command("watch", read_watch)
     add("run", type=_path, metavar="RUN", help="the folder of a run")
-    add("--port", type=partial(_whole, 0), default=8642, metavar="N", help="default 8642; 0 takes a free one")
+    add("--port", type=partial(_whole, 0), default=8642, metavar="N", help="default 8642; 0 picks a free port")
 
     add = command("runs", read_runs)
     add("folder", type=_path, nargs="?", default=Path("runs"), metavar="FOLDER", help="default runs")
@@ -187,12 +215,17 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
 
     add = command("export", read_export)
     add("run", type=_path, metavar="RUN", help="the folder of a run")
-    add("--merge", action="store_true", help="put the adapter into the weights of its (unquantised) base")
-    add("--dtype", choices=get_args(Dtype), help="number format of merged weights; default the base's own")
-    add("--checkpoint", type=partial(_whole, 1), metavar="N", help="take the checkpoint of step N, not the result")
-    add("--to", type=_path, metavar="FOLDER", help="where it goes; default RUN/export")
-    add("--push", metavar="NAME/REPO", help="upload it to the hub, private; the key is taken from HF_TOKEN")
-    add("--public", action="store_true", help="let all see what is pushed")
+    add("--merge", action="store_true", help="merge the adapter into the weights of its (unquantised) base")
+    add("--dtype", choices=get_args(Dtype), help="data type of merged weights; default the base's own")
+    add(
+        "--checkpoint",
+        type=partial(_whole, 1),
+        metavar="N",
+        help="export the checkpoint of step N, not the final model",
+    )
+    add("--to", type=_path, metavar="FOLDER", help="output folder; default RUN/export")
+    add("--push", metavar="NAME/REPO", help="upload to the hub as a private repository; the key is read from HF_TOKEN")
+    add("--public", action="store_true", help="make the pushed repository public")
 
     add = command("completion", _read_completion)
     add("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
@@ -204,7 +237,7 @@ def _read_completion(namespace: Namespace, overrides: Overrides) -> NoReturn:
 
 
 class _ShowHelp(Action):
-    """Prints the help of a command, of a section of its recipe, or of the settings that mention a word; then exits."""
+    """Prints the help of a command, of a recipe section, or of the settings that mention a word; then exits."""
 
     def __call__(self, parser: ArgumentParser, namespace: Any, values: Any, option_string: str | None = None) -> None:
         show = search_text if self.dest == "search" else section_text
@@ -218,18 +251,18 @@ def _subparsers(parser: ArgumentParser) -> Any:
 
 
 class _Parser(ArgumentParser):
-    """Of a command; mistakes are `InputError`, and the help fits the terminal."""
+    """A parser that raises `InputError` and whose help fits the terminal."""
 
     def __init__(self, root: type | None = None, **settings: Any) -> None:
         style = partial(RawDescriptionHelpFormatter, max_help_position=COLUMN, width=width())
         super().__init__(allow_abbrev=False, add_help=False, formatter_class=style, **settings)
         self.set_defaults(root=root)
-        what = "show this, or all settings of a section" if root else "show this"
+        text = "show this help, or all settings of a section" if root else "show this help"
         more: Any = {"nargs": "?" if root else 0, "metavar": "SECTION", "default": SUPPRESS}
-        self.add_argument("-h", "--help", action=_ShowHelp, help=what, **more)
+        self.add_argument("-h", "--help", action=_ShowHelp, help=text, **more)
 
     def format_help(self) -> str:
-        """With the settings of the command's recipe at the end."""
+        """The help, followed by the settings of the command's recipe."""
         root, command = self.get_default("root"), self.get_default("command")
         self.description = self.description and filled(self.description)
         text = super().format_help()

@@ -1,4 +1,4 @@
-"""What runs and studies look like in the terminal: a live line with a bar, or plain lines where it is no terminal."""
+"""Progress of runs and studies: a live line with a bar in a terminal, plain lines elsewhere."""
 
 import logging
 import math
@@ -29,21 +29,21 @@ from grao.visible import visible
 _PLAIN_EVERY = 15.0
 """Seconds between two plain lines."""
 _BAR, _SHORTEST_BAR = 24, 6
-"""Characters of a bar, at most and at least; without room for that there is none."""
+"""Most and fewest characters of a bar; with less room there is none."""
 _SHORTEST_TITLE = 12
-"""Characters of a title that is cut for what is done, the times and what is spent."""
+"""Characters that a title keeps when it is cut to make room for counts, times and costs."""
 _LONGEST_SAMPLE = 400
-"""Characters of a prompt or an answer where no terminal sets a width."""
+"""Characters of a prompt or an answer where there is no terminal."""
 
 
 def open_console() -> Console:
-    """Standard output; of several processes only the first one shows anything."""
+    """Standard output; with several processes only the first one prints."""
     return Console(quiet=os.environ.get("RANK", "0") != "0")
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Progress bars and advice of transformers and datasets off; our own warnings as one plain line each."""
+    """Turns off progress bars and advice of transformers and datasets; our own warnings are one plain line each."""
     transformers_logging.set_verbosity_error()
     hub_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -60,46 +60,46 @@ class TerminalScreen:
     """Satisfies `Screen` and `StudyScreen` of `grao.studies.prepare`.
 
     Args:
-        console: where it is shown.
-        samples: so many answers of the last step are shown with the training.
+        console: where it prints.
+        samples: how many answers of the last step to show while training.
     """
 
     def __init__(self, console: Console, samples: int = 0) -> None:
         self.console, self.spending = console, Spending()
         self._samples = samples
-        self._places: Iterator[str] = iter(())
+        self._prefixes: Iterator[str] = iter(())
 
     def say(self, line: str) -> None:
-        """One line of news; a terminal breaks it between words."""
+        """Prints one line; a terminal wraps it between words."""
         self.console.print(visible(line), highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
 
     def show(self, table: Table) -> None:
-        """A table."""
+        """Prints a table."""
         self.console.print(table)
 
     def copyable(self, text: str) -> None:
-        """Text whose lines stay whole, whatever the width."""
+        """Prints text without wrapping its lines."""
         self.console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
 
     def follow(self, recipe: Recipe) -> None:
-        """From here on, what the judges of this recipe are asked and paid stands in every phase."""
+        """From here on, every phase shows what the judges of this recipe were asked and paid."""
         self.spending.follow(recipe)
 
     def phases(self, count: int) -> None:
-        """So many phases follow; each shows its place among them."""
-        self._places = iter([f"{place}/{count} " for place in range(1, count + 1)])
+        """Announces how many phases follow; each shows its number."""
+        self._prefixes = iter([f"{number}/{count} " for number in range(1, count + 1)])
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Advance]:
-        """A phase with a bar; it ends with how long it took."""
-        with self._phase(next(self._places, "") + title) as phase:
+        """A phase with a bar; at its end, how long it took."""
+        with self._phase(next(self._prefixes, "") + title) as phase:
             yield phase.advance
         self.say(phase.summary())
 
     @contextmanager
     def training(self, steps: int, samples: Callable[[int], Sequence[LastSample]]) -> Iterator[TrainerCallback]:
-        """The phase of training: each step with its reward and wins over the reference, and its samples if wanted."""
-        with self._phase(next(self._places, "") + "training") as phase:
+        """The training phase: each step with its reward, its wins over the reference and, if wanted, samples."""
+        with self._phase(next(self._prefixes, "") + "training") as phase:
             shown = _TrainingBar(phase, steps, self.say, lambda: samples(self._samples) if self._samples else ())
             yield shown
         self.say(phase.summary(f"{shown.step} steps, ", f"; the last: {phase.words}" if phase.words else ""))
@@ -108,14 +108,14 @@ class TerminalScreen:
 
     @contextmanager
     def cell(self, title: str, left: float | None) -> Iterator[Advance]:
-        """One run of the study, with the seconds that are `left` to the end of the study behind it."""
+        """One run of a study, followed by the seconds `left` of the study."""
         words = f"study: about {duration(left)} left" if left is not None and self.console.is_terminal else ""
         with self._phase(title) as phase:
             yield lambda done, total: phase.advance(done, total, words)
 
     @contextmanager
     def _phase(self, title: str) -> Iterator["_Phase"]:
-        """Shows a phase while it lasts: a live line, or a plain one every 15 seconds where there is no terminal."""
+        """Shows a phase while it lasts: a live line in a terminal, a plain one every 15 seconds elsewhere."""
         console, phase, shown = self.console, _Phase(title, spent=lambda: self.spending.words), 0
 
         def speak() -> None:
@@ -136,18 +136,18 @@ class TerminalScreen:
 
 @contextmanager
 def terminal(samples: int = 0) -> Iterator[TerminalScreen]:
-    """The screen of a command, while which the libraries are quiet; for `samples` see `TerminalScreen`."""
+    """The screen of a command; libraries are quiet meanwhile. For `samples` see `TerminalScreen`."""
     with quiet_libraries():
         yield TerminalScreen(open_console(), samples)
 
 
 class _Phase:
-    """A phase that is under way.
+    """A phase in progress.
 
     Args:
-        title: what is going on.
+        title: what is being done.
         clock: the time in seconds.
-        spent: what was asked and paid so far, in words.
+        spent: what judges were asked and paid so far, in words.
     """
 
     def __init__(
@@ -155,16 +155,16 @@ class _Phase:
     ) -> None:
         self.title, self.words, self._spent = visible(title), "", spent
         self.samples: tuple[int, Sequence[LastSample]] = 0, ()
-        """A step, and answers of it."""
+        """A step and its answers."""
         self.done = self.total = 0
         self._clock, self._begin, self._first = clock, clock(), 0
 
     def advance(self, done: int, total: int, words: str = "") -> None:
-        """So much is done; `words` say how it goes."""
+        """Sets how much is done; `words` are shown beside it."""
         self.done, self.total, self.words = done, total, visible(words)
 
     def resume(self, done: int) -> None:
-        """So much was done before the phase began."""
+        """Sets how much was done before the phase began."""
         self.done = self._first = done
 
     @property
@@ -174,12 +174,12 @@ class _Phase:
 
     @property
     def left(self) -> float | None:
-        """Seconds to its end, if what is left takes as long as what is done."""
+        """Seconds to its end at the speed so far."""
         here = self.done - self._first
         return self.elapsed * (self.total - self.done) / here if here > 0 else None
 
     def summary(self, counted: str = "", words: str = "") -> str:
-        """How it ended: how long it took, and what was spent by then."""
+        """How long the phase took, and what was spent by its end."""
         spent = self._spent()
         return f"{self.title}: {counted}{duration(self.elapsed)}{f', {spent} so far' if spent else ''}{words}"
 
@@ -188,12 +188,12 @@ class _Phase:
         return "\n".join([self.line(width), *self.sample_lines(_LONGEST_SAMPLE if width is None else width)])
 
     def line(self, width: int | None = None) -> str:
-        """The phase in a line: what is done, elapsed and left always stand in it, what is spent if a title fits beside.
+        """The phase in a line. Count, elapsed and remaining time are always shown, costs if there is room.
 
-        The bar goes first where there is no room, then the end of the words, then that of the title.
+        Where space is short the bar goes first, then the words are cut, then the title.
 
         Args:
-            width: of the terminal; None for a plain line, as long as it needs to be.
+            width: of the terminal; None for a plain line of any length.
         """
         count = f"{self.done:,}/{self.total:,}" if self.total else ""
         left = f"{duration(self.left)} left" if self.left is not None and self.done < self.total else ""
@@ -212,7 +212,7 @@ class _Phase:
         return f"{line}   {_cut(self.words, room)}" if self.words and room >= _SHORTEST_BAR else line
 
     def sample_lines(self, width: int) -> list[str]:
-        """The samples, two lines each, cut to the width."""
+        """The samples, two lines each, cut to `width`."""
         step, samples = self.samples
         lines = [f"answers of step {step}, each with its reward over the reference:"] if samples else []
         for sample in samples:
@@ -229,7 +229,7 @@ def _cut(text: str, width: int) -> str:
 
 
 class _Lines(ProgressColumn):
-    """All of a phase, at the width that the terminal has at the moment."""
+    """A whole phase, at the current width of the terminal."""
 
     def __init__(self, console: Console, phase: _Phase) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class _Lines(ProgressColumn):
 
 
 class _TrainingBar(TrainerCallback):
-    """Moves the line of the training with every step, and says what is measured on held-out prompts."""
+    """Updates the training line with every step and prints what is measured on held-out prompts."""
 
     def __init__(
         self, phase: _Phase, steps: int, say: Callable[[str], None], samples: Callable[[], Sequence[LastSample]]
@@ -250,24 +250,24 @@ class _TrainingBar(TrainerCallback):
         self.step, self._alarm, self._words, self._second = 0, "", "", ""
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """A resumed run does not begin at 0."""
+        """A resumed run does not start at 0."""
         self._phase.resume(state.global_step)
         self._move(state.global_step)
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Counts, whatever is logged; a stage may have ended early."""
+        """Counts every step, logged or not; a stage may have ended early."""
         self._steps = state.max_steps
         self._phase.samples = state.global_step, self._samples()
         self._move(state.global_step)
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Takes up what is to stand behind the count."""
+        """Takes what is shown behind the count from the logs."""
         logs = logs or {}
         if "watch/second" in logs:
-            self._alarm = ("", "DRIFTING APART  ", "HACKED?  ")[int(logs.get("watch/alarm", 0))]
+            self._alarm = ("", "DIVERGING  ", "HACKED?  ")[int(logs.get("watch/alarm", 0))]
             self._second = f"  second {logs['watch/second']:.0%}"
-        if said := evaluation_words(logs):
-            self._say(f"step {state.global_step}, {said}")
+        if results := evaluation_words(logs):
+            self._say(f"step {state.global_step}, {results}")
         self._words = step_words(logs) or self._words
         self._move(state.global_step)
 

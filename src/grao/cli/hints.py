@@ -1,4 +1,4 @@
-"""What was probably meant by words of the command line that are no command or no option, or stand alone."""
+"""Hints for unknown commands, unknown options and arguments in the wrong place: what was probably meant."""
 
 import os
 from argparse import Namespace
@@ -18,10 +18,10 @@ _SEARCH = ("-s", "--search")
 
 
 def as_help(argv: Sequence[str], commands: Collection[str]) -> list[str]:
-    """The words with a request for help behind its command: `grao help X`, `grao --help X` as `grao X --help`.
+    """Moves a request for help behind its command: `grao help X` and `grao --help X` become `grao X --help`.
 
-    What follows and is no command is a section of the recipe, and so of `grao train`. `--help -s WORD` becomes
-    `--search WORD`: as an option, `-s` would take the values of others that begin like it.
+    Anything else that follows is a recipe section, shown by `grao train`. `--help -s WORD` becomes `--search WORD`; a
+    real option `-s` would clash with others that begin with it.
     """
     words = list(argv)
     if words and words[0] in ("help", *_HELP):
@@ -35,15 +35,15 @@ def as_help(argv: Sequence[str], commands: Collection[str]) -> list[str]:
 
 
 def check_command(argv: Sequence[str], commands: Collection[str], families: Collection[str]) -> None:
-    """Refuses what is no command.
+    """Refuses an unknown command.
 
     Args:
-        argv: the words behind `grao`.
-        commands: their names, such as `train` and `reward train`.
-        families: first words of those that have two.
+        argv: the arguments of `grao`.
+        commands: known commands, such as `train` and `reward train`.
+        families: first words of the two-word commands.
 
     Raises:
-        InputError: with the command that was probably meant.
+        InputError: names the command that was probably meant.
     """
     words = list(takewhile(lambda word: not word.startswith("-"), argv[:2]))
     if not words or words[0] in commands or " ".join(words) in commands or words in [[family] for family in families]:
@@ -56,39 +56,39 @@ def check_command(argv: Sequence[str], commands: Collection[str], families: Coll
     if near:
         hint = f"here it is grao {known[word]}" if word in near else f"did you mean grao {known[near[0]]}?"
     else:
-        hint = belongs(word, "train") or f"commands are {', '.join(inside.values())} (grao --help)"
+        hint = usage_hint(word, "train") or f"commands are {', '.join(inside.values())} (grao --help)"
     raise InputError(f"grao {family}{word} is unknown; {hint}")
 
 
-def belongs(word: str, command: str) -> str:
-    """How to give what stands alone, by what it looks like; empty if that says nothing."""
+def usage_hint(word: str, command: str) -> str:
+    """How to pass this argument, judged by what it looks like; empty if that is unclear."""
     if word.endswith((".yaml", ".yml")):
         return f"a recipe is given as grao {command} --config {word}"
     if word.endswith(DATA_FILES):
-        return f"data is given as --data.path {word}, and grao data check {word} makes a recipe for it"
+        return f"data is given as --data.path {word}, and grao data check {word} writes a recipe for it"
     if word.endswith(".py"):
-        return f"a reward is given as --rewards.0.function {word}:NAME, and a script is run by python {word}"
+        return f"a reward is given as --rewards.0.function {word}:NAME, a script is run with python {word}"
     if is_run(word) and command == "train":
-        return f"to go on with a run: grao train --resume {word}"
+        return f"to resume a run: grao train --resume {word}"
     if os.path.isdir(word) or word.count("/") == 1:
         return f"a model is given as --model.path {word}"
     return ""
 
 
 def check_names(namespace: Namespace, options: Sequence[str]) -> None:
-    """Refuses options that neither a command nor its recipe has, all at once.
+    """Refuses unknown options, all at once.
 
     Args:
-        namespace: `command`, the class `root` of its recipe, and `flags`, the command's own options.
-        options: dotted names without the dashes.
+        namespace: with `command`, its recipe class `root` and its own options `flags`.
+        options: dotted names without the leading dashes.
 
     Raises:
-        InputError: naming each, with what was probably meant.
+        InputError: names each, with what was probably meant.
     """
     root, own = namespace.root, {flag[2:].replace("-", "_"): flag for flag in namespace.flags}
     known = {(*path, key) for path, keys in names(root).items() for key in keys} | {*names(root)} if root else set()
-    inside = field_facts(root) if root else {}  # what stands below a field is for the reader of the recipe
-    said = []
+    inside = field_facts(root) if root else {}  # keys below a field are checked with the recipe
+    problems = []
     for name in options:
         at = tuple(name.split("."))
         if general(at) in known or any(general(at[:length]) in inside for length in range(1, len(at))):
@@ -100,6 +100,6 @@ def check_names(namespace: Namespace, options: Sequence[str]) -> None:
             hint = f"here it is --{meaning(name)}"
         if hint.startswith("a recipe has"):
             hint = f"see grao {namespace.command} --help"
-        said.append(f"--{name} is unknown; {hint}")
-    if said:
-        raise InputError(listed(said))
+        problems.append(f"--{name} is unknown; {hint}")
+    if problems:
+        raise InputError(listed(problems))
