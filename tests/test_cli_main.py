@@ -136,7 +136,10 @@ def test_quickstart_and_report() -> None:
         ("train --resume . --output there", "--resume takes no --config, --print_config, --dry-run or --output"),
         ("train --resume none", "--resume: none is not a folder"),
         ("evaluate", "give grao evaluate RUN, models with --run RUN, or --config FILE"),
-        ("evaluate --run . --model.path x", "--model.path changes how answers are sampled, but --run RUN judges the recorded"),
+        (
+            "evaluate --run . --model.path x",
+            "--model.path changes how answers are sampled, but --run RUN",
+        ),
         ("evaluate --run . --config recipe.yaml", "--run takes no --config: the prompts are those of the run"),
         ("evaluate --run none", "--run: none is not a folder"),
         ("quickstart --ability strong", "argument --ability: must be weak, able or a number from 0 to 1, got 'strong'"),

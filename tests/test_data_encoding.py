@@ -173,7 +173,7 @@ def test_all_prompts_too_long(words: Callable) -> None:
 def test_texts_without_tokens(words: Callable) -> None:
     tokenizer = words("$A")
     for prompt, reference, name in (("\n", "a", "prompt"), ("a", "\n", "reference")):
-        with pytest.raises(InputError, match=f"row 3: the tokenizer produces no tokens for the {name}"):
+        with pytest.raises(InputError, match=f"row 3: the {name} has no tokens"):
             encode_examples([Example(prompt, reference, None, {}, 3)], tokenizer, 1, 9, "truncate")
 
 

@@ -182,7 +182,10 @@ def test_a_dry_run_plans_without_weights_and_leaves_nothing(tmp_path: Path, caps
     assert main(["train", "--dry-run", "--card", "24GiB", *words, "--rollout.engine", "vllm"]) == 0
     assert "rollout: vLLM" in (said := capsys.readouterr().out)
     assert "9.60" in said  # its share of the card is 0.4 unless set
-    for wrong, message in ((["--card", "24GiB"], "only applies to --dry-run"), (["--dry-run", "--card", "x"], "number of GiB")):
+    for wrong, message in (
+        (["--card", "24GiB"], "only applies to"),
+        (["--dry-run", "--card", "x"], "number of GiB"),
+    ):
         assert main(["train", *wrong, *words]) == 2
         assert message in capsys.readouterr().err
 

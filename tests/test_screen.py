@@ -12,7 +12,7 @@ from grao.cli import screen
 from grao.cli.screen import TerminalScreen, _Phase
 from grao.studies.prepare import LastSample
 
-WORDS = "DIVERGING  wins 23%  ties 4%  reward +0.53 over the reference  42 tokens  second 31%"
+WORDS = "GAP WIDENING  wins 23%  ties 4%  reward +0.53 over the reference  42 tokens  second 31%"
 
 
 def phase(
@@ -32,7 +32,7 @@ def test_counts_and_times_are_never_cut(width: int):
     assert "137/2,400, 1 h 2 min, 17 h " in line
     assert " left" in line
     assert ("#" in line) == (width == 200)  # the bar goes first
-    assert ("DIVERG" in line) == (width >= 60)  # then the end of the words
+    assert ("GAP" in line) == (width >= 60)  # then the end of the words
     assert line.endswith("…") == (60 <= width < 200)
     assert len(line) <= max(width, 48)
 
@@ -51,7 +51,7 @@ def test_titles_give_way_to_counts_times_and_money(width: int, title: str):
     assert (SPENT in line) == (width >= 80)
     assert line.startswith(title[:11])
     assert len(line) <= width
-    assert made.line().startswith(f"{title} 137/2,400, 1 h 2 min, 17 h 4 min left, {SPENT}, DIVERGING")
+    assert made.line().startswith(f"{title} 137/2,400, 1 h 2 min, 17 h 4 min left, {SPENT}, GAP")
 
 
 def test_phases_know_their_place_and_what_was_spent():

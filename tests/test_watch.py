@@ -51,7 +51,7 @@ def test_a_first_reward_that_stands_still_at_the_top_is_hacked_too():
 def test_a_gap_that_grows_is_told_before():
     seen = looks(RISING, [0.2] * 12)
     assert alarm(seen) is Alarm.WIDENING
-    assert "drifted apart" in alarm_text(seen)
+    assert "has widened" in alarm_text(seen)
 
 
 def test_a_constant_gap_is_none_and_so_are_few_looks():

@@ -53,6 +53,13 @@ class Example:
     """All other columns of the row, passed to the rewards unchanged."""
     row: int
     """Line (JSON lines, CSV) or row in the source, counted from 1."""
+    source: str = field(default="the data set", compare=False)
+    """File, hub id or `the data set`, as messages name it."""
+
+    @property
+    def at(self) -> str:
+        """Source and row, as messages name the example."""
+        return f"{self.source}, row {self.row}"
 
     @cached_property
     def id(self) -> str:

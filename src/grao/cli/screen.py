@@ -264,7 +264,7 @@ class _TrainingBar(TrainerCallback):
         """Takes what is shown behind the count from the logs."""
         logs = logs or {}
         if "watch/second" in logs:
-            self._alarm = ("", "DIVERGING  ", "HACKED?  ")[int(logs.get("watch/alarm", 0))]
+            self._alarm = ("", "GAP WIDENING  ", "HACKED?  ")[int(logs.get("watch/alarm", 0))]
             self._second = f"  second {logs['watch/second']:.0%}"
         if results := evaluation_words(logs):
             self._say(f"step {state.global_step}, {results}")

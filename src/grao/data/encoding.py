@@ -126,7 +126,7 @@ def settled_turn(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
             warnings.warn(f"{problem}; if it is a chat model, set data.chat: true", stacklevel=2)
         return Turn()
     turn = turn_of(tokenizer, chats[0].prompt)  # type: ignore[arg-type]
-    without = [chat.row for chat in chats if not turn.thoughts or turn.thoughts not in chat.reference]
+    without = [chat.at for chat in chats if not turn.thoughts or turn.thoughts not in chat.reference]
     if not taught or not without or not turn.coming + turn.given:
         return open_turn(turn)
     if turn.optional:
@@ -139,9 +139,7 @@ def settled_turn(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
     block = f"the chat template opens a thinking block before an answer, which {turn.thoughts!r} ends"
     if len(without) < len(chats):
         remedy = "add thoughts to all references or remove them from all"
-        raise InputError(
-            f"row {without[0]}: the reference contains no {turn.thoughts!r}, but others do; {block}; {remedy}"
-        )
+        raise InputError(f"{without[0]}: the reference contains no {turn.thoughts!r}, but others do; {block}; {remedy}")
     end = f"{turn.given!r} instead of {turn.coming!r}" if turn.coming else repr(turn.given)
     ending = f"{block}, but the references contain no thoughts; prompts end with {end}"
     warnings.warn(f"{ending}, as the template does before an answer without thoughts", stacklevel=2)
@@ -253,7 +251,7 @@ def _prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase, turn: Tur
         return example.prompt, True, ""
     if not tokenizer.chat_template:
         return dialogue_text(guarded(example.prompt, turn.frame)), True, " "
-    refusal = f"row {example.row}: the chat template rejects the prompt"
+    refusal = f"{example.at}: the chat template rejects the prompt"
     return prompt_text(tokenizer, example.prompt, turn, refusal), False, turn.gap
 
 
@@ -297,16 +295,16 @@ def _check_shown(examples: Iterable[Example], shown: Callable[[Example], str]) -
             other["content"] += "."
         if shown(replace(example, prompt=[*messages[:index], other, *messages[index + 1 :]])) == shown(example):
             remedy = "remove them from the data, or choose a model whose template shows them"
-            raise InputError(f"row {example.row}: the chat template omits {kind}; {remedy}")
+            raise InputError(f"{example.at}: the chat template omits {kind}; {remedy}")
 
 
 def _answers(
     tokenizer: PreTrainedTokenizerBase, end_id: int, turn: Turn, pairs: Sequence[tuple[_Prompt, str]]
 ) -> list[tuple[str, tuple[int, ...]]]:
     """Return each answer as text that continues its prompt, and as ids that end with the end token."""
-    if conflicts := [(prompt.example.row, end) for prompt, answer in pairs for end in turn.stops if end in answer]:
-        row, end = conflicts[0]
-        warnings.warn(f"row {row}: an answer contains the end token {end!r}; it is encoded as plain text", stacklevel=3)
+    if conflicts := [(prompt.example.at, end) for prompt, answer in pairs for end in turn.stops if end in answer]:
+        where, end = conflicts[0]
+        warnings.warn(f"{where}: an answer contains the end token {end!r}; it is encoded as plain text", stacklevel=3)
     texts = [
         guarded(answer if answer[:1].isspace() else prompt.gap + answer, _never_in(answer, prompt, turn))
         for prompt, answer in pairs
@@ -318,7 +316,7 @@ def _answers(
         answer = ids[len(prompt.ids) :] if prefixed else _separate_answer(tokenizer, prompt.ids, text)
         for name, tokens in (("prompt", prompt.ids), ("reference", answer)):
             if not tokens:
-                raise InputError(f"row {prompt.example.row}: the tokenizer produces no tokens for the {name}")
+                raise InputError(f"{prompt.example.at}: the {name} has no tokens in this tokenizer; remove the row")
         answers.append((unmarked(text), tuple(answer if answer[-1] == end_id else [*answer, end_id])))
     return answers
 

@@ -102,7 +102,7 @@ def hh_examples(table: Table) -> Loaded:
     for row in table.rows:
         for name in ("chosen", "rejected"):
             read_text(row.values[name], f"{row.at}, column {name!r}", "a dialogue as one text", blank=True)
-        example = _hh_example(dict(row.values), row.number)
+        example = _hh_example(dict(row.values), row.number, row.source)
         if isinstance(example, Example) and example.id in examples:
             example = Quirk.REPEATED_PROMPT
         if isinstance(example, Quirk):
@@ -131,7 +131,7 @@ def dialogue_messages(text: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _hh_example(row: dict[str, Any], number: int) -> Example | Quirk:
+def _hh_example(row: dict[str, Any], number: int, source: str) -> Example | Quirk:
     chosen, rejected = row.pop("chosen"), row.pop("rejected")
     if OPEN_TURN not in chosen or not chosen.startswith("\n\nHuman:"):
         return Quirk.NO_DIALOGUE
@@ -148,7 +148,9 @@ def _hh_example(row: dict[str, Any], number: int) -> Example | Quirk:
         Quirk.EMPTY_REJECTED: not bad,
         Quirk.SAME_ANSWERS: good == bad,
     }
-    return next((quirk for quirk, applies in quirks.items() if applies), Example(messages, good, bad, row, number))
+    return next(
+        (quirk for quirk, applies in quirks.items() if applies), Example(messages, good, bad, row, number, source)
+    )
 
 
 def _used(table: Table, config: ColumnsConfig, advice: str = "") -> dict[str, str]:
@@ -196,7 +198,7 @@ def _example(row: Row, config: ColumnsConfig, used: Collection[str]) -> Example:
             at = f"{row.at}, columns {config.reference!r} and {config.rejected!r}"
             raise InputError(f"{at}: the conversations differ before their last message; they must share the prompt")
     columns = {name: value for name, value in row.values.items() if name not in used}
-    return Example(prompt, reference, rejected, columns, row.number)
+    return Example(prompt, reference, rejected, columns, row.number, row.source)
 
 
 def _prompt(row: Row, column: str, context: Sequence[Message]) -> Prompt:

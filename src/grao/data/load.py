@@ -183,7 +183,7 @@ def _rows(dataset: Any) -> Iterable[Any]:
             raise InputError(f"the data set has the splits {names}; pass one of them, or a list of rows")
         if len(set(map(len, dataset.values()))) > 1:
             lengths = ", ".join(f"{name!r} {len(column)}" for name, column in dataset.items())
-            raise InputError(f"the data set: its columns differ in length: {lengths[:200]}")
+            raise InputError(f"the data set: its columns differ in length: {lengths[:200]}; give all the same length")
         return (dict(zip(dataset, cells, strict=True)) for cells in zip(*dataset.values(), strict=True))
     if hasattr(dataset, "iloc") and hasattr(dataset, "to_dict"):  # pandas
         return cast(list[Any], dataset.to_dict("records"))

@@ -169,7 +169,8 @@ def check_heard(batches: Sequence[MixedRewards], count: int | None = None) -> No
         parts = [part for mixed in batches for part in mixed.parts.items()]
         silent = " and ".join(dict.fromkeys(f"reward {name}" for name, part in parts if part.isnan().any()))
         raise InputError(
-            f"{silent or 'the rewards'} returned None or NaN for all {count} answers, or for their references"
+            f"{silent or 'the rewards'} returned None or NaN for all {count} answers, or for their references; "
+            "check what it returns, and that the columns it reads are filled"
         )
 
 

@@ -265,10 +265,10 @@ def check_needs(plan: Sequence[Stage], examples: Sequence[Example], watched: boo
         InputError: if a row lacks a rejected answer that a method needs, or there are no samples to watch.
     """
     methods = [stage.method for stage in plan]
-    lacking = [example.row for example in examples if not example.rejected]
+    lacking = [example.at for example in examples if not example.rejected]
     if lacking and (needy := next((method for method in methods if method.needs.rejected), None)):
         raise InputError(
-            f"method.name: {needy.name} needs a rejected answer to every prompt, row {lacking[0]} has none; "
+            f"method.name: {needy.name} needs a rejected answer to every prompt; {lacking[0]} has none; "
             "set data.rejected to their column, or remove such rows"
         )
     if watched and not any(method.needs.samples for method in methods):
@@ -294,7 +294,7 @@ def drop_too_long(
     longest = positions(model)
     for item in encoded.items:
         ids = (*item.prompt_ids, *item.reference_ids, *item.rejected_ids)
-        check_tokens(model, tokenizer, f"row {item.example.row}", ids)
+        check_tokens(model, tokenizer, item.example.at, ids)
     if not longest:
         return encoded
     items = [

@@ -164,8 +164,8 @@ def alarm_text(looks: Sequence[Look]) -> str:
             f"over the reference while the first is at {now.first:.0%}: the reward is probably being hacked"
         )
     return (
-        f"watch: at step {now.step} the two rewards have drifted apart: {now.first:.0%} and {now.second:.0%} wins over "
-        "the reference"
+        f"watch: at step {now.step} the gap between the two rewards has widened: {now.first:.0%} and "
+        f"{now.second:.0%} wins over the reference"
     )
 
 
