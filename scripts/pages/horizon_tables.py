@@ -1,0 +1,55 @@
+"""Tables of methods at equal work over a long run, from `studies/horizon-weak` and `studies/horizon-able`."""
+
+from pages.cells import LEAD_PROMPTS, OVER_PROMPTS, OVER_SEEDS, RAS, TIE, Measure, Of, Spot, share
+from pages.grid import Grid, line
+
+RESULTS = "docs/results.md"
+ARMS = {
+    "grao": "GRAO",
+    "grao-light": "GRAO light (`beta: 0.25`)",
+    "grpo": "GRPO",
+    "ppo": "PPO",
+    "sft": "SFT",
+    "dpo": "DPO",
+    "sft-grpo": "SFT 200 steps, then GRPO",
+    "auto": "`auto`",
+}
+LOOKS = (45, 135, 270, 450)
+"""Seconds of counted work; 450 are about 1,000 steps of GRPO."""
+
+
+def ras_after(work: float) -> Measure:
+    """Mean RAS at the evaluation closest to `work` seconds of counted work."""
+
+    def measure(spot: Spot) -> str:
+        return share(min(spot.curve, key=lambda point: abs(point.work - work)).ras.value)
+
+    return measure
+
+
+def steps(spot: Spot) -> str:
+    """Optimiser steps, mean over seeds."""
+    return f"{spot.result.cost.steps:,.0f}"
+
+
+def _horizon(base: str) -> Grid:
+    """All arms on one base."""
+    return Grid(
+        RESULTS,
+        f"{base}",
+        study=f"horizon-{base}",
+        columns=[
+            line("steps", steps),
+            *[line(f"RAS after {work} s", ras_after(work)) for work in LOOKS[:-1]],
+            line(f"after {LOOKS[-1]} s", RAS),
+            line("over prompts", OVER_PROMPTS),
+            line("over seeds", OVER_SEEDS),
+            line("win or tie", TIE),
+            line("right", Of("right")),
+            line("GRAO less the arm, over prompts", LEAD_PROMPTS),
+        ],
+        rows=[line(title, arm=arm) for arm, title in ARMS.items()],
+    )
+
+
+TABLES = {f"horizon-{base}": _horizon(base) for base in ("weak", "able")}
