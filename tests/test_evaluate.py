@@ -535,7 +535,7 @@ def test_the_short_audit_warns_before_training_and_doubts_after(
     blind = {"rewards.0.function": "rewards.py:form"}
     assert train(**blind, **{"audit.before_training": "warn"}) == 0
     said = capsys.readouterr().out
-    assert said.index("warning: The reward may not look at what a text says") < said.index("with the start model:")
+    assert said.index("warning: The reward may ignore content") < said.index("with the start model:")
     assert said.index("verdicts by function rewards.py:form") < said.index("DOUBT") < said.index("RAS, strict wins")
     found = read_evaluation(place / "run")
     assert [doubt.kind for doubt in found.doubts][:2] == ["content-blind", "training-reward-only"]

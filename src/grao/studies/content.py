@@ -70,7 +70,7 @@ def content_doubts(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrai
         found = as_good(name, [value for (kind, _, _), value in zip(texts, values, strict=True) if kind == name])
         if found and found.as_good.low > BLIND:
             blind.append(words(found))
-    about = f"The reward may not look at what a text says: {'; '.join(blind)}."
+    about = f"The reward may ignore content: {'; '.join(blind)}."
     doubts = [Doubt("content-blind", about)] if blind else []
     for judge, judged in mixed.judged.items():
         twice = [each.flipped for each in judged.values() if each.a_first and each.b_first]
