@@ -207,10 +207,10 @@ def test_answers_that_do_not_fit_are_one_line(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["reference=model", "other"], "'reference' cannot be a name among several; give another: NAME=PATH"),
-        (["a|b=model", "other"], "'a|b' cannot be a name among several"),
+        (["reference=model", "other"], "'reference' is a reserved name; choose another: NAME=PATH"),
+        (["a|b=model", "other"], "'a|b' is a reserved name"),
         (["model", "nowhere"], "nowhere"),
-        (["model", "./model"], "two of what is evaluated are called 'model'; give names: first=PATH"),
+        (["model", "./model"], "two entries are named 'model'; give names: first=PATH"),
         (["model", "other", "--kl"], "--kl: none of the models is a run or an adapter"),
         (["model", "--judge-error", "0.7"], "--judge-error: 0.7 must be at least 0 and below 0.5"),
         (["model", "--judge-error", "low"], "--judge-error: 'low' is neither a share nor the folder of an audit"),

@@ -5,8 +5,8 @@ recipe.yaml  recipe with all defaults
 reward.json  accuracy on held-out pairs with its interval, length bias, versions
 
 The folder appears once it is complete; a training that ends early leaves nothing behind. TRL's RewardTrainer does the
-optimization, and this is the only module that imports TRL. The pairs are tokenized here (`conversation_ids`), exactly as
-the trained model will read them later. There are no checkpoints to resume from.
+optimization, and this is the only module that imports TRL. The pairs are tokenized here (`conversation_ids`), as the
+trained model will read them later. There are no checkpoints to resume from.
 """
 
 import math
