@@ -216,9 +216,7 @@ class _Evaluator:
         recorded = []
         for item in items:
             if not by_id.get(item.id):
-                raise InputError(
-                    f"the recorded prompt {item.id} is not held out by this recipe; use the recorded recipe"
-                )
+                raise InputError(f"the recorded prompt {item.id} is not held out by this recipe; use that of the run")
             recorded.append(replace(by_id[item.id].pop(0), prompt_text=item.prompt, reference_text=item.reference))
         self.items = recorded
         self.answers = {name: [item.answers[name] for item in items] for name in items[0].answers}
