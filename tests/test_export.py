@@ -182,12 +182,12 @@ def test_markdown_shows_text_as_it_is():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"run": "data.jsonl/.."}, r"RUN: .* holds no run: there is no manifest\.json"),
+        ({"run": "data.jsonl/.."}, r"RUN: .* is not a run: there is no manifest\.json"),
         ({"run": "whole", "merge": True}, r"--merge: .*whole/model is a whole model, there is no adapter to merge"),
         ({"run": "whole", "checkpoint": 3}, r"--checkpoint: there is no checkpoint of step 3; there are 2, 4"),
-        ({"run": "lora", "to": "base"}, r"--to: .*base holds something else than an export; choose another folder"),
+        ({"run": "lora", "to": "base"}, r"--to: .*base is not empty and is not an export; choose another folder"),
         ({"run": "lora", "to": "data.jsonl"}, r"--to: .*data\.jsonl is a file"),
-        ({"run": "lora", "push": "me/it"}, r"--push: the base .*base is a folder here, which nobody else has"),
+        ({"run": "lora", "push": "me/it"}, r"--push: the base .*base is a local folder, which nobody else has"),
         ({"run": "lora", "push": "it"}, r"--push: 'it' is no name of a repository"),
         ({"run": "lora", "push": "me/../it"}, r"--push: 'me/\.\./it' is no name of a repository"),
     ],
@@ -210,7 +210,9 @@ def test_a_run_without_a_result_names_its_checkpoint(world: Path, tmp_path: Path
         export_run(tmp_path / "run", screen)
     broken = tmp_path / "run/checkpoints/checkpoint-4/adapter_model.safetensors"
     broken.write_bytes(broken.read_bytes()[:-4])
-    with pytest.raises(InputError, match=r"^--checkpoint: .*checkpoint-4 is not whole: adapter_model\.safetensors has"):
+    with pytest.raises(
+        InputError, match=r"^--checkpoint: .*checkpoint-4 is incomplete: adapter_model\.safetensors has"
+    ):
         export_run(tmp_path / "run", screen, checkpoint=4)
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(InputError, match=r"^RUN: .* no model yet \(status: interrupted\); continue it with[^,]*$"):
@@ -356,9 +358,7 @@ def test_a_push_makes_a_private_repository_and_replaces_only_exports(world: Path
     with pytest.raises(InputError, match=r"^--push: me/it is private; leave --public out, .*; the export is complete"):
         push(public=True)
     site.repos["me/it"] = (True, {"other.bin"})
-    with pytest.raises(
-        InputError, match=r"^--push: me/it exists already and holds something else; choose another name"
-    ):
+    with pytest.raises(InputError, match=r"^--push: me/it exists and is not an export; choose another name"):
         push()
     del site.repos["me/it"]
     push(public=True)
