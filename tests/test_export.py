@@ -183,13 +183,13 @@ def test_markdown_shows_text_as_it_is():
     ("given", "message"),
     [
         ({"run": "data.jsonl/.."}, r"RUN: .* is not a run: there is no manifest\.json"),
-        ({"run": "whole", "merge": True}, r"--merge: .*whole/model is a whole model, there is no adapter to merge"),
+        ({"run": "whole", "merge": True}, r"--merge: .*whole/model is a full model without an adapter to merge"),
         ({"run": "whole", "checkpoint": 3}, r"--checkpoint: there is no checkpoint of step 3; there are 2, 4"),
         ({"run": "lora", "to": "base"}, r"--to: .*base is not empty and is not an export; choose another folder"),
         ({"run": "lora", "to": "data.jsonl"}, r"--to: .*data\.jsonl is a file"),
         ({"run": "lora", "push": "me/it"}, r"--push: the base .*base is a local folder, which nobody else has"),
-        ({"run": "lora", "push": "it"}, r"--push: 'it' is no name of a repository"),
-        ({"run": "lora", "push": "me/../it"}, r"--push: 'me/\.\./it' is no name of a repository"),
+        ({"run": "lora", "push": "it"}, r"--push: 'it' is not the name of a repository"),
+        ({"run": "lora", "push": "me/../it"}, r"--push: 'me/\.\./it' is not the name of a repository"),
     ],
 )
 def test_what_cannot_be_exported_is_said_in_one_line(world: Path, screen, monkeypatch, given: dict, message: str):
@@ -210,9 +210,7 @@ def test_a_run_without_a_result_names_its_checkpoint(world: Path, tmp_path: Path
         export_run(tmp_path / "run", screen)
     broken = tmp_path / "run/checkpoints/checkpoint-4/adapter_model.safetensors"
     broken.write_bytes(broken.read_bytes()[:-4])
-    with pytest.raises(
-        InputError, match=r"^--checkpoint: .*checkpoint-4 is incomplete: adapter_model\.safetensors has"
-    ):
+    with pytest.raises(InputError, match=r"^--checkpoint: .*checkpoint-4 is incomplete: adapter_model\.safetensors"):
         export_run(tmp_path / "run", screen, checkpoint=4)
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(InputError, match=r"^RUN: .* no model yet \(status: interrupted\); continue it with[^,]*$"):
