@@ -547,7 +547,7 @@ def test_the_short_audit_warns_before_training_and_doubts_after(
         }
     assert read_items(place / "skipped") == read_items(place / "run")  # looking changes nothing
     assert train(**blind, output="stopped", **{"audit.before_training": "stop"}) == 2
-    assert "Set audit.before_training: warn to train all the same" in capsys.readouterr().err
+    assert "Set audit.before_training: warn to train anyway" in capsys.readouterr().err
     assert not (place / "stopped" / "model").exists()
 
 

@@ -13,10 +13,10 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from grao.errors import InputError, one_line
 from grao.reports.model_card import hub_id
 
-_TOKEN = "HF_TOKEN"
+_VARIABLE = "HF_TOKEN"
 _CAUSES = {
-    401: f"the hub does not accept {_TOKEN}",
-    403: f"{_TOKEN} may not write there, or the account's storage is used up",
+    401: f"the hub does not accept {_VARIABLE}",
+    403: f"{_VARIABLE} may not write there, or the account's storage is used up",
     413: "the export is larger than the hub accepts",
     429: "the hub asks to wait: too many requests",
     507: "the account's storage is used up",
@@ -32,8 +32,8 @@ def check_push(repo: str) -> None:
     """
     if repo.count("/") != 1 or not hub_id(repo):
         raise InputError(f"--push: {repo!r} is not the name of a repository; give NAME/REPO, such as my-name/my-model")
-    if not os.environ.get(_TOKEN):
-        raise InputError(f"--push: {_TOKEN} is not set; set it to a token with write access")
+    if not os.environ.get(_VARIABLE):
+        raise InputError(f"--push: {_VARIABLE} is not set; set it to a token with write access")
 
 
 def upload(folder: Path, repo: str, public: bool, mark: str) -> str:
@@ -51,7 +51,7 @@ def upload(folder: Path, repo: str, public: bool, mark: str) -> str:
     Raises:
         InputError: if the repository contains something else or has the wrong visibility, or the upload fails.
     """
-    api = HfApi(token=os.environ[_TOKEN])
+    api = HfApi(token=os.environ[_VARIABLE])
     try:
         _ensure_repo(api, repo, public, mark)
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message="grao export", delete_patterns="*")
