@@ -336,11 +336,11 @@ def test_people_and_a_judge_of_the_family_of_the_model(place: Path, server: Judg
     right = [bool(index % 4) == (len(pair.reference) > len(pair.rejected)) for index, pair in enumerate(pairs)]
     assert agreement.pairs.agreement.value == sum(right) / 20
     assert [each.problem for each in found.verdict.findings if "family" in each.problem] == [
-        "The judge Qwen/Qwen2.5-72B is of the family of qwen-tiny: it may prefer its own kind."
+        "The judge Qwen/Qwen2.5-72B is of the same family as qwen-tiny and may prefer its answers."
     ]
     (place / "people.jsonl").write_text('{"id": "0", "preferred": "reference"}\n')
     assert audit(**related) == 2
-    assert "people.jsonl, line 1: its prompt is none of the 20" in capsys.readouterr().err
+    assert "people.jsonl, line 1: its prompt is not among the 20" in capsys.readouterr().err
 
 
 def test_a_judge_that_goes_down_ends_with_3_and_loses_nothing(

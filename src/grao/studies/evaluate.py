@@ -37,8 +37,8 @@ from grao.rewards.mix import Mix, make_rewards
 from grao.studies.content import short_audit
 from grao.studies.doubts import related_judges, trained_on
 from grao.studies.forecast import audit_questions, judge_forecast
-from grao.studies.given import Labels, agreed, check_labelled, closed_ids, judge_error, read_answers, read_labels
-from grao.studies.held_out import Answers, answers_stand, evaluated, held_out, prepared, sampled
+from grao.studies.given import Labels, check_labels, closed_ids, judge_error, label_agreement, read_answers, read_labels
+from grao.studies.held_out import Answers, answer_format, evaluation_of, held_out, prepare_evaluation, sample_held_out
 from grao.studies.likelihood import sequence_likelihoods, start_of
 from grao.studies.prepare import Prepared, Screen, claimed, probe
 from grao.studies.settings import anchored
@@ -228,13 +228,13 @@ class _Evaluator:
         with self.screen.stage("comparing and writing the report"):
             items = self.jury.items(self.items, self.answers)
             options, confidence = self.options, self.recipe.evaluation.confidence
-            labels = agreed(items, self.labels, confidence)
+            labels = label_agreement(items, self.labels, confidence)
             retest = self.jury.retest(self.items, [*self.answers.values()][-1], options.retest, confidence)
             checks = Checks(self.error, retest, labels, self.jury.asked)
             paths = {**self.models, **({"start": self.recipe.model.path} if self.models else {})}
             doubts = [*trained_on(self.recipe, self.models.values()), *related_judges(self.recipe, paths.values())]
             doubts = [*short_audit(self.recipe, self.rewards, self.split.train, self.tokenizer, self.writes), *doubts]
-            evaluation = evaluated(items, self.recipe, doubts, checks)
+            evaluation = evaluation_of(items, self.recipe, doubts, checks)
             if self.writes:
                 records.write_evaluation(self.recipe.output, evaluation, items)
                 if recipe:
@@ -269,13 +269,13 @@ class _Evaluator:
     def _sample(self, contestant: Contestant) -> None:
         assert contestant.model  # noqa: S101
         with self.screen.stage(f"{len(self.split.test):,} answers of {contestant.name}") as advance:
-            ready = prepared(replace(self.recipe, model=contestant.model), self.split, self.rewards)
+            ready = prepare_evaluation(replace(self.recipe, model=contestant.model), self.split, self.rewards)
             self.models[contestant.name], self.writes = contestant.model.path, ready.trainer.is_world_process_zero()
             self.prompts[contestant.name] = held_out(ready)
             if self.manifest is None:
                 self.items, self.tokenizer, self.manifest = held_out(ready), ready.trainer.tokenizer, ready.manifest
-                self.screen.say(answers_stand(ready))
-            self.answers[contestant.name] = sampled(ready, advance)
+                self.screen.say(answer_format(ready))
+            self.answers[contestant.name] = sample_held_out(ready, advance)
             if contestant.name in self.starts:
                 self._add_likelihoods(ready, contestant.name, 1)
 
@@ -284,7 +284,7 @@ class _Evaluator:
         for path in dict.fromkeys(self.starts.values()):
             model = replace(self.recipe.model, path=path, adapter="continue", lora=None)
             with self.screen.stage(f"KL divergence from {path}"):
-                ready = prepared(replace(self.recipe, model=model), self.split, self.rewards)
+                ready = prepare_evaluation(replace(self.recipe, model=model), self.split, self.rewards)
                 for name in (name for name, start in self.starts.items() if start == path):
                     self._add_likelihoods(ready, name, -1)
 
@@ -306,7 +306,7 @@ class _Evaluator:
     def _judge(self) -> None:
         ids = [item.example.id for item in self.items]
         texts = {name: [answer.text for answer in answers] for name, answers in self.answers.items()}
-        check_labelled(self.labels, {name: dict(zip(ids, answers, strict=True)) for name, answers in texts.items()})
+        check_labels(self.labels, {name: dict(zip(ids, answers, strict=True)) for name, answers in texts.items()})
         for name, answers in self.answers.items():
             with self.screen.stage(f"judging {name} against the references") as advance:
                 self.answers[name] = self.jury.judge(self.items, answers, advance)

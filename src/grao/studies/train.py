@@ -35,7 +35,7 @@ from grao.rewards.judge.wording import context_text
 from grao.studies.content import short_audit
 from grao.studies.doubts import training_reward_only
 from grao.studies.forecast import judge_forecasts
-from grao.studies.held_out import answer_held_out, answers_stand, held_out, record_answers
+from grao.studies.held_out import answer_format, answer_held_out, held_out, record_answers
 from grao.studies.prepare import LastSample, Prepared, Screen, claimed, prepare
 from grao.studies.settings import anchored, changed
 from grao.training.arguments import library_errors
@@ -318,7 +318,7 @@ def _introduce(ready: Prepared, screen: Screen) -> None:
         sizes = f"micro-batches of up to {tokens:,} tokens, {rows:,} completions at once"
     left_out = (f"left out: {count:,} rows, {reason}" for reason, count in data.left_out.items())
     for line in (
-        answers_stand(ready),
+        answer_format(ready),
         *filter(None, (ready.note, sizes)),
         *left_out,
         *short_facts(trainer.train_items, trainer.eval_items, ready.recipe.data, ready.recipe.rollout.max_new_tokens),
