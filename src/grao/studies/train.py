@@ -37,7 +37,7 @@ from grao.studies.doubts import training_reward_only
 from grao.studies.forecast import judge_forecasts
 from grao.studies.held_out import answer_format, answer_held_out, held_out, record_answers
 from grao.studies.prepare import LastSample, Prepared, Screen, claimed, prepare
-from grao.studies.settings import anchored, changed
+from grao.studies.settings import anchored, first_change
 from grao.training.arguments import library_errors
 from grao.training.callbacks import InterruptGuard, SaveLastStep
 from grao.training.library import log_scores
@@ -188,7 +188,7 @@ def _check_unchanged(ready: Prepared, recorded: records.Manifest, overrides: Ove
         raise InputError(
             f"data.path: {recipe.data.path} has changed since {folder} began; restore it, or start a new run"
         )
-    if recorded.decisive and (change := changed(recorded.decisive, ready.manifest.decisive)):
+    if recorded.decisive and (change := first_change(recorded.decisive, ready.manifest.decisive)):
         overridden = any(change.startswith(name) for name, _ in overrides)
         where, remedy = ("--", "leave it out") if overridden else (f"{folder}/recipe.yaml: ", "restore it")
         raise InputError(f"{where}{change} since the run began; {remedy}, or start a new run")
