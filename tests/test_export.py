@@ -233,14 +233,18 @@ def test_a_base_that_is_gone_an_adapter_or_quantised(world: Path, tmp_path: Path
     with pytest.raises(InputError, match=r"^RUN: .* adapter of '.*gone', which does not exist"):
         export_run(run, screen, merge=True)
     change_config(run / "model", base_model_name_or_path=str(world / "lora" / "model"))
-    with pytest.raises(InputError, match=r"^RUN: the base .* is an adapter too, .*; give --merge"):
+    with pytest.raises(
+        InputError, match=r"^RUN: the base .* is an adapter; other tools cannot stack adapters; give --merge"
+    ):
         export_run(run, screen)
     assert (export_run(run, screen, merge=True)[0] / "model.safetensors").exists()
     config = json.loads((tmp_path / "few" / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (tmp_path / "few" / "config.json").write_text(json.dumps(config))
     change_config(run / "model", base_model_name_or_path=str(tmp_path / "few"))
-    with pytest.raises(InputError, match=r"^--merge: .*: its base is stored quantised, and the sum would be rounded"):
+    with pytest.raises(
+        InputError, match=r"^--merge: .*: its base is stored quantized, so merged weights would be rounded"
+    ):
         export_run(run, screen, merge=True)
 
 
@@ -370,7 +374,7 @@ def test_a_push_makes_a_private_repository_and_replaces_only_exports(world: Path
     [
         (401, "the hub does not accept HF_TOKEN"),
         (403, "HF_TOKEN may not write there, or the account's storage is used up"),
-        (413, "it is larger than the hub takes"),
+        (413, "the export is larger than the hub accepts"),
         (507, "the account's storage is used up"),
     ],
 )

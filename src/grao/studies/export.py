@@ -144,7 +144,7 @@ def _source(run: Path, checkpoint: int | None, merge: bool, pushed: bool) -> _So
     if merge and not adapter:
         raise InputError(f"--merge: {folder} is a full model without an adapter to merge; leave it out")
     if adapter and stacked:
-        raise InputError(f"RUN: {adapter.base} is an adapter too, and other tools cannot stack adapters; give --merge")
+        raise InputError(f"RUN: the base {adapter.base} is an adapter; other tools cannot stack adapters; give --merge")
     if adapter and not merge and pushed and not hub_id(adapter.base):
         raise InputError(f"--push: the base {adapter.base} is a local folder, which nobody else has; give --merge")
     logged = [int(line["step"]) for line in records.read_metrics(run)]
