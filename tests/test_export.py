@@ -233,18 +233,14 @@ def test_a_base_that_is_gone_an_adapter_or_quantised(world: Path, tmp_path: Path
     with pytest.raises(InputError, match=r"^RUN: .* adapter of '.*gone', which does not exist"):
         export_run(run, screen, merge=True)
     change_config(run / "model", base_model_name_or_path=str(world / "lora" / "model"))
-    with pytest.raises(
-        InputError, match=r"^RUN: the base .* is an adapter; other tools cannot stack adapters; give --merge"
-    ):
+    with pytest.raises(InputError, match=r"^RUN: the base .* is an adapter; other tools cannot stack .*; give --merge"):
         export_run(run, screen)
     assert (export_run(run, screen, merge=True)[0] / "model.safetensors").exists()
     config = json.loads((tmp_path / "few" / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (tmp_path / "few" / "config.json").write_text(json.dumps(config))
     change_config(run / "model", base_model_name_or_path=str(tmp_path / "few"))
-    with pytest.raises(
-        InputError, match=r"^--merge: .*: its base is stored quantized, so merged weights would be rounded"
-    ):
+    with pytest.raises(InputError, match=r"^--merge: .*: its base is stored quantized, so merged weights would"):
         export_run(run, screen, merge=True)
 
 
