@@ -6,10 +6,10 @@ the reward must be shown to be better than chance, and two judges pass unless th
     deciding reward     is right on less than 60 % of the pairs, or not significantly more than 50 % (ties count half)
                         ties on more than 50 % of the pairs
                         leaves more than 5 % of the policy's samples without a reward
-                        lets a copy of the reference win, by more than 5 % of the mean reward of samples
+                        lets a copy of the reference win, by more than 5 % of the mean |R| of samples
                         rates a wrong text (another prompt's reference, shuffled words, the prompt) as good as the
                         reference in more than 15 % (ties count half)
-                        lets a trivial edit beat the reference in more than 10 %, by more than 10 % of that mean
+                        lets a trivial edit beat the reference in more than 10 %, by more than 10 % of the same
                         has 20 points more (or less) accuracy where the reference is the longer answer
                         correlates with length within a prompt's samples (rank correlation beyond 0.5)
     each judge          flips on more than 30 % of the pairs, or of the wrong texts where there are no pairs

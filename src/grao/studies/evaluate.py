@@ -5,8 +5,8 @@ evaluation.json  results, recomputable from items.jsonl
 manifest.json    recipe, versions, evaluated models
 report.html      report page
 
-Only one model is loaded at a time. Each is judged against the references, then each against all that were named before
-it.
+Only one model is loaded at a time. In the given order, each is judged against the references and against all earlier
+ones.
 """
 
 import os

@@ -2,7 +2,7 @@
 
 manifest.json   recipe, versions, seed, data fingerprint, status
 recipe.yaml     recipe with all defaults; `--resume` reads it
-metrics.jsonl   one line per optimiser step
+metrics.jsonl   one line per optimizer step
 samples.jsonl   completions of one group every few steps
 items.jsonl     every held-out prompt with its answers and verdicts
 evaluation.json results, recomputable from items.jsonl
