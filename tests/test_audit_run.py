@@ -111,7 +111,7 @@ def test_what_an_audit_leaves_behind(place: Path, capsys: pytest.CaptureFixture[
     for words in ("length (function), training reward", "accuracy", "Forecast", "run-audit/audit.html"):
         assert words in said
     assert "Not safe to train yet: fix" in said  # a reward that counts letters
-    assert "It favours the longer answer" in said or "pays for being longer" in said
+    assert "It favors the longer answer" in said or "rewards the longer ones" in said
     assert not (place / "run").exists()
     assert {path.name for path in (place / "run-audit").iterdir()} == {"audit.json", "audit.html"}
     assert all(path.read_bytes() == text for path, text in before.items())
@@ -288,8 +288,8 @@ def test_a_judge_led_by_the_place_is_found_out(place: Path, server: JudgeServer)
     assert reward.orders.flips.value == reward.orders.first_wins.value == reward.itself_asked.value == 1
     assert reward.accuracy.ties.value == 1
     problems = " ".join(finding.problem for finding in found.verdict.findings)
-    assert "does not know its mind" in problems
-    assert "seldom decides" in problems
+    assert "contradicts itself" in problems
+    assert "rarely decides" in problems
 
 
 def test_a_judge_led_by_the_place_is_found_out_without_rejected_answers(place: Path, server: JudgeServer) -> None:
@@ -301,14 +301,14 @@ def test_a_judge_led_by_the_place_is_found_out_without_rejected_answers(place: P
     assert reward.orders.flips.value == reward.orders.first_wins.value == 1
     assert {wrong.as_good.value for wrong in reward.content} == {0.5}  # every flip is a tie
     problems = " ".join(finding.problem for finding in found.verdict.findings)
-    assert "does not know its mind" in problems
-    assert "It may not look at what a text says" in problems
+    assert "contradicts itself" in problems
+    assert "It may ignore content" in problems
 
 
 def test_a_reward_blind_to_content_is_found_out(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edits = {"audit.edits": "12", "data.rejected": ""}
     assert audit(**{"rewards.0.function": "rewards.py:form", **edits}) == 0
-    assert "It may not look at what a text says: as good as the reference is the reference of" in " ".join(
+    assert "It may ignore content; rated as good as the reference: the reference of" in " ".join(
         capsys.readouterr().out.split()
     )
     (other, shuffled, prompt) = read_audit(place / "run-audit").rewards[0].content
@@ -319,7 +319,7 @@ def test_a_reward_blind_to_content_is_found_out(place: Path, capsys: pytest.Capt
     assert audit(**{"rewards.0.function": "", "rewards.0.rule.exact": "{}", **edits}) == 0
     found = read_audit(place / "run-audit")
     assert {wrong.as_good.value for wrong in found.rewards[0].content} == {0}
-    assert not [each for each in found.verdict.findings if "look at what a text says" in each.problem]
+    assert not [each for each in found.verdict.findings if "ignore content" in each.problem]
 
 
 def test_people_and_a_judge_of_the_family_of_the_model(place: Path, server: JudgeServer, capsys) -> None:
@@ -336,11 +336,11 @@ def test_people_and_a_judge_of_the_family_of_the_model(place: Path, server: Judg
     right = [bool(index % 4) == (len(pair.reference) > len(pair.rejected)) for index, pair in enumerate(pairs)]
     assert agreement.pairs.agreement.value == sum(right) / 20
     assert [each.problem for each in found.verdict.findings if "family" in each.problem] == [
-        "The judge Qwen/Qwen2.5-72B is of the family of qwen-tiny: it may prefer its own kind."
+        "The judge Qwen/Qwen2.5-72B is of the same family as qwen-tiny and may prefer its answers."
     ]
     (place / "people.jsonl").write_text('{"id": "0", "preferred": "reference"}\n')
     assert audit(**related) == 2
-    assert "people.jsonl, line 1: its prompt is none of the 20" in capsys.readouterr().err
+    assert "people.jsonl, line 1: its prompt is not among the 20" in capsys.readouterr().err
 
 
 def test_a_judge_that_goes_down_ends_with_3_and_loses_nothing(

@@ -126,10 +126,10 @@ def test_what_could_not_be_looked_at_is_said() -> None:
 @pytest.mark.parametrize(
     ("judge", "words"),
     [
-        (lambda rejected, reference, luck: luck.choice([-1.0, 1.0]), "not shown to be better than a coin"),
+        (lambda rejected, reference, luck: luck.choice([-1.0, 1.0]), "not significantly better than chance"),
         (lambda rejected, reference, luck: -good(rejected, reference, luck), "prefers the rejected answers"),
-        (right_in(0.58), "hardly better than a coin: r is right on 58"),
-        (lambda rejected, reference, luck: -1.0 if luck.random() < 0.3 else 0.0, "seldom decides: r ties on 6"),
+        (right_in(0.58), "hardly better than chance: r is right on 58"),
+        (lambda rejected, reference, luck: -1.0 if luck.random() < 0.3 else 0.0, "rarely decides: r ties on 6"),
     ],
 )
 def test_a_reward_that_is_wrong_or_silent(judge: Judge, words: str) -> None:
@@ -142,7 +142,7 @@ def test_a_reward_that_counts_letters(sign: float, side: str) -> None:
         gap = sign * (len(rejected) - len(reference))
         return (gap > 0) - (gap < 0) if luck.random() < 0.4 else good(rejected, reference, luck)
 
-    assert f"favours the {side} answer" in only(findings(figures(judge)))
+    assert f"favors the {side} answer" in only(findings(figures(judge)))
 
 
 def test_a_reward_that_is_noisy_or_paid_for_form() -> None:
@@ -169,9 +169,9 @@ def judged(first: float, both: bool = True) -> list[PairItem]:
 
 def test_a_judge_led_by_the_place() -> None:
     both = figures(good, "judge", pairs=judged(first=0.5))
-    assert "with the texts exchanged 4" in only(findings(both))
+    assert "r contradicts itself: 4" in only(findings(both))
     one = figures(good, "judge", pairs=judged(first=0.5, both=False))
-    assert "the text shown first has" in only(findings(one))
+    assert "the text shown first gets" in only(findings(one))
     assert not findings(figures(good, "judge", pairs=judged(first=0.1)))
 
 
@@ -199,7 +199,7 @@ def test_two_rewards_that_do_not_agree() -> None:
     ("more", "words"),
     [
         ({"rewards": [0.0] * 4, "no_signal": True}, "all rewards are equal in 100 %"),
-        ({"rewards": [1.0, -1.0, 1.0, 1.0]}, "past the references already: 100 %"),
+        ({"rewards": [1.0, -1.0, 1.0, 1.0]}, "already better than the references: on average it beats 100 %"),
         ({"truncated": [True, True, False, False]}, "50 % (50 to 50 %) of the samples are cut"),
     ],
 )
@@ -220,15 +220,15 @@ def test_samples_that_are_paid_by_length() -> None:
         luck = Random(group.id)
         return replace(group, rewards=[0.1 * tokens - 1 + 0.02 * luck.random() for tokens in group.tokens])
 
-    assert "pays for being longer" in only(findings(policy=[rewards(group) for group in groups()]))
+    assert "rewards the longer ones" in only(findings(policy=[rewards(group) for group in groups()]))
 
 
-def test_money_that_will_not_do() -> None:
+def test_a_judge_cost_beyond_max_cost() -> None:
     dear = replace(CHEAP, judges=[JudgeForecast("helpful", 100_000, 4e7, 12.0, max_cost=5.0)])
-    assert "helpful will cost about 12.00, and max_cost is 5.00" in only(findings(forecast=dear))
+    assert "Estimated judge cost (12.00) exceeds max_cost (5.00): helpful." in only(findings(forecast=dear))
     assert not findings(forecast=replace(dear, judges=[replace(dear.judges[0], max_cost=None)]))
     two = [JudgeForecast(name, 50_000, 2e7, 3.0, max_cost=5.0, model="m") for name in ("helpful", "harmless")]
-    assert "helpful and harmless will cost about 6.00, and max_cost is 5.00" in only(
+    assert "Estimated judge cost (6.00) exceeds max_cost (5.00): helpful and harmless." in only(
         findings(forecast=replace(dear, judges=two))
     )
     assert not findings(forecast=replace(dear, judges=[two[0], replace(two[1], model="n")]))

@@ -22,7 +22,7 @@ from grao.records.answers import read_answers
 from grao.records.study import CellRecord, Cost, Key, Outcomes, Point, pack_cells, read_cells, read_study
 from grao.sandbox.world import prepare as build_sandbox
 from grao.studies import runner
-from grao.studies.cells import Material, counts, study_cells
+from grao.studies.cells import Material, is_valid, study_cells
 from grao.studies.runner import run_cell
 from grao.studies.study import quick, run_study
 from tiny import study_folder
@@ -247,13 +247,13 @@ def test_a_field_that_came_later_counts_as_its_default(place: Path) -> None:
     material = Material(study())
     cell, *_ = study_cells(material, study_arms(study()), "final", {"grao": [0.01]})
     record = CellRecord(cell.key, dict(cell.settings), "", "", {}, None)
-    assert counts(record, cell.settings)
+    assert is_valid(record, cell.settings)
     del record.settings["method.sign"]
-    assert counts(record, cell.settings)
-    assert not counts(record, cell.settings | {"method.sign": "signed"})
-    assert not counts(record, cell.settings | {"method.beta": 0.4})
+    assert is_valid(record, cell.settings)
+    assert not is_valid(record, cell.settings | {"method.sign": "signed"})
+    assert not is_valid(record, cell.settings | {"method.beta": 0.4})
     record.settings["method.gone"] = 1
-    assert not counts(record, cell.settings)
+    assert not is_valid(record, cell.settings)
 
 
 SELECTING = (("learning_rates", "[1e-3, 1e-2, 1e-1]"), ("selection.prompts", "4"), ("seeds", "[0]"))
@@ -336,7 +336,7 @@ def test_a_reward_that_cannot_be_had_stops_the_study(place: Path) -> None:
 
 def test_if_every_run_fails_there_is_no_table(place: Path) -> None:
     with pytest.raises(
-        InputError, match=r"no run of the study came to its end; the first: grao-final-lr0.01-seed0: .*nowhere"
+        InputError, match=r"all runs of the study failed; the first: grao-final-lr0.01-seed0: .*nowhere"
     ):
         run_study(study(("base.model.path", "nowhere"), ("seeds", "[0]")), Screen())
 

@@ -197,7 +197,7 @@ def checked(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> s
 
 def recipe_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
     assert main(["data", "check", *words]) == 0
-    return yaml.safe_load(capsys.readouterr().out.partition("a recipe to begin with:\n")[2])
+    return yaml.safe_load(capsys.readouterr().out.partition("a first recipe:\n")[2])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -257,7 +257,7 @@ def test_the_code_reads_the_file_itself(
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "say", "kind": 1}, "there are prompts, but no answers; name the columns with --data.prompt and"),
+        ({"prompt": "say", "kind": 1}, "it has prompts but no answers; name the columns with --data.prompt and"),
         ({"judge": "say", "kind": 1}, "no column looks like prompts or answers; name the columns"),
     ],
 )
@@ -275,7 +275,7 @@ def test_what_stands_out_is_said_with_its_count(tmp_path: Path, capsys: pytest.C
     rows += [{"prompt": "ask 0", "reference": "another"}]
     said = checked(capsys, str(written(tmp_path, rows)))
     assert "repeated: 11 prompts occur in 22 rows, 1 of them with different references" in said
-    assert "the same reference stands in 20 rows: 'the same'" in said
+    assert "the same reference occurs in 20 rows: 'the same'" in said
     assert "3 references only repeat their prompt" in said
     assert "input text 7 for rewards more" in said
     assert "'input' is not part of the prompt, which is 'prompt' alone; to join them: import datasets" in said
@@ -288,7 +288,7 @@ def test_every_row_that_cannot_be_read_counts(tmp_path: Path, capsys: pytest.Cap
     file = written(tmp_path, rows)
     said = checked(capsys, str(file), code=2)
     assert "9 of 40 rows cannot be read (6: is empty; 3: is missing (null))" in said
-    assert f"error: {file}, line 1, column 'reference': is empty; mend the row or leave it out" in said
+    assert f"error: {file}, line 1, column 'reference': is empty; fix the row or leave it out" in said
 
 
 def test_held_out_prompts_that_are_trained_on_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -180,8 +180,8 @@ def test_each_of_several_rewards_is_told_apart(place: Path, capsys: pytest.Captu
     ("rows", "message"),
     [
         ([], "has no rows"),
-        ([{"id": "0123456789abcdef", "answer": "x"}], "its prompt is none of the 10 that are evaluated on"),
-        ([{"prompt": "say nothing", "answer": "x"}], "its prompt is none of the 10"),
+        ([{"id": "0123456789abcdef", "answer": "x"}], "its prompt is not among the 10 evaluated prompts"),
+        ([{"prompt": "say nothing", "answer": "x"}], "its prompt is not among the 10"),
         ([{"answer": "x"}], "has neither id nor prompt"),
         ([{"id": "known", "answer": 3}], "answer must be text, is int"),
         ([{"id": "known", "answer": "x"}, {"id": "known", "answer": "y"}], "line 2: a second answer to the prompt"),
@@ -207,13 +207,13 @@ def test_answers_that_do_not_fit_are_one_line(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["reference=model", "other"], "'reference' cannot be a name among several; give another: NAME=PATH"),
-        (["a|b=model", "other"], "'a|b' cannot be a name among several"),
+        (["reference=model", "other"], "'reference' is a reserved name; choose another: NAME=PATH"),
+        (["a|b=model", "other"], "'a|b' is a reserved name"),
         (["model", "nowhere"], "nowhere"),
-        (["model", "./model"], "two of what is evaluated are called 'model'; give names: first=PATH"),
+        (["model", "./model"], "two entries are named 'model'; give names: first=PATH"),
         (["model", "other", "--kl"], "--kl: none of the models is a run or an adapter"),
         (["model", "--judge-error", "0.7"], "--judge-error: 0.7 must be at least 0 and below 0.5"),
-        (["model", "--judge-error", "low"], "--judge-error: 'low' is neither a share nor the folder of an audit"),
+        (["model", "--judge-error", "low"], "--judge-error: 'low' is neither a number nor the folder of an audit"),
         (["model", "--retest", "0"], "must be a whole number, at least 1"),
         (["model", "--labels", "none.jsonl"], "none.jsonl: no such file"),
         (["model", "none.jsonl"], "none.jsonl: no such file"),
@@ -249,11 +249,11 @@ def test_labels_name_the_row_that_is_wrong(place: Path, capsys: pytest.CaptureFi
     assert main(["evaluate", "model", *options(), "--output", "first"]) == 0
     ids = [item.id for item in read_items(place / "first")]
     for rows, message in (
-        ([{"id": ids[0], "preferred": "mine"}], "preferred must be answer, tie, reference, is 'mine'"),
-        ([{"id": "f" * 16, "preferred": "tie"}], "its prompt is none of the 10"),
+        ([{"id": ids[0], "preferred": "mine"}], "preferred must be one of answer, tie, reference, is 'mine'"),
+        ([{"id": "f" * 16, "preferred": "tie"}], "its prompt is not among the 10"),
         ([{"id": ids[0], "preferred": "tie"}] * 2, "line 2: a second preference"),
         ([{"id": ids[0], "preferred": "tie", "model": "x"}], "model must be one of model, is 'x'"),
-        ([{"id": ids[0], "preferred": "tie", "answer": "no"}], "line 1: answer is another text than the one"),
+        ([{"id": ids[0], "preferred": "tie", "answer": "no"}], "line 1: answer differs from the judged text"),
     ):
         write("labels.jsonl", rows)
         assert main(["evaluate", "model", *options(), "--output", "out", "--labels", "labels.jsonl"]) == 2
@@ -385,7 +385,7 @@ def test_honest_rewards_pass_the_check_before_training(reward) -> None:
 def test_rewards_that_do_not_look_at_content_are_caught_before_training(reward) -> None:
     (doubt,) = content_doubts(as_mix(reward), EXAMPLES, None)
     assert doubt.kind == "content-blind"
-    assert "the reference of another prompt does as well as the right one in" in doubt.words
+    assert "the reference of another prompt is rated as good as the right one in" in doubt.words
 
 
 def evaluated(reward, texts: list[str]) -> Evaluation:
@@ -535,7 +535,7 @@ def test_the_short_audit_warns_before_training_and_doubts_after(
     blind = {"rewards.0.function": "rewards.py:form"}
     assert train(**blind, **{"audit.before_training": "warn"}) == 0
     said = capsys.readouterr().out
-    assert said.index("warning: The reward may not look at what a text says") < said.index("with the start model:")
+    assert said.index("warning: The reward may ignore content") < said.index("with the start model:")
     assert said.index("verdicts by function rewards.py:form") < said.index("DOUBT") < said.index("RAS, strict wins")
     found = read_evaluation(place / "run")
     assert [doubt.kind for doubt in found.doubts][:2] == ["content-blind", "training-reward-only"]
@@ -547,7 +547,7 @@ def test_the_short_audit_warns_before_training_and_doubts_after(
         }
     assert read_items(place / "skipped") == read_items(place / "run")  # looking changes nothing
     assert train(**blind, output="stopped", **{"audit.before_training": "stop"}) == 2
-    assert "Set audit.before_training: warn to train all the same" in capsys.readouterr().err
+    assert "Set audit.before_training: warn to train anyway" in capsys.readouterr().err
     assert not (place / "stopped" / "model").exists()
 
 

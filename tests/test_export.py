@@ -182,14 +182,14 @@ def test_markdown_shows_text_as_it_is():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"run": "data.jsonl/.."}, r"RUN: .* holds no run: there is no manifest\.json"),
-        ({"run": "whole", "merge": True}, r"--merge: .*whole/model is a whole model, there is no adapter to merge"),
+        ({"run": "data.jsonl/.."}, r"RUN: .* is not a run: there is no manifest\.json"),
+        ({"run": "whole", "merge": True}, r"--merge: .*whole/model is a full model without an adapter to merge"),
         ({"run": "whole", "checkpoint": 3}, r"--checkpoint: there is no checkpoint of step 3; there are 2, 4"),
-        ({"run": "lora", "to": "base"}, r"--to: .*base holds something else than an export; choose another folder"),
+        ({"run": "lora", "to": "base"}, r"--to: .*base is not empty and is not an export; choose another folder"),
         ({"run": "lora", "to": "data.jsonl"}, r"--to: .*data\.jsonl is a file"),
-        ({"run": "lora", "push": "me/it"}, r"--push: the base .*base is a folder here, which nobody else has"),
-        ({"run": "lora", "push": "it"}, r"--push: 'it' is no name of a repository"),
-        ({"run": "lora", "push": "me/../it"}, r"--push: 'me/\.\./it' is no name of a repository"),
+        ({"run": "lora", "push": "me/it"}, r"--push: the base .*base is a local folder, which nobody else has"),
+        ({"run": "lora", "push": "it"}, r"--push: 'it' is not the name of a repository"),
+        ({"run": "lora", "push": "me/../it"}, r"--push: 'me/\.\./it' is not the name of a repository"),
     ],
 )
 def test_what_cannot_be_exported_is_said_in_one_line(world: Path, screen, monkeypatch, given: dict, message: str):
@@ -210,7 +210,7 @@ def test_a_run_without_a_result_names_its_checkpoint(world: Path, tmp_path: Path
         export_run(tmp_path / "run", screen)
     broken = tmp_path / "run/checkpoints/checkpoint-4/adapter_model.safetensors"
     broken.write_bytes(broken.read_bytes()[:-4])
-    with pytest.raises(InputError, match=r"^--checkpoint: .*checkpoint-4 is not whole: adapter_model\.safetensors has"):
+    with pytest.raises(InputError, match=r"^--checkpoint: .*checkpoint-4 is incomplete: adapter_model\.safetensors"):
         export_run(tmp_path / "run", screen, checkpoint=4)
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(InputError, match=r"^RUN: .* no model yet \(status: interrupted\); continue it with[^,]*$"):
@@ -233,14 +233,14 @@ def test_a_base_that_is_gone_an_adapter_or_quantised(world: Path, tmp_path: Path
     with pytest.raises(InputError, match=r"^RUN: .* adapter of '.*gone', which does not exist"):
         export_run(run, screen, merge=True)
     change_config(run / "model", base_model_name_or_path=str(world / "lora" / "model"))
-    with pytest.raises(InputError, match=r"^RUN: the base .* is an adapter too, .*; give --merge"):
+    with pytest.raises(InputError, match=r"^RUN: the base .* is an adapter; other tools cannot stack .*; give --merge"):
         export_run(run, screen)
     assert (export_run(run, screen, merge=True)[0] / "model.safetensors").exists()
     config = json.loads((tmp_path / "few" / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (tmp_path / "few" / "config.json").write_text(json.dumps(config))
     change_config(run / "model", base_model_name_or_path=str(tmp_path / "few"))
-    with pytest.raises(InputError, match=r"^--merge: .*: its base is stored quantised, and the sum would be rounded"):
+    with pytest.raises(InputError, match=r"^--merge: .*: its base is stored quantized, so merged weights would"):
         export_run(run, screen, merge=True)
 
 
@@ -356,9 +356,7 @@ def test_a_push_makes_a_private_repository_and_replaces_only_exports(world: Path
     with pytest.raises(InputError, match=r"^--push: me/it is private; leave --public out, .*; the export is complete"):
         push(public=True)
     site.repos["me/it"] = (True, {"other.bin"})
-    with pytest.raises(
-        InputError, match=r"^--push: me/it exists already and holds something else; choose another name"
-    ):
+    with pytest.raises(InputError, match=r"^--push: me/it exists and is not an export; choose another name"):
         push()
     del site.repos["me/it"]
     push(public=True)
@@ -372,7 +370,7 @@ def test_a_push_makes_a_private_repository_and_replaces_only_exports(world: Path
     [
         (401, "the hub does not accept HF_TOKEN"),
         (403, "HF_TOKEN may not write there, or the account's storage is used up"),
-        (413, "it is larger than the hub takes"),
+        (413, "the export is larger than the hub accepts"),
         (507, "the account's storage is used up"),
     ],
 )

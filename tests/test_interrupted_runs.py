@@ -31,7 +31,7 @@ from grao.records.run import MetricsLog, read_evaluation, read_manifest, read_me
 from grao.signals import resend_lost_interrupts
 from grao.studies.evaluate import evaluate_recipe
 from grao.studies.reward_model import train_reward_model
-from grao.studies.settings import changed, decisive
+from grao.studies.settings import decisive, first_change
 from grao.studies.study import run_study
 from grao.studies.train import StoppedError, resume_run, start_run
 from grao.training import saving
@@ -242,7 +242,7 @@ def test_without_a_whole_checkpoint_it_begins_anew_and_says_so(stopped: Path, wh
     for checkpoint in Path("run/checkpoints").iterdir():
         (checkpoint / "optimizer.safetensors").unlink()
     resume_run(Path("run"), screen)
-    assert "no whole checkpoint is left: starting at step 1" in screen.lines
+    assert "no complete checkpoint is left: starting at step 1" in screen.lines
     assert same(Path("run"), whole)
 
 
@@ -359,7 +359,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(place: Path, whole: Path, s
     assert in_a_child(lambda: start_run(killed, screen)) == -signal.SIGKILL
     assert Path("run/.lock").exists()
     resume_run(Path("run"), screen)
-    assert any("going on from checkpoint-2" in line for line in screen.lines)
+    assert any("resuming from checkpoint-2" in line for line in screen.lines)
     assert same(Path("run"), whole)
     assert not Path("run/.lock").exists()
 
@@ -393,10 +393,10 @@ def test_a_finished_run_goes_on_past_its_end(place: Path, whole: Path):
     for steps in ("4", "3"):
         with pytest.raises(InputError, match=rf"training\.steps is {steps}, but run has done 4; give more"):
             more("run", steps)
-    with pytest.raises(InputError, match=r"run is finished; look at .* or give it more steps with --training\.steps"):
+    with pytest.raises(InputError, match=r"run is finished; see it .* or give it more steps with --training\.steps"):
         more("run")
     shutil.rmtree("run/checkpoints")
-    with pytest.raises(InputError, match="run is finished and holds no whole checkpoint to go on from"):
+    with pytest.raises(InputError, match="run is finished and has no complete checkpoint to resume from"):
         more("run", "9")
     assert read_metrics(Path("run"))
 
@@ -579,7 +579,7 @@ def test_every_file_that_a_recipe_names_counts_by_its_content(place: Path, monke
         }
     )  # fmt: skip
     began = decisive(told)
-    assert changed(began, json.loads(json.dumps(decisive(told)))) is None
+    assert first_change(began, json.loads(json.dumps(decisive(told)))) is None
     for file, name in (
         ("module_of_rewards.py", "rewards.1.function"), ("words.txt", "rewards.2.judge.criterion"),
         ("judge/model.safetensors", "rewards.2.judge.local.path"), ("scorer/config.json", "rewards.3.model.path"),
@@ -587,7 +587,7 @@ def test_every_file_that_a_recipe_names_counts_by_its_content(place: Path, monke
     ):  # fmt: skip
         content = Path(file).read_bytes()
         Path(file).write_bytes(content[:-1] + b" ")
-        assert changed(began, decisive(told)).startswith(f"{name}: ")
+        assert first_change(began, decisive(told)).startswith(f"{name}: ")
         Path(file).write_bytes(content)
 
 

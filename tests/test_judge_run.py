@@ -107,7 +107,7 @@ def test_a_whole_run(place: Path, server: JudgeServer, capsys):
     cost = 150e-6 * len(server.asked)
     spent = f"{len(server.asked)} questions, {cost:.2g} paid"
     assert f"judges  {spent}\n" in said.out  # the question before the work counts too
-    assert "4/4 writing the page: " in said.out
+    assert "4/4 writing the report: " in said.out
     assert f" s, {spent} so far\n" in said.out
     steps = read_metrics(place / "run")
     assert len(steps) == 3

@@ -225,11 +225,11 @@ def test_a_split_model_keeps_its_parts(tmp_path: Path, capsys: pytest.CaptureFix
         return {name: float(size) for name, size in lines}
 
     one, four = sizes(1), sizes(4)
-    for name in ("weights that are trained", "state of the optimiser", "update: gradients"):
+    for name in ("trained weights", "optimizer state", "update: gradients"):
         assert four[name] == pytest.approx(one[name] / 4, abs=0.01)
-    assert four["a copy of the model, which samples"] == pytest.approx(one["weights that are trained"], abs=0.01)
+    assert four["sampling copy of the model"] == pytest.approx(one["trained weights"], abs=0.01)
     assert main(["train", "--dry-run", "--gpus", "5", *words]) == 2
-    assert "--gpus: 5 are more than training.prompts_per_step" in capsys.readouterr().err
+    assert "--gpus: 5 exceeds training.prompts_per_step" in capsys.readouterr().err
     assert main(["train", "--gpus", "2", *words]) == 2
 
 
@@ -239,7 +239,7 @@ def test_what_does_not_fit_is_told_in_a_line(tmp_path: Path, capsys: pytest.Capt
     shape = json.loads(config.read_text()) | {"hidden_size": 4096, "intermediate_size": 12288, "head_dim": 1024}
     config.write_text(json.dumps(shape))
     assert main(["train", "--dry-run", "--card", "7GiB", *words, "--training.token_budget", "8000"]) == 2
-    assert "GiB are missing; set training.trainer.gradient_checkpointing: true" in capsys.readouterr().err
+    assert "GiB; set training.trainer.gradient_checkpointing: true" in capsys.readouterr().err
     adapter = [
         "--model.lora.rank",
         "4",

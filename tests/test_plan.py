@@ -89,7 +89,7 @@ def test_a_dry_run_counts_what_the_run_does(place: Path, server: JudgeServer, ca
     assert f"left out: {run.data.left_out['prompt too long']} rows, prompt too long" in said
     assert main(["data", "check", "--config", "run/recipe.yaml"]) == 0
     checked = " ".join(capsys.readouterr().out.split())
-    assert f"{run.data.prompts} rows to train on, {run.data.held_out} held out for the evaluation" in checked
+    assert f"{run.data.prompts} rows to train on, {run.data.held_out} held out for evaluation" in checked
     assert "left out: 1 row, prompt too long" in checked
     lines = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
     assert number("while training: N answers", said) == 6 * (2 + sum("eval/reward" in line for line in lines)) == 6 * 4

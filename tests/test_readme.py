@@ -81,7 +81,7 @@ def test_own_data_and_own_reward(newcomer: Path, capsys: pytest.CaptureFixture[s
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "RAS" in said
-    assert "may not look at what a text says" not in said
+    assert "may ignore content" not in said
     assert (newcomer / "runs" / "larger" / "report.html").exists()
 
 

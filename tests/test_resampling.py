@@ -183,7 +183,7 @@ def test_the_plan_counts_what_may_be_drawn_at_most(attempts: int, groups: int) -
     sections = {"model": {"path": "m"}, "data": {"path": "d"}, "rewards": [{"function": "a.py:b"}], "output": "o"}
     sections |= {"training": {"prompts_per_step": B}, "rollout": {"group_size": 2}}
     recipe = TypeAdapter(Recipe).validate_python({**sections, "method": {"name": "dapo", "resample": attempts}})
-    work = Workload.of(recipe, source_of(set(), Counting()).items, most=[3], held_out=0)
+    work = Workload.of(recipe, source_of(set(), Counting()).items, max_steps=[3], held_out=0)
     assert work.samples == 3 * groups * 2
     assert f"{'at most ' if attempts else ''}{work.samples} completions" in next(work.lines(recipe))
 

@@ -225,7 +225,7 @@ def test_an_interruption_leaves_nothing(pairs: Path, tmp_path: Path, screen, mon
         ({"output": "."}, "output: . is not empty; choose another folder"),
         (
             {"training.learning_rate": "1e30", "training.steps": "3"},
-            "the scores are no finite numbers any more; lower training.learning_rate",
+            "became NaN or infinite; lower training.learning_rate",
         ),
     ],
 )
@@ -245,7 +245,7 @@ def test_a_row_without_a_worse_answer_is_named(pairs: Path, tmp_path: Path, scre
     lines = pairs.read_text().splitlines()
     lines[6] = json.dumps({"prompt": "say 6.", "chosen": "x", "rejected": None})
     pairs.write_text("\n".join(lines))
-    with pytest.raises(InputError, match=r"pairs.jsonl, row 7: has no worse answer; .* data.rejected names"):
+    with pytest.raises(InputError, match=r"pairs.jsonl, row 7: has no rejected answer; .* data.rejected names"):
         train_reward_model(recipe(pairs, tmp_path), screen)
 
 

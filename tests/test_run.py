@@ -298,7 +298,7 @@ def test_training_is_not_repeated_for_an_evaluation(place: Path, screen, functio
     steps = read_metrics(place / "run")
     assert len(steps) == 4
     assert numbers(resume_run(Path("run"), screen).evaluation) == numbers(whole)
-    assert any("going on from checkpoint-4" in line for line in screen.lines)
+    assert any("resuming from checkpoint-4" in line for line in screen.lines)
     assert read_metrics(place / "run") == steps
     assert phases(screen) == (3, 3)
 
@@ -321,7 +321,7 @@ def test_half_written_files_are_passed_over(place: Path, screen):
     items = place / "run" / "items.jsonl"
     items.write_bytes(items.read_bytes()[:-20] + b"\xff")
     assert numbers(resume_run(Path("run"), screen).evaluation) == numbers(whole)
-    assert any("going on from checkpoint-1" in line for line in screen.lines)
+    assert any("resuming from checkpoint-1" in line for line in screen.lines)
     assert not list((place / "run").glob("*.part"))
 
 
@@ -418,7 +418,7 @@ def test_plain_output_is_short(place: Path):
         "1/4 judging 8 prompts with the start model",
         "2/4 training",
         "3/4 judging 8 prompts with the trained model",
-        "4/4 writing the page",
+        "4/4 writing the report",
     ]
     assert "training: 4 steps" in shown.getvalue()
 
@@ -455,7 +455,7 @@ def test_ctrl_c_before_and_behind_the_run(place: Path, capsys, monkeypatch: pyte
         patched.setattr("grao.studies.train.write_report", stop)
         assert main(["train", "--config", name]) == 130
     *_, said = capsys.readouterr().err.splitlines()
-    assert said == "stopped; all but the page is done, write it with: grao report run"
+    assert said == "stopped; all is done but the report, write it with: grao report run"
     assert main(["report", "run"]) == 0
 
 

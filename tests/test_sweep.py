@@ -22,7 +22,7 @@ from grao.reports.tables import share
 from grao.rewards.base import RewardBatch
 from grao.rewards.functions import FunctionReward
 from grao.rewards.mix import WeightedReward
-from grao.studies.runner import StudyMix, chosen, exchanged
+from grao.studies.runner import StudyMix, in_share, swap_answers
 from grao.studies.study import arm_weights
 from grao.types import Example, PerAnswer
 from tiny import study_folder
@@ -261,19 +261,19 @@ def test_rewards_are_turned_around_for_some_answers_and_always_the_same() -> Non
 
 
 def test_the_share_that_is_chosen() -> None:
-    counted = sum(chosen(0.3, 0, number) for number in range(5000)) / 5000
+    counted = sum(in_share(0.3, 0, number) for number in range(5000)) / 5000
     assert 0.28 < counted < 0.32
-    assert not any(chosen(0.0, number) for number in range(100))
-    assert all(chosen(1.0, number) for number in range(100))
+    assert not any(in_share(0.0, number) for number in range(100))
+    assert all(in_share(1.0, number) for number in range(100))
 
 
 def test_references_are_exchanged_with_rejected_answers() -> None:
     rows = [Example(f"p{number}", "good", "bad" if number % 2 else None, {}, number) for number in range(400)]
-    changed = exchanged(rows, 0.5, seed=0)
+    changed = swap_answers(rows, 0.5, seed=0)
     swapped = [one for one in changed if one.reference == "bad"]
     assert 70 < len(swapped) < 130
     assert all(one.rejected == "good" and one.row % 2 for one in swapped)
-    assert exchanged(rows, 0.0, seed=0) == rows
+    assert swap_answers(rows, 0.0, seed=0) == rows
 
 
 def test_noise_is_in_the_training_and_in_the_record_alone(place: Path) -> None:

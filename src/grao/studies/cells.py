@@ -1,9 +1,9 @@
-"""The runs (cells) of a study, whether the record of one still counts, and which learning rate is chosen by them.
+"""The runs (cells) of a study, the validity of their records, and the selection of learning rates.
 
-A record counts if it was made with the settings that its run has now. So a study may be stopped at any point, done in
-pieces, and extended by arms and seeds; a changed setting repeats the runs that it concerns and no others. A field that
-the recipe has only learnt since counts as its default. A reward in a Python file counts by that file's content. Not
-seen: changes in the code of any other reward.
+A record is valid if it was made with the present settings of its run. So a study may be stopped at any point, done in
+parts, and extended by arms and seeds; a changed setting repeats only the runs that it affects. A field that is newer
+than the record counts as its default. A reward in a Python file is identified by the content of that file. Changes in
+the code of other rewards are not detected.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,35 +27,35 @@ from grao.records.work import WorkRates
 from grao.studies.settings import digest
 
 _NO_SETTINGS = {
-    *("output", "model.path", "data.path", "data.test_path"),  # where something lies: what lies there is compared
-    *("rollout.batch_size", "training.token_budget"),  # memory, which changes no result
+    *("output", "model.path", "data.path", "data.test_path"),  # paths: the content is compared instead
+    *("rollout.batch_size", "training.token_budget"),  # memory, which does not affect results
 }
-"""Fields of a recipe that do not decide whether a record counts."""
-WORKED = "study.work."
-"""Begins the settings that say by what work is counted."""
+"""Fields of a recipe that do not affect whether a record is valid."""
+WORK_RATES = "study.work."
+"""Prefix of the settings that hold the rates of counted work."""
 _SPLIT_SEED = 0
-"""Of what is held out: one choice for all seeds, so that they are evaluated on the same prompts."""
+"""Seed of the held-out split, fixed so that all seeds are evaluated on the same prompts."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run that is to be done."""
+    """One run of a study."""
 
     key: Key
     study: Study
     arm: Arm
     recipe: Recipe
-    """Of the arm, with the key's seed and learning rate. Its output is a scratch folder."""
+    """The arm's recipe with the key's seed and learning rate. Its output is a scratch folder."""
     split: Split
-    """What it is trained and evaluated on."""
+    """Examples to train and evaluate on."""
     settings: dict[str, Any]
-    """As in its record."""
+    """Settings as stored in the record."""
     rates: WorkRates | None
-    """By which its work is counted."""
+    """Rates of counted work, if the budget is work."""
 
 
 class Material:
-    """What the runs of a study share, loaded once.
+    """Data shared by the runs of a study, loaded once.
 
     Args:
         study: the study.
@@ -70,7 +70,7 @@ class Material:
     def split(self, data: DataConfig, role: Role) -> Split:
         """Training and held-out examples.
 
-        For a selection both come from the training side: its prompts are never those of the final evaluation.
+        For a selection both come from the training examples, never from the prompts of the final evaluation.
         """
         key = f"{role} {data}"
         if key not in self._splits and role == "final":
@@ -81,7 +81,7 @@ class Material:
         return self._splits[key]
 
     def _model(self, path: str, world: SandboxConfig | None) -> str:
-        """What the model is, wherever it lies: the sandbox's arguments, a digest of the weights, or the hub id."""
+        """Identifies a model regardless of its path: the sandbox's arguments, a digest of weights, or the hub id."""
         if world:
             others = () if world.objectives == SandboxConfig().objectives else world.objectives
             return " ".join(map(str, ("sandbox", world.ability, world.architecture, world.seed, *others)))
@@ -93,13 +93,13 @@ class Material:
 def study_cells(
     material: Material, arms: Sequence[Arm], role: Role, rates: Mapping[str, Sequence[float]]
 ) -> list[Cell]:
-    """The runs that choose a learning rate, or those that count, seed by seed.
+    """The selection runs or the final runs of a study, seed by seed.
 
     Args:
         material: of the study.
         arms: in their order.
-        role: which runs.
-        rates: name of an arm -> learning rates to run it with; an arm that is not among them has no runs.
+        role: selection or final runs.
+        rates: name of an arm -> its learning rates; other arms have no runs.
     """
     return [
         _cell(material, arm, Key(arm.name, role, rate, seed))
@@ -109,30 +109,30 @@ def study_cells(
     ]
 
 
-def counts(record: CellRecord, settings: dict[str, Any]) -> bool:
+def is_valid(record: CellRecord, settings: dict[str, Any]) -> bool:
     """Whether a record was made with these settings."""
-    known = {name: field_facts(Recipe).get(general(tuple(name.split(".")))) for name in settings}
-    defaults = {name: facts.default if facts else None for name, facts in known.items()}
+    fields = {name: field_facts(Recipe).get(general(tuple(name.split(".")))) for name in settings}
+    defaults = {name: facts.default if facts else None for name, facts in fields.items()}
     return defaults | record.settings == settings
 
 
 def candidates(arm: Arm, records: Sequence[CellRecord]) -> list[Candidate]:
-    """The arm's learning rates with what their runs reached on the selection's prompts, in the order of the study.
+    """The arm's learning rates with their results on the selection prompts, in the order of the study.
 
-    A rate of which a run failed has no result. Each other has its interval, and how often it would be chosen.
+    A rate with a failed run has no result. Every other rate has its interval, and how often it would be chosen.
     """
     runs = {
         rate: [run.outcomes for run in records if (run.key.arm, run.key.learning_rate) == (arm.name, rate)]
         for rate in arm.learning_rates
     }
-    finished = {rate: [each for each in of if each] for rate, of in runs.items() if of and all(of)}
-    letters = {rate: [outcomes.after for outcomes in of] for rate, of in finished.items()}
-    ras = {rate: sum(float(np.nanmean(wins(after))) for after in of) / len(of) for rate, of in letters.items()}
-    reward = {rate: sum(outcomes.mean_reward for outcomes in of) / len(of) for rate, of in finished.items()}
+    finished = {rate: [run for run in outcomes if run] for rate, outcomes in runs.items() if outcomes and all(outcomes)}
+    letters = {rate: [run.after for run in outcomes] for rate, outcomes in finished.items()}
+    ras = {rate: sum(float(np.nanmean(wins(run))) for run in after) / len(after) for rate, after in letters.items()}
+    reward = {rate: sum(run.mean_reward for run in outcomes) / len(outcomes) for rate, outcomes in finished.items()}
     preferred = sorted(letters, key=lambda rate: (-reward[rate], rate))
     chosen = dict(zip(preferred, choices([letters[rate] for rate in preferred]), strict=True)) if letters else {}
-    sure = arm.recipe.evaluation.confidence
-    intervals = {rate: selection_interval(of, sure) for rate, of in letters.items()}
+    confidence = arm.recipe.evaluation.confidence
+    intervals = {rate: selection_interval(after, confidence) for rate, after in letters.items()}
     return [
         Candidate(arm.name, rate, ras.get(rate), reward.get(rate), intervals.get(rate), chosen.get(rate))
         for rate in arm.learning_rates
@@ -140,9 +140,9 @@ def candidates(arm: Arm, records: Sequence[CellRecord]) -> list[Candidate]:
 
 
 def best(offered: Sequence[Candidate]) -> float | None:
-    """The chosen learning rate, None if no candidate came to its end.
+    """The chosen learning rate; None if all candidates failed.
 
-    The best has the most strict wins; of equals, the higher mean reward, then the smaller rate.
+    Chosen is the rate with the most strict wins, then the highest mean reward, then the smallest rate.
     """
     finished = [candidate for candidate in offered if candidate.ras is not None]
     chosen = max(finished, key=lambda rate: (rate.ras, rate.mean_reward, -rate.learning_rate), default=None)
@@ -153,10 +153,10 @@ def _cell(material: Material, arm: Arm, key: Key) -> Cell:
     study, split = material.study, material.split(arm.recipe.data, key.role)
     training = replace(arm.recipe.training, learning_rate=key.learning_rate)
     recipe = replace(arm.recipe, seed=key.seed, output=study.output / "work" / key.name, training=training)
-    judged = _fields(replace(recipe, rewards=study.judges)) if study.judges else {}
+    judges = _fields(replace(recipe, rewards=study.judges)) if study.judges else {}
     settings = {
         **_fields(recipe),
-        **{f"study.judges{name[7:]}": value for name, value in judged.items() if name.startswith("rewards.")},
+        **{f"study.judges{name[7:]}": value for name, value in judges.items() if name.startswith("rewards.")},
         **{f"study.noise.{name}": share for name, share in vars(arm.noise).items() if share},
         "study.model": material.model(recipe.model.path, arm.world),
         "study.train": fingerprint(split.train)[:16],
@@ -165,19 +165,19 @@ def _cell(material: Material, arm: Arm, key: Key) -> Cell:
         "study.seconds": study.budget.seconds,
     }
     if material.rates:
-        counted = {f"{WORKED}{name}": value for name, value in vars(material.rates).items() if name != "measured"}
-        settings |= {"study.work": study.budget.work, **counted}
+        rates = {f"{WORK_RATES}{name}": value for name, value in vars(material.rates).items() if name != "measured"}
+        settings |= {"study.work": study.budget.work, **rates}
     return Cell(key, study, arm, recipe, split, settings, material.rates)
 
 
 def _fields(recipe: Recipe) -> dict[str, Any]:
-    """Dotted field -> value, of those that decide whether a record counts."""
+    """Dotted field -> value of the fields that affect whether a record is valid."""
     fields = dotted(ADAPTER.dump_python(recipe, mode="json", by_alias=True), lists=True)
     return {name: _content(name, value) for name, value in fields if name not in _NO_SETTINGS and value != []}
 
 
 def _content(name: str, value: Any) -> Any:
-    """Of a reward in a Python file, the name of the file and a digest in place of where it lies."""
+    """The value of a field; for a reward in a Python file, its name and a digest instead of its path."""
     if name.rpartition(".")[2] != "function" or not isinstance(value, str):
         return value
     file, _, function = value.rpartition(":")

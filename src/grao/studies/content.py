@@ -1,9 +1,9 @@
-"""Whether a reward looks at what a text says: before training, in an evaluation, and as a part of every audit.
+"""Tests whether a reward ignores content: before training, in an evaluation, and in every audit.
 
-Three texts that are wrong answers whatever the task, each against the reference: the reference of another prompt, the
-reference with its words shuffled, and the prompt repeated back. A reward that knows right from wrong lets them lose.
-One that looks at form alone (a full stop, a number of words) lets the first draw level or win half of the time, and a
-judge that answers by chance, by length or by place does the same.
+Three texts that are wrong answers in any task are compared with the reference: the reference of another prompt, the
+reference with its words shuffled, and the prompt itself. A reward that tells right from wrong rates them lower. One
+that sees only form (a full stop, a number of words) lets the first one tie, or win half of the time, and so does a
+judge that decides by chance, length or position.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from grao.studies.prepare import token_ids
 from grao.types import Example
 
 _PROMPTS = 32
-"""That are looked at."""
+"""Maximum number of prompts."""
 
 
 def short_audit(
@@ -37,9 +37,9 @@ def short_audit(
     tokenizer: PreTrainedTokenizerBase | None,
     main: bool,
 ) -> list[Doubt]:
-    """`content_doubts`, unless a recipe says `skip`. Only the main process asks.
+    """`content_doubts`, unless the recipe says `skip`. Only the main process asks.
 
-    A reward that fails here fails where it counts too, and is dealt with there.
+    A reward that fails is ignored here: it fails again in training, where the error is handled.
     """
     if recipe.audit.before_training == "skip" or not main:
         return []
@@ -49,61 +49,61 @@ def short_audit(
 
 
 def content_doubts(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase | None) -> list[Doubt]:
-    """Asks the rewards about the wrong texts to some prompts.
+    """Asks the rewards about wrong answers to some prompts.
 
-    Nothing is logged, and no state of training is touched; a judge on a server keeps its answers in its ledger.
+    Nothing is logged, and no training state changes; a judge on a server stores its answers in its ledger.
 
     Args:
-        rewards: what decides, as a sum.
-        examples: of the training data.
-        tokenizer: of the model, for rewards that count tokens.
+        rewards: the mix under test.
+        examples: training examples.
+        tokenizer: for rewards that count tokens.
 
     Raises:
         InputError, RewardUnavailableError: as `Reward.relative`.
     """
     if not (texts := _texts(examples)):
         return []
-    mixed = _apart(rewards)(content_batch(examples, tokenizer))
+    mixed = _unlogged(rewards)(content_batch(examples, tokenizer))
     values = missing_as_none(mixed.total.squeeze(1).tolist())
     blind = []
     for name in WRONG:
-        found = as_good(name, [value for (kind, _, _), value in zip(texts, values, strict=True) if kind == name])
-        if found and found.as_good.low > BLIND:
-            blind.append(words(found))
-    about = f"The reward may not look at what a text says: {'; '.join(blind)}."
-    doubts = [Doubt("content-blind", about)] if blind else []
+        wrong = as_good(name, [value for (kind, _, _), value in zip(texts, values, strict=True) if kind == name])
+        if wrong and wrong.as_good.low > BLIND:
+            blind.append(_words(wrong))
+    warning = f"The reward may ignore content: {'; '.join(blind)}."
+    doubts = [Doubt("content-blind", warning)] if blind else []
     for judge, judged in mixed.judged.items():
-        twice = [each.flipped for each in judged.values() if each.a_first and each.b_first]
-        if twice and (flipped := proportion(sum(twice), len(twice))).low > BLIND:
+        flips = [pair.flipped for pair in judged.values() if pair.a_first and pair.b_first]
+        if flips and (flipped := proportion(sum(flips), len(flips))).low > BLIND:
             share = percent(flipped.value, 1)
-            clear = f"{judge} contradicts itself on texts that are plainly wrong: its verdict changes with their order"
-            doubts.append(Doubt("judge-contradicts-itself", f"{clear} in {share} of {len(twice):,}."))
+            warning = f"{judge} contradicts itself on obviously wrong texts: its verdict changes with their order"
+            doubts.append(Doubt("judge-contradicts-itself", f"{warning} in {share} of {len(flips):,}."))
     return doubts
 
 
-def words(wrong: Wrong) -> str:
-    """In a clause."""
+def _words(wrong: Wrong) -> str:
+    """The finding as a clause."""
     share = wrong.as_good
-    return f"{wrong.text} does as well as the right one in {percent(share.value, 1)} ({interval(share)})"
+    return f"{wrong.text} is rated as good as the right one in {percent(share.value, 1)} ({interval(share)})"
 
 
-def _apart(rewards: Mix) -> Mix:
-    """The same rewards, whose functions log nothing into a training."""
+def _unlogged(rewards: Mix) -> Mix:
+    """The same rewards, with functions that log nothing into a training."""
     return Mix(
         [
             WeightedReward(
-                FunctionReward(each.reward.function, each.reward.compare, each.reward.name)
-                if isinstance(each.reward, FunctionReward)
-                else each.reward,
-                *(each.weight, each.normalise, each.constraint),
+                FunctionReward(part.reward.function, part.reward.compare, part.reward.name)
+                if isinstance(part.reward, FunctionReward)
+                else part.reward,
+                *(part.weight, part.normalise, part.constraint),
             )
-            for each in rewards.objectives
+            for part in rewards.objectives
         ]
     )
 
 
 def content_batch(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase | None) -> RewardBatch:
-    """The wrong texts that `content_doubts` asks about, a group each; without any there is no group."""
+    """The wrong texts of `content_doubts`, each as a group of one; empty if there are none."""
     chosen, texts = [], []
     for _, index, text in _texts(examples):
         chosen.append(examples[index])
@@ -114,6 +114,6 @@ def content_batch(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBas
 
 
 def _texts(examples: Sequence[Example]) -> list[tuple[str, int, str]]:
-    """Of the first examples; see `wrong_texts`."""
+    """`wrong_texts` of the first examples; empty if they all have the same prompt."""
     examples = examples[:_PROMPTS]
     return list(wrong_texts(examples)) if len({example.id for example in examples}) > 1 else []

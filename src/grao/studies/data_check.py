@@ -1,7 +1,7 @@
-"""`grao data check`: what a file holds, how it is read, what of it is left out, and a recipe to begin with.
+"""`grao data check`: what a file holds, how it is read, what is left out, and a first recipe.
 
-The counts are those of a run with the same settings: the same code reads, splits and encodes. Nothing is written, no
-weight is read.
+The counts match those of a run with the same settings: the same code reads, splits and encodes. Nothing is written, and
+no weights are read.
 """
 
 import re
@@ -34,113 +34,109 @@ from grao.types import Encoded, Example
 from grao.visible import visible
 
 _SHOWN_ROWS, _SHOWN_FAULTS, _WIDTH = 5, 3, 300
-"""Rows and faults that are shown, and characters of each."""
+"""Maximum rows and faults shown, and characters of each."""
 _NAME = 24
-"""Characters of a column's name."""
+"""Maximum characters of a column name."""
 _FREQUENT = 0.02
-"""Share of rows from which it is said that a reference comes again and again."""
-_SHORT = 4
-"""Words of references that a rule can compare."""
+"""Share of rows above which a repeated reference is reported."""
+_RULE_WORDS = 4
+"""Maximum words of references that an exact rule can compare."""
 _NUMBER = re.compile(r"(?:.*####)?\s*-?[\d.,]+\s*%?\s*", re.DOTALL)
 
 
 def check_data(recipe: Recipe, given: Collection[str], model: bool, screen: Any) -> None:
-    """Prints all of it.
+    """Prints the whole check.
 
     Args:
-        recipe: its data section is checked, for its model if there is one.
+        recipe: contains the data section to check.
         given: fields of the data section that the user has set; the others may be guessed.
-        model: whether the recipe's model is to be looked at too.
+        model: check with the tokenizer and config of the recipe's model too.
         screen: has `say` for a line, `show` for a table and `copyable` for text.
 
     Raises:
-        InputError: if the rows cannot be read, naming the first that cannot.
+        InputError: if rows cannot be read, naming the first of them.
     """
     table = load_table(recipe.data)
     guess = guess_columns(table, recipe.data, given)
     recipe = replace(recipe, data=guess.applied(recipe.data))
     screen.say(f"{table.source}: {_rows(len(table.rows))}")
     screen.show(_columns_table(table, recipe))
-    for line in _reading(guess):
+    for line in _guesses(guess):
         screen.say(line)
     _check_rows(table, recipe, guess, screen)
-    chosen, tokenizer = recipe.model, None
+    model_config, tokenizer = recipe.model, None
     if model:
-        tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
+        tokenizer = load_tokenizer(model_config.path, model_config.trust_remote_code)
     split = load_split(recipe.data, recipe.seed, table)
     first = split.train[0].prompt
-    bare = tokenizer and tokenizer.chat_template and isinstance(first, str) and not written_out(tokenizer, first)
-    if bare and "chat" not in given:
+    plain_text = tokenizer and tokenizer.chat_template and isinstance(first, str) and not written_out(tokenizer, first)
+    if plain_text and "chat" not in given:
         recipe = replace(recipe, data=replace(recipe.data, chat=True))
         split = load_split(recipe.data, recipe.seed, table)
         screen.say("guessed: data.chat: true, since the model has a chat template and prompts are plain text")
     for line in _facts(split):
         screen.say(line)
     if not tokenizer:
-        room, shown = 0, _sides(recipe, split, len(split.train), len(split.test))
+        new_tokens, lines = 0, _sides(recipe, split, len(split.train), len(split.test))
     else:
-        shape = model_shape(chosen.path, chosen.dtype, chosen.trust_remote_code)
-        short = replace(recipe, rollout=replace(recipe.rollout, max_new_tokens=1))  # of which nothing is asked yet
+        shape = model_shape(model_config.path, model_config.dtype, model_config.trust_remote_code)
+        short = replace(recipe, rollout=replace(recipe.rollout, max_new_tokens=1))  # not known yet
         train = encoded_as_run(short, split.train, tokenizer, shape)
-        tested = (
-            encoded_as_run(short, split.train, tokenizer, shape, split.test) if split.test else EncodedSet([], 0, 0)
-        )
-        whole = EncodedSet(
-            [*train.items, *tested.items], train.dropped + tested.dropped, train.truncated + tested.truncated
-        )
-        room = _room(whole.items, positions(shape))
-        sides = _sides(recipe, split, len(train.items), len(tested.items), whole.dropped)
-        shown = chain(sides, _as_the_model_reads(recipe, whole, tokenizer))
-    for line in shown:
+        test = encoded_as_run(short, split.train, tokenizer, shape, split.test) if split.test else EncodedSet([], 0, 0)
+        both = EncodedSet([*train.items, *test.items], train.dropped + test.dropped, train.truncated + test.truncated)
+        new_tokens = _new_tokens(both.items, positions(shape))
+        sides = _sides(recipe, split, len(train.items), len(test.items), both.dropped)
+        lines = chain(sides, _as_the_model_reads(recipe, both, tokenizer))
+    for line in lines:
         screen.say(line)
-    screen.say("a recipe to begin with:")
-    screen.copyable(write_yaml(_first_recipe(recipe, split, room)).rstrip())
+    screen.say("a first recipe:")
+    screen.copyable(write_yaml(_first_recipe(recipe, split, new_tokens)).rstrip())
 
 
 def _columns_table(table: Table, recipe: Recipe) -> RichTable:
-    """A line a column."""
+    """One row per column of the data."""
     data = recipe.data
-    whole = not table.has(data.prompt)  # a conversation that ends with the reference
-    roles = {data.prompt: "the prompt", data.reference: "prompt and reference" if whole else "the reference"}
+    conversation = not table.has(data.prompt)  # one that ends with the reference
+    roles = {data.prompt: "the prompt", data.reference: "prompt and reference" if conversation else "the reference"}
     roles |= {data.rejected: "the rejected answer"} if data.rejected else {}
     roles = dict.fromkeys(("chosen", "rejected"), "a dialogue") if data.format == "hh" else roles
 
     def other(name: str) -> str:
-        """What a column is that is not one of these itself."""
+        """Role of a column that is not in `roles` itself."""
         inside = [role for column, role in roles.items() if column.startswith(f"{name}.")]
         return f"holds {' and '.join(inside)}" if inside else "for rewards"
 
     head = "column", "holds", "filled", "is", "such as"
     rows = [
         (
-            visible(each.name)[:_NAME],
-            each.kinds,
-            f"{each.filled:,}",
-            roles.get(each.name, other(each.name)),
-            each.example,
+            visible(column.name)[:_NAME],
+            column.kinds,
+            f"{column.filled:,}",
+            roles.get(column.name, other(column.name)),
+            column.example,
         )
-        for each in describe_columns(table)
+        for column in describe_columns(table)
     ]
-    shown = RichTable(box=None, pad_edge=False, header_style="", expand=True)
+    rendered = RichTable(box=None, pad_edge=False, header_style="", expand=True)
     for number, name in enumerate(head):
         last, width = name == head[-1], max(len(row[number]) for row in (head, *rows))
-        shown.add_column(name, width=None if last else width, ratio=1 if last else None, no_wrap=True)
+        rendered.add_column(name, width=None if last else width, ratio=1 if last else None, no_wrap=True)
     for row in rows:
-        shown.add_row(*(Text(visible(cell)[:_WIDTH], overflow="ellipsis") for cell in row))
-    return shown
+        rendered.add_row(*(Text(visible(cell)[:_WIDTH], overflow="ellipsis") for cell in row))
+    return rendered
 
 
-def _reading(guess: Guess) -> Iterator[str]:
+def _guesses(guess: Guess) -> Iterator[str]:
     if guess.settings:
         yield "guessed: " + ", ".join(f"data.{name}: {value}" for name, value in guess.settings.items())
     yield from guess.remarks
 
 
 def _check_rows(table: Table, recipe: Recipe, guess: Guess, screen: Any) -> None:
-    """Says what form the rows have, if it is known and not the one that is read.
+    """Reports unreadable rows, and code that converts them if their form is a known one.
 
     Raises:
-        InputError: if a row cannot be read, after the first ones were named.
+        InputError: if a row cannot be read; the first faults are printed before.
     """
     data = recipe.data
     if data.format == "hh":
@@ -151,11 +147,11 @@ def _check_rows(table: Table, recipe: Recipe, guess: Guess, screen: Any) -> None
         faults = [str(error)]
     form = known_form(table, data, faults)
     if faults and not form and not table.has(data.reference):
-        asked = table.has(data.prompt)
-        what = "there are prompts, but no answers" if asked else "no column looks like prompts or answers"
+        prompts = table.has(data.prompt)
+        problem = "it has prompts but no answers" if prompts else "no column looks like prompts or answers"
         remedy = "name the columns with --data.prompt and --data.reference"
-        more = ", or add a column 'reference' with a good answer to each, such as a stronger model's" if asked else ""
-        raise InputError(f"{table.source}: {what}; {remedy}{more}")
+        more = ", or add a column 'reference' with a good answer to each, such as a stronger model's" if prompts else ""
+        raise InputError(f"{table.source}: {problem}; {remedy}{more}")
     if len(faults) > 1:
         for fault in faults[1:_SHOWN_FAULTS]:
             screen.say(fault)
@@ -166,18 +162,18 @@ def _check_rows(table: Table, recipe: Recipe, guess: Guess, screen: Any) -> None
         screen.say(f"{form.words}:")
         screen.copyable(indent(form.code(data), "    "))
     if faults:
-        then = f"run these lines in Python, then: grao data check {written_by(data.path)}"
-        read = f"{table.source}: is not read in this form" if len(faults) == 1 < len(table.rows) else faults[0]
-        raise InputError(f"{read}; {then}" if form else f"{faults[0]}; mend the row or leave it out")
+        convert = f"run these lines in Python, then: grao data check {written_by(data.path)}"
+        fault = f"{table.source}: cannot be read in this form" if len(faults) == 1 < len(table.rows) else faults[0]
+        raise InputError(f"{fault}; {convert}" if form else f"{faults[0]}; fix the row or leave it out")
 
 
 def _facts(split: Split) -> Iterator[str]:
-    """What stands out in the examples of both sides."""
+    """Notable facts about the examples, training and held-out."""
     examples = [*split.train, *split.test]
     yield from oddities(examples)
     (text, count), *_ = Counter(example.reference.strip() for example in examples).most_common(1)
     if count > max(1, _FREQUENT * len(examples)):
-        yield f"the same reference stands in {_rows(count)}: {visible(_cut(text))!r}"
+        yield f"the same reference occurs in {_rows(count)}: {visible(_shortened(text))!r}"
     words = {
         "prompts": [len(last_message(example).split()) for example in examples],
         "references": [len(example.reference.split()) for example in examples],
@@ -185,81 +181,83 @@ def _facts(split: Split) -> Iterator[str]:
     yield spread("words", words)
 
 
-def _sides(recipe: Recipe, split: Split, train: int, tested: int, long: int = 0) -> Iterator[str]:
-    """How many rows go where, and why; `long` are left out by the model's tokenizer."""
+def _sides(recipe: Recipe, split: Split, train: int, test: int, too_long: int = 0) -> Iterator[str]:
+    """How many rows are trained on, held out and left out, and why; `too_long` of them are too long for the model."""
     wanted, held = recipe.data.held_out, len({example.id for example in split.test})
-    why = ""
+    note = ""
     if recipe.data.test_path:
-        why = f" ({recipe.data.test_path})"
+        note = f" ({recipe.data.test_path})"
     elif held < wanted:
-        why = f" (at most half of all prompts; data.held_out is {wanted})"
-    yield f"{_rows(train)} to train on, {tested:,} held out for the evaluation{why}"
+        note = f" (at most half of all prompts; data.held_out is {wanted})"
+    yield f"{_rows(train)} to train on, {test:,} held out for evaluation{note}"
     limit = f"prompt too long (data.max_prompt_tokens is {recipe.data.max_prompt_tokens:,})"
-    for reason, count in {**split.skipped, **({limit: long} if long else {})}.items():
+    for reason, count in {**split.skipped, **({limit: too_long} if too_long else {})}.items():
         yield f"left out: {_rows(count)}, {reason}"
 
 
 def _as_the_model_reads(recipe: Recipe, encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Lengths in tokens, what is cut or left out, and some rows with all their special tokens."""
+    """Lengths in tokens, how many prompts are truncated, and some rows with all special tokens."""
     items = encoded.items
     tokens = {
         "prompts": [len(item.prompt_ids) for item in items],
         "references": [len(item.reference_ids) for item in items],
     }
     yield spread("tokens", tokens)
-    longest, cut = recipe.data.max_prompt_tokens, encoded.truncated
-    if cut and recipe.data.long_prompts == "truncate":
-        yield f"cut on the left: {cut:,} prompts (data.max_prompt_tokens is {longest:,})"
+    limit, truncated = recipe.data.max_prompt_tokens, encoded.truncated
+    if truncated and recipe.data.long_prompts == "truncate":
+        yield f"truncated on the left: {truncated:,} prompts (data.max_prompt_tokens is {limit:,})"
     step = max(1, len(items) // _SHOWN_ROWS)
-    yield "as the model reads them, prompt and reference:"
+    yield "prompts and references as the model reads them:"
     for item in items[::step][:_SHOWN_ROWS]:
-        yield f"  row {item.example.row}: {_shown(tokenizer, item.prompt_ids)}"
-        yield f"    -> {_shown(tokenizer, item.reference_ids)}"
+        yield f"  row {item.example.row}: {_decoded(tokenizer, item.prompt_ids)}"
+        yield f"    -> {_decoded(tokenizer, item.reference_ids)}"
 
 
-def _first_recipe(recipe: Recipe, split: Split, room: int) -> dict[str, Any]:
-    """What is needed to train on the file, as the tree of a recipe; `room` is 0 where no model is known."""
-    data, plain = recipe.data, type(recipe.data)(path=recipe.data.path)
+def _first_recipe(recipe: Recipe, split: Split, new_tokens: int) -> dict[str, Any]:
+    """The least recipe that trains on the file; `new_tokens` is 0 without a model."""
+    data, defaults = recipe.data, type(recipe.data)(path=recipe.data.path)
     section: dict[str, Any] = {"path": data.path}
     names = [field.name for field in fields(data) if field.name not in ("path", "held_out")]
-    section |= {name: getattr(data, name) for name in names if getattr(data, name) != getattr(plain, name)}
+    section |= {name: getattr(data, name) for name in names if getattr(data, name) != getattr(defaults, name)}
     if not data.test_path:
         section["held_out"] = len({example.id for example in split.test})
     tree: dict[str, Any] = {
-        "model": {"path": recipe.model.path if room else "MODEL"},
+        "model": {"path": recipe.model.path if new_tokens else "MODEL"},
         "data": section,
         "rewards": [_reward(split.train)],
     }
-    if room:
-        tree["rollout"] = {"max_new_tokens": room}
+    if new_tokens:
+        tree["rollout"] = {"max_new_tokens": new_tokens}
     return tree | {"output": "runs/first"} | ({"seed": recipe.seed} if recipe.seed else {})
 
 
 def _reward(examples: Sequence[Example]) -> dict[str, Any]:
-    """What can tell a good answer from a bad one: a rule where references are numbers or a few words, else a judge."""
+    """A reward for these references: a rule if they are numbers or a few words, else a judge."""
     references = [example.reference.strip() for example in examples]
     if all(_NUMBER.fullmatch(text) for text in references):
         return {"rule": {"numeric": {}}}
-    if all(len(text.split()) <= _SHORT for text in references):
+    if all(len(text.split()) <= _RULE_WORDS for text in references):
         return {"rule": {"exact": {}}}
     return {"judge": {"model": "JUDGE", "base_url": "http://localhost:8000/v1", "api_key_env": None}}
 
 
-def _room(items: Sequence[Encoded], longest: int | None) -> int:
-    """Tokens of a completion: half as many again as nearly all references have, as far as the model goes."""
+def _new_tokens(items: Sequence[Encoded], max_positions: int | None) -> int:
+    """Limit for completions: 1.5 times the 98th percentile of references, as a power of two, if the model allows it."""
     lengths = sorted(len(item.reference_ids) for item in items)
     wanted = max(16, 1 << (lengths[int(0.98 * (len(lengths) - 1))] * 3 // 2 - 1).bit_length())
-    return min(wanted, longest - max(len(item.prompt_ids) for item in items)) if longest else wanted
+    return min(wanted, max_positions - max(len(item.prompt_ids) for item in items)) if max_positions else wanted
 
 
 def _rows(count: int) -> str:
     return f"{count:,} row{'s' if count > 1 else ''}"
 
 
-def _shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return _cut(repr(str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))))
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return _shortened(
+        repr(str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)))
+    )
 
 
-def _cut(text: str) -> str:
+def _shortened(text: str) -> str:
     half = _WIDTH // 2
     return text if len(text) <= _WIDTH else f"{text[:half]} ... {text[-half:]}"

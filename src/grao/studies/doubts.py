@@ -1,9 +1,9 @@
-"""What speaks against believing an evaluation, as the recipes tell it.
+"""Doubts about an evaluation that follow from its recipe.
 
-    training-reward-only   every reward that judges is one that a judged model was trained on
-    self-preference        a judge is of the family of a judged model
+    training-reward-only   all judging rewards are rewards that an evaluated model was trained on
+    self-preference        a judge is of the same family as an evaluated model
 
-What the items tell is in `grao.evaluation.doubts`.
+Doubts that follow from the items are in `grao.evaluation.doubts`.
 """
 
 import os
@@ -24,50 +24,50 @@ _NO_FAMILY = {"", "model", "judge"}
 
 
 def trained_on(recipe: Recipe, models: Iterable[str]) -> list[Doubt]:
-    """Whether the rewards of a recipe are all among those of the runs that models come from.
+    """A doubt if all rewards of a recipe are rewards that one of the models was trained on.
 
     Args:
         recipe: of the evaluation.
-        models: paths and ids; of a run, its folder or the model in it.
+        models: paths and ids; for a run, its folder or the model in it.
     """
-    judging = _sources(recipe)
+    sources = _sources(recipe)
     for path in models:
         run = run_of(path)
-        if run and all(each in _sources(load_recipe(run / "recipe.yaml")) for each in judging):
+        if run and all(source in _sources(load_recipe(run / "recipe.yaml")) for source in sources):
             return [training_reward_only()]
     return []
 
 
 def training_reward_only() -> Doubt:
-    """Of every run that is judged by its own rewards alone."""
+    """The doubt about every run that is judged only by its own rewards."""
     return Doubt(
         "training-reward-only",
-        "The reward that was trained on is the only judge, so a gain may be no more than its weak spots. Let another "
-        "judge the same answers: grao evaluate --run RUN --rewards.0.judge.model NAME",
+        "The training reward is the only judge, so the gain may only exploit its weaknesses. Use another judge for "
+        "the same answers: grao evaluate --run RUN --rewards.0.judge.model NAME",
     )
 
 
 def related_judges(recipe: Recipe, models: Iterable[str]) -> list[Doubt]:
-    """Judges that may side with their own kind."""
-    named = [section.judge for section in recipe.rewards if section.judge]
-    judges = {judge.model or (judge.local.path if judge.local else "") for judge in named}
+    """Doubts about judges that may prefer models of their own family."""
+    sections = [section.judge for section in recipe.rewards if section.judge]
+    judges = {judge.model or (judge.local.path if judge.local else "") for judge in sections}
     families = {_family(model): model for model in models}
     alike = [(judge, families[_family(judge)]) for judge in judges if _family(judge) in families.keys() - _NO_FAMILY]
     return [
         Doubt(
             "self-preference",
-            f"The judge {portable(judge)} is of the family of {portable(model)}: it may prefer its own kind.",
+            f"The judge {portable(judge)} is of the same family as {portable(model)} and may prefer its answers.",
         )
         for judge, model in alike
     ]
 
 
 def judge_words(recipe: Recipe) -> list[str]:
-    """Who judges, in words."""
-    return [_named(section) for section in recipe.rewards]
+    """Descriptions of the rewards that judge."""
+    return [_description(section) for section in recipe.rewards]
 
 
-def _named(section: RewardConfig) -> str:
+def _description(section: RewardConfig) -> str:
     if judge := section.judge:
         name = judge.model or _last(judge.local.path if judge.local else "")
         return f"judge {name}, {portable(judge.criterion)} ({'both orders' if judge.orders == 'both' else 'one order'})"
@@ -77,24 +77,24 @@ def _named(section: RewardConfig) -> str:
 
 
 def _last(path: str) -> str:
-    """The last two parts of a path, or its last one where that is a file."""
+    """The last two parts of a path, or the last one of `file.py:function`."""
     parts = Path(path).parts
     return "/".join(parts[-1:] if ":" in path else parts[-2:])
 
 
 def _sources(recipe: Recipe) -> list[tuple[object, ...]]:
-    """Of all rewards, with absolute paths, wherever the recipe is kept."""
+    """Sources of all rewards, with absolute paths, wherever the recipe is stored."""
     nowhere = Path(os.devnull, "run")
     return [_source(section) for section in anchored(replace(recipe, output=nowhere)).rewards]
 
 
 def _source(section: RewardConfig) -> tuple[object, ...]:
-    """What makes two rewards the same one, wherever they lie in a sum and however they are asked."""
+    """Identity of a reward, regardless of its place in a sum and of how it is asked."""
     judge = section.judge and (section.judge.model, section.judge.local, section.judge.criterion, section.judge.domain)
     return section.function, judge, section.model and section.model.path, section.rule
 
 
 def _family(model: str) -> str:
-    """The first word of a model's name, such as `qwen` of `Qwen/Qwen2.5-7B-Instruct`; empty of other names."""
-    found = re.match("[a-z]+", model.rstrip("/").rpartition("/")[2].lower())
-    return found[0] if found else ""
+    """The first word of a model's name, such as `qwen` of `Qwen/Qwen2.5-7B-Instruct`; empty if it has none."""
+    word = re.match("[a-z]+", model.rstrip("/").rpartition("/")[2].lower())
+    return word[0] if word else ""

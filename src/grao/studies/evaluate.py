@@ -1,12 +1,12 @@
-"""`grao evaluate`: models and ready answers on the same prompts, judged; nothing is trained.
+"""`grao evaluate`: judges models and files of answers on the same prompts; nothing is trained.
 
-items.jsonl      every prompt with all answers, verdicts and replies of judges
-evaluation.json  the numbers, recomputable from items.jsonl
-manifest.json    recipe, versions, what was evaluated
-report.html      all of it to look at
+items.jsonl      every prompt with all answers, verdicts and judge replies
+evaluation.json  results, recomputable from items.jsonl
+manifest.json    recipe, versions, evaluated models
+report.html      report page
 
-Models are loaded one after another, and one that is past is let go. Judged is in the order that is given: every one
-against the references, and every later one against every earlier one.
+Only one model is loaded at a time. In the given order, each is judged against the references and against all earlier
+ones.
 """
 
 import os
@@ -37,34 +37,34 @@ from grao.rewards.mix import Mix, make_rewards
 from grao.studies.content import short_audit
 from grao.studies.doubts import related_judges, trained_on
 from grao.studies.forecast import audit_questions, judge_forecast
-from grao.studies.given import Labels, agreed, check_labelled, closed_ids, judge_error, read_answers, read_labels
-from grao.studies.held_out import Answers, answers_stand, evaluated, held_out, prepared, sampled
+from grao.studies.given import Labels, check_labels, closed_ids, judge_error, label_agreement, read_answers, read_labels
+from grao.studies.held_out import Answers, answer_format, evaluation_of, held_out, prepare_evaluation, sample_held_out
 from grao.studies.likelihood import sequence_likelihoods, start_of
 from grao.studies.prepare import Prepared, Screen, claimed, probe
 from grao.studies.settings import anchored
 from grao.types import Encoded
 
-_TAKEN = "reference", "before", "after"
-"""Names that stand for something of their own in records."""
+_RESERVED = "reference", "before", "after"
+"""Names with a meaning of their own in records."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `grao evaluate` does beside judging answers once."""
+    """Optional measurements of `grao evaluate`."""
 
     retest: int = 0
-    """Prompts on which the judges are asked a second time."""
+    """Number of prompts on which the judges are asked again."""
     kl: bool = False
-    """Measure how far each trained model is from the one that it was trained from."""
+    """Measure the KL divergence of each trained model from the model it was trained from."""
     judge_error: str | None = None
-    """Share of verdicts that are wrong, or the folder of an audit that measured it."""
+    """Share of wrong verdicts, or the folder of an audit that measured it."""
     labels: str | None = None
-    """File of people's preferences."""
+    """File of human preferences."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """Who answers: a model, or a file of ready answers."""
+    """An entry of the evaluation: a model, or a file of answers."""
 
     name: str
     model: ModelConfig | None = None
@@ -72,7 +72,7 @@ class Contestant:
 
 
 def contestants(recipe: Recipe, given: Sequence[tuple[str, str]]) -> list[Contestant]:
-    """Models and files of answers by name and path; models are loaded as the recipe says, without a new adapter."""
+    """Contestants from (name, path); models are loaded with the recipe's settings, without a new adapter."""
     model = replace(recipe.model, adapter="continue", lora=None)
     return [
         Contestant(name, file=path) if path.endswith(FILE_TYPES) else Contestant(name, replace(model, path=path))
@@ -81,82 +81,82 @@ def contestants(recipe: Recipe, given: Sequence[tuple[str, str]]) -> list[Contes
 
 
 def evaluate_run(run: Path, output: Path, screen: Screen, options: Options | None = None) -> Evaluation:
-    """Samples and judges a finished run again, the model before and after; `output` may be the run itself.
+    """Evaluates a finished run again, its start model and its result; `output` may be the run's folder.
 
     Raises:
-        InputError: if the run has no model yet or holds out no prompts, or another output folder is taken.
+        InputError: if the run has no model yet or holds out no prompts, or `output` is in use.
     """
     manifest = records.read_manifest(run)
     if manifest is None or not (run / "model").is_dir():
-        raise InputError(f"{run} holds no finished run: it needs manifest.json and model/")
-    elsewhere = output.resolve() != run.resolve()
-    with claimed(output) if elsewhere else locked(run):
+        raise InputError(f"{run} is not a finished run: it needs manifest.json and model/")
+    separate = output.resolve() != run.resolve()
+    with claimed(output) if separate else locked(run):
         recipe = load_recipe(run / "recipe.yaml", values=[("output", str(output))])
         trained = replace(recipe.model, path=str(run / "model"), adapter="continue", lora=None)
-        contest = _Contest(recipe, options or Options(), screen)
-        contest.enter([Contestant("before", recipe.model), Contestant("after", trained)])
-        source = {"run": str(run)} if elsewhere else {}
-        text = dump_recipe(anchored(recipe)) if elsewhere else ""
-        return contest.record(lambda made: manifest.model_copy(update={"evaluated": now(), **source}), text)
+        evaluator = _Evaluator(recipe, options or Options(), screen)
+        evaluator.evaluate([Contestant("before", recipe.model), Contestant("after", trained)])
+        source = {"run": str(run)} if separate else {}
+        text = dump_recipe(anchored(recipe)) if separate else ""
+        return evaluator.write(lambda _: manifest.model_copy(update={"evaluated": now(), **source}), text)
 
 
 def evaluate_again(recipe: Recipe, run: Path, screen: Screen, options: Options | None = None) -> Evaluation:
-    """Judges the recorded answers of a run or an evaluation by the rewards of a recipe; nothing is sampled.
+    """Judges recorded answers of a run or an evaluation with the rewards of a recipe; nothing is sampled.
 
     Raises:
-        InputError: if there are no recorded answers, the recipe's prompts are others, or its output folder is taken.
+        InputError: if there are no recorded answers, their prompts are not the recipe's, or the folder is in use.
     """
     items = records.read_items(run)
     if not items:
-        raise InputError(f"{run} holds no answers to judge again: there is no items.jsonl in it")
+        raise InputError(f"{run} has no answers to judge: there is no items.jsonl in it")
     with claimed(recipe.output):
-        contest = _Contest(recipe, options or Options(), screen)
-        contest.recall(items, run / "model")
+        evaluator = _Evaluator(recipe, options or Options(), screen)
+        evaluator.judge_recorded(items, run / "model")
         manifest = records.read_manifest(run) or Manifest()
-        contest.models = (manifest.model_extra or {}).get("models") or {"after": str(run)}
-        source = {"models": contest.models, "run": str(run)}
-        return contest.record(lambda made: made.model_copy(update=source), dump_recipe(anchored(recipe)))
+        evaluator.models = (manifest.model_extra or {}).get("models") or {"after": str(run)}
+        source = {"models": evaluator.models, "run": str(run)}
+        return evaluator.write(lambda manifest: manifest.model_copy(update=source), dump_recipe(anchored(recipe)))
 
 
 def evaluate_models(
     recipe: Recipe, contestants: Sequence[Contestant], screen: Screen, options: Options | None = None
 ) -> Evaluation:
-    """Judges models and ready answers on the held-out prompts of a recipe.
+    """Evaluates models and files of answers on the held-out prompts of a recipe.
 
     Raises:
-        InputError: if the output folder is taken, no prompts are held out, two have one name, or a model or a file of
-            answers is not as it should be: before anything is sampled.
+        InputError: before sampling, if the output folder is in use, no prompts are held out, a name is repeated or
+            reserved, or a model or a file of answers is invalid.
     """
     names = [contestant.name for contestant in contestants]
     if len(set(names)) < len(names):
-        twice = max(names, key=names.count)
-        raise InputError(f"two of what is evaluated are called {twice!r}; give names: first=PATH second=PATH")
-    if unfit := [name for name in names if len(names) > 1 and (name in _TAKEN or "|" in name)]:
-        raise InputError(f"{unfit[0]!r} cannot be a name among several; give another: NAME=PATH")
+        repeated = max(names, key=names.count)
+        raise InputError(f"two entries are named {repeated!r}; give names: first=PATH second=PATH")
+    if len(names) > 1 and (reserved := [name for name in names if name in _RESERVED or "|" in name]):
+        raise InputError(f"{reserved[0]!r} is a reserved name; choose another: NAME=PATH")
     with claimed(recipe.output):
-        contest = _Contest(recipe, options or Options(), screen)
-        contest.enter(contestants)
-        paths = {each.name: each.model.path if each.model else each.file for each in contestants}
+        evaluator = _Evaluator(recipe, options or Options(), screen)
+        evaluator.evaluate(contestants)
+        paths = {entry.name: entry.model.path if entry.model else entry.file for entry in contestants}
         text = dump_recipe(anchored(recipe))
-        return contest.record(lambda made: made.model_copy(update={"models": paths}), text)
+        return evaluator.write(lambda manifest: manifest.model_copy(update={"models": paths}), text)
 
 
 def evaluate_recipe(recipe: Recipe, screen: Screen, options: Options | None = None) -> Evaluation:
-    """Judges the model of a recipe against the references; nothing is trained.
+    """Evaluates the model of a recipe against the references; nothing is trained.
 
     Raises:
-        InputError: if the output folder is taken, or no prompts are held out.
+        InputError: if the output folder is in use, or no prompts are held out.
     """
     return evaluate_models(recipe, [Contestant("model", recipe.model)], screen, options)
 
 
-class _Contest:
-    """One evaluation: prompts and rewards, loaded once, and the answers that have been given.
+class _Evaluator:
+    """One evaluation: prompts and rewards, loaded once, and the answers so far.
 
     Args:
-        recipe: prompts, rewards and how is sampled; its model is what tokens are counted by where no model answers.
-        options: what else is done.
-        screen: where is shown how far it is.
+        recipe: prompts, rewards and sampling; its model's tokenizer counts tokens if only recorded answers are judged.
+        options: optional measurements.
+        screen: shows progress.
     """
 
     def __init__(self, recipe: Recipe, options: Options, screen: Screen) -> None:
@@ -174,70 +174,72 @@ class _Contest:
         self.labels: Labels = {}
         self.models: dict[str, str] = {}
         self.starts: dict[str, str] = {}
-        self.asked: dict[str, Sequence[Encoded]] = {}
+        self.prompts: dict[str, Sequence[Encoded]] = {}
         self.manifest: Manifest | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.writes = os.environ.get("RANK", "0") == "0"
 
-    def enter(self, contestants: Sequence[Contestant]) -> None:
-        """Lets each answer, and judges what it said."""
-        self._read_labels([each.name for each in contestants])
+    def evaluate(self, contestants: Sequence[Contestant]) -> None:
+        """Collects and judges the answers of all contestants."""
+        self._read_labels([entry.name for entry in contestants])
         self._forecast(len(contestants))
-        models, files = [each for each in contestants if each.model], [each for each in contestants if not each.model]
-        for each in models if len(contestants) > 1 else []:
-            self._look(each)
+        models = [entry for entry in contestants if entry.model]
+        files = [entry for entry in contestants if not entry.model]
+        for entry in models if len(contestants) > 1 else []:
+            self._check_model(entry)
         if self.options.kl:
-            paths = {each.name: each.model.path for each in models if each.model}
+            paths = {entry.name: entry.model.path for entry in models if entry.model}
             self.starts = {name: start for name, path in paths.items() if (start := start_of(path))}
             if not self.starts:
-                raise InputError("--kl: none of the models is a run or an adapter, so what it began with is not known")
+                raise InputError("--kl: none of the models is a run or an adapter, so their start models are unknown")
         if files:
-            self._without_model(next((each.model.path for each in models if each.model), None))
+            self._load_plain_prompts(next((entry.model.path for entry in models if entry.model), None))
         self.screen.phases(len(models) + len({*self.starts.values()}) + len(contestants) + 1)
-        for each in files:
-            self.answers[each.name] = read_answers(each.file, self.items, self.tokenizer)
-            self.asked[each.name] = self.items
-        for each in models:
-            self._sample(each)
+        for entry in files:
+            self.answers[entry.name] = read_answers(entry.file, self.items, self.tokenizer)
+            self.prompts[entry.name] = self.items
+        for entry in models:
+            self._sample(entry)
         self._measure_kl()
-        self._align([each.name for each in contestants])
+        self._align([entry.name for entry in contestants])
         self._judge()
 
-    def recall(self, items: Sequence[Item], model: Path) -> None:
-        """Takes recorded answers, and judges them; tokens are counted by the tokenizer beside a model that is there."""
+    def judge_recorded(self, items: Sequence[Item], model: Path) -> None:
+        """Judges recorded answers; the tokenizer in `model`, else that of the recipe's model, counts tokens."""
         self._read_labels(list(items[0].answers))
         self._forecast(len(items[0].answers))
         by_id: dict[str, list[Encoded]] = {}
-        self._without_model(next((path for path in (str(model), self.recipe.model.path) if os.path.isdir(path)), None))
-        for each in self.items:
-            by_id.setdefault(each.example.id, []).append(each)
-        chosen = []
+        paths = str(model), self.recipe.model.path
+        self._load_plain_prompts(next((path for path in paths if os.path.isdir(path)), None))
+        for prompt in self.items:
+            by_id.setdefault(prompt.example.id, []).append(prompt)
+        recorded = []
         for item in items:
             if not by_id.get(item.id):
-                raise InputError(f"the prompt {item.id} of the recorded answers is not held out by this recipe")
-            chosen.append(replace(by_id[item.id].pop(0), prompt_text=item.prompt, reference_text=item.reference))
-        self.items = chosen
+                raise InputError(f"the recorded prompt {item.id} is not held out by this recipe; use that of the run")
+            recorded.append(replace(by_id[item.id].pop(0), prompt_text=item.prompt, reference_text=item.reference))
+        self.items = recorded
         self.answers = {name: [item.answers[name] for item in items] for name in items[0].answers}
         self.screen.phases(len(self.answers) + 1)
         self._judge()
 
-    def record(self, manifest: Callable[[Manifest], Manifest], recipe: str = "") -> Evaluation:
-        """Writes everything, the text of a recipe too; `manifest` turns what was done here into what is written."""
-        with self.screen.stage("comparing, and writing the page"):
+    def write(self, manifest: Callable[[Manifest], Manifest], recipe: str = "") -> Evaluation:
+        """Writes all files, and the text of a recipe if given; `manifest` adapts the manifest of this evaluation."""
+        with self.screen.stage("comparing and writing the report"):
             items = self.jury.items(self.items, self.answers)
             options, confidence = self.options, self.recipe.evaluation.confidence
-            labels = agreed(items, self.labels, confidence)
+            labels = label_agreement(items, self.labels, confidence)
             retest = self.jury.retest(self.items, [*self.answers.values()][-1], options.retest, confidence)
             checks = Checks(self.error, retest, labels, self.jury.asked)
             paths = {**self.models, **({"start": self.recipe.model.path} if self.models else {})}
-            about = [*trained_on(self.recipe, self.models.values()), *related_judges(self.recipe, paths.values())]
-            about = [*short_audit(self.recipe, self.rewards, self.split.train, self.tokenizer, self.writes), *about]
-            evaluation = evaluated(items, self.recipe, about, checks)
+            doubts = [*trained_on(self.recipe, self.models.values()), *related_judges(self.recipe, paths.values())]
+            doubts = [*short_audit(self.recipe, self.rewards, self.split.train, self.tokenizer, self.writes), *doubts]
+            evaluation = evaluation_of(items, self.recipe, doubts, checks)
             if self.writes:
                 records.write_evaluation(self.recipe.output, evaluation, items)
                 if recipe:
                     replace_text(self.recipe.output / "recipe.yaml", recipe)
-                records.write_manifest(self.recipe.output, manifest(self._made()))
+                records.write_manifest(self.recipe.output, manifest(self._new_manifest()))
                 write_report(self.recipe.output)
         return evaluation
 
@@ -246,57 +248,57 @@ class _Contest:
             self.labels = read_labels(self.options.labels, [example.id for example in self.split.test], names)
 
     def _forecast(self, answers: int) -> None:
-        """Says what the judges will be asked, and at what price, about so many answers to each prompt."""
-        test = [Encoded(each, "", (), each.reference, ()) for each in self.split.test]
+        """Shows the expected questions to judges and their cost, for this many answers per prompt."""
+        test = [Encoded(example, "", (), example.reference, ()) for example in self.split.test]
         pairs = len(test) * answers * (answers + 1) // 2 + min(self.options.retest, len(test))
         for reward, section in zip(self.rewards.rewards, self.recipe.rewards, strict=True):
             certain = 1 + audit_questions(reward, self.recipe, self.split.train)
             if expected := judge_forecast(reward, section, test, pairs, certain):
                 self.screen.say(replace(expected, certain=0).words)
 
-    def _look(self, contestant: Contestant) -> None:
-        """Makes sure that a model is there before another one is sampled from."""
-        chosen = contestant.model
-        assert chosen  # noqa: S101
-        lora = vars(chosen.lora) if chosen.lora else None
+    def _check_model(self, contestant: Contestant) -> None:
+        """Fails on a missing model before any other is sampled from."""
+        model = contestant.model
+        assert model  # noqa: S101
+        lora = vars(model.lora) if model.lora else None
         try:
-            policy_shape(chosen.path, chosen.adapter, lora, chosen.dtype, chosen.trust_remote_code)
+            policy_shape(model.path, model.adapter, lora, model.dtype, model.trust_remote_code)
         except InputError as error:
             raise InputError(f"{contestant.name}: {str(error).removeprefix('model.path: ')}") from error
 
     def _sample(self, contestant: Contestant) -> None:
         assert contestant.model  # noqa: S101
         with self.screen.stage(f"{len(self.split.test):,} answers of {contestant.name}") as advance:
-            ready = prepared(replace(self.recipe, model=contestant.model), self.split, self.rewards)
+            ready = prepare_evaluation(replace(self.recipe, model=contestant.model), self.split, self.rewards)
             self.models[contestant.name], self.writes = contestant.model.path, ready.trainer.is_world_process_zero()
-            self.asked[contestant.name] = held_out(ready)
+            self.prompts[contestant.name] = held_out(ready)
             if self.manifest is None:
                 self.items, self.tokenizer, self.manifest = held_out(ready), ready.trainer.tokenizer, ready.manifest
-                self.screen.say(answers_stand(ready))
-            self.answers[contestant.name] = sampled(ready, advance)
+                self.screen.say(answer_format(ready))
+            self.answers[contestant.name] = sample_held_out(ready, advance)
             if contestant.name in self.starts:
                 self._add_likelihoods(ready, contestant.name, 1)
 
     def _measure_kl(self) -> None:
-        """From log pi(o) of each trained model to log pi(o) - log pi_start(o)."""
+        """Subtracts log pi_start(o) from log pi(o) of each trained model."""
         for path in dict.fromkeys(self.starts.values()):
             model = replace(self.recipe.model, path=path, adapter="continue", lora=None)
-            with self.screen.stage(f"distance from {path}"):
-                ready = prepared(replace(self.recipe, model=model), self.split, self.rewards)
+            with self.screen.stage(f"KL divergence from {path}"):
+                ready = prepare_evaluation(replace(self.recipe, model=model), self.split, self.rewards)
                 for name in (name for name, start in self.starts.items() if start == path):
                     self._add_likelihoods(ready, name, -1)
 
     def _add_likelihoods(self, ready: Prepared, name: str, sign: int) -> None:
-        logs = sequence_likelihoods(ready.trainer, held_out(ready), self.answers[name])
-        moved = zip(self.answers[name], logs, strict=True)
-        self.answers[name] = [replace(answer, kl=(answer.kl or 0.0) + sign * log) for answer, log in moved]
+        logps = sequence_likelihoods(ready.trainer, held_out(ready), self.answers[name])
+        pairs = zip(self.answers[name], logps, strict=True)
+        self.answers[name] = [replace(answer, kl=(answer.kl or 0.0) + sign * logp) for answer, logp in pairs]
 
     def _align(self, names: Sequence[str]) -> None:
-        """Puts the answers in order, and leaves out rows that do not fit one of the models."""
-        shared = set.intersection(*({item.example.row for item in items} for items in self.asked.values()))
+        """Orders the answers by `names`, and drops rows that are too long for one of the models."""
+        shared = set.intersection(*({item.example.row for item in items} for items in self.prompts.values()))
         for name in names:
-            said = zip(self.asked[name], self.answers.pop(name), strict=True)
-            self.answers[name] = [answer for item, answer in said if item.example.row in shared]
+            answered = zip(self.prompts[name], self.answers.pop(name), strict=True)
+            self.answers[name] = [answer for item, answer in answered if item.example.row in shared]
         if missing := len(self.split.test) - len(shared):
             self.screen.say(f"left out: {missing:,} rows that are too long for one of the models")
         self.items = [item for item in self.items if item.example.row in shared]
@@ -304,31 +306,30 @@ class _Contest:
     def _judge(self) -> None:
         ids = [item.example.id for item in self.items]
         texts = {name: [answer.text for answer in answers] for name, answers in self.answers.items()}
-        check_labelled(self.labels, {name: dict(zip(ids, said, strict=True)) for name, said in texts.items()})
+        check_labels(self.labels, {name: dict(zip(ids, answers, strict=True)) for name, answers in texts.items()})
         for name, answers in self.answers.items():
             with self.screen.stage(f"judging {name} against the references") as advance:
                 self.answers[name] = self.jury.judge(self.items, answers, advance)
 
-    def _without_model(self, path: str | None) -> None:
-        """Prompts as they stand in the data; tokens are counted if there is a tokenizer to count them."""
+    def _load_plain_prompts(self, path: str | None) -> None:
+        """Sets the prompts as in the data, without a model; tokens are counted if `path` names a tokenizer."""
         for reward in self.rewards.rewards:
             if not path and isinstance(reward, FunctionReward) and reward.counts_tokens:
-                raise InputError(f"reward {reward.name}: it counts tokens; without a model there are none, name one")
+                raise InputError(f"reward {reward.name} needs token counts; name a model")
         self.tokenizer = load_tokenizer(path, self.recipe.model.trust_remote_code) if path else None
         probe(self.rewards, self.split.train, self.tokenizer)
-        examples = self.split.test
-        ids = closed_ids(self.tokenizer, [example.reference for example in examples])
-        rows = zip(examples, ids, strict=True)
-        self.items = [Encoded(each, context_text(each.prompt), (), each.reference, tokens) for each, tokens in rows]
+        rows = self.split.test
+        ids = zip(rows, closed_ids(self.tokenizer, [row.reference for row in rows]), strict=True)
+        self.items = [Encoded(row, context_text(row.prompt), (), row.reference, tokens) for row, tokens in ids]
 
-    def _made(self) -> Manifest:
-        """What was done here."""
+    def _new_manifest(self) -> Manifest:
+        """The manifest of this evaluation."""
         facts = {"status": "finished", "started": self.started, "finished": now(), "steps": 0}
-        made = self.manifest or Manifest(
+        manifest = self.manifest or Manifest(
             config=ADAPTER.dump_python(self.recipe, mode="json", by_alias=True),
             seed=self.recipe.seed,
             data=DataFacts(held_out=len(self.items), fingerprint=fingerprint([*self.split.train, *self.split.test])),
             versions=records.installed_versions(),
             git=records.git_revision(),
         )
-        return made.model_copy(update=facts)
+        return manifest.model_copy(update=facts)

@@ -1,15 +1,16 @@
-"""`grao export`: the trained model of a run as a folder that other tools load, with a card that says what it is.
+"""`grao export`: writes the trained model of a run, with a model card, into a folder that other tools can load.
 
-model.safetensors ...    all weights; of an adapter alone adapter_model.safetensors and adapter_config.json
-generation_config.json   the tokens that end an answer, and the sampling that it was trained with
-tokenizer.json ...       with the chat template, as it was trained
-README.md                the model card
-grao_export.json         what was exported, by which a folder is known as an export
+model.safetensors ...    all weights; for an adapter, adapter_model.safetensors and adapter_config.json
+generation_config.json   end tokens, and the sampling used in training
+tokenizer.json ...       tokenizer and chat template used in training
+README.md                model card
+grao_export.json         what was exported; marks the folder as an export
 
-Left out: critic, optimiser and random state of a checkpoint, and everything pickled.
+Not exported: critic, optimizer and random state of a checkpoint, and anything pickled.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,7 +45,7 @@ from grao.studies.settings import decisive
 Kind = Literal["whole", "adapter", "merged"]
 
 _MODEL = ("config.json", "model*.safetensors", "model.safetensors.index.json", "adapter_*", "*.py")
-"""Files that are copied; the tokenizer writes its own."""
+"""Files to copy; the tokenizer is saved separately."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ class Exported:
     """`grao_export.json`."""
 
     run: str
-    """Name of its folder."""
+    """Name of the run's folder."""
     step: int | None
-    """Optimiser steps that the model has seen."""
+    """Optimizer steps of the model."""
     kind: Kind
 
 
@@ -71,36 +72,36 @@ def export_run(
     push: str | None = None,
     public: bool = False,
 ) -> tuple[Path, str | None]:
-    """Exports the model of a run, and pushes it if that is wanted.
+    """Exports the model of a run, and pushes it if `push` is given.
 
     Args:
-        run: its folder.
-        screen: where it shows how far it is.
-        checkpoint: step of the checkpoint to take in place of the result.
-        merge: put the adapter into the weights of its base, never of a quantised one.
-        dtype: number format of merged weights; by default the base's own.
-        to: where it goes; by default `export` in the run's folder. Another export is replaced.
-        push: repository of the hub, `NAME/REPO`.
-        public: whether all may read that.
+        run: folder of the run.
+        screen: shows progress.
+        checkpoint: step of the checkpoint to export instead of the result.
+        merge: merge the adapter into its base, which must not be stored quantized.
+        dtype: number format of merged weights; by default that of the base.
+        to: target folder; by default `export` in the run's folder. An earlier export is replaced.
+        push: repository on the hub, `NAME/REPO`.
+        public: make the repository public.
 
     Returns:
-        The folder, and the address on the hub if it was pushed.
+        The folder, and the URL on the hub if it was pushed.
 
     Raises:
-        InputError: if there is no such model, it cannot be exported like that, the folder is taken, or the push fails.
+        InputError: if there is no such model, it cannot be exported like this, the folder is in use, or the push fails.
     """
     if push:
         check_push(push)
     source, recipe = _source(run, checkpoint, merge, pushed=push is not None), load_recipe(run / "recipe.yaml")
     to = Path(os.path.abspath(to or run / "export"))
     draft = to.with_name(f".{to.name}.part")
-    with _claimed(to), screen.stage("export"):
+    with _reserved(to), screen.stage("export"):
         remove(draft)
         try:
             draft.mkdir()
             _EXPORTED.write(draft, Exported(run.resolve().name, source.step, source.kind))
-            told = _fill(draft, source, recipe, dtype or "auto")
-            write_card(draft, _card(run, source, recipe, push or run.resolve().name, checkpoint is None, *told))
+            facts = _write_model(draft, source, recipe, dtype or "auto")
+            write_card(draft, _card(run, source, recipe, push or run.resolve().name, checkpoint is None, *facts))
             publish(draft, to)
         finally:
             remove(draft)
@@ -111,7 +112,7 @@ def export_run(
 
 
 class _Source(NamedTuple):
-    """What is exported."""
+    """The model to export."""
 
     folder: Path
     step: int | None
@@ -121,16 +122,16 @@ class _Source(NamedTuple):
 
 
 def _source(run: Path, checkpoint: int | None, merge: bool, pushed: bool) -> _Source:
-    """The model to export.
+    """Finds the model to export.
 
     Raises:
-        InputError: if there is none, there is no adapter to merge, or others could not load it by itself.
+        InputError: if there is none, there is no adapter to merge, or other tools could not load it.
     """
     if (run / "reward.json").exists():
-        raise InputError(f"RUN: {run} is a trained reward model; {run}/model can be taken as it is")
+        raise InputError(f"RUN: {run} is a trained reward model; use {run}/model as it is")
     manifest = records.read_manifest(run)
     if manifest is None:
-        raise InputError(f"RUN: {run} holds no run: there is no manifest.json in it")
+        raise InputError(f"RUN: {run} is not a run: there is no manifest.json in it")
     folder = _trained(run, checkpoint, manifest)
     try:
         check_model_folder(folder)
@@ -139,64 +140,63 @@ def _source(run: Path, checkpoint: int | None, merge: bool, pushed: bool) -> _So
     except InputError as error:
         raise InputError(f"RUN: {str(error).removeprefix('model.path: ')}") from error
     if not any(folder.glob("*model*.safetensors")):
-        raise InputError(f"RUN: {folder} holds no weights in safetensors; go on with the run and export its result")
+        raise InputError(f"RUN: {folder} has no weights in safetensors; resume the run and export its result")
     if merge and not adapter:
-        raise InputError(f"--merge: {folder} is a whole model, there is no adapter to merge; leave it out")
+        raise InputError(f"--merge: {folder} is a full model without an adapter to merge; leave it out")
     if adapter and stacked:
-        raise InputError(f"RUN: the base {adapter.base} is an adapter too, and other tools stack none; give --merge")
+        raise InputError(f"RUN: the base {adapter.base} is an adapter; other tools cannot stack adapters; give --merge")
     if adapter and not merge and pushed and not hub_id(adapter.base):
-        raise InputError(f"--push: the base {adapter.base} is a folder here, which nobody else has; give --merge")
+        raise InputError(f"--push: the base {adapter.base} is a local folder, which nobody else has; give --merge")
     logged = [int(line["step"]) for line in records.read_metrics(run)]
     step = checkpoint or manifest.saved or (logged[-1] if logged else manifest.steps)
     return _Source(folder, step, manifest, adapter, "merged" if merge else "adapter" if adapter else "whole")
 
 
 def _trained(run: Path, step: int | None, manifest: Manifest) -> Path:
-    """The folder of the result, or of the checkpoint that was asked for."""
+    """The folder of the result, or of the checkpoint of `step`."""
     steps = [path.name.rpartition("-")[2] for path in checkpoints(run / "checkpoints")]
     if step is not None:
         folder = run / "checkpoints" / f"checkpoint-{step}"
         if not folder.is_dir():
-            known = f"there are {', '.join(steps)}" if steps else "the run has none"
-            raise InputError(f"--checkpoint: there is no checkpoint of step {step}; {known}")
-        if why := fault(folder):
-            raise InputError(f"--checkpoint: {folder} is not whole: {why}")
+            available = f"there are {', '.join(steps)}" if steps else "the run has none"
+            raise InputError(f"--checkpoint: there is no checkpoint of step {step}; {available}")
+        if problem := fault(folder):
+            raise InputError(f"--checkpoint: {folder} is incomplete: {problem}")
         return folder
     if not any((run / "model" / name).exists() for name in ("config.json", "adapter_config.json")):
-        go_on = f"continue it with `{command('train', '--resume', run)}`"
-        remedy = f"{go_on}, or give --checkpoint {steps[-1]}" if steps else go_on
+        resume = f"continue it with `{command('train', '--resume', run)}`"
+        remedy = f"{resume}, or give --checkpoint {steps[-1]}" if steps else resume
         raise InputError(f"RUN: {run} has no model yet (status: {manifest.status}); {remedy}")
     return run / "model"
 
 
 @contextmanager
-def _claimed(to: Path) -> Iterator[None]:
-    """Within it, the folder may be replaced and no other process does.
+def _reserved(to: Path) -> Iterator[None]:
+    """Locks the folder, which may then be replaced.
 
     Raises:
-        InputError: if it holds anything but an export, or cannot be written.
+        InputError: if it is neither empty nor an export, or cannot be written.
     """
     try:
         check_writable(to)
         with locked(to):
-            held = {path.name for path in to.iterdir()} - {".lock"}
-            if held and _EXPORTED.name not in held:
-                raise InputError(f"output: {to} holds something else than an export; choose another folder")
+            names = {path.name for path in to.iterdir()} - {".lock"}
+            if names and _EXPORTED.name not in names:
+                raise InputError(f"output: {to} is not empty and is not an export; choose another folder")
             yield
     except InputError as error:
-        said = str(error)
-        raise InputError(f"--to: {said.removeprefix('output: ')}" if said.startswith("output: ") else said) from error
+        raise InputError(re.sub("^output: ", "--to: ", str(error))) from error
 
 
-def _fill(draft: Path, source: _Source, recipe: Recipe, dtype: Dtype) -> tuple[str, bool]:
-    """Writes weights, tokenizer and settings; returns the weights' format, and whether there is a chat template."""
-    path, trusted = str(source.folder), recipe.model.trust_remote_code
-    tokenizer, model = load_tokenizer(path, trusted), model_shape(path, "auto", trusted)
+def _write_model(draft: Path, source: _Source, recipe: Recipe, dtype: Dtype) -> tuple[str, bool]:
+    """Writes weights, tokenizer and generation config; returns the dtype, and whether there is a chat template."""
+    path, trust = str(source.folder), recipe.model.trust_remote_code
+    tokenizer, model = load_tokenizer(path, trust), model_shape(path, "auto", trust)
     if source.kind == "merged":
         if getattr(model.config, "quantization_config", None):
-            problem = "its base is stored quantised, and the sum would be rounded to that"
+            problem = "its base is stored quantized, so merged weights would be rounded"
             raise InputError(f"--merge: {path}: {problem}; export the adapter alone")
-        model = load_model(path, dtype, trust_remote_code=trusted)
+        model = load_model(path, dtype, trust_remote_code=trust)
         check_finite(model, "--merge: the merged model")
         model.save_pretrained(draft)
     else:
@@ -214,27 +214,27 @@ def _fill(draft: Path, source: _Source, recipe: Recipe, dtype: Dtype) -> tuple[s
 
 
 def _card(run: Path, source: _Source, recipe: Recipe, name: str, result: bool, dtype: str, chat: bool) -> Card:
-    """What the card tells; what was measured only if this is the `result` of the run."""
+    """Contents of the model card; measurements are included only if this is the `result` of the run."""
     manifest, metrics = source.manifest, records.read_metrics(run)
-    measured = records.read_evaluation(run) if result and manifest.complete else None
+    evaluation = records.read_evaluation(run) if result and manifest.complete else None
     base = source.adapter.base if source.adapter else recipe.model.path
-    known = recipe, manifest, _settings(recipe), measured, metrics, _license(base)
-    return Card(name, source.kind, base, dtype, source.step, chat, *known)
+    facts = recipe, manifest, _settings(recipe), evaluation, metrics, _license(base)
+    return Card(name, source.kind, base, dtype, source.step, chat, *facts)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    """Dotted field -> value of what decides the result and differs from its default."""
+    """Dotted field -> value of the settings that affect the result and differ from their defaults."""
     sections = {name: type(getattr(recipe, name))() for name in ("method", "rollout", "training", "evaluation")}
-    usual = decisive(replace(recipe, model=ModelConfig(recipe.model.path), stages=[], **sections))
-    return {name: value for name, value in decisive(recipe).items() if value != usual.get(name)}
+    defaults = decisive(replace(recipe, model=ModelConfig(recipe.model.path), stages=[], **sections))
+    return {name: value for name, value in decisive(recipe).items() if value != defaults.get(name)}
 
 
 def _license(base: str) -> dict[str, str]:
-    """What the base's own card says of its licence; empty if it says nothing, or lies out of reach."""
+    """The license fields of the base's own card; empty if there are none or the card is unavailable."""
     try:
         card = cached_file(base, "README.md", _raise_exceptions_for_missing_entries=False)
-        said = (card and metadata_load(card)) or {}
+        metadata = (card and metadata_load(card)) or {}
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     names = ("license", "license_name", "license_link")
-    return {name: said[name] for name in names if isinstance(said.get(name), str)}
+    return {name: metadata[name] for name in names if isinstance(metadata.get(name), str)}

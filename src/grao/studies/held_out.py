@@ -1,4 +1,4 @@
-"""The held-out prompts: a policy's answers to them, judged, and their record. For runs, studies and `grao evaluate`."""
+"""Answers to the held-out prompts: sampled, judged and recorded, for runs, studies and `grao evaluate`."""
 
 import warnings
 from collections.abc import Sequence
@@ -22,20 +22,20 @@ from grao.studies.prepare import Advance, Prepared, prepare
 from grao.types import Encoded
 
 Answers = dict[str, list[RecordedAnswer]]
-"""By the name of who gave them, in the order of the prompts."""
+"""Model name -> answers in the order of the prompts."""
 
 
 def answer_held_out(
     ready: Prepared, advance: Advance = lambda done, total: None, parts: int = 2
 ) -> list[RecordedAnswer]:
-    """The current model's answers to the held-out prompts, judged: two of the `parts` of what is shown as one."""
-    answers = sampled(ready, lambda done, total: advance(done // parts, total))
-    judged = Jury(ready.jury)
-    return judged.judge(held_out(ready), answers, lambda done, total: advance((done + total) // parts, total))
+    """The policy's judged answers to the held-out prompts; sampling and judging are two of `parts` in the progress."""
+    answers = sample_held_out(ready, lambda done, total: advance(done // parts, total))
+    jury = Jury(ready.jury)
+    return jury.judge(held_out(ready), answers, lambda done, total: advance((done + total) // parts, total))
 
 
-def sampled(ready: Prepared, advance: Advance = lambda done, total: None) -> list[RecordedAnswer]:
-    """The current model's answers to the held-out prompts."""
+def sample_held_out(ready: Prepared, advance: Advance = lambda done, total: None) -> list[RecordedAnswer]:
+    """The policy's answers to the held-out prompts, not judged."""
     trainer, evaluation, rollout = ready.trainer, ready.recipe.evaluation, ready.recipe.rollout
     temperature = rollout.temperature if evaluation.temperature is None else evaluation.temperature
     sampling = Sampling(1, temperature, rollout.top_p, evaluation.max_new_tokens or rollout.max_new_tokens)
@@ -47,31 +47,31 @@ def sampled(ready: Prepared, advance: Advance = lambda done, total: None) -> lis
     return answers
 
 
-def record_answers(ready: Prepared, answers: Answers, about: Sequence[Doubt] = ()) -> Evaluation:
+def record_answers(ready: Prepared, answers: Answers, reward_doubts: Sequence[Doubt] = ()) -> Evaluation:
     """Writes `items.jsonl` and `evaluation.json` of a run from its answers before and after training."""
     items = Jury(ready.trainer.rewards).items(held_out(ready), answers)
-    evaluation = evaluated(items, ready.recipe, about)
+    evaluation = evaluation_of(items, ready.recipe, reward_doubts)
     if ready.trainer.is_world_process_zero():
         records.write_evaluation(ready.recipe.output, evaluation, items)
     return evaluation
 
 
-def evaluated(
-    items: Sequence[Item], recipe: Recipe, about: Sequence[Doubt] = (), checks: Checks | None = None
+def evaluation_of(
+    items: Sequence[Item], recipe: Recipe, reward_doubts: Sequence[Doubt] = (), checks: Checks | None = None
 ) -> Evaluation:
-    """All numbers of some items, who judged them, and the doubts: those about the rewards first."""
-    known = checks if checks and any(vars(checks).values()) else None
-    evaluation = evaluation_from_items(items, recipe.evaluation.confidence, known.error if known else None)
-    mine = doubts(items, evaluation)
-    said = [doubt for doubt in about if doubt.kind not in [each.kind for each in mine]]
-    return replace(evaluation, judges=judge_words(recipe), doubts=[*said, *mine], checks=known)
+    """All figures of the items, their judges, and the doubts, first those about the rewards."""
+    checks = checks if checks and any(vars(checks).values()) else None
+    evaluation = evaluation_from_items(items, recipe.evaluation.confidence, checks.error if checks else None)
+    item_doubts = doubts(items, evaluation)
+    others = [doubt for doubt in reward_doubts if doubt.kind not in [doubt.kind for doubt in item_doubts]]
+    return replace(evaluation, judges=judge_words(recipe), doubts=[*others, *item_doubts], checks=checks)
 
 
 def held_out(ready: Prepared) -> Sequence[Encoded]:
-    """The prompts to evaluate on.
+    """The held-out prompts.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there are none.
     """
     items = ready.trainer.eval_items
     if items is None:
@@ -79,19 +79,19 @@ def held_out(ready: Prepared) -> Sequence[Encoded]:
     return items.items
 
 
-def prepared(recipe: Recipe, split: Split, rewards: Mix) -> Prepared:
-    """As `prepare`, for an evaluation alone: no memory for training, and no word about its settings."""
+def prepare_evaluation(recipe: Recipe, split: Split, rewards: Mix) -> Prepared:
+    """Like `prepare`, but only for evaluation: without memory for training, or warnings about its settings."""
     training, evaluation = replace(recipe.training, measure_kl=False), replace(recipe.evaluation, enabled=True)
-    # What `auto` measures and leaves free is for gradients and optimiser.
+    # `auto` would measure and reserve memory for gradients and optimizer.
     training = training if isinstance(training.token_budget, int) else replace(training, token_budget=TOKENS)
     rollout = recipe.rollout if isinstance(recipe.rollout.batch_size, int) else replace(recipe.rollout, batch_size=ROWS)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "training.learning_rate")
-        changed = replace(recipe, rollout=rollout, training=training, evaluation=evaluation, watch=None)
-        return prepare(changed, split, rewards)
+        recipe = replace(recipe, rollout=rollout, training=training, evaluation=evaluation, watch=None)
+        return prepare(recipe, split, rewards)
 
 
-def answers_stand(ready: Prepared) -> str:
-    """What opens the policy's answers and what ends them."""
+def answer_format(ready: Prepared) -> str:
+    """The texts that open and end the policy's answers, in words."""
     trainer = ready.trainer
     return answer_words(trainer.tokenizer, trainer.train_items.items[0], trainer.stop_ids)

@@ -1,8 +1,8 @@
-"""`grao train --dry-run`: what a run will take, from its recipe, its data and the model's config.json.
+"""`grao train --dry-run`: work, memory and time of a run, from its recipe, its data and the model's config.json.
 
-The data go through the template, and what does not depend on samples is counted exactly (`forecast.py`). For the memory
-the model stands on the meta device, and its own passes are counted in shapes (`grao.engine.footprint`). Nothing is
-written, and no judge is asked unless that is allowed. Where the weights are here, they are loaded for the time alone.
+The data goes through the template, and all that does not depend on samples is counted exactly (`forecast.py`). The
+memory plan runs the model's own passes on the meta device (`grao.engine.footprint`). Nothing is written; no judge is
+asked unless that is allowed. Weights are loaded only to estimate the time, if they are on this machine.
 """
 
 import math
@@ -49,13 +49,13 @@ from grao.types import Example, TokenIds
 
 _GIB = 1 << 30
 _DRIVER = _GIB
-"""Bytes of a card for its driver, compiled kernels and gaps between blocks."""
+"""Bytes reserved on a card for its driver, compiled kernels and fragmentation."""
 _WORTHWHILE = 1024
-"""Tokens of a micro-batch below which other remedies come first."""
+"""Tokens of a micro-batch below which other remedies are suggested first."""
 _VLLM, _LEAST_SHARE = "vLLM", 0.05
-"""What its memory is called, and the share of a card below which it is of no use."""
+"""Label of vLLM's memory, and the share of a card below which it is useless."""
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Field of `training.trainer` -> mixed precision."""
+"""Field of `training.trainer` -> dtype of mixed precision."""
 
 
 @dataclass(frozen=True)
@@ -63,50 +63,50 @@ class Plan:
     """The memory of a run, in bytes."""
 
     card: int
-    """What there is."""
-    kept: dict[str, int]
-    """From the first step on, whatever the run does."""
+    """Available memory."""
+    permanent: dict[str, int]
+    """Held throughout the run."""
     rollout: dict[str, int]
-    """Beside it while completions are sampled."""
+    """Additional memory while sampling."""
     update: dict[str, int]
-    """Beside it while gradients are made."""
+    """Additional memory while computing gradients."""
     rows: int
-    """Completions that are sampled at once."""
+    """Completions sampled at once."""
     tokens: int
-    """Of the largest micro-batch."""
+    """Tokens of the largest micro-batch."""
     longest: int
-    """Tokens of the longest sequence, which a micro-batch must hold."""
+    """Tokens of the longest sequence, which must fit into a micro-batch."""
     activations: PerToken
 
     def peak(self, phase: dict[str, int]) -> int:
-        """Of one phase."""
-        return sum(self.kept.values()) + sum(phase.values())
+        """Memory at the peak of one phase."""
+        return sum(self.permanent.values()) + sum(phase.values())
 
     @property
     def fits(self) -> bool:
-        """Whether both phases do."""
+        """Whether both phases fit into memory."""
         return max(self.peak(self.rollout), self.peak(self.update)) <= self.card
 
     def lines(self) -> list[str]:
-        """What is printed."""
+        """The memory table."""
         phases = {"rollout": self.rollout, "update": self.update}
-        rows = [*self.kept.items()]
+        rows = [*self.permanent.items()]
         rows += [(f"{phase}: {name}", size) for phase, parts in phases.items() for name, size in parts.items()]
         rows = [(f"  {name}", size) for name, size in rows if size]
         rows += [(f"peak of the {phase}", self.peak(parts)) for phase, parts in phases.items()]
         return [
             f"{'memory, GiB':<48}",
-            *(f"{name:<48}{size / _GIB:8.2f}" for name, size in [*rows, ("there is", self.card)]),
+            *(f"{name:<48}{size / _GIB:8.2f}" for name, size in [*rows, ("available", self.card)]),
         ]
 
     def remedy(self, recipe: Recipe) -> str:
-        """What to set where it does not fit, the least change first."""
-        share = (self.card - sum(self.kept.values())) / (self.card + _DRIVER)
+        """The smallest change of settings that may make the run fit."""
+        share = (self.card - sum(self.permanent.values())) / (self.card + _DRIVER)
         if _VLLM in self.rollout and self.peak(self.rollout) > self.card and share > _LEAST_SHARE:
             return f"set rollout.vllm.memory_share: {math.floor(100 * share) / 100}"
         if self.peak(self.rollout) > max(self.card, self.peak(self.update)) and self.rows > recipe.rollout.group_size:
-            room = self.card - sum(self.kept.values())
-            rows = int(self.rows * room / max(sum(self.rollout.values()), 1))
+            free = self.card - sum(self.permanent.values())
+            rows = int(self.rows * free / max(sum(self.rollout.values()), 1))
             if rows >= recipe.rollout.group_size:
                 return f"set rollout.batch_size: {rows}"
         others = self.peak(self.update) - self.activations.at(self.tokens)
@@ -121,18 +121,18 @@ class Plan:
             return "set model.dtype: bfloat16"
         if not recipe.model.quantization:
             return "set model.quantization: 4bit"
-        return "take shorter answers (rollout.max_new_tokens), a smaller model or a larger card"
+        return "use shorter answers (rollout.max_new_tokens), a smaller model or a larger card"
 
 
 def dry_run(recipe: Recipe, card: int | None, gpus: int, ask: bool, screen: Screen) -> None:
-    """Prints what a run will take.
+    """Prints the work, memory and time that a run needs.
 
     Args:
         recipe: of the run.
-        card: bytes of the GPU to plan for; None takes the device at hand.
-        gpus: how many of them the model is split over (FSDP2).
-        ask: whether judges on servers may be asked about a few answers, to time them.
-        screen: where it is shown.
+        card: bytes of the GPU to plan for; None means this machine's device.
+        gpus: number of GPUs that the model is split across (FSDP2).
+        ask: ask judges on servers about a few answers, to time them.
+        screen: shows the plan.
 
     Raises:
         InputError: for a mistake in recipe, data or model, or if the run does not fit.
@@ -142,42 +142,42 @@ def dry_run(recipe: Recipe, card: int | None, gpus: int, ask: bool, screen: Scre
     tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
     lora = vars(chosen.lora) if chosen.lora else None
     if gpus > recipe.training.prompts_per_step:
-        raise InputError(f"--gpus: {gpus} are more than training.prompts_per_step; each needs a prompt")
+        raise InputError(f"--gpus: {gpus} exceeds training.prompts_per_step; each GPU needs a prompt")
     if gpus > 1 and chosen.quantization:
-        raise InputError("model.quantization: weights of 4 bits are not split; leave --gpus out")
+        raise InputError("model.quantization: 4-bit weights cannot be split across GPUs; omit --gpus")
     model = policy_shape(chosen.path, chosen.adapter, lora, chosen.dtype, chosen.trust_remote_code, chosen.quantization)
     check_needs(recipe.plan, split.train, recipe.watch is not None)
-    check_ahead(recipe.rollout.ahead, recipe.plan, any(map(_early, recipe.rewards)))
+    check_ahead(recipe.rollout.ahead, recipe.plan, any(map(_concurrent, recipe.rewards)))
     encoded = encoded_as_run(recipe, split.train, tokenizer, model)
     train = replace(encoded, items=split_look_prompts(encoded.items, recipe.plan, recipe.seed)[0])
     size, group = recipe.training.prompts_per_step, recipe.rollout.group_size
-    most = most_steps(recipe.plan, recipe.training.steps, len(train.items), size, group)
+    max_steps = most_steps(recipe.plan, recipe.training.steps, len(train.items), size, group)
     test = split.test if recipe.evaluation.enabled else []
     tested = encoded_as_run(recipe, split.train, tokenizer, model, test) if test else None
-    held_out, long = len(tested.items) if tested else 0, train.dropped + (tested.dropped if tested else 0)
-    work = Workload.of(recipe, train.items, most, held_out)
+    held_out, too_long = len(tested.items) if tested else 0, train.dropped + (tested.dropped if tested else 0)
+    work = Workload.of(recipe, train.items, max_steps, held_out)
 
-    trained, whole = (parameter_count(model, trainable) for trainable in (True, False))
-    screen.say(f"{len(train.items):,} prompts, {held_out:,} held out; {trained:,} of {whole:,} weights are trained")
-    for reason, count in {**split.skipped, **({"prompt too long": long} if long else {})}.items():
+    trained, total = (parameter_count(model, trainable) for trainable in (True, False))
+    screen.say(f"{len(train.items):,} prompts, {held_out:,} held out; {trained:,} of {total:,} weights are trained")
+    for reason, count in {**split.skipped, **({"prompt too long": too_long} if too_long else {})}.items():
         screen.say(f"left out: {count:,} rows, {reason}")
     for line in (*short_facts(train, tested, recipe.data, recipe.rollout.max_new_tokens), _lengths(train)):
         screen.say(line)
     for line in (*work.lines(recipe), *_questions(recipe, train, work, gpus)):
         screen.say(line)
-    screen.say(_work(recipe, model, train, most, card is None))
+    screen.say(_flops(recipe, model, train, max_steps, card is None))
 
     plan = make_plan(recipe, model, train, card, gpus)
     for line in plan.lines():
         screen.say(line)
     if not plan.fits:
-        short = max(plan.peak(plan.rollout), plan.peak(plan.update)) - plan.card
-        raise InputError(f"the run does not fit, {short / _GIB:.1f} GiB are missing; {plan.remedy(recipe)}")
+        excess = max(plan.peak(plan.rollout), plan.peak(plan.update)) - plan.card
+        raise InputError(f"out of memory by {excess / _GIB:.1f} GiB; {plan.remedy(recipe)}")
     screen.say(f"it fits: micro-batches of up to {plan.tokens:,} tokens, {plan.rows:,} completions at once")
     here = card is None and gpus == 1
     models = [section.model or (section.judge and section.judge.local) for section in recipe.rewards]
-    if not here or not all(map(has_weights, [chosen.path, *(each.path for each in models if each)])):
-        screen.say(f"time: not planned, {'the weights are not here' if here else 'for this is another device'}")
+    if not here or not all(map(has_weights, [chosen.path, *(used.path for used in models if used)])):
+        screen.say(f"time: unknown, {'no weights on this machine' if here else 'the plan is for another device'}")
         return
     for line in timed(recipe, split, work, _judges(recipe), ask, screen):
         screen.say(line)
@@ -186,21 +186,21 @@ def dry_run(recipe: Recipe, card: int | None, gpus: int, ask: bool, screen: Scre
 def make_plan(
     recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet, card: int | None, gpus: int = 1
 ) -> Plan:
-    """The memory plan of a run, of one of its processes.
+    """The memory plan of one process of a run.
 
     Args:
         recipe: of the run.
-        model: on the meta device; it is of no use behind.
+        model: on the meta device; unusable afterwards.
         train: the prompts.
         card: as for `dry_run`.
         gpus: as for `dry_run`.
 
     Raises:
-        InputError: if the model cannot be run on shapes alone.
+        InputError: if the model cannot run on the meta device.
     """
     training, rollout, needs, extra = recipe.training, recipe.rollout, joint_needs(recipe.plan), recipe.training.trainer
     gpu = card is not None or torch.cuda.is_available()
-    room = (_device_bytes() if card is None else card) - (_DRIVER if gpu else 0)
+    memory = (_device_bytes() if card is None else card) - (_DRIVER if gpu else 0)
     half = _half(recipe)
     prompt = max(len(item.prompt_ids) for item in train.items)
     reference = max(len(item.reference_ids) for item in train.items)
@@ -209,66 +209,64 @@ def make_plan(
         checkpoint_activations(model, extra.get("gradient_checkpointing_kwargs"))
 
     quantized, optimizer = recipe.model.quantization is not None, str(extra.get("optim", ""))
-    copied = (needs.frozen or training.measure_kl) and recipe.model.lora is None
-    rounded = copy_dtype(model, None if rollout.engine_settings or quantized else half, gpu)
+    copy_start = (needs.frozen or training.measure_kl) and recipe.model.lora is None
+    dtype = copy_dtype(model, None if rollout.engine_settings or quantized else half, gpu)
     gradients = footprint.trained_bytes(model, gpus, half)
-    gathered = footprint.gathered_bytes(model, half) if gpus > 1 else 0  # before the model is of no use
-    sampler = copy_bytes(model, rounded, rollout.merge_adapter)
-    if gpus > 1 and not rollout.engine_settings:  # what was the whole model samples from now on
-        sampler = sum(weight.numel() * (rounded or weight.dtype).itemsize for weight in model.parameters())
-    kept = {
-        "weights that stay": footprint.frozen_bytes(model, quantized) // gpus,
-        "weights that are trained": gradients,
-        "a copy of them as they were": gradients if copied else 0,
-        "a copy of the model, which samples": sampler,
-        "state of the optimiser": footprint.optimizer_bytes(model, optimizer)
-        * gradients
-        // footprint.trained_bytes(model),
+    gathered = footprint.gathered_bytes(model, half) if gpus > 1 else 0  # before the model becomes unusable
+    sampler = copy_bytes(model, dtype, rollout.merge_adapter)
+    if gpus > 1 and not rollout.engine_settings:  # the unsplit model samples
+        sampler = sum(weight.numel() * (dtype or weight.dtype).itemsize for weight in model.parameters())
+    permanent = {
+        "frozen weights": footprint.frozen_bytes(model, quantized) // gpus,
+        "trained weights": gradients,
+        "copy of the start weights": gradients if copy_start else 0,
+        "sampling copy of the model": sampler,
+        "optimizer state": footprint.optimizer_bytes(model, optimizer) * gradients // footprint.trained_bytes(model),
     }
-    if gpus > 1 and half:  # what is gathered is in half precision, and is no copy beside another
+    if gpus > 1 and half:  # gathered layers are in half precision already
         cast(nn.Module, model).to(half)
         half = None
-    left = room - sum(kept.values())
+    free = memory - sum(permanent.values())
     weight = transformers_model(model).get_output_embeddings().weight
-    drawing = footprint.drawing_bytes(model)
+    sampling = footprint.drawing_bytes(model)
     try:
         with footprint.shapes_only(model):
             activations = footprint.activation_bytes(model, half)
-            reading = footprint.reading_bytes(model)
+            prefill = footprint.reading_bytes(model)
             row = footprint.cache_bytes(model, bucket(prompt + new) if gpu else prompt + new)
-    except Exception as error:  # whatever a model's code makes of tensors without numbers
+    except Exception as error:  # model code may fail in any way on tensors without data
         name = type(transformers_model(model)).__name__
-        raise InputError(f"--dry-run: {name} cannot be run on shapes alone: {one_line(error)}") from error
+        raise InputError(f"--dry-run: {name} cannot run on the meta device: {one_line(error)}") from error
 
     def tile(tokens: int) -> int:
         return tile_bytes(weight, tokens, half is not None, cpu=not gpu)
 
     needed = replace(activations, fixed=activations.fixed + tile(TOKENS))
-    auto = needed.within(UPDATE_SHARE * (left - gradients - gathered), TOKENS) if gpu else TOKENS
+    auto = needed.within(UPDATE_SHARE * (free - gradients - gathered), TOKENS) if gpu else TOKENS
     budget = training.token_budget if isinstance(training.token_budget, int) else auto
     longest = prompt + max(new if needs.samples else 0, reference)
     prompts = math.ceil(training.prompts_per_step / gpus)
     step = prompts * (prompt + reference + needs.samples * rollout.group_size * new)
     tokens = max(longest, min(budget, step))
-    auto = affordable_rows(left, row + drawing, rollout.group_size) if gpu else ROWS
+    auto = affordable_rows(free, row + sampling, rollout.group_size) if gpu else ROWS
     auto = MOST_ROWS if rollout.engine_settings else auto  # vLLM sizes its cache itself
     rows = max(rollout.group_size, rollout.batch_size if isinstance(rollout.batch_size, int) else auto)
     rows = min(rows, max(prompts * rollout.group_size, recipe.data.held_out))
-    own = {
+    in_process = {
         f"cache of {rows} rows of {prompt + new:,} tokens": rows * row,
-        "reading prompts, drawing tokens": max(reading.at(prompt * max(1, rows // rollout.group_size)), rows * drawing),
+        "prompt pass, token sampling": max(prefill.at(prompt * max(1, rows // rollout.group_size)), rows * sampling),
     }
     share = (rollout.vllm or VLLMConfig()).memory_share
-    by_vllm = {"vllm": {_VLLM: round(share * (room + _DRIVER))}, "vllm-server": {}}
+    by_vllm = {"vllm": {_VLLM: round(share * (memory + _DRIVER))}, "vllm-server": {}}
     return Plan(
-        card=room,
-        kept=kept,
-        rollout=by_vllm.get(rollout.engine, own),
+        card=memory,
+        permanent=permanent,
+        rollout=by_vllm.get(rollout.engine, in_process),
         update={
             "gradients": gradients,
-            "layers that are gathered": gathered,
+            "gathered layers": gathered,
             f"activations of {tokens:,} tokens": activations.at(tokens),
-            "a tile of the output layer": tile(tokens),
+            "output layer tile": tile(tokens),
         },
         rows=rows,
         tokens=tokens,
@@ -284,8 +282,8 @@ def encoded_as_run(
     model: PreTrainedModel | PeftModel,
     held_out: Sequence[Example] = (),
 ) -> EncodedSet:
-    """The training prompts as the run will have them, or those that are held out; where a model knows several end
-    tokens, the first counts."""
+    """The training prompts as the run encodes them, or the held-out ones; of several end tokens of a model, the first
+    counts."""
     chosen, data, needs = recipe.model, recipe.data, joint_needs(recipe.plan)
     if chosen.chat_template_kwargs:
         tokenizer = deepcopy(tokenizer)
@@ -298,58 +296,58 @@ def encoded_as_run(
     return drop_too_long(config, model, encoded, tokenizer)
 
 
-def _columns(train: EncodedSet) -> tuple[list[TokenIds], list[TokenIds]]:
-    """Prompts and references."""
+def _prompts_and_references(train: EncodedSet) -> tuple[list[TokenIds], list[TokenIds]]:
+    """Token ids of all prompts, and of all references."""
     return [item.prompt_ids for item in train.items], [item.reference_ids for item in train.items]
 
 
 def _lengths(train: EncodedSet) -> str:
-    named = zip(("prompts", "references"), _columns(train), strict=True)
+    named = zip(("prompts", "references"), _prompts_and_references(train), strict=True)
     cut = f"; {train.truncated:,} prompts are cut" if train.truncated else ""
     return spread("tokens", {name: list(map(len, ids)) for name, ids in named}) + cut
 
 
-def _work(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet, most: list[int], here: bool) -> str:
-    """The operations of the run, and the least time that they take on the device at hand."""
-    prompt, answer = (sum(map(len, ids)) // len(train.items) for ids in _columns(train))
+def _flops(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet, steps: list[int], here: bool) -> str:
+    """The number of operations of the run, and the least time they take if it runs `here`."""
+    prompt, answer = (sum(map(len, ids)) // len(train.items) for ids in _prompts_and_references(train))
     cost, size, operations = Cost.of(model), recipe.training.prompts_per_step, 0.0
-    for stage, steps in zip(recipe.plan, most, strict=True):
+    for stage, count in zip(recipe.plan, steps, strict=True):
         needs = stage.method.needs
         sampled = [answer] * recipe.rollout.group_size if needs.samples else []
         work, forwards = Work.of([(prompt, [*sampled, answer])] * size), int(needs.old)
         forwards += needs.frozen or recipe.training.measure_kl
-        operations += steps * (needs.updates * cost.update(work) + forwards * cost.forward(work))
-        operations += steps * cost.forward(Work.of([(prompt, sampled)] * size))
-    said = f"{sum(most):,} steps are {number(operations / 1e15)} PFLOP if answers are as long as references"
+        operations += count * (needs.updates * cost.update(work) + forwards * cost.forward(work))
+        operations += count * cost.forward(Work.of([(prompt, sampled)] * size))
+    words = f"{sum(steps):,} steps are {number(operations / 1e15)} PFLOP if answers are as long as references"
     if not here:
-        return said
+        return words
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = _half(recipe)
     peak = matmul_peak(device, half or next(model.parameters()).dtype)
-    return f"{said}: at least {duration(operations / peak)} here; sampling waits for memory and takes longer"
+    return f"{words}: at least {duration(operations / peak)} here; sampling is limited by memory and takes longer"
 
 
 def _questions(recipe: Recipe, train: EncodedSet, work: Workload, gpus: int) -> Iterator[str]:
-    """What judges on servers are asked at most, and what that costs."""
+    """The most questions to judges on servers, and their cost."""
     judges = _judges(recipe)
     for expected in forecasts(recipe, judges, train.items, work, gpus):
         yield expected.words
-    ledgers = {each.judge.ledger.path for each in judges if each and isinstance(each.judge, ServerJudge)}
-    yield from (f"what {path} knows already is not asked again" for path in sorted(ledgers) if path.exists())
+    ledgers = {reward.judge.ledger.path for reward in judges if reward and isinstance(reward.judge, ServerJudge)}
+    yield from (f"verdicts in {path} are not asked for again" for path in sorted(ledgers) if path.exists())
 
 
 def _half(recipe: Recipe) -> torch.dtype | None:
-    """Of mixed precision; None without."""
+    """The dtype of mixed precision; None without it."""
     return next((dtype for name, dtype in _HALF.items() if recipe.training.trainer.get(name)), None)
 
 
-def _early(section: RewardConfig) -> bool:
-    """Whether a reward may work while this process samples: a judge on a server does, a function can."""
+def _concurrent(section: RewardConfig) -> bool:
+    """Whether a reward may work while this process samples: a judge on a server does, a function may."""
     return bool(section.function or (section.judge and not section.judge.local))
 
 
 def _judges(recipe: Recipe) -> list[JudgeReward | None]:
-    """The judges on servers in the order of the rewards, none of which can ask; None for any other reward."""
+    """For each reward its judge on a server, unable to ask anything; None for other rewards."""
     sections = [*recipe.rewards, *([recipe.watch.reward] if recipe.watch else [])]
     return [
         JudgeReward.from_section(replace(section.judge, replay=True), section, recipe)

@@ -1,6 +1,6 @@
-"""From a recipe to objects: data, rewards, model and trainer. Everything that can go wrong before training.
+"""Builds data, rewards, model and trainer from a recipe, with all checks that are possible before training.
 
-Also what every run and study needs beside them: where it shows how far it is.
+Also the protocols of the screens on which runs and studies show progress.
 """
 
 import os
@@ -37,82 +37,82 @@ from grao.training.watch import Watch
 from grao.types import Example
 
 _PROBES = 2
-"""References that the rewards are tried on."""
+"""References on which the rewards are tested."""
 
 Advance = Callable[[int, int], None]
-"""Takes what is done and the whole."""
+"""Called with (done, total)."""
 
 
 @dataclass(frozen=True)
 class LastSample:
-    """An answer of the last step, for people to read."""
+    """A completion of the last step, to show to the user."""
 
     prompt: str
     text: str
     reward: float
-    """Over the reference; NaN is missing."""
+    """R relative to the reference; NaN if missing."""
 
 
 class Stages(Protocol):
-    """Where a command shows how far it is."""
+    """Shows the progress of a command."""
 
     def say(self, line: str) -> None:
-        """One line of news."""
+        """Shows one line."""
 
     def copyable(self, text: str) -> None:
-        """Text whose lines stay whole, whatever the width."""
+        """Shows text without wrapping its lines."""
 
     def phases(self, count: int) -> None:
-        """So many phases follow; each shows its place among them."""
+        """Sets the number of phases that follow; each shows its number."""
 
     def stage(self, title: str) -> AbstractContextManager[Advance]:
-        """A phase with a bar."""
+        """A phase with a progress bar."""
 
     def follow(self, recipe: Recipe) -> None:
-        """From here on, what the judges on servers of this recipe are asked and paid stands in every phase."""
+        """Shows questions and cost of this recipe's judges on servers in every phase from here on."""
 
 
 class Screen(Stages, Protocol):
-    """Where a run shows how far it is."""
+    """Shows the progress of a run."""
 
     def training(
         self, steps: int, samples: Callable[[int], Sequence[LastSample]]
     ) -> AbstractContextManager[TrainerCallback]:
-        """The phase of training, followed by its callback; `samples` gives up to so many of the last step."""
+        """The training phase, updated by the returned callback; `samples(n)` returns up to n of the last step."""
 
 
 class StudyScreen(Stages, Protocol):
-    """Where a study shows how far it is."""
+    """Shows the progress of a study."""
 
     def cell(self, title: str, left: float | None) -> AbstractContextManager[Advance]:
-        """One run of the study; `left` are the seconds to the end of the study, if they can be told."""
+        """One run of the study; `left` are the seconds to the end of the study, if known."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to begin."""
+    """A run that is ready to start."""
 
     recipe: Recipe
     trainer: GRAOTrainer
     steps: int
     manifest: Manifest
     note: str = ""
-    """What becomes of the adapter that the recipe names as its model, if it does."""
+    """How the adapter is used, if the recipe's model is one."""
     judges: Mix | None = None
-    """What judges answers to the held-out prompts, if that are others than the rewards that are trained on."""
+    """Rewards that judge the held-out answers, if they are not the training rewards."""
 
     @property
     def jury(self) -> Mix:
-        """What judges answers to the held-out prompts."""
+        """The rewards that judge the held-out answers."""
         return self.judges or self.trainer.rewards
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Within it, a new run may write into a folder, and no other process does.
+    """Locks a folder for a new run.
 
     Raises:
-        InputError: if it holds another run or is in use, or is no folder and cannot become one.
+        InputError: if it contains another run or is in use, or is not a folder and cannot be created.
     """
     check_writable(folder)
     with locked(folder):
@@ -121,14 +121,14 @@ def claimed(folder: Path) -> Iterator[None]:
                 raise InputError(f"output: {folder} already holds an evaluation; give --output another folder")
             resume = f"continue it with `{command('train', '--resume', folder)}`"
             raise InputError(f"output: {folder} already holds a run; {resume}, or choose another folder")
-        for taken in (folder / "checkpoints", folder / "model"):
-            if taken.is_dir() and any(taken.iterdir()):
-                raise InputError(f"output: {folder} already holds a folder {taken.name}; choose another folder")
+        for path in (folder / "checkpoints", folder / "model"):
+            if path.is_dir() and any(path.iterdir()):
+                raise InputError(f"output: {folder} already holds a folder {path.name}; choose another folder")
         yield
 
 
 def check_writable(folder: Path) -> None:
-    """Makes sure that a folder is there or can be made.
+    """Checks that a folder exists or can be created.
 
     Raises:
         InputError: if not.
@@ -153,22 +153,22 @@ def prepare(recipe: Recipe, split: Split | None = None, rewards: Mix | None = No
     Args:
         recipe: of the run.
         split: training and held-out examples; by default those of the recipe.
-        rewards: its rewards, where they are loaded already.
+        rewards: its rewards, if already loaded.
 
     Raises:
         InputError: for a mistake in recipe, data, model or rewards.
     """
-    plan = recipe.plan  # fails here, not after minutes of loading a model
+    plan = recipe.plan  # an invalid plan fails here, not after minutes of loading a model
     split = split or load_split(recipe.data, recipe.seed)
     check_needs(plan, split.train, recipe.watch is not None)
-    rewards, chosen, lora, looks = rewards or make_rewards(recipe), recipe.model, recipe.model.lora, recipe.watch
-    watch = Watch(make_reward(looks.reward, recipe), looks.every, looks.prompts, looks.stop) if looks else None
+    rewards, chosen, lora, setup = rewards or make_rewards(recipe), recipe.model, recipe.model.lora, recipe.watch
+    watch = Watch(make_reward(setup.reward, recipe), setup.every, setup.prompts, setup.stop) if setup else None
     options = {name: getattr(chosen, name) for name in ("dtype", "quantization", "attention", "trust_remote_code")}
     model, note = load_policy(chosen.path, chosen.adapter, vars(lora) if lora else None, **options)
     tokenizer = load_tokenizer(chosen.path, chosen.trust_remote_code)
     for mix in (rewards, *([watch.reward] if watch else [])):
         probe(mix, split.train, tokenizer)
-    set_seed(recipe.seed)  # what an adapter begins with must follow from the seed
+    set_seed(recipe.seed)  # initial adapter weights must depend only on the seed
     policy = add_adapter(model, **vars(lora)) if lora and not isinstance(model, PeftModel) else model
     held_out = split.test if recipe.evaluation.enabled else []
     shared = {name: getattr(recipe, name) for name in ("seed", "data", "rollout", "method", "stages", "training")}
@@ -178,27 +178,27 @@ def prepare(recipe: Recipe, split: Split | None = None, rewards: Mix | None = No
         trainer = GRAOTrainer(policy, rewards, config, split.train, held_out or None, tokenizer, watch=watch)
     trainer.accelerator.wait_for_everyone()
     trainer.remove_callback(LogLines)
-    made = manifest_of(trainer)
-    told = {
+    base = manifest_of(trainer)
+    details = {
         "status": "running",
         "started": now(),
         "finished": None,
         "command": f"grao train --config {recipe.output}/recipe.yaml --output {recipe.output}-again",
         "config": ADAPTER.dump_python(recipe, mode="json", by_alias=True),
         "decisive": decisive(recipe),
-        "data": made.data.model_copy(
+        "data": base.data.model_copy(
             update={
-                "left_out": {**split.skipped, **made.data.left_out},
+                "left_out": {**split.skipped, **base.data.left_out},
                 "fingerprint": fingerprint([*split.train, *split.test]),
             }
         ),
     }
-    manifest = made.model_copy(update=told)
+    manifest = base.model_copy(update=details)
     return Prepared(recipe, trainer, trainer.args.max_steps, manifest, note)
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str]) -> list[list[int]]:
-    """Of N texts, for rewards that count tokens; empty without a tokenizer."""
+    """Token ids of N texts, for rewards that count tokens; empty without a tokenizer."""
     if tokenizer is None:
         return [[] for _ in texts]
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
@@ -206,7 +206,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str]) -
 
 
 def probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase | None) -> None:
-    """Asks the rewards about a few references, so that a broken one is found before any work is done."""
+    """Asks the rewards about a few references, so that a broken reward fails before any work is done."""
     for reward in rewards.rewards:
         if isinstance(reward, JudgeReward):
             reward.judge.check()

@@ -1,13 +1,12 @@
-"""`grao reward train`: pairs into a reward model with a record of what it can tell apart.
+"""`grao reward train`: trains a reward model on pairs of answers and measures its accuracy.
 
-model/       the result, safetensors, loads with AutoModelForSequenceClassification
-recipe.yaml  the recipe with all defaults
-reward.json  accuracy on held-out pairs with its interval, dependence on length, versions
+model/       the result in safetensors; AutoModelForSequenceClassification loads it
+recipe.yaml  recipe with all defaults
+reward.json  accuracy on held-out pairs with its interval, length bias, versions
 
-The folder appears when everything in it is complete; whatever ends the training early leaves nothing behind. TRL's
-RewardTrainer does the optimisation, and this is the one module that imports TRL. The pairs are tokenised here
-(`conversation_ids`), so that the model is later asked about what it was trained on.
-Left out: checkpoints to resume from.
+The folder appears once it is complete; a training that ends early leaves nothing behind. TRL's RewardTrainer does the
+optimization, and this is the only module that imports TRL. The pairs are tokenized here (`conversation_ids`), as the
+trained model will read them later. There are no checkpoints to resume from.
 """
 
 import math
@@ -45,11 +44,11 @@ from grao.training.arguments import check_library, check_trainer_fields, library
 from grao.types import Example
 
 _PAIRS_PER_REPORT = 256
-"""Held-out pairs between two signs of progress."""
+"""Held-out pairs between two progress updates."""
 _SETTINGS = {"num_train_epochs": "epochs", "lr_scheduler_type": "schedule"}
 _SETTINGS |= {name: name for name in ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm")}
 """Field of trl.RewardConfig -> field of `RewardTrainingConfig` with the same value."""
-_OURS = {
+_OWN_NAMES = {
     **{theirs: f"training.{ours}" for theirs, ours in _SETTINGS.items()},
     "output_dir": "output",
     "seed": "seed",
@@ -60,36 +59,36 @@ _OURS = {
     "max_length": "data.max_tokens",
     "gradient_checkpointing": "training.trainer.activation_checkpointing",
 }
-"""Fields of trl.RewardConfig that have a name of their own here."""
+"""Field of trl.RewardConfig -> the recipe's field that sets it."""
 _OFF = {"max_length": None, "bf16": False, "activation_checkpointing": False, "save_strategy": "no"}
-"""Fields of trl.RewardConfig whose defaults do something that is not wanted, or is done here."""
+"""Fields of trl.RewardConfig whose defaults are unwanted or duplicate this module."""
 
 
 class _Pair(NamedTuple):
-    """An example with a worse answer, and the conversations that the model reads."""
+    """An example with a rejected answer, and the token ids of both conversations."""
 
     example: Example
-    better: list[int]
-    worse: list[int]
+    chosen: list[int]
+    rejected: list[int]
 
 
 def train_reward_model(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRecord:
-    """Trains, measures, and writes the folder `recipe.output`.
+    """Trains and measures a reward model, and writes the folder `recipe.output`.
 
     Raises:
         InputError: for a mistake in recipe, data or model, or if TRL is missing.
     """
     folder = recipe.output
-    for place in (folder, folder.absolute().parent):
-        check_writable(place)
+    for path in (folder, folder.absolute().parent):
+        check_writable(path)
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"output: {folder} is not empty; choose another folder")
-    place = folder.absolute()
-    with locked(place.with_name(f".{place.name}.lock")):  # the folder itself comes last
-        return _made(recipe, screen)
+    target = folder.absolute()
+    with locked(target.with_name(f".{target.name}.lock")):  # not inside: the folder is created last
+        return _train_and_write(recipe, screen)
 
 
-def _made(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRecord:
+def _train_and_write(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRecord:
     folder = recipe.output
     try:
         import trl
@@ -98,16 +97,16 @@ def _made(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRecord:
     started = now()
     with screen.stage("loading data and model"):
         split = load_split(recipe.data, recipe.seed)
-        transformers.set_seed(recipe.seed)  # the new output layer is drawn
+        transformers.set_seed(recipe.seed)  # the new output layer is random
         model = new_reward_model(recipe.model.path, recipe.model.dtype, recipe.model.trust_remote_code)
         tokenizer = load_tokenizer(recipe.model.path, recipe.model.trust_remote_code)
         set_arguments(tokenizer, recipe.model.chat_template_kwargs, "model.chat_template_kwargs")
-        longest = min(recipe.data.max_tokens, positions(model) or recipe.data.max_tokens)
-        train, test = (_pairs(examples, tokenizer, longest, recipe.data.path) for examples in (split.train, split.test))
+        limit = min(recipe.data.max_tokens, positions(model) or recipe.data.max_tokens)
+        train, test = (_pairs(examples, tokenizer, limit, recipe.data.path) for examples in (split.train, split.test))
     too_long = len(split.train) + len(split.test) - len(train) - len(test)
-    left_out = {**split.skipped, **({f"longer than {longest} tokens": too_long} if too_long else {})}
-    if adapter_given := adapter_at(recipe.model.path):
-        screen.say(f"{recipe.model.path} is {adapter_given.description} of {adapter_given.base}: it is merged")
+    left_out = {**split.skipped, **({f"longer than {limit} tokens": too_long} if too_long else {})}
+    if base_adapter := adapter_at(recipe.model.path):
+        screen.say(f"{recipe.model.path} is {base_adapter.description} of {base_adapter.base}: it is merged")
     screen.say(f"{len(train):,} pairs, {len(test):,} held out")
     for reason, count in left_out.items():
         screen.say(f"left out: {count:,} rows, {reason}")
@@ -118,7 +117,7 @@ def _made(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRecord:
         trained, steps = _train(trl, model, tokenizer, train, recipe, advance)
     seconds = time.perf_counter() - begin
     if name := broken_tensor(trained.named_parameters()):
-        raise InputError(f"{name} and the scores are no finite numbers any more; lower training.learning_rate")
+        raise InputError(f"{name} became NaN or infinite; lower training.learning_rate")
     reward = RewardModel(trained, tokenizer)
     record = RewardModelRecord(
         scores=_measure(reward, test, recipe.confidence, screen),
@@ -140,41 +139,41 @@ def _made(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRecord:
     return record
 
 
-def _pairs(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int, source: str) -> list[_Pair]:
-    """Those of up to `longest` tokens."""
-    if lacking := next((example for example in examples if example.rejected is None), None):
+def _pairs(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, limit: int, source: str) -> list[_Pair]:
+    """The pairs of up to `limit` tokens."""
+    if incomplete := next((example for example in examples if example.rejected is None), None):
         remedy = "fill its cell in the column that data.rejected names, or leave the row out"
-        raise InputError(f"{source}, row {lacking.row}: has no worse answer; {remedy}")
+        raise InputError(f"{source}, row {incomplete.row}: has no rejected answer; {remedy}")
     prompts, rows = [example.prompt for example in examples], [example.row for example in examples]
-    better = conversation_ids(tokenizer, prompts, [example.reference for example in examples], rows)
-    worse = conversation_ids(tokenizer, prompts, [example.rejected or "" for example in examples], rows)
-    pairs = list(map(_Pair, examples, better, worse))
-    lengths = [max(len(pair.better), len(pair.worse)) for pair in pairs]
-    if min(lengths) > longest:
-        problem = f"every pair is longer than {longest} tokens (the shortest has {min(lengths)})"
-        raise InputError(f"data.max_tokens: {problem}; raise it, or take a model with more positions")
-    return [pair for pair, length in zip(pairs, lengths, strict=True) if length <= longest]
+    chosen = conversation_ids(tokenizer, prompts, [example.reference for example in examples], rows)
+    rejected = conversation_ids(tokenizer, prompts, [example.rejected or "" for example in examples], rows)
+    pairs = list(map(_Pair, examples, chosen, rejected))
+    lengths = [max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
+    if min(lengths) > limit:
+        problem = f"every pair is longer than {limit} tokens (the shortest has {min(lengths)})"
+        raise InputError(f"data.max_tokens: {problem}; raise it, or use a model with more positions")
+    return [pair for pair, length in zip(pairs, lengths, strict=True) if length <= limit]
 
 
 def _measure(reward: RewardModel, pairs: Sequence[_Pair], confidence: float, screen: Screen) -> PairScores:
-    """Scores through the reward as a run uses it, not through the trainer.
+    """Scores the pairs through `RewardModel`, as a run does, not through the trainer.
 
     Raises:
-        InputError: if a score is no finite number: the training has broken the model.
+        InputError: if a score is NaN or infinite: training has broken the model.
     """
-    better: list[float] = []
-    worse: list[float] = []
+    chosen: list[float] = []
+    rejected: list[float] = []
     with screen.stage(f"scoring {len(pairs):,} held-out pairs") as advance:
         for start in range(0, len(pairs), _PAIRS_PER_REPORT):
             chunk = [pair.example for pair in pairs[start : start + _PAIRS_PER_REPORT]]
             prompts = [example.prompt for example in chunk]
-            better += reward.scores(prompts, [example.reference for example in chunk]).tolist()
-            worse += reward.scores(prompts, [example.rejected or "" for example in chunk]).tolist()
-            advance(len(better), len(pairs))
-    if not all(map(math.isfinite, better + worse)):
-        raise InputError("the scores are no finite numbers any more; lower training.learning_rate")
-    lengths = [len(pair.better) for pair in pairs], [len(pair.worse) for pair in pairs]
-    return pair_scores(better, worse, *lengths, confidence)
+            chosen += reward.scores(prompts, [example.reference for example in chunk]).tolist()
+            rejected += reward.scores(prompts, [example.rejected or "" for example in chunk]).tolist()
+            advance(len(chosen), len(pairs))
+    if not all(map(math.isfinite, chosen + rejected)):
+        raise InputError("the scores became NaN or infinite; lower training.learning_rate")
+    lengths = [len(pair.chosen) for pair in pairs], [len(pair.rejected) for pair in pairs]
+    return pair_scores(chosen, rejected, *lengths, confidence)
 
 
 def _write(recipe: RewardModelRecipe, reward: RewardModel, record: RewardModelRecord) -> None:
@@ -199,26 +198,26 @@ def _train(
     recipe: RewardModelRecipe,
     advance: Advance,
 ) -> tuple[PreTrainedModel, int]:
-    """The model, trained so that the better answers score higher, and the optimiser steps it took.
+    """The trained model, and the number of optimizer steps.
 
-    With `model.lora` an adapter and the output are trained, and merged into the model in the end.
+    With `model.lora`, an adapter and the output layer are trained, then merged into the model.
 
     Raises:
         InputError: if a setting is wrong.
     """
     lora, config = recipe.model.lora, recipe.training
-    extra = check_trainer_fields(config.trainer, trl.RewardConfig, _OURS)
-    at_once, rounds = _rounds(config)
+    extra = check_trainer_fields(config.trainer, trl.RewardConfig, _OWN_NAMES)
+    batch, accumulation = _batch_size(config)
     adapted = add_adapter(model, **vars(lora), task_type="SEQ_CLS") if lora else model
-    columns = {"chosen_ids": [pair.better for pair in pairs], "rejected_ids": [pair.worse for pair in pairs]}
+    columns = {"chosen_ids": [pair.chosen for pair in pairs], "rejected_ids": [pair.rejected for pair in pairs]}
     with TemporaryDirectory() as folder:
         settings = {
             **{theirs: getattr(config, ours) for theirs, ours in _SETTINGS.items()},
             "output_dir": folder,
             "seed": recipe.seed,
             "max_steps": config.steps or -1,
-            "per_device_train_batch_size": at_once,
-            "gradient_accumulation_steps": rounds,
+            "per_device_train_batch_size": batch,
+            "gradient_accumulation_steps": accumulation,
             "center_rewards_coefficient": config.centre or None,
             "dataloader_pin_memory": torch.cuda.is_available(),
             "report_to": "none",
@@ -229,8 +228,8 @@ def _train(
             arguments, data = trl.RewardConfig(**settings), Dataset.from_dict(columns)
             trainer = trl.RewardTrainer(model=adapted, args=arguments, train_dataset=data, processing_class=tokenizer)
             check_library(trainer, recipe.training.steps or 1)
-        for printing in (transformers.PrinterCallback, transformers.ProgressCallback):
-            trainer.remove_callback(printing)
+        for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
+            trainer.remove_callback(callback)
         trainer.add_callback(_Progress(advance))
         with library_errors(extra):
             trainer.train()
@@ -238,8 +237,8 @@ def _train(
     return trained.merge_and_unload() if lora else trained, trainer.state.global_step
 
 
-def _rounds(config: RewardTrainingConfig) -> tuple[int, int]:
-    """Pairs at once on each process, and how many times: together exactly the pairs of a step."""
+def _batch_size(config: RewardTrainingConfig) -> tuple[int, int]:
+    """Batch size per process and gradient accumulation steps that make up exactly `pairs_per_step`."""
     pairs, processes = config.pairs_per_step, PartialState().num_processes
     share, rest = divmod(pairs, processes)
     if rest or not share:
@@ -249,7 +248,7 @@ def _rounds(config: RewardTrainingConfig) -> tuple[int, int]:
 
 
 class _Progress(transformers.TrainerCallback):
-    """Tells how far the training is: steps done, and in all; ends it where the gradient is not finite."""
+    """Reports steps done and in total; raises if the gradient is not finite."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -261,6 +260,6 @@ class _Progress(transformers.TrainerCallback):
     def on_log(
         self, args: Any, state: transformers.TrainerState, control: Any, logs: Any = None, **kwargs: Any
     ) -> None:
-        """See `TrainerCallback.on_log`. With float16 a gradient may overflow; then its step is skipped."""
+        """See `TrainerCallback.on_log`. With float16 a gradient may overflow; its step is then skipped."""
         if not args.fp16 and not math.isfinite((logs or {}).get("grad_norm", 0.0)):
             raise InputError(f"step {state.global_step}: the gradient is not finite; lower training.learning_rate")

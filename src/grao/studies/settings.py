@@ -1,7 +1,7 @@
-"""What decides the result of a run: its settings, where they point to, and the content of the files that they name.
+"""What determines the result of a run: its settings, and the content of the files that they name.
 
-An interrupted run goes on only if these are still as they were when it began. Of a reward function the file counts that
-holds it, of a model's folder the small files and a sample of the large ones. Not seen: what such a file imports.
+An interrupted run is resumed only if these are unchanged. For a reward function, its file is compared; for a model's
+folder, the small files and a sample of the large ones. Changes in what such a file imports are not detected.
 """
 
 import hashlib
@@ -23,41 +23,40 @@ _FILES = (
     *("model.path", "data.path", "data.test_path", "judge.local.path", "judge.criterion", "rule.embedding.model"),
     *("rewards.function", "reward.function", "second.function"),
 )
-"""Ends of the fields that may name a file or folder here."""
+"""Suffixes of the fields that may name a local file or folder."""
 _FREE = (
     *("output", "data.path", "data.test_path", "rollout.batch_size", "training.token_budget", "training.steps"),
     *("training.save_every", "training.save_async", "training.max_bad_steps", "training.sample_every"),
     *("audit", "evaluation.confidence", "rollout.vllm.server", "rollout.vllm.folder"),
 )
-"""Fields that may change before a resume, or that other checks hold: data are compared by their content, steps with
-what is done."""
+"""Fields that may change before a resume, or that are checked elsewhere: data by content, steps by the steps done."""
 _FREE_ENDS = (
     *("concurrency", "rate_limit", "timeout", "retries", "patience", "ledger", "replay", "max_cost", "price_input"),
     *("price_output", "api_key_env", "base_url", "local.batch_size", "model.token_budget"),
 )
-"""Of judges and reward models: how they are asked and what that may cost."""
+"""The same for judges and reward models: how they are asked, and what that may cost."""
 _FREE_TRAINER = ("save_", "logging_", "report_to", "run_name", "push_to_hub", "hub_", "disable_tqdm", "dataloader_")
-"""Beginnings of the fields of transformers.TrainingArguments that change no result."""
+"""Prefixes of the fields of transformers.TrainingArguments that do not affect results."""
 _MODELS = ("model.path", "judge.local.path", "embedding.model")
 _DIGEST = re.compile(" [0-9a-f]{16}$")
 _SAMPLE = 1 << 20
-"""Bytes that are read at either end of a large file."""
+"""Bytes read at both ends of a large file."""
 
 
 def anchored(recipe: Recipe) -> Recipe:
-    """The recipe as a run keeps it, so that it can be resumed from any folder: with absolute paths to what lies here.
+    """The recipe as a run stores it, with absolute paths, so that it can be resumed from any working directory.
 
-    What lies in the run's own folder is named from there (`load_config` looks beside a run's recipe first), so that a
-    folder that holds all it needs works wherever it is copied.
+    Paths inside the run's folder are relative to it (`load_config` looks beside a run's recipe first), so that a
+    self-contained folder works wherever it is copied.
     """
     values = ADAPTER.dump_python(recipe, mode="json", by_alias=True)
     return ADAPTER.validate_json(json.dumps(_absolute(values, "", recipe.output)), by_alias=True)
 
 
 def _absolute(value: Any, field: str, output: Path) -> Any:
-    """The value of a field, or of all below it, with absolute paths to what lies here; all else may be a hub id."""
+    """The value of a field or section with absolute paths of local files; other names may be hub ids."""
     if isinstance(value, dict):
-        return {name: _absolute(inside, f"{field}.{name}", output) for name, inside in value.items()}
+        return {name: _absolute(item, f"{field}.{name}", output) for name, item in value.items()}
     if isinstance(value, list):
         return [_absolute(entry, field, output) for entry in value]
     if field.endswith(".judge.ledger"):
@@ -65,39 +64,39 @@ def _absolute(value: Any, field: str, output: Path) -> Any:
     if not isinstance(value, str) or not field.endswith(_FILES) or (field.endswith(".criterion") and value in CRITERIA):
         return value
     file, colon, name = value.rpartition(":") if field.endswith(".function") else (value, "", "")
-    here, own = Path(file).expanduser().absolute(), output.absolute()
-    kept = here.relative_to(own).as_posix() if here != own and here.is_relative_to(own) else here
-    return f"{kept}{colon}{name}" if here.exists() and (not colon or here.suffix == ".py") else value
+    path, run = Path(file).expanduser().absolute(), output.absolute()
+    stored = path.relative_to(run).as_posix() if path != run and path.is_relative_to(run) else path
+    return f"{stored}{colon}{name}" if path.exists() and (not colon or path.suffix == ".py") else value
 
 
 def decisive(recipe: Recipe) -> dict[str, Any]:
-    """Dotted field -> value, with a digest in place of a file or model folder here; paths may differ.
+    """Dotted field -> value, with a digest instead of the path of a local file or model folder.
 
     Args:
-        recipe: of a run that is prepared, so that the modules of its rewards are loaded.
+        recipe: of a prepared run, so that the modules of its rewards are loaded.
     """
     fields = dotted(ADAPTER.dump_python(recipe, mode="json", by_alias=True), lists=True)
-    return {name: _content(name, value) for name, value in fields if not _free(name) and value != []}
+    return {name: _content(name, value) for name, value in fields if not _may_change(name) and value != []}
 
 
-def changed(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str | None:
-    """What has changed, in words: `training.learning_rate has changed from 0.01 to 0.02`; None if nothing has.
+def first_change(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str | None:
+    """The first change, in words: `training.learning_rate has changed from 0.01 to 0.02`; None if there is none.
 
-    A field that only one of the two knows counts as its default in the other.
+    A field that is missing on one side counts as its default there.
     """
-    for name in filter(lambda name: not _free(name), dict.fromkeys((*current, *recorded))):
+    for name in filter(lambda name: not _may_change(name), dict.fromkeys((*current, *recorded))):
         facts = field_facts(Recipe).get(general(tuple(name.split("."))))
         default = facts.default if facts else None
-        then, now = recorded.get(name, default), current.get(name, default)
-        if then != now:
-            before, after = (_DIGEST.sub("", value) if isinstance(value, str) else value for value in (then, now))
-            same = before == after  # another content under the same name
+        values = recorded.get(name, default), current.get(name, default)
+        if values[0] != values[1]:
+            before, after = (_DIGEST.sub("", value) if isinstance(value, str) else value for value in values)
+            same = before == after  # same name, other content
             return f"{name}: {after} has changed" if same else f"{name} has changed from {before!r} to {after!r}"
     return None
 
 
 def _content(name: str, value: Any) -> Any:
-    """The value of a field; a digest of what lies there in place of a path, after the name of a function."""
+    """The value of a field; for a path, a digest of the content; for a function, also its name."""
     if not isinstance(value, str):
         return value
     if name.rpartition(".")[2] == "function":
@@ -108,33 +107,33 @@ def _content(name: str, value: Any) -> Any:
     if name.endswith(_MODELS) and path.is_dir():
         path = Path(model_folder(value))
         files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".jinja", ".safetensors"))
-        return f"the folder {_sampled(files)}"
+        return f"the folder {_sampled_digest(files)}"
     return f"the file {digest([path])}" if name.endswith(".criterion") and path.is_file() else value
 
 
 def digest(files: Iterable[Path]) -> str:
-    """16 hex digits of the content of files."""
-    whole = hashlib.sha256()
+    """16 hex digits that identify the content of files."""
+    total = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
-    return whole.hexdigest()[:16]
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:16]
 
 
-def _sampled(files: Iterable[Path]) -> str:
-    """16 hex digits of names, sizes, and both ends of files: a model that was trained on differs everywhere."""
-    whole = hashlib.sha256()
+def _sampled_digest(files: Iterable[Path]) -> str:
+    """16 hex digits of names, sizes, and both ends of files, which suffice: training changes all weights."""
+    total = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
-        whole.update(f"{file.name} {size}\n".encode())
+        total.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as stream:
-            whole.update(stream.read(_SAMPLE))
+            total.update(stream.read(_SAMPLE))
             stream.seek(max(size - _SAMPLE, 0))
-            whole.update(stream.read(_SAMPLE))
-    return whole.hexdigest()[:16]
+            total.update(stream.read(_SAMPLE))
+    return total.hexdigest()[:16]
 
 
-def _free(name: str) -> bool:
+def _may_change(name: str) -> bool:
     if name.startswith("training.trainer"):
         return name == "training.trainer" or name.removeprefix("training.trainer.").startswith(_FREE_TRAINER)
     return name.endswith(_FREE_ENDS) or any(f"{name}.".startswith(f"{field}.") for field in _FREE)

@@ -1,6 +1,6 @@
-"""What judges on servers are asked and paid while a command runs, for its screen: read from their ledgers.
+"""Questions to judges on servers and their cost while a command runs, read from the judges' ledgers.
 
-The ledger counts for all processes of a run at once. Not counted: judges in this process, and answers that were known.
+A ledger counts all processes of a run together. Local judges and answers from the ledger are not counted.
 """
 
 from contextlib import suppress
@@ -12,14 +12,14 @@ from grao.rewards.judge.server import ledger_path
 
 
 class Spending:
-    """Questions and money of the runs that are followed, one after another."""
+    """Total questions and cost of one or more successive runs."""
 
     def __init__(self) -> None:
         self._ledgers: list[tuple[Ledger, tuple[int, float]]] = []
         self._questions, self._cost = 0, 0.0
 
     def follow(self, recipe: Recipe) -> None:
-        """Counts what this run asks from now on; what the run before it asked stays counted.
+        """Counts this run from now on, in addition to the runs before it.
 
         Raises:
             InputError: if a ledger cannot be used.
@@ -30,17 +30,17 @@ class Spending:
         others = [section for section in (recipe.watch and recipe.watch.reward, recipe.audit.second) if section]
         judges = [section.judge for section in (*recipe.rewards, *others) if section.judge]
         paths = {ledger_path(judge.ledger, recipe.output) for judge in judges if judge.model and not judge.replay}
-        # A connection of its own: the judge's belongs to the event loop's thread.
+        # Own connections: those of the judges belong to the event loop's thread.
         ledgers = [Ledger(path, run=str(recipe.output.absolute())) for path in paths]
         self._ledgers = [(ledger, ledger.asked()) for ledger in ledgers]
 
     def total(self) -> tuple[int, float]:
-        """Questions that were answered, and what they cost in the currency of the prices."""
+        """Answered questions, and their cost in the currency of the prices."""
         questions, cost = self._questions, self._cost
-        for ledger, before in self._ledgers:
-            with suppress(InputError):  # the judge itself says what is wrong with it
+        for ledger, (answers_before, paid_before) in self._ledgers:
+            with suppress(InputError):  # the judge reports the error itself
                 answers, paid = ledger.asked()
-                questions, cost = questions + answers - before[0], cost + paid - before[1]
+                questions, cost = questions + answers - answers_before, cost + paid - paid_before
         return questions, cost
 
     @property

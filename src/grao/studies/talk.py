@@ -1,6 +1,6 @@
-"""`grao chat`: talk to a model, or to two side by side, prompted and stopped as in training.
+"""`grao chat`: talk to one model or two side by side, with the prompts and end tokens of training.
 
-A model with a chat template is shown the whole conversation; to one without, every line is a prompt of its own.
+A model with a chat template sees the whole conversation; otherwise every line is a separate prompt.
 """
 
 import sys
@@ -18,21 +18,21 @@ from grao.types import Example, Message
 from grao.visible import visible
 
 BEFORE = "before"
-"""In place of a path: the model that a run began with."""
+"""Stands for the start model of a run, instead of a path."""
 _LONGEST = 1 << 20
-"""Tokens of a prompt: it is not cut here."""
+"""Token limit of prompts, so large that none is truncated."""
 
 
 @dataclass
 class Speaker:
-    """A model that answers.
+    """A model to talk to.
 
     Args:
         path: model or adapter folder, folder of a run, or hub id.
-        name: how its answers are headed.
-        sampling: how they are drawn; `samples` must be 1.
-        seed: of the draws.
-        trust_remote_code: run Python code that comes with the checkpoint.
+        name: label of its answers.
+        sampling: sampling settings; `samples` must be 1.
+        seed: seed of the sampling.
+        trust_remote_code: run Python code of the checkpoint.
 
     Raises:
         InputError: if there is no such model.
@@ -44,7 +44,7 @@ class Speaker:
     seed: int = 0
     trust_remote_code: bool = False
     conversation: list[Message] = field(default_factory=list)
-    """What was said so far; stays empty without a chat template."""
+    """Messages so far; always empty without a chat template."""
 
     def __post_init__(self) -> None:
         model = load_model(self.path, dtype="auto", trust_remote_code=self.trust_remote_code)
@@ -52,30 +52,30 @@ class Speaker:
         self._stops = stop_token_ids(model, self.tokenizer)
         self._turn = open_turn(turn_of(self.tokenizer)) if self.tokenizer.chat_template else None
         self._generator = TransformersGenerator(model, self._stops, padding_id(self.tokenizer, model), 1)
-        self._asked = 0
+        self._turns = 0
 
     def answer(self, line: str) -> str:
-        """What it says to a line."""
-        asked = [*self.conversation, {"role": "user", "content": line}]
-        example = Example(asked if self._turn else line, "a", None, {}, 1)
+        """The answer to a line."""
+        messages = [*self.conversation, {"role": "user", "content": line}]
+        example = Example(messages if self._turn else line, "a", None, {}, 1)
         end = end_token_id(self.tokenizer, self._stops, None, self._turn)
         (item,) = encode_examples([example], self.tokenizer, end, _LONGEST, "drop", turn=self._turn).items
-        key = draw_key(self.seed, "chat", self._asked)
-        self._asked += 1
+        key = draw_key(self.seed, "chat", self._turns)
+        self._turns += 1
         (group,) = sample_groups([item], [key], self._generator, self.sampling, self.tokenizer)
         (sample,) = group.samples
         text = sample.text.strip()
         if self._turn:
-            self.conversation = [*asked, {"role": "assistant", "content": text}]
+            self.conversation = [*messages, {"role": "assistant", "content": text}]
         return text + (" [...]" if sample.truncated else "")
 
 
 def talk(speakers: list[Speaker], lines: Iterator[str], say: Callable[[str], None]) -> None:
-    """Answers every line until there is none; `/new` forgets what was said.
+    """Answers all lines; `/new` starts a new conversation.
 
     Args:
-        speakers: one, or two side by side.
-        lines: what is said to them.
+        speakers: one model, or two side by side.
+        lines: lines of the user.
         say: shows a line.
     """
     for line in lines:
@@ -88,7 +88,7 @@ def talk(speakers: list[Speaker], lines: Iterator[str], say: Callable[[str], Non
 
 
 def typed() -> Iterator[str]:
-    """Lines from the keyboard, with a prompt, or from a pipe; ends at the end of the input or with `/quit`."""
+    """Lines from the keyboard or a pipe, until the end of the input or `/quit`."""
     while True:
         try:
             line = input("> ") if sys.stdin.isatty() else next(sys.stdin)

@@ -1,14 +1,14 @@
-"""`grao train`: one run from a recipe: evaluate, train, evaluate again, report. All of it goes into one folder.
+"""`grao train`: runs a recipe: evaluate, train, evaluate again, report. All results go into one folder.
 
-manifest.json   recipe, versions, seed, data fingerprint, how it ended
-recipe.yaml     the recipe with all defaults; `--resume` reads it
-metrics.jsonl   one line per optimiser step
-samples.jsonl   every few steps the completions of one group
+manifest.json   recipe, versions, seed, data fingerprint, status
+recipe.yaml     recipe with all defaults; `--resume` reads it
+metrics.jsonl   one line per optimizer step
+samples.jsonl   completions of one group every few steps
 items.jsonl     every held-out prompt with its answers and verdicts
-evaluation.json the numbers, recomputable from items.jsonl
-checkpoints/    optimiser and weights, to resume from
-model/          the result
-report.html     all of it to look at
+evaluation.json results, recomputable from items.jsonl
+checkpoints/    optimizer and weights, to resume from
+model/          the trained model
+report.html     report page
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,9 +35,9 @@ from grao.rewards.judge.wording import context_text
 from grao.studies.content import short_audit
 from grao.studies.doubts import training_reward_only
 from grao.studies.forecast import judge_forecasts
-from grao.studies.held_out import answer_held_out, answers_stand, held_out, record_answers
+from grao.studies.held_out import answer_format, answer_held_out, held_out, record_answers
 from grao.studies.prepare import LastSample, Prepared, Screen, claimed, prepare
-from grao.studies.settings import anchored, changed
+from grao.studies.settings import anchored, first_change
 from grao.training.arguments import library_errors
 from grao.training.callbacks import InterruptGuard, SaveLastStep
 from grao.training.library import log_scores
@@ -47,12 +47,12 @@ from grao.training.trainer import GRAOTrainer
 
 
 class StoppedError(KeyboardInterrupt):
-    """Ctrl-C, SIGTERM or SIGHUP, with everything saved. Its text says how to resume."""
+    """Stopped by Ctrl-C, SIGTERM or SIGHUP, with everything saved. The message says how to resume."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a run came to."""
+    """The outcome of a run."""
 
     folder: Path
     evaluation: Evaluation | None
@@ -63,18 +63,18 @@ def start_run(recipe: Recipe, screen: Screen) -> Finished:
     """Runs a recipe in a new folder.
 
     Raises:
-        InputError: for a mistake in recipe, data, model or reward. Before training nothing is left behind.
-        RewardUnavailableError: if the reward fails later; the checkpoint is saved.
-        BrokenNumbersError: if weights or gradients become NaN or infinite; the last checkpoint stays.
-        StoppedError: after Ctrl-C, SIGTERM or SIGHUP; the checkpoint is saved.
+        InputError: for a mistake in recipe, data, model or reward; before training, nothing is left behind.
+        RewardUnavailableError: if the reward fails later; a checkpoint is saved.
+        BrokenNumbersError: if weights or gradients become NaN or infinite; the last checkpoint remains.
+        StoppedError: after Ctrl-C, SIGTERM or SIGHUP; a checkpoint is saved.
     """
     folder = recipe.output
     with claimed(folder):
         ready = _load(recipe, screen)
         _introduce(ready, screen)
-        checked = recipe.audit.before_training != "skip"
-        screen.phases(checked + _phases(ready, []))
-        if checked:
+        audited = recipe.audit.before_training != "skip"
+        screen.phases(audited + _phases(ready, []))
+        if audited:
             _check_rewards(ready, screen)
         if ready.trainer.is_world_process_zero():
             folder.mkdir(parents=True, exist_ok=True)
@@ -84,26 +84,26 @@ def start_run(recipe: Recipe, screen: Screen) -> Finished:
 
 
 def resume_run(folder: Path, screen: Screen, overrides: Overrides = ()) -> Finished:
-    """Resumes a run from its last whole checkpoint, as if it had never stopped; a finished one if it gets more steps.
+    """Resumes a run from its last complete checkpoint, as if it had never stopped; a finished run needs more steps.
 
     Args:
         folder: of the run.
-        screen: where it shows how far it is.
-        overrides: fields of its recipe that are other ones from here, and their YAML: `training.steps`, and what
-            changes no result.
+        screen: shows progress.
+        overrides: changed fields of its recipe and their YAML: `training.steps`, and settings that do not affect the
+            result.
 
     Raises:
-        InputError: if there is nothing to resume in the folder, it is in use, or what the run rests on has changed.
+        InputError: if there is nothing to resume in the folder, it is in use, or data, model or settings have changed.
         BrokenNumbersError, RewardUnavailableError, StoppedError: as `start_run`.
     """
     with locked(folder):
         manifest = records.read_manifest(folder)
         if manifest is None:
-            raise InputError(f"{folder} holds no run to resume: there is no manifest.json in it")
+            raise InputError(f"{folder} is not a run to resume: there is no manifest.json in it")
         finished = manifest.status == "finished"
         if finished and not overrides:
             more = "give it more steps with --training.steps"
-            raise InputError(f"{folder} is finished; look at it with `{command('report', folder)}`, or {more}")
+            raise InputError(f"{folder} is finished; see it with `{command('report', folder)}`, or {more}")
         ready = _load(load_recipe(folder / "recipe.yaml", overrides, [("output", str(folder))]), screen)
         _check_unchanged(ready, manifest, overrides)
         checkpoint, passed = ready.trainer.last_checkpoint()
@@ -113,9 +113,9 @@ def resume_run(folder: Path, screen: Screen, overrides: Overrides = ()) -> Finis
         if ready.trainer.is_world_process_zero():
             if checkpoint is None:
                 (folder / "metrics.jsonl").unlink(missing_ok=True)
-            _begin_again(ready, manifest, overrides)
-        none = "no whole checkpoint is left" if passed else "no checkpoint yet"
-        for line in (*passed, f"going on from {checkpoint.name}" if checkpoint else f"{none}: starting at step 1"):
+            _record_resume(ready, manifest, overrides)
+        none = "no complete checkpoint is left" if passed else "no checkpoint yet"
+        for line in (*passed, f"resuming from {checkpoint.name}" if checkpoint else f"{none}: starting at step 1"):
             screen.say(line)
         before = _recorded_before(ready)
         screen.phases(_phases(ready, before))
@@ -129,14 +129,14 @@ def _load(recipe: Recipe, screen: Screen) -> Prepared:
 
 
 def _phases(ready: Prepared, before: list[RecordedAnswer]) -> int:
-    """Of `_carry_out`: training, what follows it, the page, and first the answers of the start model if need be."""
+    """Phases of `_carry_out`: the start model's answers unless recorded, training, the trained model's, the report."""
     return 3 + (ready.trainer.eval_items is not None and not before)
 
 
 def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None, before: list[RecordedAnswer]) -> Finished:
     trainer, folder, evaluation = ready.trainer, ready.recipe.output, None
     evaluated = trainer.eval_items is not None
-    with _accounted(ready):
+    with _status_recorded(ready):
         begin_reporting(trainer, ready.recipe.training.trainer)
         if evaluated and not before:
             before = _answers_before(ready, screen)
@@ -144,72 +144,71 @@ def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None, before:
         with screen.stage(_judging(ready, "trained") if evaluated else "saving the model") as advance:
             trainer.save_policy(folder / "model")
             best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
-            _note(
-                ready, saved=step_of(Path(best)) if best else trainer.state.global_step, steps=trainer.state.max_steps
-            )
+            saved = step_of(Path(best)) if best else trainer.state.global_step
+            _update_manifest(ready, saved=saved, steps=trainer.state.max_steps)
             if evaluated:
                 after = answer_held_out(ready, advance, parts=3)  # the third compares with the start model
-                about = [*_doubts_about_rewards(ready), training_reward_only()]
-                evaluation = record_answers(ready, {"before": before, "after": after}, about)
+                doubts = [*_doubts_about_rewards(ready), training_reward_only()]
+                evaluation = record_answers(ready, {"before": before, "after": after}, doubts)
                 log_scores(trainer, evaluation)
-    _note(ready, status="finished", finished=now())
+    _update_manifest(ready, status="finished", finished=now())
     try:
-        with screen.stage("writing the page"):
+        with screen.stage("writing the report"):
             report = write_report(folder) if trainer.is_world_process_zero() else folder / "report.html"
     except KeyboardInterrupt:
-        raise StoppedError(f"stopped; all but the page is done, write it with: {command('report', folder)}") from None
+        raise StoppedError(f"stopped; all is done but the report, write it with: {command('report', folder)}") from None
     return Finished(folder, evaluation, report)
 
 
 def _check_rewards(ready: Prepared, screen: Screen) -> None:
-    """The short audit: warns of rewards that do not look at content, or ends the run before it begins, if so told."""
+    """The short audit: warns about rewards that ignore content, or with `before_training: stop` ends the run."""
     with screen.stage("checking the rewards on wrong answers"):
         doubts = broadcast_object_list([_doubts_about_rewards(ready)])[0]  # all processes stop, or none
     for doubt in doubts:
         if ready.recipe.audit.before_training == "stop":
-            raise InputError(f"{doubt.words} Set audit.before_training: warn to train all the same")
+            raise InputError(f"{doubt.words} Set audit.before_training: warn to train anyway")
         screen.say(f"warning: {doubt.words} See `grao reward audit` with the same options.")
 
 
 def _doubts_about_rewards(ready: Prepared) -> list[Doubt]:
-    """Of the short audit; a judge on a server answers from its ledger the second time."""
+    """Doubts from the short audit; the second time, a judge on a server answers from its ledger."""
     trainer = ready.trainer
     examples = [item.example for item in trainer.train_items.items]
     return short_audit(ready.recipe, trainer.rewards, examples, trainer.tokenizer, trainer.is_world_process_zero())
 
 
-def _check_unchanged(ready: Prepared, began: records.Manifest, overrides: Overrides) -> None:
-    """Makes sure that a run that is to be resumed rests on what it began with.
+def _check_unchanged(ready: Prepared, recorded: records.Manifest, overrides: Overrides) -> None:
+    """Checks that a run to be resumed still has its data, model and settings.
 
     Raises:
-        InputError: naming the data, the setting or the file that is another one now.
+        InputError: naming the data, the setting or the file that has changed.
     """
     folder, recipe = ready.recipe.output, ready.recipe
-    if ready.manifest.data.fingerprint != began.data.fingerprint:
+    if ready.manifest.data.fingerprint != recorded.data.fingerprint:
         raise InputError(
             f"data.path: {recipe.data.path} has changed since {folder} began; restore it, or start a new run"
         )
-    if began.decisive and (change := changed(began.decisive, ready.manifest.decisive)):
-        told = any(change.startswith(name) for name, _ in overrides)
-        where, remedy = ("--", "leave it out") if told else (f"{folder}/recipe.yaml: ", "restore it")
+    if recorded.decisive and (change := first_change(recorded.decisive, ready.manifest.decisive)):
+        overridden = any(change.startswith(name) for name, _ in overrides)
+        where, remedy = ("--", "leave it out") if overridden else (f"{folder}/recipe.yaml: ", "restore it")
         raise InputError(f"{where}{change} since the run began; {remedy}, or start a new run")
 
 
 def _check_steps(ready: Prepared, done: int, finished: bool, first: int) -> None:
-    """Check that a run to be resumed has steps left.
+    """Checks that a run to be resumed has steps left.
 
     Args:
-        ready: the run; its steps are those of all stages.
-        done: steps of the run so far.
-        finished: whether it came to its end.
-        first: steps before the stage that was reached.
+        ready: the run; its steps include all stages.
+        done: steps done so far.
+        finished: whether the run is finished.
+        first: steps before the current stage.
 
     Raises:
         InputError: if none are left, naming the setting that limits them.
     """
     folder, steps, plan = ready.recipe.output, ready.steps, ready.trainer.conductor.plan
     if finished and not done:
-        raise InputError(f"{folder} is finished and holds no whole checkpoint to go on from; start a new run")
+        raise InputError(f"{folder} is finished and has no complete checkpoint to resume from; start a new run")
     if steps < done or (finished and steps == done):
         until, stage = plan[-1].until, " in its last stage" * (len(plan) > 1)
         fixed = until is not None and until.steps is not None
@@ -218,14 +217,14 @@ def _check_steps(ready: Prepared, done: int, finished: bool, first: int) -> None
         raise InputError(f"{setting} is {steps - first}, but {folder} has done {done - first}{stage}; {remedy}")
 
 
-def _begin_again(ready: Prepared, before: records.Manifest, overrides: Overrides) -> None:
-    """Notes in a run's records that it goes on, and with which settings."""
-    folder, told, earlier = ready.recipe.output, ready.manifest, before.earlier
+def _record_resume(ready: Prepared, before: records.Manifest, overrides: Overrides) -> None:
+    """Records that a run is resumed, and its settings from here on."""
+    folder, manifest, earlier = ready.recipe.output, ready.manifest, before.earlier
     if before.steps not in (None, ready.steps):
         earlier = [*earlier, records.Stretch(steps=before.steps, finished=before.finished)]
     if overrides:
         replace_text(folder / "recipe.yaml", dump_recipe(anchored(ready.recipe)))
-    _note(ready, status="running", finished=None, config=told.config, steps=ready.steps, earlier=earlier)
+    _update_manifest(ready, status="running", finished=None, config=manifest.config, steps=ready.steps, earlier=earlier)
 
 
 def _answers_before(ready: Prepared, screen: Screen) -> list[RecordedAnswer]:
@@ -236,7 +235,7 @@ def _answers_before(ready: Prepared, screen: Screen) -> list[RecordedAnswer]:
 
 
 def _recorded_before(ready: Prepared) -> list[RecordedAnswer]:
-    """From the records of a resumed run; none where these are missing or damaged."""
+    """The start model's answers from the records of a resumed run; empty if missing or damaged."""
     with suppress(InputError, KeyError):
         before = [item.answers["before"] for item in records.read_items(ready.recipe.output)]
         return before if len(before) == len(held_out(ready)) else []
@@ -248,19 +247,19 @@ def _judging(ready: Prepared, which: str) -> str:
 
 
 def _last_samples(trainer: GRAOTrainer, count: int) -> Sequence[LastSample]:
-    """One answer to each of the first prompts of the last step, on this process."""
+    """One completion for each of the first `count` prompts of the last step, on this process."""
     last = trainer.source.last
     if last is None or not last.sampled:
         return []
     rows = zip(last.groups[:count], last.rewards.total.tolist(), strict=False)
-    return [LastSample(context_text(each.item.example.prompt), each.texts[0], rewards[0]) for each, rewards in rows]
+    return [LastSample(context_text(group.item.example.prompt), group.texts[0], rewards[0]) for group, rewards in rows]
 
 
 def _train(ready: Prepared, screen: Screen, checkpoint: Path | None) -> None:
     trainer = ready.trainer
     samples = partial(_last_samples, trainer)
-    with InterruptGuard(screen.say) as interrupt, screen.training(ready.steps, samples) as shown:
-        for callback in (SaveLastStep(), interrupt, shown):
+    with InterruptGuard(screen.say) as interrupt, screen.training(ready.steps, samples) as progress:
+        for callback in (SaveLastStep(), interrupt, progress):
             trainer.add_callback(callback)
         try:
             with library_errors(ready.recipe.training.trainer):
@@ -268,43 +267,43 @@ def _train(ready: Prepared, screen: Screen, checkpoint: Path | None) -> None:
         except (InputError, RewardUnavailableError) as error:
             if trainer.state.global_step == 0:
                 raise
-            saved = "nothing is saved" if trainer.is_deepspeed_enabled else "the last checkpoint counts"
-            # Several processes cannot save here: the others may not have failed.
+            saved = "nothing is saved" if trainer.is_deepspeed_enabled else "the last checkpoint remains"
+            # With several processes the others may not have failed, so no checkpoint can be saved here.
             if trainer.accelerator.num_processes == 1 and trainer.save_checkpoint():
                 saved = f"step {trainer.state.global_step} is saved"
             raise type(error)(f"{error}; {saved}") from error
     if interrupt.interrupted:
-        where = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
-        kept = f" at {where}, nothing is saved" if trainer.is_deepspeed_enabled else f", {where} is saved"
-        raise StoppedError(f"stopped{kept}")
+        step = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
+        saved = f" at {step}, nothing is saved" if trainer.is_deepspeed_enabled else f", {step} is saved"
+        raise StoppedError(f"stopped{saved}")
 
 
 @contextmanager
-def _accounted(ready: Prepared) -> Iterator[None]:
-    """If a run ends early, records that in its manifest and tells the user how to resume."""
-    go_on = f"continue with: {command('train', '--resume', ready.recipe.output)}"
+def _status_recorded(ready: Prepared) -> Iterator[None]:
+    """If a run ends early, records its status in the manifest and tells the user how to resume."""
+    resume = f"continue with: {command('train', '--resume', ready.recipe.output)}"
     if ready.trainer.is_deepspeed_enabled:
-        go_on = "begin anew in another folder"
-    ended = "failed"
+        resume = "start a new run in another folder"
+    status = "failed"
     try:
         yield
-        ended = ""
+        status = ""
     except (InputError, RewardUnavailableError, BrokenNumbersError) as error:
-        raise type(error)(f"{error}, {go_on}") from error
+        raise type(error)(f"{error}, {resume}") from error
     except KeyboardInterrupt as stop:
-        ended = "interrupted"
-        raise StoppedError(f"{str(stop) or 'stopped'}; {go_on}") from None
+        status = "interrupted"
+        raise StoppedError(f"{str(stop) or 'stopped'}; {resume}") from None
     except Exception as error:
-        error.add_note(go_on)
+        error.add_update_manifest(resume)
         raise
     finally:
-        if ended:
-            with suppress(OSError):  # such as a full disk, of which the error tells already
-                _note(ready, status=ended)
+        if status:
+            with suppress(OSError):  # such as a full disk, which the error already reports
+                _update_manifest(ready, status=status)
 
 
-def _note(ready: Prepared, **values: Any) -> None:
-    """Sets keys of the manifest, once for all processes."""
+def _update_manifest(ready: Prepared, **values: Any) -> None:
+    """Sets keys of the manifest, on the main process only."""
     if ready.trainer.is_world_process_zero():
         records.update_manifest(ready.recipe.output, **values)
 
@@ -319,7 +318,7 @@ def _introduce(ready: Prepared, screen: Screen) -> None:
         sizes = f"micro-batches of up to {tokens:,} tokens, {rows:,} completions at once"
     left_out = (f"left out: {count:,} rows, {reason}" for reason, count in data.left_out.items())
     for line in (
-        answers_stand(ready),
+        answer_format(ready),
         *filter(None, (ready.note, sizes)),
         *left_out,
         *short_facts(trainer.train_items, trainer.eval_items, ready.recipe.data, ready.recipe.rollout.max_new_tokens),
