@@ -288,7 +288,7 @@ def test_every_row_that_cannot_be_read_counts(tmp_path: Path, capsys: pytest.Cap
     file = written(tmp_path, rows)
     said = checked(capsys, str(file), code=2)
     assert "9 of 40 rows cannot be read (6: is empty; 3: is missing (null))" in said
-    assert f"error: {file}, line 1, column 'reference': is empty; fix the row or leave it out" in said
+    assert f"error: {file}, line 1, column 'reference': is empty; fill it in or leave the row out" in said
 
 
 def test_held_out_prompts_that_are_trained_on_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

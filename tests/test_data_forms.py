@@ -209,7 +209,9 @@ def test_saved_data_sets(tmp_path: Path) -> None:
 def test_a_mistake_in_a_shard_names_it(tmp_path: Path) -> None:
     _shards(tmp_path, "train/0.jsonl", "train/1.jsonl")
     (tmp_path / "train" / "1.jsonl").write_text('\n{"prompt": "", "reference": "x"}')
-    assert _refused(tmp_path).endswith("train/1.jsonl, line 2, column 'prompt': is empty")
+    assert _refused(tmp_path).endswith(
+        "train/1.jsonl, line 2, column 'prompt': is empty; fill it in or leave the row out"
+    )
 
 
 @pytest.mark.parametrize(

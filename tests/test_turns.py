@@ -206,8 +206,8 @@ def test_a_template_that_fails_is_one_line_with_the_row(
     with pytest.raises(InputError, match=f"row 1: the chat template rejects the prompt: .*({reason})") as caught:
         make(tmp_path, chat_tokenizer, rows("yes"))
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="reward model: row 7: its chat template rejects"):
-        conversation_ids(chat_tokenizer, [QUESTION], ["yes"], [7])
+    with pytest.raises(InputError, match=r"reward model: rows\.jsonl, row 7: its chat template rejects"):
+        conversation_ids(chat_tokenizer, [QUESTION], ["yes"], ["rows.jsonl, row 7"])
     with pytest.raises(InputError, match=r"judge .*its chat template rejects the question"):
         LocalJudge(sampler(chat_tokenizer), chat_tokenizer, TEMPLATE)
 

@@ -195,7 +195,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, boo
 
 
 def conversation_ids(
-    tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Prompt], answers: Iterable[str], rows: Sequence[int] = ()
+    tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Prompt], answers: Iterable[str], sources: Sequence[str] = ()
 ) -> list[list[int]]:
     """Tokenise prompts together with their answers, for a reward model.
 
@@ -206,7 +206,7 @@ def conversation_ids(
         tokenizer: the reward model's tokenizer.
         prompts: N prompts.
         answers: N answers.
-        rows: N row numbers for error messages; empty if unknown.
+        sources: N names of the rows, for error messages; empty if unknown.
 
     Returns:
         Token ids of N conversations.
@@ -222,8 +222,8 @@ def conversation_ids(
     for index, (prompt, text) in enumerate(zip(prompts, answers, strict=True)):
         answer = guarded(without_end(text, ends), turn.frame)
         if not isinstance(prompt, str) and tokenizer.chat_template:
-            row = f"row {rows[index]}: " if rows else ""
-            refusal = f"reward model: {row}its chat template rejects a conversation"
+            source = f"{sources[index]}: " if sources else ""
+            refusal = f"reward model: {source}its chat template rejects a conversation"
             messages = [*guarded(prompt, turn.frame), {"role": "assistant", "content": answer}]
             texts.append((_rendered(tokenizer, messages, refusal), False))
             continue

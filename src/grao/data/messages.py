@@ -60,7 +60,7 @@ def read_text(value: Any, where: str, expected: str, blank: bool = False) -> str
         InputError: if it is null, of another type, broken Unicode, or blank.
     """
     if is_missing(value):
-        raise InputError(f"{where}: is missing (null)")
+        raise InputError(f"{where}: is missing (null); fill it in or leave the row out")
     if not isinstance(value, str):
         raise InputError(f"{where}: must be {expected}, got {_kind(value)}")
     try:
@@ -68,7 +68,7 @@ def read_text(value: Any, where: str, expected: str, blank: bool = False) -> str
     except UnicodeEncodeError as error:
         raise InputError(f"{where}: has an unpaired surrogate at character {error.start + 1}") from error
     if not blank and not value.strip():
-        raise InputError(f"{where}: is empty")
+        raise InputError(f"{where}: is empty; fill it in or leave the row out")
     return value
 
 

@@ -155,7 +155,7 @@ def _check_rows(table: Table, recipe: Recipe, guess: Guess, screen: Any) -> None
     if len(faults) > 1:
         for fault in faults[1:_SHOWN_FAULTS]:
             screen.say(fault)
-        kinds = Counter(fault.split(": ")[-1] for fault in faults)
+        kinds = Counter(fault.split(": ")[-1].partition(";")[0] for fault in faults)
         listed = "; ".join(f"{count:,}: {kind}" for kind, count in kinds.most_common(_SHOWN_FAULTS))
         screen.say(f"{len(faults):,} of {len(table.rows):,} rows cannot be read ({listed})")
     if form:
@@ -164,7 +164,8 @@ def _check_rows(table: Table, recipe: Recipe, guess: Guess, screen: Any) -> None
     if faults:
         convert = f"run these lines in Python, then: grao data check {written_by(data.path)}"
         fault = f"{table.source}: cannot be read in this form" if len(faults) == 1 < len(table.rows) else faults[0]
-        raise InputError(f"{fault}; {convert}" if form else f"{faults[0]}; fix the row or leave it out")
+        remedy = "" if ";" in faults[0] else "; fix the row or leave it out"
+        raise InputError(f"{fault}; {convert}" if form else f"{faults[0]}{remedy}")
 
 
 def _facts(split: Split) -> Iterator[str]:

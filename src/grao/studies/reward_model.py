@@ -102,7 +102,7 @@ def _train_and_write(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRe
         tokenizer = load_tokenizer(recipe.model.path, recipe.model.trust_remote_code)
         set_arguments(tokenizer, recipe.model.chat_template_kwargs, "model.chat_template_kwargs")
         limit = min(recipe.data.max_tokens, positions(model) or recipe.data.max_tokens)
-        train, test = (_pairs(examples, tokenizer, limit, recipe.data.path) for examples in (split.train, split.test))
+        train, test = (_pairs(examples, tokenizer, limit) for examples in (split.train, split.test))
     too_long = len(split.train) + len(split.test) - len(train) - len(test)
     left_out = {**split.skipped, **({f"longer than {limit} tokens": too_long} if too_long else {})}
     if base_adapter := adapter_at(recipe.model.path):
@@ -139,14 +139,14 @@ def _train_and_write(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRe
     return record
 
 
-def _pairs(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, limit: int, source: str) -> list[_Pair]:
+def _pairs(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[_Pair]:
     """The pairs of up to `limit` tokens."""
     if incomplete := next((example for example in examples if example.rejected is None), None):
         remedy = "fill its cell in the column that data.rejected names, or leave the row out"
-        raise InputError(f"{source}, row {incomplete.row}: has no rejected answer; {remedy}")
-    prompts, rows = [example.prompt for example in examples], [example.row for example in examples]
-    chosen = conversation_ids(tokenizer, prompts, [example.reference for example in examples], rows)
-    rejected = conversation_ids(tokenizer, prompts, [example.rejected or "" for example in examples], rows)
+        raise InputError(f"{incomplete.at}: has no rejected answer; {remedy}")
+    prompts, sources = [example.prompt for example in examples], [example.at for example in examples]
+    chosen = conversation_ids(tokenizer, prompts, [example.reference for example in examples], sources)
+    rejected = conversation_ids(tokenizer, prompts, [example.rejected or "" for example in examples], sources)
     pairs = list(map(_Pair, examples, chosen, rejected))
     lengths = [max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
     if min(lengths) > limit:
