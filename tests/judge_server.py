@@ -59,7 +59,7 @@ class JudgeServer:
 
     def __init__(self, script: Callable[[Asked], Told] = longer) -> None:
         self.script, self.asked, self.answered = script, [], Counter()
-        self.most_at_once = self._at_once = 0
+        self.most_at_once = self.open_requests = 0
         self.times: list[float] = []
         self._seen: Counter[str] = Counter()
         self._lock = Lock()
@@ -113,8 +113,8 @@ class JudgeServer:
         texts = dict(_TEXTS.findall(content))
         with self._lock:
             self.times.append(time.monotonic())
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self.open_requests += 1
+            self.most_at_once = max(self.most_at_once, self.open_requests)
             asked = Asked(
                 texts.get("context", ""), texts.get("text-1", ""), texts.get("text-2", ""),
                 len(self.asked), self._seen[content], body, headers,
@@ -125,7 +125,7 @@ class JudgeServer:
 
     def leave(self, asked: Asked, told: Told) -> None:
         with self._lock:
-            self._at_once -= 1
+            self.open_requests -= 1
             if told.status == 200 and not told.cut and told.raw is None and told.wire is None:
                 self.answered[asked.body["messages"][-1]["content"]] += 1
 

@@ -311,6 +311,8 @@ def test_answers_before_an_outage_are_kept(server, judge):
     server.script = lambda asked: longer(asked) if asked.number < 10 else Told(status=503)
     with pytest.raises(RewardUnavailableError):
         judge(patience=1.5, concurrency=2).compare(PAIRS)
+    while server.open_requests:  # they must not get answers of the next script
+        time.sleep(0.01)
     server.script = longer
     asking = judge()
     assert values(asking) == VALUES

@@ -43,7 +43,7 @@ from tiny import letter_tokenizer, relative_gap, saved_model, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning_rate.*hardly move")
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "accelerate"
-STEPS = 4
+STEPS = 2
 
 
 def environment(name: str) -> dict[str, str]:
