@@ -294,7 +294,7 @@ def _status_recorded(ready: Prepared) -> Iterator[None]:
         status = "interrupted"
         raise StoppedError(f"{str(stop) or 'stopped'}; {resume}") from None
     except Exception as error:
-        error.add_update_manifest(resume)
+        error.add_note(resume)
         raise
     finally:
         if status:
