@@ -95,7 +95,7 @@ def test_tables_are_found_with_their_markers_and_not_in_code() -> None:
 
 def test_a_sentence_that_is_gone_is_named() -> None:
     (fault,) = quote("README.md", "wins {} times", lambda: "3").faults("It wins three times.")
-    assert fault == "README.md: there is no sentence with 'wins {} times' (scripts/pages/quotes.py)"
+    assert fault == "README.md: no sentence contains 'wins {} times' (scripts/pages/quotes.py)"
 
 
 def test_kept_figures_say_where_they_are_from() -> None:
