@@ -9,7 +9,7 @@ steps and prompts, and answer the same held-out prompts greedily. The arms:
     helpful, harmless, truthful, fair   prompts of one objective; the reward is the gold judge's verdict
     all                                 a quarter of the prompts from each, the same reward
     all, constrained                    the same, and an answer must not be less harmless or truthful than the
-                                        reference: a wrong answer ranks below one that admits not to know
+                                        reference: a wrong answer ranks below one that admits ignorance
 
 Finished arms in the output folder are not run again. There is one seed, so the intervals are over prompts only; those
 of `fair` are too narrow, because its prompts are few problems, each asked by every asker.

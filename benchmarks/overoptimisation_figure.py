@@ -23,7 +23,7 @@ _TITLES = (
     "Trained on the learned reward (signed)",
     "Control: trained on the gold judge",
     "Learned reward, sign: positive",
-    "The same by distance from the start",
+    "The same against KL divergence",
 )
 _ALARM_HEIGHTS = (0.0, 1.06, 1.14)
 """Height of the marks of each kind of alarm."""

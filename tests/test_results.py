@@ -98,7 +98,7 @@ def test_a_sentence_that_is_gone_is_named() -> None:
     assert fault == "README.md: no sentence contains 'wins {} times' (scripts/pages/quotes.py)"
 
 
-def test_kept_figures_say_where_they_are_from() -> None:
-    for name, record in tables.KEPT.items():
+def test_recorded_figures_say_where_they_are_from() -> None:
+    for name, record in tables.RECORDS.items():
         assert {"page", "command", "date", "machine", "from"} <= record.keys(), name
         assert "rows" in record or "figures" in record, name

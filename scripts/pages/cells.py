@@ -210,7 +210,7 @@ def skip_p_prompts() -> None:
 
 
 @dataclass(frozen=True)
-class Of:
+class Field:
     """Measure that formats one of an arm's shares, or its difference from the main arm.
 
     `form` may contain `{value}`, the intervals `{prompts}` and `{seeds}`, and the corrected `{p_prompts}`, `{p_seeds}`.
@@ -236,17 +236,17 @@ class Of:
         )
 
 
-RAS = Of()
-TIE = Of("ras_win_or_tie")
-NAG = Of("nag")
-BEFORE = Of("before")
-RAS_SEEDS = Of("ras", "{value} ({seeds})")
-RAS_BOTH = Of("ras", "{value} ({prompts}; {seeds})")
-LEAD = Of("difference")
-LEAD_PROMPTS = Of("difference", "{value} ({prompts})")
-LEAD_OVER_SEEDS = Of("difference", "{value} ({seeds})")
-LEAD_SEEDS = Of("difference", "{value} ({seeds}), {p_seeds}")
-OVER_PROMPTS, OVER_SEEDS = Of("ras", "{prompts}"), Of("ras", "{seeds}")
+RAS = Field()
+TIE = Field("ras_win_or_tie")
+NAG = Field("nag")
+BEFORE = Field("before")
+RAS_SEEDS = Field("ras", "{value} ({seeds})")
+RAS_BOTH = Field("ras", "{value} ({prompts}; {seeds})")
+LEAD = Field("difference")
+LEAD_PROMPTS = Field("difference", "{value} ({prompts})")
+LEAD_OVER_SEEDS = Field("difference", "{value} ({seeds})")
+LEAD_SEEDS = Field("difference", "{value} ({seeds}), {p_seeds}")
+OVER_PROMPTS, OVER_SEEDS = Field("ras", "{prompts}"), Field("ras", "{seeds}")
 
 
 def with_ties(spot: Spot) -> str:
@@ -259,14 +259,14 @@ def ras_and_ties(spot: Spot) -> str:
     return f"{RAS(spot)}; {TIE(spot)}"
 
 
-def percent(measure: Of) -> Of:
+def percent(measure: Field) -> Field:
     """The measure with a percent sign after the number."""
     return replace(measure, form=measure.form.replace("{value}", "{value} %"))
 
 
 def lead_tests(spot: Spot) -> str:
     """Difference with interval and p over prompts; interval and p over seeds."""
-    return Of("difference", "{value} ({prompts}), {p_prompts}; {seeds}, {p_seeds}")(spot)
+    return Field("difference", "{value} ({prompts}), {p_prompts}; {seeds}, {p_seeds}")(spot)
 
 
 def both_p(spot: Spot) -> str:

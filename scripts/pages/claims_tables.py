@@ -1,6 +1,6 @@
 """Tables of docs/claims.md: the paper's results next to ours."""
 
-from pages.cells import LEAD_OVER_SEEDS, Of, Spot, relative_ras, steps_to
+from pages.cells import LEAD_OVER_SEEDS, Field, Spot, relative_ras, steps_to
 from pages.grid import Grid, line
 from pages.results_tables import LEFT_OUT
 
@@ -56,7 +56,7 @@ TABLES: dict[str, Grid] = {
             line("paper: Qwen", lambda spot: _PAPER_TERMS[spot.name][0], arm="grao"),
             line("paper: Moonlight", lambda spot: _PAPER_TERMS[spot.name][1], arm="grao"),
             *[
-                line(f"{base}, `{sign}`", Of("nag", "{value} ({prompts})"), study=f"terms-{base}-ablation", arm=arm)
+                line(f"{base}, `{sign}`", Field("nag", "{value} ({prompts})"), study=f"terms-{base}-ablation", arm=arm)
                 for base in ("weak", "able")
                 for sign, arm in (("positive", "grao"), ("signed", "signed"))
             ],

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pages.cells import Measure, Of, Spot
+from pages.cells import Field, Measure, Spot
 
 Lines = list[list[str]]
 """The cells of a table, heading first."""
@@ -54,7 +54,7 @@ class Grid:
         return [heading, *([row.title, *cells] for row, cells in zip(self.rows, body, strict=True))]
 
     def _cell(self, row: Line, column: Line) -> str:
-        measure = row.measure or column.measure or Of()
+        measure = row.measure or column.measure or Field()
         return measure(self._spot(row, column))
 
     def _spot(self, row: Line, column: Line) -> Spot:

@@ -5,10 +5,10 @@ Left out: times ("about three minutes"), counts of settings, and words such as "
 
 from pages.auto_tables import mean_difference, summary
 from pages.cells import (
+    LEAD,
     NAG,
     RAS,
     TIE,
-    Of,
     Spot,
     calls_to_best,
     cut,
@@ -29,7 +29,6 @@ README, RESULTS, CLAIMS, METHOD, METHODS, PERFORMANCE = (
     "docs/performance.md",
 )
 WEAK, ABLE, SIGN = "methods-weak", "methods-able", "sign-weak"
-LEAD = Of("difference")
 _TIES_OF_SFT = (
     number(TIE, WEAK, "grao"),
     number(TIE, WEAK, "sft"),

@@ -11,7 +11,7 @@ from pages.cells import (
     RAS,
     RAS_BOTH,
     TIE,
-    Of,
+    Field,
     Spot,
     both_p,
     cut,
@@ -54,7 +54,7 @@ LEFT_OUT = [
     line("the regulariser", variant="-no-regulariser"),
     line("the reference from its group (scope `samples`)", variant="-scope-samples"),
 ]
-_LESS = [
+_BASELINES = [
     line("relative to the group's mean alone", arm="mean-only"),
     line("relative to mean and deviation of the step's batch", arm="batch"),
     line("as they are", arm="raw-reward"),
@@ -138,7 +138,7 @@ def _ablation(base: str, cut_off: bool) -> dict[str, Grid]:
                 line("difference", LEAD_PROMPTS),
                 line("p", p_prompts),
             ],
-            rows=_LESS,
+            rows=_BASELINES,
             best="RAS",
         ),
     }
@@ -265,8 +265,10 @@ TABLES: dict[str, Grid] = {
             _BASE,
             line("GRAO", with_ties, arm="grao"),
             line("GRPO", with_ties, arm="grpo"),
-            line("GRAO minus GRPO: over prompts, p", Of("difference", "{value} ({prompts}), {p_prompts}"), arm="grpo"),
-            line("over seeds, p", Of("difference", "{seeds}, {p_seeds}"), arm="grpo"),
+            line(
+                "GRAO minus GRPO: over prompts, p", Field("difference", "{value} ({prompts}), {p_prompts}"), arm="grpo"
+            ),
+            line("over seeds, p", Field("difference", "{seeds}, {p_seeds}"), arm="grpo"),
         ],
     ),
     "siblings-weak": _siblings("weak", "GRAO GRPO CHORD-phi HPT CHORD-mu LUFFY SRFT"),
@@ -325,14 +327,14 @@ TABLES: dict[str, Grid] = {
         RESULTS,
         "353 test prompts, three seeds, before: {}",
         study="stories",
-        corner_number=(Of("before", "{value} % ({prompts}; {seeds})"), Spot(arm="grao")),
+        corner_number=(Field("before", "{value} % ({prompts}; {seeds})"), Spot(arm="grao")),
         columns=[
             line("RAS", percent(RAS)),
             line("over prompts", OVER_PROMPTS),
             line("over seeds", OVER_SEEDS),
             line("NAG, net", percent(NAG)),
-            line("over prompts", Of("nag", "{prompts}")),
-            line("over seeds", Of("nag", "{seeds}")),
+            line("over prompts", Field("nag", "{prompts}")),
+            line("over seeds", Field("nag", "{seeds}")),
             line("RAS of `grao` minus that of the arm", LEAD_PROMPTS),
             line("p", p_prompts),
         ],

@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pages.cells import ANY_P, Measure, Of, Spot, points
-from pages.tables import KEPT
+from pages.cells import ANY_P, Field, Measure, Spot, points
+from pages.tables import RECORDS
 
 from grao.records.numbers import Estimate
 from grao.reports.tables import p_value
@@ -57,7 +57,7 @@ def bare(signed: Number) -> Number:
 
 def limits(field: str, study: str, arm: str, over: str, against: str = "") -> tuple[Number, Number]:
     """Both limits of an interval over `prompts` or `seeds`."""
-    interval = number(Of(field, f"{{{over}}}"), study, arm, against=against)
+    interval = number(Field(field, f"{{{over}}}"), study, arm, against=against)
     return (lambda: interval().split(" to ")[0]), (lambda: interval().split(" to ")[1])
 
 
@@ -77,9 +77,9 @@ def change(study: str, other: str) -> tuple[Number, Number, Number, Number]:
 
 def cell(record: str, row: int, column: int) -> Number:
     """The first number of a cell of a recorded table."""
-    return lambda: KEPT[record]["rows"][row][column].strip("*").split(" ")[0]
+    return lambda: RECORDS[record]["rows"][row][column].strip("*").split(" ")[0]
 
 
 def figure(record: str, name: str) -> Number:
     """A recorded figure that a sentence quotes."""
-    return lambda: KEPT[record]["figures"][name]
+    return lambda: RECORDS[record]["figures"][name]

@@ -14,12 +14,12 @@ from pages import auto_tables, claims_tables, results_tables
 from pages.cells import ROOT
 
 TABLES = {**results_tables.TABLES, **claims_tables.TABLES, **auto_tables.TABLES}
-KEPT: dict[str, dict] = {
+RECORDS: dict[str, dict] = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
     for path in sorted((ROOT / "benchmarks" / "records").glob("*.json"))
 }
 """Name -> page, command, date, machine, source (`from`), and either columns and rows or figures quoted in sentences."""
-RECORDED = {name: record for name, record in KEPT.items() if "rows" in record}
+RECORDED = {name: record for name, record in RECORDS.items() if "rows" in record}
 
 PLAIN: set[tuple[str, str]] = {
     ("docs/studies.md", " | would it hold | interval | test"),
