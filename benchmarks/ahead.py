@@ -71,8 +71,8 @@ def main() -> None:
             for ahead in (0, 1):
                 with tempfile.TemporaryDirectory() as folder:
                     by_setting.append(train(Path(folder), port, ahead, arguments.steps, arguments.connections))
-                shown = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in by_setting[-1].items())
-                print(f"rollout.ahead {ahead}: {shown}", flush=True)
+                timings = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in by_setting[-1].items())
+                print(f"rollout.ahead {ahead}: {timings}", flush=True)
             ratios.append(by_setting[0]["step"] / by_setting[1]["step"])
     finally:
         server.kill()

@@ -133,8 +133,10 @@ def main() -> None:
     if options.side:
         serve(options.side, options.folder, options.attention)
         return
-    given = {name: value for name, value in vars(options).items() if value is not None and name in Work.__annotations__}
-    work = replace(TINY if options.dry_run else Work(), **given)
+    overrides = {
+        name: value for name, value in vars(options).items() if value is not None and name in Work.__annotations__
+    }
+    work = replace(TINY if options.dry_run else Work(), **overrides)
     if work.prompts * work.samples % work.rows:
         raise SystemExit(f"--rows {work.rows} does not divide the {work.prompts * work.samples} completions of a step")
     if work.steps <= work.warm:

@@ -87,8 +87,8 @@ def main() -> None:
     prompts = list(rows("test", 300, 0))
     held_out = fingerprint(examples_from_dataset(prompts, DataConfig(path="rows", rejected="rejected")))
     for study in RATES:
-        kept = next(iter(read_cells(ROOT / "studies" / study).values())).settings["study.held_out"]
-        if not held_out.startswith(kept):
+        stored = next(iter(read_cells(ROOT / "studies" / study).values())).settings["study.held_out"]
+        if not held_out.startswith(stored):
             raise SystemExit(f"the regenerated held-out prompts are not those of studies/{study}")
     kinds = np.array([row["kind"] for row in prompts])
     before, after = ((outcomes("methods-weak", "sft", when) >= 0).mean(axis=1) for when in ("before", "after"))

@@ -74,7 +74,7 @@ def measure(port: int, batches: int = 0) -> float:
         verdicts = judge.compare(pairs)
         seconds = time.perf_counter() - begin
         if judge.tally.requests != 2 * COMPARISONS or {verdict.value for verdict in verdicts} != {0.0}:
-            raise SystemExit(f"not every comparison was asked and answered: {judge.tally}")
+            raise SystemExit(f"not every comparison was sent and answered: {judge.tally}")
         judge.ledger.close()
     return seconds
 

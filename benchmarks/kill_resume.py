@@ -132,8 +132,8 @@ def survives_kills(
     """
     draw = random.Random(seed)
     steps = ("--training.steps", str(2 * kills + 2))
-    whole, run = folder / f"whole-{processes}", folder / f"killed-{processes}"
-    Launched(["train", *settings, *steps, "--output", str(whole)], processes).wait()
+    reference, run = folder / f"whole-{processes}", folder / f"killed-{processes}"
+    Launched(["train", *settings, *steps, "--output", str(reference)], processes).wait()
     begin = ["train", *settings, *steps, "--output", str(run)]
     say(f"{'kill':>4}  {'moment':34}{'last step':>10}{'checkpoint':>12}{'draft':>7}")
     for number in range(1, kills + 1):
@@ -146,7 +146,7 @@ def survives_kills(
         left = Kill(description, len(lines(run)), newest(run), (run / "checkpoints" / ".draft").exists())
         say(f"{number:4}  {description:34}{left.step:10}{left.checkpoint:12}{'yes' if left.draft else 'no':>7}")
     Launched(["train", "--resume", str(run)] if (run / "manifest.json").exists() else begin, processes).wait()
-    different = [name for name, read in COMPARED.items() if read(whole) != read(run)]
+    different = [name for name, read in COMPARED.items() if read(reference) != read(run)]
     say(
         f"{processes} process{'es'[: 2 * (processes > 1)]}: " + (f"DIFFERENT: {different}" if different else "the same")
     )

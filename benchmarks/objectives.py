@@ -56,7 +56,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Arm:
-    """What one model is trained on."""
+    """The training prompts and rewards of a model."""
 
     name: str
     objectives: tuple[Objective, ...]

@@ -221,9 +221,10 @@ def main() -> None:
     if options.source:
         study = Study.read(options.source)
     else:
-        given = {name: getattr(options, name) for name in asdict(Setting())}
+        overrides = {name: getattr(options, name) for name in asdict(Setting())}
         setting = replace(
-            QUICK if options.quick else Setting(), **{name: value for name, value in given.items() if value is not None}
+            QUICK if options.quick else Setting(),
+            **{name: value for name, value in overrides.items() if value is not None},
         )
         with quiet_libraries():
             seeds = range(options.seeds or (1 if options.quick else 3))

@@ -53,7 +53,7 @@ HACKED, POSITIVE, CONTROL = CASES = Case("model", "signed"), Case("model", "posi
 
 @dataclass(frozen=True)
 class Curve:
-    """One run, by checks. Win rates count ties half."""
+    """One run: values at every check. Win rates count ties half."""
 
     case: Case
     seed: int

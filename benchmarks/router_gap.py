@@ -57,7 +57,7 @@ def replayed(experts: Experts, choices: list[Tensor]) -> Iterator[None]:
 
 @torch.no_grad()
 def measure(ability: str, architecture: str, world: Sandbox) -> None:
-    """Print the gaps of one model of the world."""
+    """Print the log-probability gaps of a model of the world."""
     model, tokenizer = load_model(str(world.model)), load_tokenizer(str(world.model))
     copy = deepcopy(model).to(torch.bfloat16)
     rows = [json.loads(line) for line in world.train.read_text("utf-8").splitlines()[:PROMPTS]]

@@ -304,8 +304,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("scaling.json"))
     parser.add_argument("--plot", type=Path, help="PNG or SVG")
     options = parser.parse_args()
-    given = {field.name: getattr(options, field.name) for field in fields(Setting)}
-    base = replace(QUICK if options.quick else Setting(), **{name: value for name, value in given.items() if value})
+    overrides = {field.name: getattr(options, field.name) for field in fields(Setting)}
+    base = replace(QUICK if options.quick else Setting(), **{name: value for name, value in overrides.items() if value})
     repetitions = options.repetitions or (3 if options.quick else 5)
     axes = axes_of(base, options.quick)
     budgets = [*(base.prompts * base.prompt * factor for factor in (1, 2, 4)), TOKEN_BUDGET]
