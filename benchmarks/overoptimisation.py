@@ -221,11 +221,8 @@ def main() -> None:
     if options.source:
         study = Study.read(options.source)
     else:
-        overrides = {name: getattr(options, name) for name in asdict(Setting())}
-        setting = replace(
-            QUICK if options.quick else Setting(),
-            **{name: value for name, value in overrides.items() if value is not None},
-        )
+        overrides = {name: value for name in asdict(Setting()) if (value := getattr(options, name)) is not None}
+        setting = replace(QUICK if options.quick else Setting(), **overrides)
         with quiet_libraries():
             seeds = range(options.seeds or (1 if options.quick else 3))
             study = run_all(setting, seeds, options.folder, TerminalScreen(open_console()))
