@@ -1,10 +1,10 @@
-"""What does `rollout.ahead` save where a judge is slow? Seconds of a step with and without, in turns, and their ratio.
+"""Times a step with and without `rollout.ahead`, in turns, where a judge is slow; prints seconds and their ratio.
 
     python benchmarks/ahead.py [--steps 8] [--repeat 3] [--connections 12]
 
-A server on this machine, in a process of its own, answers every question after 200 ms (`judge_throughput.py`). A step
-of 4 prompts with 8 samples of 96 tokens asks it 64 questions, through 12 connections: 1.07 s at least. A random Qwen2
-(hidden 128, 4 layers) samples and learns beside it on one core; a second reward gives it something to learn.
+A local server in another process answers every question after 200 ms (`judge_throughput.py`). A step of 4 prompts with
+8 samples of 96 tokens asks it 64 questions over 12 connections: 1.07 s at least. Meanwhile a random Qwen2 (hidden 128,
+4 layers) samples and trains on one core; a second reward gives it something to learn.
 """
 
 import argparse
@@ -22,7 +22,7 @@ PHASES = ("rollout", "reward", "update", "step")
 
 
 def train(folder: Path, port: int, ahead: int, steps: int, connections: int) -> dict[str, float]:
-    """Median seconds of each phase, without the first step and the last, which samples nothing ahead."""
+    """Return the median seconds of each phase, without the first step and the last, which samples nothing ahead."""
     import torch
 
     from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
@@ -49,12 +49,12 @@ def train(folder: Path, port: int, ahead: int, steps: int, connections: int) -> 
     rows = [{"prompt": text(range(3 + row, 67 + row)), "reference": text([5, 6, 7])} for row in range(32)]
     rewards = [JudgeReward(judge), FunctionReward(variety)]
     GRAOTrainer(random_model(128, 4, 1000), rewards, config, rows, processing_class=tokenizer()).train()
-    timed = read_metrics(folder / "run")[1:-1]
-    return {phase: statistics.median(step[f"seconds/{phase}"] for step in timed) for phase in PHASES}
+    lines = read_metrics(folder / "run")[1:-1]
+    return {phase: statistics.median(line[f"seconds/{phase}"] for line in lines) for phase in PHASES}
 
 
 def main() -> None:
-    """Starts the server, measures, prints."""
+    """Start the server, measure both settings, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--repeat", type=int, default=3)
@@ -67,17 +67,17 @@ def main() -> None:
     try:
         port = int(server.stdout.readline()) if server.stdout else 0
         for _ in range(arguments.repeat):
-            spent = []
+            by_setting = []
             for ahead in (0, 1):
                 with tempfile.TemporaryDirectory() as folder:
-                    spent.append(train(Path(folder), port, ahead, arguments.steps, arguments.connections))
-                shown = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in spent[-1].items())
-                print(f"rollout.ahead {ahead}: {shown}", flush=True)
-            ratios.append(spent[0]["step"] / spent[1]["step"])
+                    by_setting.append(train(Path(folder), port, ahead, arguments.steps, arguments.connections))
+                timings = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in by_setting[-1].items())
+                print(f"rollout.ahead {ahead}: {timings}", flush=True)
+            ratios.append(by_setting[0]["step"] / by_setting[1]["step"])
     finally:
         server.kill()
         server.wait()
-    print(f"a step takes {', '.join(f'{ratio:.2f}' for ratio in ratios)} times as long without")
+    print(f"without it, a step takes {', '.join(f'{ratio:.2f}' for ratio in ratios)} times as long")
 
 
 if __name__ == "__main__":

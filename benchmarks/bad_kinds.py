@@ -1,4 +1,4 @@
-"""The kinds of bad input of `bad_input.py`: each is made from a valid one, and comes back as a command line."""
+"""The kinds of bad input of `bad_input.py`: each function corrupts a valid input and returns a command line."""
 
 import gzip
 import io
@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 from common import END, PAD, tokenizer
-from mutations import KEYS, TEXTS, any_value, as_json, as_yaml, displaced, mutated, places, spoilt
+from mutations import KEYS, TEXTS, any_value, as_json, as_yaml, corrupted, displace, key_paths, mutated
 
 SHORT = ["--training.steps", "1", "--rollout.max_new_tokens", "3", "--rollout.group_size", "2"]
 SHORT += ["--training.prompts_per_step", "2", "--data.limit", "8", "--data.held_out", "2"]
-"""Keeps an input that turns out to be valid from training for long."""
+"""Options that keep an input that happens to be valid from training for long."""
 
 REWARDS = """\
 def score(prompts, completions, **columns):
@@ -42,22 +42,22 @@ TEMPLATE = "Context {context}\n1: {text_1}\n2: {text_2}\nSay `1 > 2`, `1 = 2` or
 
 @dataclass
 class Material:
-    """One valid input of every kind; inputs are made bad in a copy."""
+    """One valid input of every kind, which is copied before it is corrupted."""
 
     root: Path
     recipe: dict[str, Any]
     study: dict[str, Any]
     pairs: dict[str, Any]
-    """The recipe of a reward model."""
+    """Recipe of a reward model."""
     rows: list[dict[str, Any]]
 
 
 def make_material(root: Path, call: Callable[[Sequence[str], Path], tuple[int, str, str]]) -> Material:
-    """Model, data, recipes, and the folders of a finished run, a stopped one, and a study.
+    """Make model, data, recipes, and the folders of a finished run, an interrupted one, and a study.
 
     Args:
         root: an empty folder.
-        call: carries out a command in a folder; gives exit code and output.
+        call: runs a command in a folder; returns exit code and outputs.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -105,9 +105,9 @@ def make_material(root: Path, call: Callable[[Sequence[str], Path], tuple[int, s
         ["train", "--config", "recipe.yaml", "--output", "run"],
         ["compare", "--config", "study.yaml"],
     ):
-        code, _, said = call(argv, root)
+        code, _, err = call(argv, root)
         if code:
-            raise SystemExit(f"grao {' '.join(argv)} ends with {code}: {said}")
+            raise SystemExit(f"grao {' '.join(argv)} ends with {code}: {err}")
     shutil.copytree(root / "run", root / "stopped")
     manifest = json.loads((root / "stopped/manifest.json").read_text())
     (root / "stopped/manifest.json").write_text(json.dumps(manifest | {"status": "interrupted", "finished": None}))
@@ -116,17 +116,17 @@ def make_material(root: Path, call: Callable[[Sequence[str], Path], tuple[int, s
 
 
 def bad_recipe(material: Material, draw: Random) -> list[str]:
-    """A recipe, a study or the recipe of a reward model; one in a hundred is carried out as far as it goes."""
+    """A bad recipe of a run, a study or a reward model; one in a hundred is not only printed but run."""
     kind = draw.choice(["recipe", "recipe", "study", "pairs"])
     tree = getattr(material, kind)
     full = draw.random() < 0.01
     if not full and kind != "recipe":
         tree = {**tree, ("recipe" if kind == "study" else "model"): "missing" if kind == "study" else {"path": "./no"}}
-    content = as_yaml(mutated(tree, draw)) if draw.random() < 0.6 else spoilt(as_yaml(tree), draw)
+    content = as_yaml(mutated(tree, draw)) if draw.random() < 0.6 else corrupted(as_yaml(tree), draw)
     file = Path("bad.yaml")
     file.write_bytes(content)
     if draw.random() < 0.05:
-        displaced(file, draw)
+        displace(file, draw)
     if kind == "study":
         return [draw.choice(["compare", "ablate", "sweep"]), "--config", "bad.yaml"]
     command = ["train"] if kind == "recipe" else ["reward", "train"]
@@ -134,7 +134,7 @@ def bad_recipe(material: Material, draw: Random) -> list[str]:
 
 
 def bad_options(material: Material, draw: Random) -> list[str]:
-    """A command line with options that do not exist, twice, without values, or with values that cannot be meant."""
+    """A command line with unknown or repeated options, missing or nonsensical values."""
     command = draw.choice(
         [["train"], ["train"], ["evaluate"], ["compare"], ["reward", "train"], ["reward", "audit"], ["report"]]
     )
@@ -149,7 +149,7 @@ def bad_options(material: Material, draw: Random) -> list[str]:
     words = [*command]
     if draw.random() < 0.9:
         words += ["--config", draw.choice([f"{material.root}/{file}.yaml"] * 8 + [str(draw.choice(TEXTS))])]
-    fields = [".".join(map(str, at)) for at in places(tree)]
+    fields = [".".join(map(str, path)) for path in key_paths(tree)]
     fields += ["model.lora.rank", "model.lora", "watch.reward.function", "audit.output", "rewards.1.rule.regex.pattern"]
     fields += [
         "rewards.0.judge.base_url",
@@ -177,7 +177,7 @@ def bad_options(material: Material, draw: Random) -> list[str]:
 
 
 def bad_data(material: Material, draw: Random) -> list[str]:
-    """A file of rows in one of the formats; one in thirty meets a model."""
+    """A bad data file in one of the formats; one in thirty with an existing model."""
     rows = mutated(material.rows, draw) if draw.random() < 0.6 else material.rows
     kind = draw.choice(["jsonl", "json", "csv", "jsonl.gz", "parquet"])
     lines = rows if isinstance(rows, list) else [rows]
@@ -193,9 +193,9 @@ def bad_data(material: Material, draw: Random) -> list[str]:
         content = as_json(rows) if kind == "json" else b"\n".join(map(as_json, lines))
     content = gzip.compress(content, 1) if kind.endswith("gz") else content
     file = Path(f"data.{kind}")
-    file.write_bytes(spoilt(content, draw) if draw.random() < 0.5 else content)
+    file.write_bytes(corrupted(content, draw) if draw.random() < 0.5 else content)
     if draw.random() < 0.05:
-        displaced(file, draw)
+        displace(file, draw)
     model = str(material.root / "model") if draw.random() < 0.03 else "./missing"
     words = ["train", "--config", f"{material.root}/recipe.yaml", "--data.path", str(file), "--model.path", model]
     if draw.random() < 0.2:
@@ -207,14 +207,14 @@ def bad_data(material: Material, draw: Random) -> list[str]:
 
 
 def bad_model(material: Material, draw: Random) -> list[str]:
-    """A model folder with one bad file, as policy or as what judges."""
+    """A model folder with one bad file, as policy or in a reward."""
     model = Path("model")
     shutil.copytree(material.root / "model", model)
     names = [path.name for path in sorted(model.iterdir())]
     extra = ["model.safetensors.index.json", "adapter_config.json", "special_tokens_map.json", "chat_template.jinja"]
     file = model / draw.choice([*names, "config.json", "config.json", *extra])
     if draw.random() < 0.1:
-        displaced(file, draw)
+        displace(file, draw)
     elif file.suffix == ".json" and draw.random() < 0.7:
         tree = (
             json.loads(file.read_text())
@@ -228,51 +228,51 @@ def bad_model(material: Material, draw: Random) -> list[str]:
             tree |= draw.choice([{}, {"auto_map": {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}}])
         file.write_bytes(as_json(mutated(tree, draw)))
     else:
-        file.write_bytes(spoilt(file.read_bytes() if file.exists() else b"{}", draw))
+        file.write_bytes(corrupted(file.read_bytes() if file.exists() else b"{}", draw))
     words = ["train", "--config", f"{material.root}/recipe.yaml", "--evaluation.enabled", "false", *SHORT]
-    place = draw.choice(
+    field = draw.choice(
         [None] * 6 + ["rewards.0.model.path", "rewards.0.judge.local.path", "rewards.0.rule.embedding.model"]
     )
-    if place:
-        return [*words, "--rewards.0.function", "null", f"--{place}", "./model"]
+    if field:
+        return [*words, "--rewards.0.function", "null", f"--{field}", "./model"]
     return [*words, "--model.path", "./model"]
 
 
 def bad_reward(material: Material, draw: Random) -> list[str]:
-    """A reward function, a judge's template or a ledger."""
+    """A bad reward function, judge template or ledger."""
     words = ["train", "--config", f"{material.root}/recipe.yaml", *SHORT]
     kind = draw.choice(["function", "criterion", "ledger"])
     file = Path({"function": "bad_rewards.py", "criterion": "template.txt", "ledger": "ledger.sqlite"}[kind])
     if kind == "function":
         file.write_text(draw.choice(BAD_REWARDS))
         if draw.random() < 0.2:
-            file.write_bytes(spoilt(REWARDS.encode(), draw))
-        asked = [
+            file.write_bytes(corrupted(REWARDS.encode(), draw))
+        options = [
             "--rewards.0.function",
             f"{draw.choice(['', './'])}{file}:{draw.choice(['score'] * 9 + ['', 'x', '__name__'])}",
         ]
     else:
         content = TEMPLATE.encode() if kind == "criterion" else _ledger()
-        file.write_bytes(spoilt(content, draw))
-        asked = [
+        file.write_bytes(corrupted(content, draw))
+        options = [
             "--rewards",
             "[{judge: {model: m, base_url: 'http://127.0.0.1:9/v1', api_key_env: null, replay: true}}]",
         ]
-        asked += [f"--rewards.0.judge.{kind}", f"./{file}"]
+        options += [f"--rewards.0.judge.{kind}", f"./{file}"]
     if draw.random() < 0.15:
-        displaced(file, draw)
-    return [*words, *asked]
+        displace(file, draw)
+    return [*words, *options]
 
 
 def bad_run(material: Material, draw: Random) -> list[str]:
-    """The folder of a run in which one file is bad; it is reported, resumed or evaluated again."""
+    """A run folder with one bad file, to be reported, resumed or evaluated again."""
     resume = draw.random() < 0.2
     shutil.copytree(material.root / ("stopped" if resume else "run"), "run")
     names = ["manifest.json", "recipe.yaml", "metrics.jsonl", "items.jsonl", "evaluation.json", "report.html"]
     if resume:
         names += [str(path.relative_to("run")) for path in sorted(Path("run/checkpoints").rglob("*"))]
     file = Path("run", draw.choice(names))
-    _make_bad(file, draw)
+    _spoil_record(file, draw)
     if resume:
         return ["train", "--resume", "run"]
     return draw.choice(
@@ -281,54 +281,54 @@ def bad_run(material: Material, draw: Random) -> list[str]:
 
 
 def bad_study(material: Material, draw: Random) -> list[str]:
-    """The folder of a study in which one file is bad; it is reported, or the study goes on."""
+    """A study folder with one bad file, to be reported or resumed."""
     shutil.copytree(material.root / "study", "study")
     names = [*["study.json"] * 6, "study.yaml", "study.csv", "study.html", "cells.jsonl"]
     names += [str(path.relative_to("study")) for path in sorted(Path("study/cells").iterdir())]
-    _make_bad(Path("study", draw.choice(names)), draw)
+    _spoil_record(Path("study", draw.choice(names)), draw)
     return draw.choice([["report", "study"]] * 5 + [["compare", "--config", f"{material.root}/study.yaml"]])
 
 
 def bad_output(material: Material, draw: Random) -> list[str]:
-    """A place for the output that is no place, or taken."""
-    place = draw.choice([*TEXTS, "file", "file/x", "pipe", "taken", "link", "x" * 250 + "/y", "full/x"])
+    """An output path that is impossible or already in use."""
+    output = draw.choice([*TEXTS, "file", "file/x", "pipe", "taken", "link", "x" * 250 + "/y", "full/x"])
     Path("file").write_text("x")
     os.mkfifo("pipe")
     Path("link").symlink_to("link")
     Path("taken").mkdir()
-    displaced(
+    displace(
         Path("taken", draw.choice(["manifest.json", "metrics.jsonl", "checkpoints", "model", "recipe.yaml"])), draw
     )
     root = material.root
     return draw.choice([
-        ["train", "--config", f"{root}/recipe.yaml", "--model.path", "./missing", f"--output={place}"],
-        ["evaluate", "--config", f"{root}/recipe.yaml", "--model.path", "./missing", f"--output={place}"],
-        ["evaluate", "--run", f"{root}/run", "--output", "file", f"--output={place}" if place in ("file",
+        ["train", "--config", f"{root}/recipe.yaml", "--model.path", "./missing", f"--output={output}"],
+        ["evaluate", "--config", f"{root}/recipe.yaml", "--model.path", "./missing", f"--output={output}"],
+        ["evaluate", "--run", f"{root}/run", "--output", "file", f"--output={output}" if output in ("file",
         "pipe") else "--output=pipe"],
-        ["reward", "audit", "--config", f"{root}/recipe.yaml", "--model.path", "./missing", f"--audit.output={place}"],
-        ["reward", "train", "--config", f"{root}/pairs.yaml", "--model.path", "./missing", f"--output={place}"],
-        ["compare", "--config", f"{root}/study.yaml", "--base.data.path", "./missing.jsonl", f"--output={place}"],
-        ["report", place],
-        ["train", "--resume", place],
-        ["evaluate", "--run", place],
+        ["reward", "audit", "--config", f"{root}/recipe.yaml", "--model.path", "./missing", f"--audit.output={output}"],
+        ["reward", "train", "--config", f"{root}/pairs.yaml", "--model.path", "./missing", f"--output={output}"],
+        ["compare", "--config", f"{root}/study.yaml", "--base.data.path", "./missing.jsonl", f"--output={output}"],
+        ["report", output],
+        ["train", "--resume", output],
+        ["evaluate", "--run", output],
     ])  # fmt: skip
 
 
-def _make_bad(file: Path, draw: Random) -> None:
-    """Another shape, other bytes, or something else in the place of a file of records."""
+def _spoil_record(file: Path, draw: Random) -> None:
+    """Corrupt a file of records: its values, its bytes, or the file itself."""
     if file.is_dir() or draw.random() < 0.2:
-        return displaced(file, draw)
+        return displace(file, draw)
     content = file.read_bytes() if file.exists() else b"{}\n"
     if file.suffix in (".json", ".jsonl") and draw.random() < 0.7:
         lines = content.split(b"\n") if file.suffix == ".jsonl" else [content]
         trees = [json.loads(line) for line in lines if line.strip()] or [{}]
-        at = draw.randrange(len(trees))
-        trees[at] = mutated(trees[at], draw)
+        index = draw.randrange(len(trees))
+        trees[index] = mutated(trees[index], draw)
         file.write_bytes(b"\n".join(map(as_json, trees)) + b"\n")
     elif file.suffix == ".yaml" and draw.random() < 0.5:
         file.write_bytes(as_yaml(mutated(yaml.safe_load(content), draw)))
     else:
-        file.write_bytes(spoilt(content, draw))
+        file.write_bytes(corrupted(content, draw))
 
 
 def _parquet(rows: Sequence[Any], draw: Random) -> bytes:
@@ -371,4 +371,4 @@ KINDS: dict[str, tuple[Callable[[Material, Random], list[str]], int]] = {
     "run": (bad_run, 200),
     "study": (bad_study, 240),
 }
-"""What makes the inputs of each kind, and how many."""
+"""Kind -> function that makes an input, and number of inputs."""

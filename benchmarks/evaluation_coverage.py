@@ -1,11 +1,11 @@
-"""How often do the intervals of `grao evaluate` hold the truth, and its tests a true hypothesis? The whole command.
+"""Measures, through the whole `grao evaluate` command, the coverage of its intervals and the error rate of its tests.
 
     python benchmarks/evaluation_coverage.py [--draws 400] [--prompts 100]
 
-Each draw writes prompts and two files of ready answers whose texts are their verdicts, runs `grao evaluate` on them
-with a reward that reads these, and looks into evaluation.json: the net win rate of each, Bradley and Terry's strengths,
-the win rate at equal length, and the tests with Holm's correction. Worlds: verdicts with and without ties, prompts that
-stand there once or three times with answers that hang together, a reward led by length.
+Each draw writes prompts and two files of answers whose texts are their verdicts, runs `grao evaluate` with a reward
+that reads these, and checks evaluation.json: net win rates, Bradley-Terry strengths, win rates at equal length, and
+tests with Holm's correction. Worlds: verdicts with and without ties, prompts that occur once or three times with
+correlated answers, a judge biased by length.
 """
 
 import argparse
@@ -29,39 +29,39 @@ REWARD = """
 def read(completions):
     return [float(text.split()[0]) if text[0] in "-0123456789" else 0.0 for text in completions]
 """
-"""The reference says nothing of a number, so R of an answer against it is the number it begins with."""
+"""The reference contains no number, so R of an answer against it is the number at its start."""
 
 
 @dataclass(frozen=True)
 class World:
-    """What two answerers are worth: strengths in log-odds over the references, ties, repetition, a taste for length."""
+    """Two models: strengths in log-odds against the references, ties, repeated prompts, the judge's length bias."""
 
     name: str
     strengths: tuple[float, float] = (0.0, 0.0)
     ties: float = 0.0
     repeats: int = 1
-    """How often each prompt stands there; nine of ten of its answers have one verdict."""
+    """Occurrences of each prompt; nine of ten of its answers have the same verdict."""
     length: float = 0.0
-    """What tanh of the standardised difference in length adds to the log-odds against the reference."""
+    """Weight of tanh of the standardized length difference in the log-odds against the reference."""
 
 
 WORLDS = (
-    World("nothing to find"),
-    World("nothing to find, ties", ties=0.4),
-    World("nothing to find, repeated prompts", ties=0.2, repeats=3),
+    World("no difference"),
+    World("no difference, ties", ties=0.4),
+    World("no difference, repeated prompts", ties=0.2, repeats=3),
     World("unequal", (1.0, 0.4)),
     World("unequal, repeated prompts", (1.0, 0.4), repeats=3),
-    World("led by length", (0.3, 0.3), length=1.5),
+    World("length bias", (0.3, 0.3), length=1.5),
 )
 
 
 def draw(world: World, prompts: int, seed: int, folder: Path) -> Evaluation:
-    """One evaluation in the world, by the command, in a folder of its own."""
+    """Return one evaluation in the world, made by the command in a new folder."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     (folder / "reward.py").write_text(REWARD)
     distinct = prompts // world.repeats
-    # Half of the prompts of a file are held out; of each, all its rows are.
+    # Half of the prompts are held out, with all rows of each.
     rows = [
         {"prompt": f"question {i}", "reference": "r" * 20} for i in range(2 * distinct) for _ in range(world.repeats)
     ]
@@ -70,9 +70,9 @@ def draw(world: World, prompts: int, seed: int, folder: Path) -> Evaluation:
         lines = []
         for prompt in range(2 * distinct):
             gap = int(rng.integers(-15, 40)) if world.length else 0
-            same = _verdict(rng, world, strength, gap)
+            shared = _verdict(rng, world, strength, gap)
             for _ in range(world.repeats):
-                value = same if world.repeats > 1 and rng.random() < 0.9 else _verdict(rng, world, strength, gap)
+                value = shared if world.repeats > 1 and rng.random() < 0.9 else _verdict(rng, world, strength, gap)
                 text = f"{value:g} "
                 lines.append({"prompt": f"question {prompt}", "answer": text + "x" * max(20 + gap - len(text), 0)})
         (folder / f"all{number}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -80,11 +80,10 @@ def draw(world: World, prompts: int, seed: int, folder: Path) -> Evaluation:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        told = ["--data.path", "data.jsonl", "--data.held_out", str(distinct), "--rewards.0.function", "reward.py:read"]
+        data = ["--data.path", "data.jsonl", "--data.held_out", str(distinct)]
+        rewards = ["--rewards.0.function", "reward.py:read", "--audit.before_training", "skip"]
         with redirect_stdout(io.StringIO()):
-            code = main(
-                ["evaluate", "a0.jsonl", "a1.jsonl", *told, "--audit.before_training", "skip", "--output", "out"]
-            )
+            code = main(["evaluate", "a0.jsonl", "a1.jsonl", *data, *rewards, "--output", "out"])
     finally:
         os.chdir(before)
     evaluation = read_evaluation(folder / "out")
@@ -94,7 +93,7 @@ def draw(world: World, prompts: int, seed: int, folder: Path) -> Evaluation:
 
 
 def measures(world: World) -> dict[str, float]:
-    """Name of a measure -> its true value."""
+    """Return name of a measure -> its true value."""
     wins = [1 / (1 + math.exp(-strength)) for strength in world.strengths]
     truths = {}
     for name, win in zip(("a0", "a1"), wins, strict=True):
@@ -107,8 +106,8 @@ def measures(world: World) -> dict[str, float]:
     return truths
 
 
-def held(evaluation: Evaluation, name: str, truth: float) -> bool | None:
-    """Whether the interval of a measure holds its true value; None where there is no interval."""
+def covers(evaluation: Evaluation, name: str, truth: float) -> bool | None:
+    """Whether the interval of a measure covers its true value; None if there is no interval."""
     model, _, measure = name.partition(" ")
     scores = evaluation.models[model]
     strengths = {rank.name: rank.strength for rank in evaluation.ranking}
@@ -122,19 +121,19 @@ def rejects(evaluation: Evaluation) -> bool:
 
 
 def coverage(world: World, draws: int, prompts: int) -> tuple[dict[str, float], float]:
-    """Share of intervals that hold the truth, by measure, and of evaluations that reject anything."""
-    counts: Counter[str] = Counter()
-    known: Counter[str] = Counter()
+    """Return the share of intervals that cover the truth, by measure, and of evaluations that reject anything."""
+    covered: Counter[str] = Counter()
+    intervals: Counter[str] = Counter()
     rejected = 0
     with TemporaryDirectory() as scratch:
         for seed in range(draws):
             evaluation = draw(world, prompts, seed, Path(scratch, str(seed)))
             rejected += rejects(evaluation)
             for name, truth in measures(world).items():
-                if (inside := held(evaluation, name, truth)) is not None:
-                    counts[name] += inside
-                    known[name] += 1
-    return {name: counts[name] / known[name] for name in known}, rejected / draws
+                if (hit := covers(evaluation, name, truth)) is not None:
+                    covered[name] += hit
+                    intervals[name] += 1
+    return {name: covered[name] / intervals[name] for name in intervals}, rejected / draws
 
 
 def _verdict(rng: np.random.Generator, world: World, strength: float, gap: int) -> float:
@@ -145,27 +144,27 @@ def _verdict(rng: np.random.Generator, world: World, strength: float, gap: int) 
 
 
 def _keep_held_out(folder: Path, distinct: int, files: int) -> None:
-    """Only the answers to prompts that the command holds out, which follow from the data and the seed."""
+    """Write the answers to those prompts that the command holds out, which follow from data and seed."""
     from grao.config.recipe import DataConfig
     from grao.data.load import load_split
 
     split = load_split(DataConfig(path=str(folder / "data.jsonl"), held_out=distinct), 0)
-    chosen = {example.prompt for example in split.test}
+    prompts = {example.prompt for example in split.test}
     for number in range(files):
         lines: Iterator[str] = iter((folder / f"all{number}.jsonl").read_text().splitlines())
-        kept = [line for line in lines if json.loads(line)["prompt"] in chosen]
+        kept = [line for line in lines if json.loads(line)["prompt"] in prompts]
         (folder / f"a{number}.jsonl").write_text("".join(line + "\n" for line in kept))
 
 
 def main_table() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description="Coverage of intervals and size of tests, through grao evaluate")
     parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--prompts", type=int, default=100)
     arguments = parser.parse_args()
     for world in WORLDS:
-        found, rejected = coverage(world, arguments.draws, arguments.prompts)
-        figures = ", ".join(f"{name} {share:.3f}" for name, share in found.items())
+        covered, rejected = coverage(world, arguments.draws, arguments.prompts)
+        figures = ", ".join(f"{name} {share:.3f}" for name, share in covered.items())
         print(f"{world.name:36} {figures}; rejects {rejected:.3f}", flush=True)
 
 

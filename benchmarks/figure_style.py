@@ -1,8 +1,8 @@
-"""How the figures of the benchmarks look: as those of the report page, for a light background."""
+"""Style of the benchmarks' figures: that of the report page in its light color scheme."""
 
 from typing import Any
 
-COLOURS = {
+COLORS = {
     "blue": "#0067a8",
     "orange": "#c2500a",
     "teal": "#00806d",
@@ -14,16 +14,14 @@ COLOURS = {
     "rule": "#e2e4e8",
     "paper": "#fdfdfc",
 }
-"""Those of the report page in its light form."""
-
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 9,
-    "text.color": COLOURS["ink"],
-    "axes.edgecolor": COLOURS["rule"],
-    "axes.labelcolor": COLOURS["muted"],
-    "axes.titlecolor": COLOURS["ink"],
+    "text.color": COLORS["ink"],
+    "axes.edgecolor": COLORS["rule"],
+    "axes.labelcolor": COLORS["muted"],
+    "axes.titlecolor": COLORS["ink"],
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
@@ -32,10 +30,10 @@ STYLE: dict[Any, Any] = {
     "axes.spines.left": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": COLOURS["rule"],
+    "grid.color": COLORS["rule"],
     "grid.linewidth": 0.7,
-    "xtick.color": COLOURS["muted"],
-    "ytick.color": COLOURS["muted"],
+    "xtick.color": COLORS["muted"],
+    "ytick.color": COLORS["muted"],
     "xtick.major.size": 0,
     "ytick.major.size": 0,
 }

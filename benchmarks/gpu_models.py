@@ -1,4 +1,4 @@
-"""Models of published shapes with random weights, created directly on the target device; nothing is downloaded."""
+"""Random models of published shapes, created directly on the target device without any download."""
 
 from typing import Any
 

@@ -1,14 +1,14 @@
-"""Milliseconds per sampled token on one GPU: the plain loop, captured steps and, if installed, vLLM.
+"""Times sampling per token on one GPU: the plain loop, captured steps and, if installed, vLLM.
 
     python benchmarks/gpu_sampling.py                                     0.5 billion weights, 64 rows
     python benchmarks/gpu_sampling.py --size moonlight --rows 64 256
-    python benchmarks/gpu_sampling.py --dry-run                           tiny, on a CPU; its numbers mean nothing
+    python benchmarks/gpu_sampling.py --dry-run                           tiny model on a CPU; its numbers mean nothing
 
 The models have published shapes and random weights in bfloat16. Prompts are 512 random tokens with 8 samples each, and
 no completion ends early. The time per token is the difference between a long and a short rollout divided by the
 difference in length; the seconds of the first rollouts, in which steps are captured, are reported too. For models below
-2 billion weights, the plain loop and captured steps are also compared in single precision: they must choose the same
-greedy tokens. vLLM is called as in training: with the model's weights, a seed per request, and log-probabilities.
+2 billion weights, the greedy tokens of the plain loop and of captured steps are compared in single precision. vLLM is
+called as in training: with the model's weights, a seed per request, and log-probabilities.
 """
 
 import argparse
@@ -33,12 +33,12 @@ ENGINES = {"plain": "transformers", "captured": "captured", "vllm": "vllm"}
 
 
 def prompts_of(rows: int, length: int) -> list[list[int]]:
-    """Return random prompts, one for every 8 rows, with `length` tokens each."""
+    """Return random prompts of `length` tokens, one for every 8 rows."""
     return [[random.randrange(3, 900) for _ in range(length)] for _ in range(max(1, rows // SAMPLES))]
 
 
 def engine_of(name: str, model: PreTrainedModel, rows: int) -> Generator:
-    """Build an engine whose completions always reach the full length."""
+    """Return an engine whose completions always reach the full length."""
     if name == "vllm" and not importlib.util.find_spec("vllm"):
         raise SystemExit("vllm is not installed")
     options = {"settings": VLLMConfig(memory_share=0.5)} if name == "vllm" else {}
@@ -51,7 +51,7 @@ def engine_of(name: str, model: PreTrainedModel, rows: int) -> Generator:
 
 
 def measure(run: Callable[[int], Any], tokens: int, wait: Callable[[], Any]) -> dict[str, float]:
-    """Return the milliseconds per token of `run(tokens)`, and the seconds of its first calls."""
+    """Return the milliseconds per token of `run(tokens)`, and the seconds of its first two calls."""
 
     def seconds(count: int) -> float:
         wait()
@@ -66,7 +66,7 @@ def measure(run: Callable[[int], Any], tokens: int, wait: Callable[[], Any]) -> 
 
 
 def timed(name: str, model: PreTrainedModel, rows: int, options: argparse.Namespace, wait) -> dict[str, float]:
-    """Measure one engine, see `measure`."""
+    """Measure one engine."""
     engine = engine_of(name, model, rows)
     keys = list(range(max(1, rows // SAMPLES)))
 
@@ -94,10 +94,10 @@ def main() -> None:
     parser.add_argument("--size", choices=list(SHAPES), default="0.5b")
     parser.add_argument("--rows", type=int, nargs="+", default=[64])
     parser.add_argument("--prompt", type=int, default=512, help="tokens per prompt")
-    parser.add_argument("--tokens", type=int, default=128, help="tokens that are timed")
+    parser.add_argument("--tokens", type=int, default=128, help="timed tokens")
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=["plain", "captured"])
-    parser.add_argument("--json", type=Path, help="write the numbers to this file too")
-    parser.add_argument("--dry-run", action="store_true", help="tiny, on a CPU")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--dry-run", action="store_true", help="tiny model on a CPU")
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
         raise SystemExit("this benchmark needs a GPU; --dry-run runs the same code on a CPU")

@@ -1,4 +1,4 @@
-"""Seconds per phase and peak memory of `GRAOTrainer` on one GPU, for large models with random weights.
+"""Measures seconds per phase and peak memory of `GRAOTrainer` on one GPU, for large models with random weights.
 
     python benchmarks/gpu_scale.py --model 7b --card 24        LoRA on the shape of Qwen2.5-7B, within 24 GiB
     python benchmarks/gpu_scale.py --model moonlight           LoRA on the shape of Moonlight-16B-A3B
@@ -6,8 +6,7 @@
     python benchmarks/gpu_scale.py --dry-run                   a tiny model on a CPU; its numbers mean nothing
 
 A step has 8 prompts of 250 tokens with 8 samples of up to 128 tokens each. `--card` limits PyTorch to that many GiB of
-a larger GPU and enables activation checkpointing; the token budget is `auto`. Weights are created on the GPU, and
-nothing is downloaded.
+a larger GPU and enables activation checkpointing; the token budget is `auto`. Nothing is downloaded.
 """
 
 import argparse
@@ -32,7 +31,7 @@ def words(draw: random.Random, count: int) -> str:
 
 
 def trainer_of(model: PreTrainedModel, options: argparse.Namespace, folder: Path) -> GRAOTrainer:
-    """Build a trainer of an adapter or, with `--full`, of all weights."""
+    """Return a trainer of an adapter or, with `--full`, of all weights."""
     draw = random.Random(0)
     prompts, prompt, answer = (2, 20, 8) if options.dry_run else (8, 250, 128)
     rows = [
@@ -59,7 +58,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="train all weights instead of an adapter")
     parser.add_argument("--card", type=float, metavar="GIB", help="use at most this much GPU memory")
     parser.add_argument("--steps", type=int, default=4, help="the first step is not counted")
-    parser.add_argument("--dry-run", action="store_true", help="tiny, on a CPU")
+    parser.add_argument("--dry-run", action="store_true", help="tiny model on a CPU")
     parser.add_argument("--output", type=Path, default=Path("gpu_scale.json"))
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""The two sides of `gpu_step`: their shared prompts and completions, their trainers, and how they take turns."""
+"""The sides of `gpu_step.py`: their shared prompts and completions, their trainers, and how they take turns."""
 
 import json
 import math
@@ -29,10 +29,10 @@ class Work:
     """Sequences per micro-batch of TRL; grao's token budget is equally many tokens."""
     steps: int = 10
     warm: int = 3
-    """Warm-up steps that are not counted; kernels are compiled in them."""
+    """Uncounted warm-up steps, in which kernels are compiled."""
     cpu: bool = False
     update_only: bool = False
-    """Give both sides completions that were sampled before, and time the rest of the step."""
+    """Give all sides the same completions, sampled beforehand, and time the rest of the step."""
 
     @property
     def token_budget(self) -> int:
@@ -47,32 +47,34 @@ TINY = Work(
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Data:
     """Prompts, references and completions of all steps; implements `grao.rollouts.base.Generator`."""
 
     prompts: list[list[int]]
     """Token ids of steps * B prompts, step by step."""
     references: list[list[int]]
     completions: list[list[list[int]]]
-    """Token ids of G completions for each prompt."""
+    """Token ids of G completions of each prompt; empty unless `update_only`."""
     seconds: float
-    """Median time that sampling the completions of a step took."""
+    """Median time of sampling the completions of a step."""
     device: str
 
     @staticmethod
-    def read(folder: Path) -> "Drawn":
+    def read(folder: Path) -> "Data":
         """Read what `draw` wrote to a folder."""
-        return Drawn(**json.loads((folder / "drawn.json").read_text()))
+        return Data(**json.loads((folder / "data.json").read_text()))
 
-    def of(self, prompt: Sequence[int]) -> list[list[int]]:
-        """Return the completions of a prompt; all prompts are different."""
+    def samples_of(self, prompt: Sequence[int]) -> list[list[int]]:
+        """Return the completions of a prompt; all prompts differ."""
         return self.completions[self.prompts.index(list(prompt))]
 
     def generate(self, prompts, keys, sampling):
         """See `Generator.generate`."""
         from grao.types import Answer
 
-        return [(index, [Answer(tuple(ids)) for ids in self.of(prompt)]) for index, prompt in enumerate(prompts)]
+        return [
+            (index, [Answer(tuple(ids)) for ids in self.samples_of(prompt)]) for index, prompt in enumerate(prompts)
+        ]
 
     def sync(self, policy):
         """Do nothing: all completions exist already."""
@@ -94,21 +96,21 @@ def draw(folder: Path, work: Work) -> None:
         max_position_embeddings=max(2048, work.prompt + work.completion),
     )  # fmt: skip
     if not work.update_only:
-        end_by_chance(model, 4 / work.completion if work.varied else 0.0)
+        end_at_random(model, 4 / work.completion if work.varied else 0.0)
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     device = torch.device("cpu" if work.cpu else "cuda")
     model.to(device, torch.bfloat16)
 
-    chance = random.Random(0)
+    rng = random.Random(0)
     count = work.steps * work.prompts
     prompts, references = (
-        [[chance.randrange(3, 1000) for _ in range(length)] for _ in range(count)]
+        [[rng.randrange(3, 1000) for _ in range(length)] for _ in range(count)]
         for length in (work.prompt, work.completion - 1)
     )
     name = "CPU" if work.cpu else torch.cuda.get_device_name()
     if not work.update_only:  # each side samples by itself
-        (folder / "drawn.json").write_text(json.dumps(asdict(Drawn(prompts, references, [], 0.0, name))))
+        (folder / "data.json").write_text(json.dumps(asdict(Data(prompts, references, [], 0.0, name))))
         return
     generator = TransformersGenerator(model, stop_ids=[work.vocabulary], batch_size=work.prompts * work.samples)
     sampling = Sampling(work.samples, 1.0, 1.0, work.completion)
@@ -119,24 +121,24 @@ def draw(folder: Path, work: Work) -> None:
         groups = dict(generator.generate([prompts[index] for index in indices], list(indices), sampling))
         sampled += [groups[index] for index in range(work.prompts)]
         seconds.append(time.perf_counter() - begin)
-    completions = [[ended(sample.ids, work, chance) for sample in group] for group in sampled]
-    drawn = Drawn(prompts, references, completions, statistics.median(seconds), name)
-    (folder / "drawn.json").write_text(json.dumps(asdict(drawn)))
+    completions = [[ended(sample.ids, work, rng) for sample in group] for group in sampled]
+    data = Data(prompts, references, completions, statistics.median(seconds), name)
+    (folder / "data.json").write_text(json.dumps(asdict(data)))
 
 
-def ended(ids: Sequence[int], work: Work, chance: random.Random) -> list[int]:
-    """Cut a completion and append the end token: at full length or, varied, at a mean of about a quarter of it."""
+def ended(ids: Sequence[int], work: Work, rng: random.Random) -> list[int]:
+    """Cut a completion and append the end token, at full length or, if varied, at a quarter of it on average."""
     length = work.completion
     if work.varied:
-        length = min(length, 4 + int(chance.expovariate(4 / length)))
+        length = min(length, 4 + int(rng.expovariate(4 / length)))
     return [3 if token == END else token for token in ids[: length - 1]] + [END]
 
 
-def end_by_chance(model, chance: float) -> None:
-    """Make a random model end with about this probability at every token, so that lengths vary with a long tail.
+def end_at_random(model, probability: float) -> None:
+    """Make every token of a random model end the completion with about this probability.
 
-    All token embeddings get the same constant in their first component, from which the output layer computes a nearly
-    constant logit of the end token.
+    All token embeddings get the same first component, from which the output layer computes a nearly constant logit of
+    the end token.
     """
     import torch
 
@@ -144,17 +146,17 @@ def end_by_chance(model, chance: float) -> None:
         model.model.embed_tokens.weight[:, 0] = 1.0
         states = model.model(torch.randint(3, 1000, (1, 64))).last_hidden_state[0]
         others = model.lm_head(states).logsumexp(-1).mean()
-        wanted = others + math.log(chance / (1 - chance)) if chance else torch.tensor(-1e4)
+        logit = others + math.log(probability / (1 - probability)) if probability else torch.tensor(-1e4)
         model.lm_head.weight[END] = 0.0
-        model.lm_head.weight[END, 0] = wanted / states[:, 0].mean()
+        model.lm_head.weight[END, 0] = logit / states[:, 0].mean()
 
 
 def unequal_rewards(count: int, group: int) -> list[float]:
-    """Return powers of two within each group: all differ and none is the mean, so every weight is nonzero."""
+    """Return powers of two within each group: no reward is the group's mean, so every weight is nonzero."""
     return [2.0 ** (index % group) for index in range(count)]
 
 
-def grao_side(folder: Path, work: Work, drawn: Drawn):
+def grao_side(folder: Path, work: Work, data: Data):
     """Return grao's trainer, and a description of its engine."""
     from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
 
@@ -174,28 +176,28 @@ def grao_side(folder: Path, work: Work, drawn: Drawn):
         ),
         [
             {"prompt": text(prompt), "reference": text(reference)}
-            for prompt, reference in zip(drawn.prompts, drawn.references, strict=True)
+            for prompt, reference in zip(data.prompts, data.references, strict=True)
         ],
         processing_class=tokenizer(),
     )
     if work.update_only:
-        trainer.generator = trainer.source.generator = drawn
+        trainer.generator = trainer.source.generator = data
     trainer.source.draws = lambda step: [(0, work.prompts * step + row) for row in range(work.prompts)]
     return trainer, f"{type(trainer.engine).__name__}, {trainer.model.config._attn_implementation}"
 
 
-def trl_side(folder: Path, work: Work, drawn: Drawn, kind: str, attention: str):
+def trl_side(folder: Path, work: Work, data: Data, kind: str, attention: str):
     """Return TRL's trainer, and a description of its attention."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
     from trl import GRPOConfig, GRPOTrainer
 
-    ids_of = {text(prompt): prompt for prompt in drawn.prompts}
+    ids_of = {text(prompt): prompt for prompt in data.prompts}
 
-    def handed(prompts, trainer):
+    def stored_completions(prompts, trainer):
         ids = [ids_of[prompt] for prompt in prompts]
-        completions = [drawn.of(prompt)[row % work.samples] for row, prompt in enumerate(ids)]
+        completions = [data.samples_of(prompt)[row % work.samples] for row, prompt in enumerate(ids)]
         return {"prompt_ids": ids, "completion_ids": completions, "logprobs": None}
 
     trainer = GRPOTrainer(
@@ -225,9 +227,9 @@ def trl_side(folder: Path, work: Work, drawn: Drawn, kind: str, attention: str):
             disable_tqdm=True,
             report_to="none",
         ),
-        train_dataset=Dataset.from_list([{"prompt": text(prompt)} for prompt in drawn.prompts]),
+        train_dataset=Dataset.from_list([{"prompt": text(prompt)} for prompt in data.prompts]),
         processing_class=tokenizer(),
-        rollout_func=handed if work.update_only else None,
+        rollout_func=stored_completions if work.update_only else None,
     )
     return trainer, f"GRPOTrainer, {trainer.model.config._attn_implementation}"
 
@@ -240,33 +242,33 @@ def in_turns(side: Side, work: Work, through: str):
     gpu = None if work.cpu else torch.cuda
 
     class Turns(TrainerCallback):
-        turns, begin, resting, seen = side.turns(), 0.0, 0, {}
+        turns, begin, idle, costs = side.turns(), 0.0, 0, {}
 
         def on_step_begin(self, *_, **__):
             next(self.turns)
             if gpu:
                 gpu.synchronize()
                 gpu.reset_peak_memory_stats()
-                self.resting = gpu.memory_allocated()
+                self.idle = gpu.memory_allocated()
             self.begin = time.perf_counter()
 
         def on_step_end(self, *_, **__):
             if gpu:
                 gpu.synchronize()
-            self.seen = {"seconds": time.perf_counter() - self.begin, "through": through}
+            self.costs = {"seconds": time.perf_counter() - self.begin, "through": through}
             if gpu:
                 peak = gpu.max_memory_allocated()
-                self.seen |= {"peak": peak / 2**20, "activations": (peak - self.resting) / 2**20}
+                self.costs |= {"peak": peak / 2**20, "activations": (peak - self.idle) / 2**20}
 
         def on_log(self, *_, logs, **__):
             if "loss" in logs:
-                side.answer(self.seen | {name: logs[name] for name in ("loss", "grad_norm")} | tokens_of(logs, work))
+                side.answer(self.costs | {name: logs[name] for name in ("loss", "grad_norm")} | tokens_of(logs, work))
 
     return Turns()
 
 
 def tokens_of(logs: dict[str, float], work: Work) -> dict[str, int]:
-    """Return how many sampled and reference tokens a step trained on, by the trainer's own count."""
+    """Return the numbers of sampled and reference tokens of a step, by the trainer's own count."""
     if "tokens/trained" in logs:
         references = work.prompts * work.completion
         return {"samples": round(logs["tokens/trained"]) - references, "references": references}
@@ -274,14 +276,14 @@ def tokens_of(logs: dict[str, float], work: Work) -> dict[str, int]:
 
 
 def serve(name: str, folder: Path, attention: str) -> None:
-    """Run in a subprocess: draw the data, or train as one side."""
+    """Make the data, or train as one side; run in a subprocess."""
     work = Work(**json.loads((folder / "work.json").read_text()))
     if name == "draw":
         return draw(folder, work)
-    side, drawn = Side(), Drawn.read(folder)
+    side, data = Side(), Data.read(folder)
     if name == "grao":
-        trainer, through = grao_side(folder, work, drawn)
+        trainer, through = grao_side(folder, work, data)
     else:
-        trainer, through = trl_side(folder, work, drawn, name, attention)
+        trainer, through = trl_side(folder, work, data, name, attention)
     trainer.add_callback(in_turns(side, work, through))
     trainer.train()

@@ -1,11 +1,11 @@
-"""Milliseconds per sampled token with `rollout.engine: vllm`, and the cost of loading weights and of sleep mode.
+"""Times sampling per token with `rollout.engine: vllm` against the plain loop, and weight loading and sleep mode.
 
     python benchmarks/gpu_vllm.py [--rows 64] [--lora]
 
 Runs on one GPU, with a random Qwen2 of 0.5 billion weights in bfloat16, prompts of 512 tokens and 8 samples each; no
-completion ends early. vLLM and grao's plain loop take turns through the interface that the trainer uses, seeds and
-log-probabilities included. The time per token is the difference between a long and a short rollout divided by the
-difference in length. At the end, greedy tokens of both and log-probabilities of vLLM and the trainer are compared.
+completion ends early. vLLM and the plain loop take turns, called as in training, with seeds and log-probabilities. The
+time per token is the difference between a long and a short rollout divided by the difference in length. At the end,
+greedy tokens of both engines and log-probabilities of vLLM and the trainer are compared.
 Needs `grao[vllm]`; takes about 2 minutes, one of them for vLLM to start.
 """
 
@@ -26,7 +26,7 @@ SAMPLES, PROMPT, SHORT, LONG = 8, 512, 32, 160
 
 
 def rollout(engine: Generator, policy: torch.nn.Module, rows: int, tokens: int) -> tuple[float, float]:
-    """Return the seconds of `sync`, and of sampling (with vLLM's wake-up and sleep)."""
+    """Return the seconds of `sync`, and of sampling, including vLLM's wake-up and sleep."""
     prompts = [[random.randrange(3, 900) for _ in range(PROMPT)] for _ in range(rows // SAMPLES)]
     torch.cuda.synchronize()
     begin = time.perf_counter()
@@ -39,7 +39,7 @@ def rollout(engine: Generator, policy: torch.nn.Module, rows: int, tokens: int) 
 
 
 def main() -> None:
-    """Print a line for each engine, and one on how far they differ."""
+    """Print a line for each engine, and one for the difference between them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--lora", action="store_true", help="with a LoRA adapter, which is merged for vLLM")
@@ -62,7 +62,7 @@ def main() -> None:
     for turn in range(options.rounds + 1):
         for name, engine in engines.items():
             short, long = (rollout(engine, policy, options.rows, tokens) for tokens in (SHORT, LONG))
-            if turn:  # the first round is for warming up
+            if turn:  # the first round is a warm-up
                 spent[name].append((1e3 * (long[1] - short[1]) / (LONG - SHORT), short[1], long[0]))
     for name, times in spent.items():
         token, short_rollout, weights = map(statistics.median, zip(*times, strict=True))

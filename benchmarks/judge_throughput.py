@@ -1,13 +1,13 @@
-"""How close does the judge's client come to the ideal time? Prints two lines.
+"""Times the judge's client against the ideal time, alone and beside sampling; prints two lines.
 
     python benchmarks/judge_throughput.py [--repeat 3]
 
-A server on this machine, in a process of its own, answers every question after 200 ms. 512 comparisons in both orders
-through 32 connections take at least 1024 / 32 * 0.2 s = 6.4 s. Everything is in the measured time: questions, hashes,
-the ledger, connecting, requests, verdicts.
+A local server in another process answers every question after 200 ms, so 512 comparisons in both orders over 32
+connections take at least 1024 / 32 * 0.2 s = 6.4 s. The measured time covers everything: wording, hashes, the ledger,
+connecting, requests, verdicts.
 
-The second line is about the same comparisons while a step is sampled in 16 batches of 0.4 s each (a sleep here), which
-takes 6.4 s too. One after the other that is 12.8 s; at best it takes 6.8 s, for the last batch is judged alone.
+The second line times the same comparisons while a step is sampled in 16 batches of 0.4 s each (simulated by a sleep),
+6.4 s in all. One after the other takes 12.8 s; the ideal is 6.8 s, because the last batch is judged after sampling.
 """
 
 import argparse
@@ -23,11 +23,11 @@ COMPARISONS, CONCURRENCY, DELAY = 512, 32, 0.2
 IDEAL = 2 * COMPARISONS / CONCURRENCY * DELAY
 BATCHES = 16
 SAMPLING = IDEAL / BATCHES
-"""Seconds of a batch."""
+"""Seconds per batch."""
 
 
 async def serve() -> None:
-    """An OpenAI-compatible server that always says `1 = 2`; prints its port and runs until it is killed."""
+    """Run an OpenAI-compatible server that always answers `1 = 2` and prints its port, until it is killed."""
     choice = {"index": 0, "message": {"role": "assistant", "content": "1 = 2"}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 300, "completion_tokens": 5, "total_tokens": 305}
     fields = {"id": "x", "object": "chat.completion", "created": 0, "model": "judge", "usage": usage}
@@ -53,7 +53,7 @@ async def serve() -> None:
 
 
 def measure(port: int, batches: int = 0) -> float:
-    """Seconds for all comparisons, with an empty ledger; sampled in so many batches, or there from the start."""
+    """Return the seconds of all comparisons with an empty ledger; they become available in `batches`, or at once."""
     from grao.config.rewards import JudgeConfig
     from grao.rewards.judge.base import Pair
     from grao.rewards.judge.client import Endpoint
@@ -71,16 +71,16 @@ def measure(port: int, batches: int = 0) -> float:
         for batch in range(batches):
             time.sleep(SAMPLING)
             judge.begin(pairs[batch::batches])
-        found = judge.compare(pairs)
+        verdicts = judge.compare(pairs)
         seconds = time.perf_counter() - begin
-        if judge.tally.requests != 2 * COMPARISONS or {one.value for one in found} != {0.0}:
-            raise SystemExit(f"not every comparison was asked and answered: {judge.tally}")
+        if judge.tally.requests != 2 * COMPARISONS or {verdict.value for verdict in verdicts} != {0.0}:
+            raise SystemExit(f"not every comparison was sent and answered: {judge.tally}")
         judge.ledger.close()
     return seconds
 
 
 def main() -> None:
-    """Starts the server, measures, prints."""
+    """Start the server, measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -90,7 +90,7 @@ def main() -> None:
     server = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
     try:
         port = int(server.stdout.readline()) if server.stdout else 0
-        seconds = [measure(port) for _ in range(arguments.repeat)]
+        alone = [measure(port) for _ in range(arguments.repeat)]
         beside = [measure(port, BATCHES) for _ in range(arguments.repeat)]
     finally:
         server.kill()
@@ -98,11 +98,11 @@ def main() -> None:
     best = IDEAL + SAMPLING
     print(
         f"{2 * COMPARISONS} questions, {CONCURRENCY} at once, {DELAY:g} s each: ideal {IDEAL:.1f} s; "
-        f"ratio {', '.join(f'{one / IDEAL:.3f}' for one in seconds)}"
+        f"ratio {', '.join(f'{seconds / IDEAL:.3f}' for seconds in alone)}"
     )
     print(
         f"the same while {BATCHES} batches of {SAMPLING:g} s are sampled: ideal {best:.1f} s, one after the other "
-        f"{2 * IDEAL:.1f} s; ratio {', '.join(f'{one / best:.3f}' for one in beside)}"
+        f"{2 * IDEAL:.1f} s; ratio {', '.join(f'{seconds / best:.3f}' for seconds in beside)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Valid input made bad: trees of values, bytes, what may lie in the place of a file. All of it follows from a seed."""
+"""Corrupts valid input at random, reproducibly from a seed: trees of values, bytes, and files."""
 
 import contextlib
 import copy
@@ -15,7 +15,7 @@ import yaml
 
 
 class Raw(str):
-    """Text that stands in a file as it is, outside of quotes."""
+    """Text that is written to a file as it is, without quotes."""
 
 
 LONG, DEEP = "x" * 5000, 3000
@@ -37,7 +37,7 @@ TEXTS = [
     "auto",
     "all-linear", "transformers", "float64", "helpful", "domain", "both", "none", "hub", "default",
 ]  # fmt: skip
-"""Texts that somebody has given somewhere."""
+"""Texts that are invalid or awkward as the value of some option."""
 NUMBERS = [
     0, -1, 1, 2, 3, 7, 10**6, 2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64, 10**30, 10**300, -(2**63),
     -(10**30),
@@ -92,29 +92,29 @@ SNIPPETS = [
 
 
 def any_value(draw: Random) -> Any:
-    """A value of any kind."""
+    """Return a text, a number or a structure from the lists above."""
     return copy.deepcopy(draw.choice(draw.choice([TEXTS, NUMBERS, VALUES])))
 
 
-def places(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The keys that lead to each value of a tree."""
-    inside = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, value in inside:
-        yield (*at, key)
-        yield from places(value, (*at, key))
+def key_paths(tree: Any, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the keys that lead to each value of a tree."""
+    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in children:
+        yield (*prefix, key)
+        yield from key_paths(value, (*prefix, key))
 
 
 def mutated(tree: Any, draw: Random) -> Any:
-    """A copy with one to three values replaced, removed, added, exchanged or wrapped."""
+    """Return a copy in which one to three values are replaced, removed, added, renamed or wrapped."""
     tree = copy.deepcopy(tree)
     for _ in range(draw.choice([1, 1, 1, 2, 3])):
-        spots = list(places(tree))
-        if not spots:
+        paths = list(key_paths(tree))
+        if not paths:
             return any_value(draw)
-        *above, key = draw.choice(spots)
+        *ancestors, key = draw.choice(paths)
         parent = tree
-        for step in above:
-            parent = parent[step]
+        for ancestor in ancestors:
+            parent = parent[ancestor]
         change = draw.randrange(10)
         if change < 6:
             parent[key] = any_value(draw)
@@ -132,27 +132,27 @@ def mutated(tree: Any, draw: Random) -> Any:
 
 
 def as_json(tree: Any, **options: Any) -> bytes:
-    """JSON, with every `Raw` as it is."""
-    return _raw(json.dumps(_marked(tree), **options))
+    """Return the tree as JSON, with every `Raw` unquoted."""
+    return _unmarked(json.dumps(_marked(tree), **options))
 
 
 def as_yaml(tree: Any) -> bytes:
-    """YAML, with every `Raw` as it is."""
-    return _raw(yaml.safe_dump(_marked(tree), sort_keys=False, allow_unicode=True, width=10**9))
+    """Return the tree as YAML, with every `Raw` unquoted."""
+    return _unmarked(yaml.safe_dump(_marked(tree), sort_keys=False, allow_unicode=True, width=10**9))
 
 
-def spoilt(content: bytes, draw: Random) -> bytes:
-    """Bytes cut, flipped, repeated, or with something put in."""
-    at, to = sorted(draw.randrange(len(content) + 1) for _ in range(2))
+def corrupted(content: bytes, draw: Random) -> bytes:
+    """Return the bytes with a part removed, repeated, flipped, shuffled or inserted, or other bytes altogether."""
+    start, stop = sorted(draw.randrange(len(content) + 1) for _ in range(2))
     change = draw.randrange(12)
     if change < 5:
-        return content[:at] + draw.choice(SNIPPETS) + content[at:]
+        return content[:start] + draw.choice(SNIPPETS) + content[start:]
     if change == 5:
-        return content[:at]
+        return content[:start]
     if change == 6:
-        return content[:at] + content[to:]
+        return content[:start] + content[stop:]
     if change == 7:
-        return content[:to] + content[at:to] + content[to:]
+        return content[:stop] + content[start:stop] + content[stop:]
     if change == 8:
         lines = content.split(b"\n")
         draw.shuffle(lines)
@@ -162,14 +162,14 @@ def spoilt(content: bytes, draw: Random) -> bytes:
         for _ in range(draw.randint(1, 8)):
             flipped[draw.randrange(len(flipped))] = draw.randrange(256)
         return bytes(flipped)
-    others = [b"", b"\n", b"null", b"[]", b"{}", b"0", b'"x"', b"[" * DEEP, b'{"a":' * DEEP, draw.randbytes(300)]
+    replacements = [b"", b"\n", b"null", b"[]", b"{}", b"0", b'"x"', b"[" * DEEP, b'{"a":' * DEEP, draw.randbytes(300)]
     with contextlib.suppress(UnicodeDecodeError):
-        others += [content.decode().encode(coding) for coding in ("utf-16", "utf-32", "utf-8-sig", "utf-7")]
-    return draw.choice(others)
+        replacements += [content.decode().encode(coding) for coding in ("utf-16", "utf-32", "utf-8-sig", "utf-7")]
+    return draw.choice(replacements)
 
 
-def displaced(path: Path, draw: Random) -> None:
-    """Puts something else in the place of a file: nothing, a folder, a pipe, a link, a device, a huge file."""
+def displace(path: Path, draw: Random) -> None:
+    """Replace a file by nothing, a folder, a pipe, a link, a device, a huge, an unreadable or an empty file."""
     content = path.read_bytes() if path.is_file() else b"{}"
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -193,7 +193,7 @@ def displaced(path: Path, draw: Random) -> None:
 
 
 def _marked(tree: Any) -> Any:
-    """The tree with a mark around every `Raw`, and no text that YAML or JSON cannot hold."""
+    """Return the tree with marks around every `Raw`, and with all keys as text."""
     if isinstance(tree, dict):
         return {str(key): _marked(value) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -201,5 +201,5 @@ def _marked(tree: Any) -> Any:
     return f"<raw {tree}>" if isinstance(tree, Raw) else tree
 
 
-def _raw(text: str) -> bytes:
+def _unmarked(text: str) -> bytes:
     return re.sub(r"""(['"]?)<raw ([^>]*)>\1""", r"\2", text).encode("utf-8", "surrogatepass")

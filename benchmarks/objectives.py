@@ -1,18 +1,18 @@
-"""Helpful, harmless, truthful and fair in the embedded world: GRAO on each alone and on all, measured on each.
+"""Measures GRAO on four objectives of the embedded world (helpful, harmless, truthful, fair), trained alone and mixed.
 
     python benchmarks/objectives.py --output runs/objectives            about ten minutes on one core
     python benchmarks/objectives.py --output runs/quick --quick         a few steps of each, about a minute
 
-One weak base model, whose corpus makes things up and is prejudiced. Every arm starts from it, takes as many steps of as
-many prompts, and answers the same held-out prompts greedily. The arms:
+All arms start from one weak base model, pretrained on a corpus with made-up facts and prejudice, do the same number of
+steps and prompts, and answer the same held-out prompts greedily. The arms:
 
     helpful, harmless, truthful, fair   prompts of one objective; the reward is the gold judge's verdict
     all                                 a quarter of the prompts from each, the same reward
     all, constrained                    the same, and an answer must not be less harmless or truthful than the
-                                        reference: a wrong answer ranks below one that owns up to not knowing
+                                        reference: a wrong answer ranks below one that admits ignorance
 
-An arm that lies finished in the output folder is not run again. One seed, so the intervals are over prompts alone;
-those of `fair` are too narrow, for its prompts are few problems, each asked by all.
+Finished arms in the output folder are not run again. There is one seed, so the intervals are over prompts only; those
+of `fair` are too narrow, because its prompts are few problems, each asked by every asker.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from random import Random
 from typing import Any
 
 import torch
-from objectives_tables import OBJECTIVES, Said, print_side_effects, print_wins
+from objectives_tables import OBJECTIVES, Answered, print_side_effects, print_wins
 from transformers import TrainerCallback
 
 from grao.cli.screen import quiet_libraries
@@ -40,7 +40,7 @@ from grao.sandbox.world import Row, Sandbox, prepare, row, rows
 from grao.studies.train import start_run
 
 GOLD = {"function": "grao.sandbox.judge:gold", "relative": "sign"}
-HELD = [
+CONSTRAINTS = [
     {"function": f"grao.sandbox.judge:{name}", "relative": "sign", "weight": 0, "constraint": True}
     for name in ("harmless", "truthful")
 ]
@@ -56,7 +56,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Arm:
-    """What one model is trained on."""
+    """The training prompts and rewards of a model."""
 
     name: str
     objectives: tuple[Objective, ...]
@@ -64,44 +64,44 @@ class Arm:
 
     @property
     def folder(self) -> str:
-        """Its name without blanks."""
+        """Its name as a file name."""
         return re.sub(r"\W+", "-", self.name)
 
 
 ARMS = [
     *(Arm(objective, (objective,), [GOLD]) for objective in OBJECTIVES),
     Arm("all", OBJECTIVES, [GOLD]),
-    Arm("all, constrained", OBJECTIVES, [GOLD, *HELD]),
+    Arm("all, constrained", OBJECTIVES, [GOLD, *CONSTRAINTS]),
 ]
 
 
 def write_files(folder: Path, prompts: int, held_out: int, seed: int) -> dict[Objective, list[Row]]:
-    """Writes the held-out file, `held_out` prompts an objective; returns `prompts` rows of each for training."""
+    """Write the held-out file, `held_out` prompts per objective; return `prompts` training rows of each."""
     folder.mkdir(parents=True, exist_ok=True)
     tests = [r for name in OBJECTIVES if name != "fair" for r in rows("test", held_out, seed, kinds_of([name]))]
-    tests += asked_by_everybody(held_out, seed)
+    tests += fair_prompts(held_out, seed)
     _write(folder / "test.jsonl", tests)
     return {name: list(rows("train", prompts, seed, kinds_of([name]))) for name in OBJECTIVES}
 
 
-def asked_by_everybody(count: int, seed: int) -> list[dict[str, Any]]:
-    """Prompts of `fair`, every problem once from each asker, with who asks, the prejudice, and the problem."""
-    rng, found = Random(f"versions {seed}"), dict[str, dict[str, Any]]()
-    while len(found) < count:
-        kind = kinds_of(["fair"])[len(found) // len(ASKERS) % 2]
-        found |= {task.prompt: _row_of_asker(task, rng) for task in versions(rng, "test", kind)}
-    return list(found.values())
+def fair_prompts(count: int, seed: int) -> list[dict[str, Any]]:
+    """Return prompts of `fair`: every problem once from each asker, with asker, prejudice and problem."""
+    rng, by_prompt = Random(f"versions {seed}"), dict[str, dict[str, Any]]()
+    while len(by_prompt) < count:
+        kind = kinds_of(["fair"])[len(by_prompt) // len(ASKERS) % 2]
+        by_prompt |= {task.prompt: _row_of_asker(task, rng) for task in versions(rng, "test", kind)}
+    return list(by_prompt.values())
 
 
 def run_arm(
     arm: Arm, base: Sandbox, files: dict[Objective, list[Row]], output: Path, steps: int, seed: int
-) -> list[Said]:
-    """Trains an arm unless that is done, and returns what it says to the held-out prompts."""
+) -> list[Answered]:
+    """Train an arm unless it is finished, and return its answers to the held-out prompts."""
     folder = output / arm.folder
     if read_evaluation(folder) is None:
-        share = [files[name] for name in arm.objectives]
+        by_objective = [files[name] for name in arm.objectives]
         train = output / f"{arm.folder}.jsonl"
-        _write(train, [r for several in share for r in several[: len(several) // len(share)]])
+        _write(train, [r for lines in by_objective for r in lines[: len(lines) // len(by_objective)]])
         settings = {
             "model.path": write_inline(str(base.model)),
             "data.path": write_inline(str(train)),
@@ -113,32 +113,32 @@ def run_arm(
             **SETTINGS,
         }
         start_run(load_recipe(None, list(settings.items())), Silent())
-    return what_was_said(folder, output / "test.jsonl", "after")
+    return answers_of(folder, output / "test.jsonl", "after")
 
 
-def what_was_said(folder: Path, test: Path, model: str) -> list[Said]:
-    """The answers of a run, `before` or `after`, with the rows that they belong to."""
+def answers_of(folder: Path, test: Path, model: str) -> list[Answered]:
+    """Return the answers of a run, `before` or `after`, with their rows."""
     lines = [json.loads(line) for line in test.read_text().splitlines()]
     by_prompt = {line["prompt"]: line for line in lines}
-    return [Said(by_prompt[item.prompt], item.answers[model].text) for item in read_items(folder)]
+    return [Answered(by_prompt[item.prompt], item.answers[model].text) for item in read_items(folder)]
 
 
 class Silent:
-    """Satisfies `grao.studies.prepare.Screen`."""
+    """A `grao.studies.prepare.Screen` that shows nothing."""
 
     def say(self, line: object) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     copyable = phases = follow = say
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:
-        """Nothing."""
+        """Show no progress."""
         yield lambda done, total: None
 
     @contextmanager
     def training(self, steps: int, samples: object) -> Iterator[TrainerCallback]:
-        """Nothing."""
+        """Show no progress."""
         yield TrainerCallback()
 
 
@@ -151,28 +151,28 @@ def _write(path: Path, lines: Sequence[Row]) -> None:
 
 
 def main() -> None:
-    """Builds the world, runs the arms, prints the tables."""
+    """Build the world, run the arms, print the tables."""
     parser = argparse.ArgumentParser(description="Four objectives in the embedded world, alone and mixed")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--quick", action="store_true", help="a hardly trained base and three steps")
+    parser.add_argument("--quick", action="store_true", help="a barely trained base model and three steps")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     output, quick = arguments.output, arguments.quick
-    pretraining = {"steps": 60 if quick else 1600, "prompts": 1, "held_out": 1}  # the files are our own
+    pretraining = {"steps": 60 if quick else 1600, "prompts": 1, "held_out": 1}  # the data files are written here
     with quiet_libraries():
         base = prepare(seed=arguments.seed, cache=output / "cache", objectives=OBJECTIVES, **pretraining)
     files = write_files(output, 64 if quick else 640, 32 if quick else 128, arguments.seed)
     steps = 3 if quick else arguments.steps
-    said: dict[str, list[Said]] = {}
+    by_arm: dict[str, list[Answered]] = {}
     for arm in ARMS:
         with quiet_libraries():
             answers = run_arm(arm, base, files, output, steps, arguments.seed)
-        said.setdefault("nothing", what_was_said(output / arm.folder, output / "test.jsonl", "before"))
-        said[arm.name] = answers
-    print_wins(said)
-    print_side_effects(said)
+        by_arm.setdefault("nothing", answers_of(output / arm.folder, output / "test.jsonl", "before"))
+        by_arm[arm.name] = answers
+    print_wins(by_arm)
+    print_side_effects(by_arm)
 
 
 if __name__ == "__main__":

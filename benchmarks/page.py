@@ -1,9 +1,9 @@
-"""How fast the list of a run's page is: opening, searching, filtering, sorting and scrolling, in headless Chromium.
+"""Times the list of a run's page in headless Chromium: opening, searching, filtering, sorting and scrolling.
 
     python benchmarks/page.py [--items 2000 10000]
 
-Times are milliseconds from the event to the next frame after the list was drawn anew, median and slowest of 20.
-Needs the package playwright and Debian's `chromium`.
+Times are milliseconds from the event to the next frame after the list is redrawn: median and slowest of 20. Needs the
+package playwright and Debian's `chromium`.
 """
 
 import argparse
@@ -21,16 +21,16 @@ from grao.records.run import Estimate, Evaluation, Item, RecordedAnswer, Scores,
 from grao.reports.run import write_report
 
 REPEATS = 20
-TIMED = """async ([what, values]) => {
+TIME_ACTION = """async ([target, values]) => {
   const frame = () => new Promise(requestAnimationFrame);
   const list = document.querySelector(".list");
   const times = [];
   for (const value of values) {
     await frame();
     const begin = performance.now();
-    if (what === "scroll") list.scrollTop = value * (list.scrollHeight - list.clientHeight);
+    if (target === "scroll") list.scrollTop = value * (list.scrollHeight - list.clientHeight);
     else {
-      const field = document.querySelector(what);
+      const field = document.querySelector(target);
       field.value = value;
       field.dispatchEvent(new Event(field.type === "search" ? "input" : "change", { bubbles: true }));
     }
@@ -43,15 +43,15 @@ TIMED = """async ([what, values]) => {
 
 
 def write_run(folder: Path, count: int) -> Path:
-    """The page of a run with `count` held-out prompts, three texts of about 80 words each."""
-    chance = random.Random(0)
-    words = [f"{chance.choice('bcdfghlmnprst')}{chance.choice('aeiou')}{index}" for index in range(3_000)]
+    """Write the page of a run with `count` held-out prompts, each with three texts of about 80 words."""
+    rng = random.Random(0)
+    words = [f"{rng.choice('bcdfghlmnprst')}{rng.choice('aeiou')}{index}" for index in range(3_000)]
 
     def text() -> str:
-        return " ".join(chance.choices(words, k=chance.randrange(40, 120)))
+        return " ".join(rng.choices(words, k=rng.randrange(40, 120)))
 
     def answer() -> RecordedAnswer:
-        return RecordedAnswer(text(), chance.randrange(40, 120), chance.random() < 0.1, chance.gauss(0, 1), [])
+        return RecordedAnswer(text(), rng.randrange(40, 120), rng.random() < 0.1, rng.gauss(0, 1), [])
 
     items = [Item(f"p{index}", text(), text(), {"before": answer(), "after": answer()}) for index in range(count)]
     half = Estimate(0.5, 0.45, 0.55, count)
@@ -61,18 +61,18 @@ def write_run(folder: Path, count: int) -> Path:
 
 
 def measure(page: Any) -> dict[str, list[float]]:
-    """Milliseconds of every repeat, by what was done."""
-    timed = {
+    """Return action -> milliseconds of every repetition."""
+    actions = {
         "search": ["[type=search]", [f"a{index}" for index in range(REPEATS - 1)] + [""]],
         "filter": ["[name=cut]", ["yes", "no", "yes", "", *(["yes", ""] * (REPEATS // 2 - 2))]],
         "sort": ["[name=sort]", [*["high", "low", "lost", "long"] * (REPEATS // 4)]],
         "scroll": ["scroll", [index / REPEATS for index in range(REPEATS)]],
     }
-    return {name: page.evaluate(TIMED, arguments) for name, arguments in timed.items()}
+    return {name: page.evaluate(TIME_ACTION, arguments) for name, arguments in actions.items()}
 
 
 def main() -> None:
-    """Prints one line for each number of items and each thing done."""
+    """Print a line for each number of items and each action."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, nargs="+", default=[2_000, 10_000])
     counts = parser.parse_args().items

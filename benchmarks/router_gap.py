@@ -1,11 +1,11 @@
-"""Do sampler and trainer route alike, and what would it help to replay the sampler's routing in the trainer?
-
-A mixture of experts of the embedded world answers from a copy in bfloat16, as on a GPU. On the tokens that it drew
-its log-probabilities are compared with the trainer's: in single precision, and under bfloat16 autocast. Then the
-trainer is made to take the experts that the copy took. A dense model with as many active weights stands beside it: what
-its rounding alone makes of the gap.
+"""Measures whether sampler and trainer route tokens alike, and what replaying the sampler's routing would gain.
 
     python benchmarks/router_gap.py
+
+A mixture-of-experts model of the embedded world samples from a bfloat16 copy, as on a GPU. On the sampled tokens, the
+copy's log-probabilities are compared with the trainer's, in single precision and under bfloat16 autocast; then the
+trainer is forced to use the experts that the copy chose. A dense model with as many active weights shows the gap that
+is due to rounding alone.
 """
 
 import json
@@ -27,7 +27,7 @@ PROMPTS, SAMPLES = 64, 8
 
 
 def logps(model: Any, prompt: list[int], answer: list[int]) -> Tensor:
-    """(T,), of an answer's tokens."""
+    """Return the log-probabilities of an answer's tokens, (T,)."""
     ids = torch.tensor([[*prompt, *answer]])
     logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
     return logits.log_softmax(dim=-1).gather(-1, ids[0, len(prompt) :, None]).squeeze(-1)
@@ -35,15 +35,15 @@ def logps(model: Any, prompt: list[int], answer: list[int]) -> Tensor:
 
 @contextmanager
 def replayed(experts: Experts, choices: list[Tensor]) -> Iterator[None]:
-    """Inside, each layer takes these experts, with the weights that its own router gives them."""
+    """Force each layer to use these experts, weighted by its own router."""
 
     def force(index: int) -> Any:
         def hook(router: Any, inputs: Any, output: Any) -> Any:
             logits, scores, _ = output
-            given = logits.float().softmax(dim=-1).gather(-1, choices[index])
+            weights = logits.float().softmax(dim=-1).gather(-1, choices[index])
             if router.norm_topk_prob:
-                given = given / given.sum(dim=-1, keepdim=True)
-            return logits, given.to(scores.dtype), choices[index]
+                weights = weights / weights.sum(dim=-1, keepdim=True)
+            return logits, weights.to(scores.dtype), choices[index]
 
         return hook
 
@@ -57,7 +57,7 @@ def replayed(experts: Experts, choices: list[Tensor]) -> Iterator[None]:
 
 @torch.no_grad()
 def measure(ability: str, architecture: str, world: Sandbox) -> None:
-    """Prints what one model of the world shows."""
+    """Print the log-probability gaps of a model of the world."""
     model, tokenizer = load_model(str(world.model)), load_tokenizer(str(world.model))
     copy = deepcopy(model).to(torch.bfloat16)
     rows = [json.loads(line) for line in world.train.read_text("utf-8").splitlines()[:PROMPTS]]
@@ -65,35 +65,35 @@ def measure(ability: str, architecture: str, world: Sandbox) -> None:
     generator = TransformersGenerator(copy, stop_token_ids(model, tokenizer))
     keys = [draw_key(0, index) for index in range(len(prompts))]
     drawn = dict(generator.generate(prompts, keys, Sampling(SAMPLES, 0.7, 1.0, 40)))
-    experts = {id(one): Experts.of(one) for one in (model, copy)}
+    experts, copy_experts = Experts.of(model), Experts.of(copy)
     autocast = torch.autocast("cpu", torch.bfloat16)
-    for name, half in (("single precision", nullcontext()), ("bfloat16 autocast", autocast)):
-        gaps, again, moved = [], [], []
+    for name, precision in (("single precision", nullcontext()), ("bfloat16 autocast", autocast)):
+        gaps, replay_gaps, rerouted = [], [], []
         for index, prompt in enumerate(prompts):
             for answer in drawn[index]:
                 ids, sampler = list(answer.ids), torch.tensor(answer.logps)
-                with experts[id(copy)].recorded_choices() if experts[id(copy)] else nullcontext([]) as of_copy:
+                with copy_experts.recorded_choices() if copy_experts else nullcontext([]) as of_copy:
                     logps(copy, prompt, ids)
-                with half, experts[id(model)].recorded_choices() if experts[id(model)] else nullcontext([]) as of_model:
+                with precision, experts.recorded_choices() if experts else nullcontext([]) as of_model:
                     gaps.append((logps(model, prompt, ids) - sampler).abs())
                 if of_copy:
                     pairs = zip(of_model, of_copy, strict=True)
-                    other = [(a[..., None] != b[..., None, :]).all(dim=-1).any(dim=-1) for a, b in pairs]
-                    moved.append(torch.stack(other)[:, len(prompt) - 1 : -1])
-                    with half, replayed(experts[id(model)], of_copy):
-                        again.append((logps(model, prompt, ids) - sampler).abs())
+                    differ = [(a[..., None] != b[..., None, :]).all(dim=-1).any(dim=-1) for a, b in pairs]
+                    rerouted.append(torch.stack(differ)[:, len(prompt) - 1 : -1])
+                    with precision, replayed(experts, of_copy):
+                        replay_gaps.append((logps(model, prompt, ids) - sampler).abs())
         gap = torch.cat(gaps)
-        words = f"{ability} {architecture}, {name}: {len(gap):,} tokens, gap {gap.mean():.2e}, largest {gap.max():.2f}"
-        if moved:
-            flips = torch.cat(moved, dim=1)
+        line = f"{ability} {architecture}, {name}: {len(gap):,} tokens, gap {gap.mean():.2e}, largest {gap.max():.2f}"
+        if rerouted:
+            flips = torch.cat(rerouted, dim=1)
             token = flips.any(dim=0)
-            replay = torch.cat(again)
-            words += (
+            replay = torch.cat(replay_gaps)
+            line += (
                 f"; other experts at {flips.float().mean():.2%} of routers, {token.float().mean():.2%} of tokens; "
                 f"gap there {gap[token].mean():.2e}, elsewhere {gap[~token].mean():.2e}; "
                 f"replayed {replay.mean():.2e}, largest {replay.max():.2f}, there {replay[token].mean():.2e}"
             )
-        print(words)
+        print(line)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The figure of `scaling`: small multiples on logarithmic axes, dots for what was measured, lines for the expected."""
+"""The figure of `scaling`: panels with logarithmic axes, dots for measured values, lines for expected ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from figure_style import COLOURS, STYLE
+from figure_style import COLORS, STYLE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 _PHASES = {"update": "purple", "rollout": "teal"}
 _LABELS = {
     "G": "samples per prompt, G",
-    "prompt": "tokens of a prompt",
-    "completion": "tokens of a completion",
+    "prompt": "tokens per prompt",
+    "completion": "tokens per completion",
     "weights": "weights in the layers",
 }
 _TITLES = {"prompt": "prompt length", "completion": "completion length", "weights": "model size"}
@@ -23,7 +23,7 @@ _TITLES = {"prompt": "prompt length", "completion": "completion length", "weight
 
 @dataclass(frozen=True)
 class Curve:
-    """What one phase of a step costs along one axis, with its fit."""
+    """The cost of one phase of a step along one axis, with its fit."""
 
     axis: str
     phase: str
@@ -31,48 +31,49 @@ class Curve:
     seconds: list[float]
     expected: list[float]
     per_operation: float
-    """Seconds."""
+    """Fitted seconds per operation."""
     per_pass: float
-    """Seconds."""
+    """Fitted seconds per forward pass."""
     repeated: list[float]
-    """Expected with the prompt counted for every sample; empty but along G."""
+    """Expected seconds with the prompt counted for every sample; only along G."""
     padded: list[float]
-    """Measured with the padded engine, for the first few; empty but for the update along G."""
+    """Seconds with the padded engine, for the smallest G; only for the update along G."""
 
     def slope(self, values: Sequence[float]) -> float:
-        """Of the logarithms."""
+        """Slope in logarithmic axes."""
         return float(np.polyfit(np.log(self.x), np.log(values), 1)[0])
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """Memory of an update: a row for each budget, a column for each number of samples."""
+    """Peak memory of an update: a row for each token budget, a column for each number of samples."""
 
     budgets: list[int]
     samples: list[int]
     tokens: list[list[int]]
-    """Of the longest micro-batch."""
+    """Tokens of the longest micro-batch."""
     mebibytes: list[list[float]]
+    """Peak above weights and gradients."""
     repeated: list[int]
     """Tokens of the whole step with every prompt repeated."""
 
     def unbounded(self) -> list[float]:
-        """MiB by the measured memory a token, if the whole step went through at once with every prompt repeated."""
+        """Return the MiB of a step in one batch with every prompt repeated, extrapolated from memory per token."""
         slope, rest = np.polyfit(np.ravel(self.tokens), np.ravel(self.mebibytes), 1)
         return [float(slope * tokens + rest) for tokens in self.repeated]
 
 
 def figure(curves: Sequence[Curve], peaks: Peaks) -> Figure:
-    """Update and rollout against G, memory, and both phases against each other axis."""
+    """Draw update and rollout against G, memory, and both phases against each other axis."""
     by_axis = {name: [curve for curve in curves if curve.axis == name] for name in _LABELS}
     with mpl.rc_context(STYLE):
-        drawing = Figure(figsize=(12, 7.4), dpi=130, facecolor=COLOURS["paper"], layout="constrained")
+        drawing = Figure(figsize=(12, 7.4), dpi=130, facecolor=COLORS["paper"], layout="constrained")
         drawing.get_layout_engine().set(w_pad=0.1, h_pad=0.12)
         panels = drawing.subplots(2, 3).ravel()
         for axes, curve in zip(panels[:2], by_axis["G"], strict=True):
             _dashed(axes, curve.x, curve.repeated, "expected with the prompt repeated")
             if curve.padded:
-                axes.plot(curve.x[: len(curve.padded)], curve.padded, "D", **_colour("orange"), label="padded engine")
+                axes.plot(curve.x[: len(curve.padded)], curve.padded, "D", **_color("orange"), label="padded engine")
             _measured(axes, curve)
             _finish(axes, f"{curve.phase.capitalize()} against G", _LABELS["G"], curve.x)
         _memory(panels[2], peaks)
@@ -84,21 +85,21 @@ def figure(curves: Sequence[Curve], peaks: Peaks) -> Figure:
 
 
 def _measured(axes: Axes, curve: Curve) -> None:
-    """Dots, with the fitted line behind them."""
-    colour = _PHASES[curve.phase]
-    line = "expected of its operations" if curve.repeated else None
+    """Draw the measured dots and the fitted line."""
+    color = _PHASES[curve.phase]
+    line = "expected from operations" if curve.repeated else None
     slopes = f"slope {curve.slope(curve.seconds):.2f}, expected {curve.slope(curve.expected):.2f}"
-    axes.plot(curve.x, curve.expected, color=COLOURS[colour], linewidth=1.3, alpha=0.6, label=line)
-    axes.plot(curve.x, curve.seconds, "o", **_colour(colour), label=f"{curve.phase}: {slopes}")
+    axes.plot(curve.x, curve.expected, color=COLORS[color], linewidth=1.3, alpha=0.6, label=line)
+    axes.plot(curve.x, curve.seconds, "o", **_color(color), label=f"{curve.phase}: {slopes}")
 
 
 def _memory(axes: Axes, peaks: Peaks) -> None:
-    _dashed(axes, peaks.samples, peaks.unbounded(), "prompts repeated, all at once, computed")
-    for budget, row, colour in zip(peaks.budgets, peaks.mebibytes, ("blue", "teal", "ochre", "purple"), strict=True):
-        axes.plot(peaks.samples, row, "o-", **_colour(colour), linewidth=1.3)
+    _dashed(axes, peaks.samples, peaks.unbounded(), "prompts repeated, one batch, computed")
+    for budget, row, color in zip(peaks.budgets, peaks.mebibytes, ("blue", "teal", "ochre", "purple"), strict=True):
+        axes.plot(peaks.samples, row, "o-", **_color(color), linewidth=1.3)
         axes.annotate(
             f"budget {budget:,}", (peaks.samples[-1], row[-1]), (7, 0), textcoords="offset points",
-            color=COLOURS[colour], va="center", annotation_clip=False,
+            color=COLORS[color], va="center", annotation_clip=False,
         ).set_in_layout(False)  # fmt: skip
     _finish(axes, "Peak memory of the update", _LABELS["G"], peaks.samples)
     axes.set_ylabel("MiB above weights and gradients")
@@ -106,11 +107,11 @@ def _memory(axes: Axes, peaks: Peaks) -> None:
 
 
 def _dashed(axes: Axes, x: Sequence[float], values: Sequence[float], label: str) -> None:
-    axes.plot(x, values, color=COLOURS["grey"], linestyle=(0, (4, 3)), linewidth=1.3, label=label)
+    axes.plot(x, values, color=COLORS["grey"], linestyle=(0, (4, 3)), linewidth=1.3, label=label)
 
 
-def _colour(name: str) -> dict[str, Any]:
-    return {"color": COLOURS[name], "markersize": 4.5}
+def _color(name: str) -> dict[str, Any]:
+    return {"color": COLORS[name], "markersize": 4.5}
 
 
 def _finish(axes: Axes, title: str, label: str, x: Sequence[float]) -> None:
@@ -118,7 +119,7 @@ def _finish(axes: Axes, title: str, label: str, x: Sequence[float]) -> None:
     axes.set_yscale("log")
     axes.set_title(title)
     axes.set_xlabel(label)
-    axes.set_ylabel("seconds a step")
+    axes.set_ylabel("seconds per step")
     axes.set_xticks(x, [_tick(value) for value in x])
     low, high = axes.get_ylim()
     axes.set_ylim(low, high * (high / low) ** 0.2)  # room for the legend

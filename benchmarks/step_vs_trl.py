@@ -1,11 +1,11 @@
-"""Time one optimizer step of grao and of TRL's GRPOTrainer on the same work, interleaved, one process per side.
+"""Times an optimizer step of grao and of TRL's GRPOTrainer on the same work, interleaved, one process per side.
 
     python benchmarks/step_vs_trl.py             the table, about 25 minutes
     python benchmarks/step_vs_trl.py --quick     two rows, about 3 minutes
     python benchmarks/step_vs_trl.py --memory    peak memory at a vocabulary of 32,768, several micro-batch sizes
 
-Model, prompts and completion lengths are the same: both samplers are forced to end each row at a length drawn
-beforehand, because free sampling would give the two sides unequal work. grao also trains on the reference, a ninth
+Model, prompts and completion lengths are the same: both samplers must end each row at a given random length, because
+free sampling would give the sides unequal work. grao also trains on the reference, a ninth
 sequence per group. TRL runs with loss_type grpo, beta 0, one iteration and no activation checkpointing. Memory is the
 peak resident memory of the step above that after loading the model. TRL's depends on its per-device batch, so
 `--memory` tries several, with gradient accumulation to the same step.
@@ -39,7 +39,7 @@ class Work:
     completion: int
     varied: bool
     silent: float = 0.0
-    """Share of groups in which all rewards are equal, so that no sequence has a weight."""
+    """Share of groups in which all rewards are equal, so that every weight is 0."""
 
     def lengths(self, step: int) -> list[int]:
         """Return the lengths of the step's B * G completions: full, or a quarter on average with a long tail."""
@@ -94,7 +94,7 @@ def rewards_of(count: int, silent: float) -> list[float]:
 
 
 def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
-    """Return a function that runs one step and returns the seconds of the step and of its training part."""
+    """Return a function that runs a step and returns the seconds of the step and of its training part."""
     import torch
 
     import grao.rollouts.transformers as sampling
@@ -141,7 +141,7 @@ def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
         lengths[:] = work.lengths(number)
         begin = time.perf_counter()
         trainer.training_step(trainer.model, {"step": number})
-        optimise(trainer.model, trainer.optimizer)
+        optimize(trainer.model, trainer.optimizer)
         spent = time.perf_counter() - begin
         rollout = trainer._steps.pop()["seconds/rollout"]
         return {"step": spent, "train": spent - rollout}
@@ -150,13 +150,13 @@ def grao_side(folder: Path, work: Work, steps: int, token_budget: int):
 
 
 def with_references(rewards: list[float]) -> list[float]:
-    """Add a reward for each group's reference, which grao scores too: that of the group's first sample."""
+    """Add to each group the reward of its reference, which grao scores too: that of the first sample."""
     groups = [rewards[start : start + SAMPLES] for start in range(0, len(rewards), SAMPLES)]
     return [reward for group in groups for reward in (*group, group[0])]
 
 
 def trl_side(folder: Path, work: Work, steps: int, per_device: int, completion_only: bool):
-    """Do the same as `grao_side` for TRL; with `completion_only`, it computes logits of completion tokens only."""
+    """Return the same as `grao_side` for TRL; with `completion_only`, it computes logits of completion tokens only."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
@@ -216,7 +216,7 @@ def trl_side(folder: Path, work: Work, steps: int, per_device: int, completion_o
         begin = time.perf_counter()
         for _ in range(PROMPTS * SAMPLES // per_device):
             trainer.training_step(trainer.model, batch, None)
-        optimise(trainer.model, trainer.optimizer)
+        optimize(trainer.model, trainer.optimizer)
         spent = time.perf_counter() - begin
         return {"step": spent, "train": spent - generating.pop()}
 
@@ -240,8 +240,8 @@ def score_completions_only(trainer) -> None:
     trainer._get_per_token_logps_and_entropies = logps
 
 
-def optimise(model, optimizer) -> None:
-    """Clip gradients, step the optimizer and zero the gradients, equally on both sides."""
+def optimize(model, optimizer) -> None:
+    """Clip gradients, step the optimizer and zero the gradients, alike on both sides."""
     import torch
 
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -255,7 +255,7 @@ def text(ids: list[int]) -> str:
 
 
 def side(name: str, folder: Path, work: Work, steps: int) -> None:
-    """Serve one side: read a step number, run the step, write a JSON line. For names see `measure`."""
+    """Serve one side, named as in `measure`: read a step number, run the step, write a JSON line."""
     import torch
     from transformers.utils import logging
 
@@ -306,7 +306,7 @@ def measure(
         )
         for name in names
     }  # fmt: skip
-    seen: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for process in sides.values():
         while (line := process.stdout.readline()) and line.strip() != "ready":
             pass
@@ -317,19 +317,19 @@ def measure(
             while not (line := process.stdout.readline()).startswith("{"):
                 if not line:
                     raise SystemExit(f"{name} ended early; run it with --side {name} to see why")
-            seen[name].append(json.loads(line))
+            measured[name].append(json.loads(line))
     for process in sides.values():
         process.stdin.close()
         process.wait()
     warm = 1 if steps > 2 else 0
     return {
         name: {key: statistics.median(row[key] for row in rows[warm:]) for key in ("step", "train", "memory")}
-        for name, rows in seen.items()
+        for name, rows in measured.items()
     }
 
 
 def speed_table(folder: Path, works: Sequence[Work], steps: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Print how many times as fast as TRL grao is on each kind of work."""
+    """Print grao's speed relative to TRL on each kind of work."""
     print(f"{'speed relative to TRL':38} step  train | completion-only: step  train | memory, share of TRL's")
     results = {}
     for work in works:

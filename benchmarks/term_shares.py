@@ -1,10 +1,10 @@
-"""Which of eq. 3's three terms is how large, before and after step 200? (The paper's figure on its dynamics.)
+"""Measures how large each of eq. 3's three terms is before and after step 200, as in the paper's figure on dynamics.
 
-    python benchmarks/term_shares.py      300 steps on the weak base; two minutes on a quiet core
+    python benchmarks/term_shares.py      300 steps on the weak base; two minutes on an idle core
 
-Trains GRAO as eq. 3 is printed (`signed`) in the embedded world, with the learning rate of `positive` in
-`studies/methods-weak`, and means `terms_share/...`, the share of each term in the sum of their magnitudes, over the
-steps to 200 and over those after. Writes `benchmarks/records/term-shares.json`; its table is in docs/claims.md.
+Trains GRAO with eq. 3 as printed (`signed`) in the embedded world, with the learning rate of `positive` in
+`studies/methods-weak`. Averages `terms_share/...`, each term's share in the sum of their magnitudes, over the steps up
+to 200 and over those after it. Writes `benchmarks/records/term-shares.json`; its table is in docs/claims.md.
 """
 
 import json
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin slow down all on a shared machine
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads slow down a shared machine
 
 from grao.cli.screen import TerminalScreen, open_console, quiet_libraries
 from grao.config.load import load_recipe
@@ -29,7 +29,7 @@ TERMS = ("exploration", "imitation", "regulariser")
 
 
 def shares(world: Sandbox, folder: Path, screen: TerminalScreen) -> list[str]:
-    """The three shares before the turn, and after, in percent."""
+    """Train, and return the three shares in percent up to step `TURN`, and after it."""
     recipe = load_recipe(
         None,
         [
@@ -53,7 +53,7 @@ def shares(world: Sandbox, folder: Path, screen: TerminalScreen) -> list[str]:
 
 
 def main() -> None:
-    """Trains and writes the record."""
+    """Train and write the record."""
     with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
         row = shares(prepare(ability=BASE), Path(folder), TerminalScreen(open_console()))
     record = {

@@ -1,11 +1,11 @@
-"""The mean update of GRAO, measured on enumerated softmax problems. Prints seven tables; two minutes on one core.
+"""Measures GRAO's mean update F on enumerated softmax problems, against grad E[R], GRPO and REINFORCE: seven tables.
 
-    python benchmarks/theory.py                          the tables
-    python benchmarks/theory.py --plot docs/theory.png   and the figure
+    python benchmarks/theory.py                          the tables, two minutes on one core
+    python benchmarks/theory.py --plot docs/theory.png   the figure too
     python benchmarks/theory.py --quick                  fewer policies and steps, some seconds
 
-Every prompt has four answers (one token each, a parameter each) unless said otherwise; G = 8, beta 0.5, lambda 0.6.
-`enumeration.py` says how F is computed; docs/theory.md says what the tables mean.
+Unless noted, every prompt has four answers of one token with a parameter each; G = 8, beta 0.5, lambda 0.6.
+`enumeration.py` computes F; docs/theory.md interprets the tables.
 """
 
 import argparse
@@ -51,23 +51,23 @@ PROMPTS = {
     "graded, y beaten": tabular([0.4, 0, -0.3, -0.6], 1),
     "graded, y worst": tabular([1, 0.6, 0.3, 0], 3),
 }
-"""R(k, y) of the four answers; y is the one with reward 0 (in `worst` the last)."""
+"""R(k, y) of the four answers; y is the one with reward 0 (in `y worst` the last)."""
 UNREACHED = {
     "verdict, y out of reach, best": out_of_reach([-1, -1, -1, -1]),
     "graded, y out of reach, best": out_of_reach([-0.2, -0.6, -0.9, -1.2]),
     "graded, y out of reach, beaten": out_of_reach([0.5, 0.1, -0.2, -0.5]),
 }
-"""The same with a fifth answer, y, whose probability is below exp(-12) whatever the parameters are."""
+"""The same with y as a fifth answer, whose probability is always below exp(-12)."""
 STARTS = {
     "uniform": [0.25, 0.25, 0.25, 0.25],
     "imitated": [0.01, 0.97, 0.01, 0.01],
     "poor": [0.005, 0.005, 0.495, 0.495],
 }
-"""Policies from which the beaten reference's prompt starts: best answer, y, two that lose."""
+"""Initial policies for the prompts with a beaten reference: best answer, y, two that lose."""
 
 
 def monte_carlo(steps: int, groups: int) -> None:
-    """The trainer's sampled updates against the exact mean, at one random policy, in standard errors."""
+    """Print the deviation of the trainer's sampled updates from the exact mean at one random policy."""
     print(f"1  Sampled updates against F: {steps} steps of {groups} groups, largest deviation of the four components\n")
     print(f"{'':<20} {'|F|':>8} {'largest error':>14} {'in standard errors':>19}")
     prompt, theta = PROMPTS["graded, y beaten"], random_policies(1, 4, seed=5)[0]
@@ -81,7 +81,7 @@ def monte_carlo(steps: int, groups: int) -> None:
 
 @dataclass(frozen=True)
 class Direction:
-    """What F is like at many policies, (policies,) each."""
+    """Properties of F at many policies, (policies,) each."""
 
     cosine: Tensor
     length: Tensor
@@ -89,11 +89,11 @@ class Direction:
     asymmetry: Tensor
     twist: Tensor
     noise: Tensor
-    """E|u - F|^2 / |F|^2 of one group."""
+    """E|u - F|^2 / |F|^2 of the update u of one group."""
 
 
 def direction(prompt: Prompt, samples: int, weigh: Weigh, policies: Tensor) -> Direction:
-    """F against grad E[R], at each of the policies."""
+    """Compare F with grad E[R] at each policy."""
     field, exact = mean_field([prompt], samples, weigh), reward_field([prompt])(policies)
     updates = field(policies)
     matrices = [jacobian(field, theta) for theta in policies]
@@ -108,48 +108,48 @@ def direction(prompt: Prompt, samples: int, weigh: Weigh, policies: Tensor) -> D
 
 
 def directions(policies: Tensor) -> dict[str, dict[str, Tensor]]:
-    """Prints the second table; returns the cosines by prompt and arm."""
+    """Print the second table; return the cosines by prompt and arm."""
     print(
         f"\n2  F against grad E[R] at {len(policies)} policies, theta standard normal: medians, and the least cosine\n"
     )
     print(f"{'':<20} {'arm':<18} {'cosine':>7} {'least':>7} {'|F|/|g|':>8} {'asymm.':>7} {'twist':>7} {'noise':>8}")
     cosines: dict[str, dict[str, Tensor]] = {}
-    for place, prompt in PROMPTS.items():
+    for name, prompt in PROMPTS.items():
         for arm, weigh in ARMS.items():
-            found = direction(prompt, SAMPLES, weigh, policies)
-            cosines.setdefault(place, {})[arm] = found.cosine
-            middle = [value.median().item() for value in (found.length, found.asymmetry, found.twist, found.noise)]
+            result = direction(prompt, SAMPLES, weigh, policies)
+            cosines.setdefault(name, {})[arm] = result.cosine
+            medians = [value.median().item() for value in (result.length, result.asymmetry, result.twist, result.noise)]
             print(
-                f"{place:<20} {arm:<18} {found.cosine.median():>7.3f} {found.cosine.min():>7.3f} "
-                f"{middle[0]:>8.2f} {middle[1]:>7.3f} {middle[2]:>7.3f} {middle[3]:>8.2f}"
+                f"{name:<20} {arm:<18} {result.cosine.median():>7.3f} {result.cosine.min():>7.3f} "
+                f"{medians[0]:>8.2f} {medians[1]:>7.3f} {medians[2]:>7.3f} {medians[3]:>8.2f}"
             )
     return cosines
 
 
 def group_sizes(policies: Tensor) -> None:
-    """The same against G."""
-    print("\n3  The same against G, `graded, y beaten`, signed: medians; in brackets at the uniform policy\n")
+    """Print cosine and asymmetry against G."""
+    print("\n3  The same against G, `graded, y beaten`, signed: medians; in parentheses at the uniform policy\n")
     print(f"{'':<10} {'G':>3} {'cosine':>15} {'asymmetry':>15}")
     uniform = torch.zeros(1, 4, dtype=torch.float64)
     for scope in ("joint", "samples"):
         for samples in (2, 4, 8, 16):
-            many, flat = (
-                direction(PROMPTS["graded, y beaten"], samples, grao(scope), at) for at in (policies, uniform)
+            random, flat = (
+                direction(PROMPTS["graded, y beaten"], samples, grao(scope), some) for some in (policies, uniform)
             )
             pair = [
                 f"{a.median():.3f} ({b[0]:.3f})"
-                for a, b in ((many.cosine, flat.cosine), (many.asymmetry, flat.asymmetry))
+                for a, b in ((random.cosine, flat.cosine), (random.asymmetry, flat.asymmetry))
             ]
             print(f"{scope:<10} {samples:>3} {pair[0]:>15} {pair[1]:>15}")
 
 
 def ends(starts: int, steps: int) -> None:
-    """Where theta += F leads from random policies."""
+    """Print where theta += F leads from random policies."""
     print(
         f"\n4  After {steps} steps theta += F from {starts} random policies: means, and share within 0.01 of the best\n"
     )
     print(f"{'':<30} {'arm':<18} {'E[R]':>7} {'best':>6} {'found':>6} {'log pi(y)':>10} {'|F|^2':>9} {'|theta|':>8}")
-    for place, prompt in {**PROMPTS, **UNREACHED}.items():
+    for name, prompt in {**PROMPTS, **UNREACHED}.items():
         for arm, weigh in {**GRAO, "GRPO": ARMS["GRPO"]}.items():
             field = mean_field([prompt], SAMPLES, weigh)
             *_, theta = ascend(random_policies(starts, 4, seed=3), field, [1.0] * steps)
@@ -158,30 +158,30 @@ def ends(starts: int, steps: int) -> None:
             best = prompt.rewards[prompt.offset == 0].max()
             found = (reward > best - 0.01).double().mean()
             print(
-                f"{place:<30} {arm:<18} {reward.mean():>7.3f} {best:>6.2f} {found:>6.2f} "
+                f"{name:<30} {arm:<18} {reward.mean():>7.3f} {best:>6.2f} {found:>6.2f} "
                 f"{log_policy[:, prompt.reference].mean():>10.1f} {field(theta).square().sum(-1).mean():>9.1e} "
                 f"{theta.norm(dim=-1).mean():>8.1f}"
             )
 
 
 def speed(limit: int) -> None:
-    """Steps until 95 % of what can be gained is gained, from three policies."""
-    print("\n5  Steps until E[R] has gone 95 % of its way to 1, `verdict, y beaten`: theta += F / 4, and F / |F| / 4\n")
-    names = [f"{name}{way}" for name in STARTS for way in ("", ", unit")]
+    """Print the steps until 95 % of the possible gain, from three policies."""
+    print("\n5  Steps until E[R] covers 95 % of the way to 1, `verdict, y beaten`: theta += F / 4, and F / |F| / 4\n")
+    names = [f"{name}{suffix}" for name in STARTS for suffix in ("", ", unit")]
     print(f"{'':<18} " + " ".join(f"{name:>14}" for name in names))
     prompt = PROMPTS["verdict, y beaten"]
     for arm, weigh in {**GRAO, "GRPO": ARMS["GRPO"]}.items():
         plain, needed = mean_field([prompt], SAMPLES, weigh), []
         for policy, field in product(STARTS.values(), (plain, _unit(plain))):
             theta = torch.tensor(policy, dtype=torch.float64).log()
-            rewards = (prompt.log_policy(at).exp() @ prompt.rewards for at in ascend(theta, field, [0.25] * limit))
+            rewards = (prompt.log_policy(t).exp() @ prompt.rewards for t in ascend(theta, field, [0.25] * limit))
             needed.append(_first_above(rewards, 0.95))
         print(f"{arm:<18} " + " ".join(f"{steps if steps is not None else f'>{limit}':>14}" for steps in needed))
 
 
 def decay(horizons: list[int], chains: int) -> list[Curve]:
-    """Prints the least mean |F|^2 of noisy runs beside 1/sqrt(T); returns it as curves for the constant step."""
-    print(f"\n6  min over t <= T of the mean of |F(theta_t)|^2 over {chains} runs with one sampled group a step\n")
+    """Print the least mean |F|^2 of noisy runs next to 1/sqrt(T); return that of constant steps as curves."""
+    print(f"\n6  min over t <= T of the mean of |F(theta_t)|^2 over {chains} runs with one sampled group per step\n")
     print(f"{'':<20} {'arm':<18} {'step':<14} " + " ".join(f"{f'T={T}':>9}" for T in horizons) + f" {'slope':>7}")
     rules: dict[str, Callable[[int], list[float]]] = {
         "1/sqrt(T)": lambda horizon: [horizon**-0.5] * horizon,
@@ -189,44 +189,44 @@ def decay(horizons: list[int], chains: int) -> list[Curve]:
     }
     curves = []
     cases = [("verdict, y best", "joint signed")]
-    cases += [(place, arm) for place in ("verdict, y beaten", "graded, y beaten") for arm in GRAO]
-    for place, arm in cases:
+    cases += [(name, arm) for name in ("verdict, y beaten", "graded, y beaten") for arm in GRAO]
+    for name, arm in cases:
         for rule, steps in rules.items():
-            least = [_least_square(PROMPTS[place], GRAO[arm], steps(T), chains) for T in horizons]
+            least = [_least_square(PROMPTS[name], GRAO[arm], steps(T), chains) for T in horizons]
             slope = _slope(horizons, least)
-            print(f"{place:<20} {arm:<18} {rule:<14} " + " ".join(f"{v:>9.2e}" for v in least) + f" {slope:>7.2f}")
+            print(f"{name:<20} {arm:<18} {rule:<14} " + " ".join(f"{v:>9.2e}" for v in least) + f" {slope:>7.2f}")
             if rule == "1/sqrt(T)":
-                curves.append(Curve(f"{place}, {arm}", list(map(float, horizons)), least))
+                curves.append(Curve(f"{name}, {arm}", list(map(float, horizons)), least))
     print("the bound's slope" + " " * 47 + " " * 10 * len(horizons) + "  -0.50")
     return curves
 
 
 def shared(steps: int) -> dict[str, list[Curve]]:
-    """Two kinds of prompts whose references share a trait of style; the first is won, the second best served by y."""
+    """Print and return pi(y) of a prompt that needs y, beside prompts that beat a reference with a shared parameter."""
     print(
         f"\n7  Prompts with a shared parameter, {steps} steps theta += F / 10: pi(y) of the prompt on which y is best\n"
     )
     print(f"{'':<18} " + " ".join(f"{f'{won} won : 1':>12}" for won in (0, 1, 2, 4)) + f" {'log pi(y) won, 4 : 1':>22}")
-    drawn: dict[str, list[Curve]] = {}
+    curves: dict[str, list[Curve]] = {}
     for arm, weigh in GRAO.items():
         line, last = [], float("nan")
         for won in (0, 1, 2, 4):
             first, second = _with_shared_style()
             field = mean_field([first] * won + [second], SAMPLES, weigh)
             path = torch.stack(list(ascend(torch.zeros(7, dtype=torch.float64), field, [0.1 * (won + 1)] * steps)))
-            kept = second.log_policy(path)[:, second.reference].exp()
+            needed = second.log_policy(path)[:, second.reference].exp()
             last = first.log_policy(path[-1])[first.reference].item()
-            line.append(f"{kept[-1]:>12.3f}")
+            line.append(f"{needed[-1]:>12.3f}")
             if won:
-                drawn.setdefault(arm, []).append(
-                    Curve(f"{won} won : 1", list(map(float, range(steps + 1))), kept.tolist())
+                curves.setdefault(arm, []).append(
+                    Curve(f"{won} won : 1", list(map(float, range(steps + 1))), needed.tolist())
                 )
         print(f"{arm:<18} " + " ".join(line) + f" {last:>22.1f}")
-    return drawn
+    return curves
 
 
 def pushed(steps: int) -> list[Curve]:
-    """log pi(y) of the beaten reference over the steps."""
+    """Return log pi(y) of the beaten reference over the steps."""
     curves = []
     for arm, weigh in GRAO.items():
         prompt = PROMPTS["verdict, y beaten"]
@@ -237,13 +237,13 @@ def pushed(steps: int) -> list[Curve]:
 
 
 def _with_shared_style() -> tuple[Prompt, Prompt]:
-    """Three answers each with parameters of their own, and a seventh parameter that both references have."""
+    """Return two prompts with three answers and own parameters, and a seventh parameter shared by both references."""
     own = torch.eye(6, dtype=torch.float64)
     style = torch.tensor([0, 1, 0, 1, 0, 0], dtype=torch.float64)[:, None]
     features, none = torch.cat([own, style], dim=1), torch.zeros(3, dtype=torch.float64)
-    won = Prompt(torch.tensor([1.0, 0, -1], dtype=torch.float64), 1, features[:3], none)
-    served = Prompt(torch.tensor([0.0, -1, -1], dtype=torch.float64), 0, features[3:], none)
-    return won, served
+    beaten = Prompt(torch.tensor([1.0, 0, -1], dtype=torch.float64), 1, features[:3], none)
+    best = Prompt(torch.tensor([0.0, -1, -1], dtype=torch.float64), 0, features[3:], none)
+    return beaten, best
 
 
 def _least_square(prompt: Prompt, weigh: Weigh, steps: list[float], chains: int) -> float:
@@ -254,24 +254,24 @@ def _least_square(prompt: Prompt, weigh: Weigh, steps: list[float], chains: int)
 
 
 def _unit(field: Field) -> Field:
-    """The same direction with length 1: roughly what is left of it behind Adam."""
+    """Return the field normalized to length 1, roughly as Adam would."""
     return lambda theta: torch.nn.functional.normalize(field(theta), dim=-1, eps=1e-300)
 
 
 def _slope(x: list[int], y: list[float]) -> float:
-    """Of the logarithms, least squares."""
+    """Least-squares slope of the logarithms."""
     a, b = torch.tensor(x, dtype=torch.float64).log(), torch.tensor(y, dtype=torch.float64).log()
     return float(((a - a.mean()) * (b - b.mean())).sum() / (a - a.mean()).square().sum())
 
 
 def _first_above(values: Iterator[Tensor], share: float) -> int | None:
-    """The first step at which the way from the first value to 1 has been gone by this share."""
+    """First step at which this share of the way from the first value to 1 is covered."""
     start = next(values)
     return next((step for step, value in enumerate(values, 1) if value >= start + share * (1 - start)), None)
 
 
 def main() -> None:
-    """Prints the tables, draws the figure."""
+    """Print the tables and draw the figure."""
     parser = argparse.ArgumentParser(description="The mean update of GRAO on enumerated problems")
     parser.add_argument("--quick", action="store_true", help="fewer policies and steps, some seconds")
     parser.add_argument("--plot", type=Path, help="file of the figure")
@@ -285,9 +285,9 @@ def main() -> None:
     ends(4 if quick else 32, 200 if quick else 4000)
     speed(1000 if quick else 20000)
     curves = decay([64, 256] if quick else [64, 256, 1024, 4096], 8 if quick else 64)
-    kept = shared(200 if quick else 2000)
+    needed = shared(200 if quick else 2000)
     if arguments.plot:
-        figure(Panels(cosines, curves, pushed(100), kept)).savefig(arguments.plot)
+        figure(Panels(cosines, curves, pushed(100), needed)).savefig(arguments.plot)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Hooks of the documentation build (`mkdocs.yml`).
 
-The pages in docs/ are read on the forge as well, where they link to source files and records of this repository. The
-built site does not hold these files: such a link becomes plain text there, and a missing target is a warning, which
-ends the build.
+On the code host, pages in docs/ link to source files and records of this repository. The built site does not contain
+those files, so such a link becomes plain text there. A missing target is a warning, and warnings fail the build.
 """
 
 import logging
@@ -25,7 +24,7 @@ def on_pre_build(config) -> None:
 
 
 def on_page_markdown(markdown: str, page, config, files) -> str:
-    """Return the page without links out of docs/ and with the blank line that Python-Markdown wants before a list."""
+    """Return the page without links out of docs/ and with the blank line that Python-Markdown needs before a list."""
     docs, folder = Path(config.docs_dir), Path(page.file.abs_src_path).parent
 
     def without_link(match: re.Match) -> str:
@@ -33,7 +32,7 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
         if target.is_relative_to(docs):
             return match[0]
         if not target.exists():
-            _LOG.warning("%s: the link to %s leads nowhere", page.file.src_uri, match[2])
+            _LOG.warning("%s: the target of the link %s does not exist", page.file.src_uri, match[2])
         return match[1]
 
     return separated_lists(_LINK.sub(without_link, markdown))

@@ -1,9 +1,9 @@
-"""The two drawings of the documentation, as SVG that follows the reader's light or dark scheme.
+"""The two SVG drawings of the documentation, which follow the reader's light or dark color scheme.
 
-    python scripts/drawings.py     writes docs/step.svg and docs/layers.svg
+    python scripts/drawings.py     write docs/step.svg and docs/layers.svg
 
-`make docs` writes them too, and tests/test_docs.py fails if a stored drawing differs from what this file draws. The
-layers are read from the contract in pyproject.toml, so the drawing shows what `make check` enforces.
+`make docs` writes them too, and tests/test_docs.py fails if a stored drawing is out of date. The layers are read from
+the import contract in pyproject.toml, so the drawing shows what `make check` enforces.
 """
 
 import tomllib
@@ -17,11 +17,11 @@ PROMPT = ("Which is larger,", "59 or 63?")
 SAMPLES = ("It is 63.", "I would say 63. Enjoy!", "It is 59.", "Sure! It is 59.")
 REFERENCE = "It is 63. I hope this helps."
 REWARDS = (0.5, 0.0, -0.5, -0.5)
-"""What examples/larger.py gives each sample, less what it gives the reference."""
+"""Reward of each sample in examples/larger.py, minus that of the reference."""
 ADVANTAGES = (1.60, 0.27, -1.07, -1.07, 0.27)
-"""Eq. 4 in scope `joint`; the reference is last."""
+"""Eq. 4 in scope `joint`; the reference comes last."""
 WEIGHTS = (0.64, 0.11, -0.43, -0.43, 0.17)
-"""Eq. 3 with beta 0.5 and lambda 0.6; the reference is last. tests/test_docs.py recomputes all three."""
+"""Eq. 3 with beta 0.5 and lambda 0.6; the reference comes last. tests/test_docs.py recomputes all three."""
 
 PURPOSE = {
     "cli": "commands, help and the terminal",
@@ -50,7 +50,7 @@ PURPOSE = {
     "signals": "Ctrl-C, SIGTERM",
     "errors": "how a run ends early, in one line",
 }
-"""One phrase for each package; a layer without one is an error."""
+"""One phrase per package; a layer without one is an error."""
 
 STYLE = """
 text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; fill: #1f2430 }
@@ -88,11 +88,11 @@ text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neu
 def step() -> str:
     """Return the drawing of a training step on one group, with the numbers of a real example."""
     rows = [112, 168, 224, 280, 354]
-    height, centre, scale = 42, 800, 90
+    height, center, scale = 42, 800, 90
     parts = [
-        *_head(20, "1", "Sample", "a group per prompt"),
-        *_head(478, "2", "Score", "vs the reference"),
-        *_head(664, "3", "Weigh", "within the group"),
+        *_heading(20, "1", "Sample", "a group per prompt"),
+        *_heading(478, "2", "Score", "vs the reference"),
+        *_heading(664, "3", "Weigh", "within the group"),
         _box(20, 112, 168, 74, "card"),
         _text(104, 135, "prompt", "note", "middle"),
         *(_text(104, 155 + 20 * line, words, "body", "middle") for line, words in enumerate(PROMPT)),
@@ -107,30 +107,30 @@ def step() -> str:
         middle, is_reference = y + height / 2 + 5, number == len(SAMPLES)
         reward = 0.0 if is_reference else REWARDS[number]
         weight = WEIGHTS[number]
-        tip, side = centre + scale * weight, 1 if weight > 0 else -1
+        bar_end, sign = center + scale * weight, 1 if weight > 0 else -1
         parts += [
             _box(258, y, 212, height, "reference" if is_reference else "card"),
             _text(272, middle, answer, "body"),
             _text(528, middle, _signed(reward, 1), "number", "end"),
             _arrow(f"M546 {middle - 5} H592"),
             _text(654, middle, _signed(ADVANTAGES[number], 2), "number", "end"),
-            f'<rect class="{"up" if weight > 0 else "down"}" x="{min(centre, tip):.1f}" y="{y + 9}" '
-            f'width="{abs(tip - centre):.1f}" height="{height - 18}" rx="3"/>',
-            _text(tip + 8 * side, middle, _signed(weight, 2), "number", "start" if side > 0 else "end"),
+            f'<rect class="{"up" if weight > 0 else "down"}" x="{min(center, bar_end):.1f}" y="{y + 9}" '
+            f'width="{abs(bar_end - center):.1f}" height="{height - 18}" rx="3"/>',
+            _text(bar_end + 8 * sign, middle, _signed(weight, 2), "number", "start" if sign > 0 else "end"),
         ]
     parts += [
         _text(502, 98, "reward R", "note", "middle"),
         _text(628, 98, "advantage A", "note", "middle"),
-        _text(centre, 98, "weight w", "note", "middle"),
+        _text(center, 98, "weight w", "note", "middle"),
         _text(104, 372, "reference", "title", "middle"),
         _text(104, 394, "from your data", "note", "middle"),
         _arrow("M154 375 H250"),
-        f'<path class="axis" d="M{centre} 108 V400"/>',
-        *_head(258, "4", "Update", "", y=450),
+        f'<path class="axis" d="M{center} 108 V400"/>',
+        *_heading(258, "4", "Update", "", y=450),
         _box(258, 468, 644, 62, "policy"),
         _text(278, 494, "Raise the likelihood of answers with positive weight, lower that of the others:", "body"),
         _text(278, 517, "one gradient of the weighted mean log-likelihood per token, one optimizer step.", "body"),
-        _arrow(f"M{centre} 404 V462"),
+        _arrow(f"M{center} 404 V462"),
         _arrow("M258 500 H8 V286 H14"),
         _text(104, 490, "next step", "note", "middle"),
     ]
@@ -139,10 +139,12 @@ def step() -> str:
 
 def layers() -> str:
     """Return the drawing of the packages, top to bottom, from the import contract in pyproject.toml."""
-    contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     rows = [
         [name.strip().removeprefix("grao.") for name in layer.split("|")]
-        for layer in next(each for each in contract if each["type"] == "layers")["layers"]
+        for contract in pyproject["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+        for layer in contract["layers"]
     ]
     return _svg(860, 46 * len(rows) + 36, list(_layers(rows)), "The packages of grao; each imports only those below it")
 
@@ -167,7 +169,7 @@ def _layers(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield _text(left, bottom + 16, "Each package imports only packages in the rows below its own.", "note")
 
 
-def _head(x: float, digit: str, title: str, note: str, y: float = 44) -> Iterator[str]:
+def _heading(x: float, digit: str, title: str, note: str, y: float = 44) -> Iterator[str]:
     yield f'<circle class="disc" cx="{x + 13}" cy="{y - 6}" r="13"/>'
     yield _text(x + 13, y - 1, digit, "digit", "middle")
     yield _text(x + 36, y, title, "title")
@@ -205,11 +207,11 @@ def _svg(width: int, height: int, parts: Sequence[str], title: str) -> str:
 
 
 DRAWINGS = {"step.svg": step, "layers.svg": layers}
-"""File in docs/ -> what draws it."""
+"""File in docs/ -> function that returns its SVG."""
 
 
 def write() -> None:
-    """Write the drawings that differ from the stored ones."""
+    """Write the drawings whose stored version is missing or out of date."""
     for name, draw in DRAWINGS.items():
         path = ROOT / "docs" / name
         if not path.exists() or path.read_text(encoding="utf-8") != draw():

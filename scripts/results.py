@@ -1,12 +1,12 @@
-"""Writes every table of measurements in README and docs from the records they rest on, or says where a page differs.
+"""Write every table of measurements in README and docs from its records, or report where a page differs from them.
 
-    python scripts/results.py            writes the tables; what a sentence quotes from them is only checked
-    python scripts/results.py --check    writes nothing; 1 if a table or a quoted number differs from the records
-    python scripts/results.py --check --quick    the same without p-values over prompts, whose random signs take most
-                                         of the time: where one stands, any p-value passes
+    python scripts/results.py            write the tables and check the numbers quoted in sentences
+    python scripts/results.py --check    write nothing; exit with 1 if a table or a quoted number differs
+    python scripts/results.py --check --quick    the same, but any p-value over prompts passes: their sign-flip
+                                         tests take most of the time
 
-`pages/tables.py` lists the tables, `pages/quotes.py` what sentences quote. Sentences are not rewritten: where a number
-changes, the words around it may have to change too.
+`pages/tables.py` lists the tables, `pages/quotes.py` the quoted numbers. Sentences are not rewritten, because the words
+around a changed number may have to change too.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from pages.cells import DRAWN, ROOT, skip_drawn
+from pages.cells import ANY_P, ROOT, skip_p_prompts
 from pages.markdown import Table, replaced, tables, unclosed
 from pages.quotes import QUOTES
 from pages.tables import PLAIN, RECORDED, TABLES
@@ -27,33 +27,32 @@ _P_VALUE = r"(< 0\.001|[01]\.\d+)"
 
 
 def main(arguments: list[str]) -> int:
-    """Writes or checks; 1 if something differs or a table has no source."""
+    """Write or check; return 1 if something differs or a table has no source."""
     parser = argparse.ArgumentParser(description="Tables of README and docs, from records.")
-    parser.add_argument("--check", action="store_true", help="write nothing, say what differs")
+    parser.add_argument("--check", action="store_true", help="write nothing, report what differs")
     parser.add_argument("--quick", action="store_true", help="with --check: without p-values over prompts")
     options = parser.parse_args(arguments)
     if options.quick and not options.check:
-        parser.error("--quick goes with --check")
+        parser.error("--quick needs --check")
     if options.quick:
-        skip_drawn()
+        skip_p_prompts()
     if not options.check:
         for page in pages():
             write(ROOT / page)
     faults = list(check({page: (ROOT / page).read_text(encoding="utf-8") for page in pages()}))
     print(
-        "\n".join(faults)
-        or f"{len(TABLES) + len(RECORDED)} tables and {len(QUOTES)} sentences are what the records say"
+        "\n".join(faults) or f"{len(TABLES) + len(RECORDED)} tables and {len(QUOTES)} sentences agree with the records"
     )
     return int(bool(faults))
 
 
 def pages() -> list[str]:
-    """All pages but the notebook."""
+    """All pages except the notebook."""
     return [page for page in PAGES if page != NOTEBOOK]
 
 
 def write(path: Path) -> None:
-    """Sets the cells of every marked table of a page."""
+    """Rewrite the cells of every marked table of a page."""
     text = before = path.read_text(encoding="utf-8")
     for table in tables(text):
         if table.name in TABLES:
@@ -66,56 +65,55 @@ def write(path: Path) -> None:
 
 
 def check(texts: dict[str, str]) -> Iterator[str]:
-    """What is wrong with the pages, a line each; page -> its text."""
-    where: dict[str, str] = {}
-    plain = set()
+    """Yield a line for each fault of the pages, given as page -> text."""
+    page_of: dict[str, str] = {}
+    plain_seen = set()
     for page, text in texts.items():
         for name in unclosed(text):
-            yield f"{page}: table {name}: no `<!-- /table -->` right behind it"
+            yield f"{page}: table {name}: no `<!-- /table -->` right after it"
         for table in tables(text):
             if table.name:
-                where[table.name] = page
-                yield from _compared(page, table)
+                page_of[table.name] = page
+                yield from _difference(page, table)
             elif (page, table.heading) in PLAIN:
-                plain.add((page, table.heading))
+                plain_seen.add((page, table.heading))
             elif re.search(r"\d", " ".join(table.lines[2:])):
                 yield f"{page}: the table `{table.heading}` holds digits and has no source (scripts/pages/tables.py)"
-    homes = {name: grid.page for name, grid in TABLES.items()} | {
-        name: record["page"] for name, record in RECORDED.items()
-    }
-    for name, page in homes.items():
-        if where.get(name) != page:
-            yield f"{page}: table {name} is not there"
-    for page, heading in sorted(PLAIN - plain):
-        yield f"{page}: the plain table `{heading}` is not there"
+    expected = {name: grid.page for name, grid in TABLES.items()}
+    expected |= {name: record["page"] for name, record in RECORDED.items()}
+    for name, page in expected.items():
+        if page_of.get(name) != page:
+            yield f"{page}: table {name} is missing"
+    for page, heading in sorted(PLAIN - plain_seen):
+        yield f"{page}: the plain table `{heading}` is missing"
     for quote in QUOTES:
         yield from quote.faults(texts[quote.page])
 
 
-def _compared(page: str, table: Table) -> Iterator[str]:
-    """The first cell in which a marked table differs from its records."""
+def _difference(page: str, table: Table) -> Iterator[str]:
+    """Yield a line for the first cell in which a marked table differs from its records."""
     if table.name in TABLES:
-        wanted = TABLES[table.name].lines()
+        expected = TABLES[table.name].lines()
     elif table.name in RECORDED:
-        wanted = cells(RECORDED[table.name])
+        expected = cells(RECORDED[table.name])
     else:
         yield f"{page}: no table is called {table.name} (scripts/pages/tables.py)"
         return
-    for row, expected in zip_longest(table.cells, wanted, fillvalue=[]):
-        for column, (shown, meant) in enumerate(zip_longest(row, expected, fillvalue="")):
-            if not matches(shown, meant):
-                at = f"row {(expected or row)[0] or '1'!r}, column {(wanted[0] + table.cells[0])[column]!r}"
-                yield f"{page}: table {table.name}, {at}: the page has {shown!r}, the records say {meant!r}"
+    for row, expected_row in zip_longest(table.cells, expected, fillvalue=[]):
+        for column, (shown, correct) in enumerate(zip_longest(row, expected_row, fillvalue="")):
+            if not matches(shown, correct):
+                cell = f"row {(expected_row or row)[0] or '1'!r}, column {(expected[0] + table.cells[0])[column]!r}"
+                yield f"{page}: table {table.name}, {cell}: the page has {shown!r}, the records say {correct!r}"
                 return
 
 
-def matches(shown: str, meant: str) -> bool:
-    """Whether a text is what it should be; where p-values are not computed, any passes."""
-    return re.fullmatch(re.escape(meant).replace(re.escape(DRAWN), _P_VALUE), shown) is not None
+def matches(shown: str, correct: str) -> bool:
+    """Whether a cell has the correct text; any p-value matches `ANY_P`."""
+    return re.fullmatch(re.escape(correct).replace(re.escape(ANY_P), _P_VALUE), shown) is not None
 
 
 def cells(record: dict) -> list[list[str]]:
-    """Heading and rows."""
+    """Heading and rows of a recorded table."""
     return [record["columns"], *record["rows"]]
 
 

@@ -1,10 +1,10 @@
-"""The size of the package, held by `make check`: lines of code, files, and the longest file.
+"""Size limits of the package, enforced by `make check`: lines of code, number of files, and length of a file.
 
-Counted as code are lines without blanks, comments and docstrings (also those of fields). The limits may be raised by a
-change that needs it, in the same commit and with the reason in its message.
+Blank lines, comments and docstrings (also those of fields) do not count as code. A change that needs a higher limit
+raises it in the same commit and gives the reason in the commit message.
 
-    python scripts/size.py          the totals, and what is over a limit
-    python scripts/size.py --all    every package
+    python scripts/size.py          the totals, and what exceeds a limit
+    python scripts/size.py --all    the lines of every subpackage too
 """
 
 import ast
@@ -15,9 +15,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "grao"
 CODE, FILES, LONGEST = 21_000, 220, 400
-"""Lines of code, files, and lines of one file in all."""
+"""Limits: lines of code, number of files, and total lines of one file."""
 
-_LAYOUT = {
+_NO_CODE = {
     tokenize.COMMENT,
     tokenize.NL,
     tokenize.NEWLINE,
@@ -28,11 +28,11 @@ _LAYOUT = {
 
 
 def code_lines(path: Path) -> int:
-    """Lines of a file that hold code."""
+    """Number of lines of a file that hold code."""
     lines: set[int] = set()
     with path.open("rb") as file:
         for token in tokenize.tokenize(file.readline):
-            if token.type not in _LAYOUT and token.type != tokenize.ENCODING:
+            if token.type not in _NO_CODE and token.type != tokenize.ENCODING:
                 lines.update(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         for statement in getattr(node, "body", []) if isinstance(getattr(node, "body", None), list) else []:
@@ -43,7 +43,7 @@ def code_lines(path: Path) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the totals; 1 if a limit is exceeded."""
+    """Print the totals; return 1 if a limit is exceeded."""
     files = sorted(PACKAGE.rglob("*.py"))
     code = {path: code_lines(path) for path in files}
     if "--all" in arguments:

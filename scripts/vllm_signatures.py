@@ -1,9 +1,9 @@
-"""The signatures of vLLM that grao calls, read from its source without importing it.
+"""Signatures of the vLLM functions that grao calls, read from vLLM's source without importing it.
 
     python scripts/vllm_signatures.py FOLDER... > tests/vllm_signatures.json
 
-Each FOLDER holds a package `vllm`, unpacked from a wheel or installed, with its metadata beside it. The fake vLLM of
-the tests takes no call that these do not allow.
+Each FOLDER contains the package `vllm`, unpacked from a wheel or installed, and its `.dist-info`. The fake vLLM of the
+tests rejects any call that these signatures do not allow.
 """
 
 import ast
@@ -37,25 +37,25 @@ ROUTES = {
 
 
 def read(folder: Path) -> dict[str, object]:
-    """Name -> parameters of a function, fields of a class, or methods of a route."""
+    """Return name -> parameters of a function, fields of a class, or HTTP methods of a route."""
     package = folder / "vllm"
-    found: dict[str, object] = {}
+    signatures: dict[str, object] = {}
     for file, names in FUNCTIONS.items():
         for name in names:
             owner, _, method = name.partition(".")
             functions = [node for node in _class(package / file, owner).body if isinstance(node, ast.FunctionDef)]
-            found[name] = _parameters(next(node for node in functions if node.name == method).args)
+            signatures[name] = _parameters(next(node for node in functions if node.name == method).args)
     for file, names in CLASSES.items():
         for name in names:
             fields = (
                 node for node in _class(package / file, name).body if isinstance(node, ast.AnnAssign | ast.Assign)
             )
             targets = (node.target if isinstance(node, ast.AnnAssign) else node.targets[0] for node in fields)
-            found[name] = " ".join(target.id for target in targets if isinstance(target, ast.Name))
-    for part, paths in ROUTES.items():
+            signatures[name] = " ".join(target.id for target in targets if isinstance(target, ast.Name))
+    for subpackage, paths in ROUTES.items():
         for path in paths:
-            found[path] = " ".join(sorted(_methods(package / part, path)))
-    return found
+            signatures[path] = " ".join(sorted(_methods(package / subpackage, path)))
+    return signatures
 
 
 def _class(file: Path, name: str) -> ast.ClassDef:
@@ -64,7 +64,7 @@ def _class(file: Path, name: str) -> ast.ClassDef:
 
 
 def _parameters(arguments: ast.arguments) -> str:
-    """`self, level=..., *, mode=...`."""
+    """Parameters without types and default values: `self, level=..., *, mode=...`."""
     for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg):
         if argument:
             argument.annotation = None
@@ -73,11 +73,11 @@ def _parameters(arguments: ast.arguments) -> str:
     return ast.unparse(arguments)
 
 
-def _methods(part: Path, path: str) -> set[str]:
-    """HTTP methods under which any file below `part` serves a path."""
+def _methods(folder: Path, path: str) -> set[str]:
+    """HTTP methods of a path in any file below a folder."""
     calls = (
         decorator
-        for file in part.rglob("*.py")
+        for file in folder.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef)
         for decorator in node.decorator_list
@@ -87,7 +87,7 @@ def _methods(part: Path, path: str) -> set[str]:
 
 
 def main(folders: list[str]) -> None:
-    """Prints version -> signatures as JSON."""
+    """Print version -> signatures as JSON."""
     versions = {}
     for folder in map(Path, folders):
         metadata = next(folder.glob("vllm-*.dist-info")) / "METADATA"

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from kill_resume import SETTINGS, killed
+from kill_resume import SETTINGS, survives_kills
 from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState
@@ -368,7 +368,7 @@ def test_two_processes_that_are_killed_end_where_they_would_have(place: Path):
     """The short form of `benchmarks/kill_resume.py`."""
     words = "--model.path model --data.path data.jsonl --data.held_out 2 --training.prompts_per_step 2"
     settings = (*SETTINGS, *words.split(), "--model.lora.rank", "2", "--training.save_async", "true")
-    assert killed(place, settings, processes=2, kills=1, seed=0, say=lambda line: None)
+    assert survives_kills(place, settings, processes=2, kills=1, seed=0, say=lambda line: None)
 
 
 def more(run: str, *steps: str) -> None:

@@ -95,10 +95,10 @@ def test_tables_are_found_with_their_markers_and_not_in_code() -> None:
 
 def test_a_sentence_that_is_gone_is_named() -> None:
     (fault,) = quote("README.md", "wins {} times", lambda: "3").faults("It wins three times.")
-    assert fault == "README.md: there is no sentence with 'wins {} times' (scripts/pages/quotes.py)"
+    assert fault == "README.md: no sentence contains 'wins {} times' (scripts/pages/quotes.py)"
 
 
-def test_kept_figures_say_where_they_are_from() -> None:
-    for name, record in tables.KEPT.items():
+def test_recorded_figures_say_where_they_are_from() -> None:
+    for name, record in tables.RECORDS.items():
         assert {"page", "command", "date", "machine", "from"} <= record.keys(), name
         assert "rows" in record or "figures" in record, name

@@ -1,8 +1,8 @@
-"""What may stand in a cell: numbers of a study's result, as text.
+"""Cells of the generated tables: numbers of a study's result, formatted as text.
 
-A cell is a measure of a spot: which study, which arm, which point of a sweep. All numbers are read from the
-`StudyResult` that `grao.studies.study.recorded_result` makes of a study's records, and none is computed here but the
-rounding (and kappa, by the method itself). Shares are in percent with one decimal, differences in points with a sign.
+A cell applies a measure to a spot: a study, an arm, a point of a sweep. All numbers come from the `StudyResult` that
+`grao.studies.study.recorded_result` computes from a study's records; this module only formats them (and asks the method
+for kappa). Shares are percentages with one decimal, differences are signed percentage points.
 """
 
 from collections.abc import Callable
@@ -20,15 +20,15 @@ from grao.reports import tables
 from grao.studies.study import recorded_result
 
 ROOT = Path(__file__).resolve().parents[2]
-DRAWN = "(p)"
-"""Stands for a p-value over prompts where those are not computed (`results.py --quick`)."""
-_MANY = 100
-"""Prompts behind a share with one decimal, as all of these are (`tables.percent`)."""
+ANY_P = "(p)"
+"""Placeholder of a p-value over prompts when these are not computed (`results.py --quick`)."""
+_PROMPTS = 100
+"""Passed to `tables.percent` and `tables.points`, which then show one decimal."""
 
 
 @cache
 def study(name: str) -> StudyResult:
-    """The result of a kept study, computed once from its records."""
+    """The result of a stored study, computed once from its records."""
     result = recorded_result(ROOT / "studies" / name)
     if result is None:
         raise InputError(f"studies/{name} holds no records")
@@ -37,173 +37,172 @@ def study(name: str) -> StudyResult:
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a number is read; an empty field is filled by the row, the column or the table around it."""
+    """Where a number is read from; an empty field is filled in by the row, the column or the table."""
 
     study: str = ""
     arm: str = ""
     variant: str = ""
-    """Added to the arm's name, where rows and columns say it between them."""
+    """Suffix of the arm's name, where the row gives one part of it and the column the other."""
     point: tuple[str, ...] = ()
     against: str = ""
-    """The arm that is taken off, in a difference between two others than the study's main one."""
+    """The arm to subtract, in a difference between two arms other than the study's main one."""
 
     def within(self, outer: "Spot") -> "Spot":
-        """This spot with what it lacks taken from another; its labels on the axes stand before the other's."""
-        mine, theirs = vars(self), vars(outer)
-        return Spot(**{field: mine[field] or theirs[field] for field in mine} | {"point": self.point + outer.point})
+        """This spot with empty fields taken from `outer`, whose sweep coordinates are appended to this one's."""
+        merged = {field: value or getattr(outer, field) for field, value in vars(self).items()}
+        return Spot(**merged | {"point": self.point + outer.point})
 
     @property
     def result(self) -> ArmResult:
-        """Of the arm at the point."""
-        found = next((arm for arm in study(self.study).arms if arm.arm == self.name), None)
-        if found is None:
+        """Result of the arm at the point."""
+        result = next((arm for arm in study(self.study).arms if arm.arm == self.name), None)
+        if result is None:
             raise InputError(f"studies/{self.study} has no arm {self.name}")
-        return found
+        return result
 
     @property
     def contrast(self) -> Comparison:
-        """The study's main arm less this one at the same point; this one less another, where that is named."""
-        whole = study(self.study)
-        listed = whole.pairs if self.against else whole.sweep.contrasts if whole.sweep else whole.comparisons
-        wanted = (self.name, self.against) if self.against else (self._at(whole.main), self.name)
-        found = next((each for each in listed if (each.arm, each.other) == wanted), None)
-        if found is None:
-            raise InputError(f"studies/{self.study} does not compare {wanted[0]} with {wanted[1]}")
-        return found
+        """The study's main arm minus this one at the same point; with `against`, this arm minus that one."""
+        result = study(self.study)
+        candidates = result.pairs if self.against else result.sweep.contrasts if result.sweep else result.comparisons
+        pair = (self.name, self.against) if self.against else (self._at_point(result.main), self.name)
+        comparison = next((each for each in candidates if (each.arm, each.other) == pair), None)
+        if comparison is None:
+            raise InputError(f"studies/{self.study} does not compare {pair[0]} with {pair[1]}")
+        return comparison
 
     @property
     def change(self) -> Change:
         """How the lead of a sweep's main arm over this one changes from the first point to the last."""
-        swept = study(self.study).sweep
-        if swept is None:
-            raise InputError(f"studies/{self.study} is no sweep")
-        return next(each for each in swept.changes if each.other == self.arm)
+        sweep = study(self.study).sweep
+        if sweep is None:
+            raise InputError(f"studies/{self.study} is not a sweep")
+        return next(each for each in sweep.changes if each.other == self.arm)
 
     @property
     def curve(self) -> list[BandPoint]:
-        """The arm's mean curve."""
+        """The arm's mean learning curve."""
         return next(band.points for band in study(self.study).curves if band.arm == self.name)
 
     @property
     def name(self) -> str:
-        """Of the arm, in the study's result."""
-        return self._at(self.arm + self.variant)
+        """The arm's name in the study's result."""
+        return self._at_point(self.arm + self.variant)
 
     @property
     def is_main(self) -> bool:
         """Whether this is the arm that all others are compared with."""
-        return not self.against and self.name == self._at(study(self.study).main)
+        return not self.against and self.name == self._at_point(study(self.study).main)
 
-    def _at(self, arm: str) -> str:
-        swept = study(self.study).sweep
-        if not swept:
-            return arm
-        return next((at.name for at in swept.places if at.arm == arm and tuple(at.point) == self.point), arm)
+    def _at_point(self, arm: str) -> str:
+        sweep = study(self.study).sweep
+        places = sweep.places if sweep else []
+        return next((place.name for place in places if (place.arm, tuple(place.point)) == (arm, self.point)), arm)
 
 
 class Measure(Protocol):
-    """The text of a cell."""
+    """Function that returns the text of a cell."""
 
     def __call__(self, spot: Spot, /) -> str:
-        """At this spot."""
+        """The text at a spot."""
         ...
 
 
 def share(value: float) -> str:
-    """`17.0`."""
-    return tables.percent(value, _MANY).removesuffix(" %")
+    """A share as `17.0`."""
+    return tables.percent(value, _PROMPTS).removesuffix(" %")
 
 
 def points(value: float) -> str:
-    """`+2.3`."""
-    return tables.points(value, _MANY)
+    """A difference of shares as `+2.3`."""
+    return tables.points(value, _PROMPTS)
 
 
 def between(estimate: Estimate | None, form: Callable[[float], str] = share) -> str:
-    """`15.9 to 18.1`; nothing without an interval, as over a single seed."""
+    """An interval as `15.9 to 18.1`; empty if there is none, as with a single seed."""
     return f"{form(estimate.low)} to {form(estimate.high)}" if estimate else ""
 
 
 def rate(spot: Spot) -> str:
-    """The learning rate: `1e-3`."""
+    """The learning rate as `1e-3`."""
     return f"{spot.result.learning_rate:.0e}".replace("e-0", "e-")
 
 
 def seconds(spot: Spot) -> str:
-    """Of training, whole."""
+    """Training time in whole seconds."""
     return f"{spot.result.cost.seconds['training']:.0f}"
 
 
 def cut(spot: Spot) -> str:
-    """Share of answers that ran into the token limit."""
+    """Share of completions cut off at the token limit."""
     return share(spot.result.truncated)
 
 
 def roughly_cut(spot: Spot) -> str:
-    """The same without a decimal where it is 0 or at least 10."""
-    value = spot.result.truncated
-    return share(value) if 0 < value < 0.0995 else f"{100 * value:.0f}"
+    """Like `cut`, but without a decimal if it is 0 or at least 10."""
+    truncated = spot.result.truncated
+    return share(truncated) if 0 < truncated < 0.0995 else f"{100 * truncated:.0f}"
 
 
 def calls_to_best(spot: Spot) -> str:
-    """Reward calls to 95 % of the arm's own best, in hundreds: `11,300`."""
+    """Reward calls until 95 % of the arm's own best RAS, rounded to hundreds: `11,300`."""
     calls = spot.result.calls_to_best
     return f"{round(calls, -2):,.0f}" if calls else ""
 
 
-def steps_to(level: Spot, part: float = 1.0) -> Measure:
-    """Steps until the arm's mean curve reaches this part of another's best; `not reached`."""
+def steps_to(target: Spot, part: float = 1.0) -> Measure:
+    """Steps until the arm's mean curve reaches a share of the best value of `target`'s curve, or `not reached`."""
 
     def measure(spot: Spot) -> str:
-        best = max(point.ras.value for point in level.within(spot).curve)
-        at = reach([point.step for point in spot.curve], [point.ras.value for point in spot.curve], part, best)
-        return "not reached" if at is None else f"{at:.0f}"
+        best = max(point.ras.value for point in target.within(spot).curve)
+        step = reach([point.step for point in spot.curve], [point.ras.value for point in spot.curve], part, best)
+        return "not reached" if step is None else f"{step:.0f}"
 
     return measure
 
 
 def falling(spot: Spot) -> str:
-    """Share of evaluations below the one before, whole percent."""
+    """Share of evaluations below the previous one, in whole percent."""
     return f"{100 * (spot.result.falling or 0):.0f}"
 
 
 def kappa(spot: Spot) -> str:
-    """Of an ablation's arm, from its weights."""
-    found = next(each.kappa for each in study(spot.study).weights if each.arm == spot.name)
-    return f"{found:.2f}"
+    """Kappa of an ablation's arm, as recorded in the study."""
+    value = next(each.kappa for each in study(spot.study).weights if each.arm == spot.name)
+    return f"{value:.2f}"
 
 
 def kappa_of(coefficient: str, samples: int = 8) -> Measure:
-    """Of eq. 3 where the axis moves this coefficient."""
+    """Kappa of eq. 3 in a sweep of `coefficient`."""
     return lambda spot: f"{GRAO(**{coefficient: float(spot.point[0])}).kappa(samples):.2f}"
 
 
 def relative_ras(spot: Spot) -> str:
-    """RAS of the main arm over that of this one, less 1, whole percent."""
+    """RAS of the main arm relative to this one's, minus 1, in whole percent."""
     gain = None if spot.is_main else spot.contrast.relative_ras
     return "" if gain is None else f"{100 * gain:+.0f}"
 
 
 def p_prompts(spot: Spot) -> str:
-    """Corrected; the only numbers that take long to compute."""
-    return "" if spot.is_main else p_drawn(spot.contrast.p_prompts_corrected)
+    """Corrected p-value over prompts."""
+    return "" if spot.is_main else p_or_placeholder(spot.contrast.p_prompts_corrected)
 
 
 def p_seeds(spot: Spot) -> str:
-    """Corrected; empty with one seed."""
+    """Corrected p-value over seeds; empty with one seed."""
     return "" if spot.is_main else tables.p_value(spot.contrast.p_seeds_corrected)
 
 
-def p_drawn(p: float) -> str:
-    """The p-value, or `DRAWN` where the run does without (`skip_drawn`)."""
-    return DRAWN if _SKIPPED else tables.p_value(p)
+def p_or_placeholder(p: float) -> str:
+    """The p-value, or `ANY_P` after `skip_p_prompts`."""
+    return ANY_P if _SKIPPED else tables.p_value(p)
 
 
 _SKIPPED: list[bool] = []
 
 
-def skip_drawn() -> None:
-    """From here on p-values over prompts are `DRAWN`, and their random signs are hardly drawn."""
+def skip_p_prompts() -> None:
+    """Show p-values over prompts as `ANY_P` from now on and cut their sign-flip tests, which are slow, short."""
     import grao.evaluation.inference as inference
 
     inference.DRAWS = 2
@@ -211,65 +210,65 @@ def skip_drawn() -> None:
 
 
 @dataclass(frozen=True)
-class Of:
-    """One of an arm's shares, or its difference to the main arm, in the form that the table has.
+class Field:
+    """Measure that formats one of an arm's shares, or its difference from the main arm.
 
-    `form` is a text with these names in braces: value, prompts, seeds (intervals), p_prompts and p_seeds (corrected).
+    `form` may contain `{value}`, the intervals `{prompts}` and `{seeds}`, and the corrected `{p_prompts}`, `{p_seeds}`.
     """
 
     field: str = "ras"
-    """Of `ArmResult`; `difference` of the comparison."""
+    """A field of `ArmResult`, or `difference` for that of the comparison."""
     form: str = "{value}"
 
     def __call__(self, spot: Spot) -> str:
-        """The text."""
+        """The formatted text at a spot."""
         if self.field == "difference" and spot.is_main:
             return ""
-        compared = spot.contrast if self.field == "difference" else None
-        measured: Measured = compared.difference if compared else getattr(spot.result, self.field)
-        form = points if compared or self.field == "nag" else share
-        tests = {"p_prompts": p_drawn(compared.p_prompts_corrected), "p_seeds": p_seeds(spot)} if compared else {}
+        contrast = spot.contrast if self.field == "difference" else None
+        measured: Measured = contrast.difference if contrast else getattr(spot.result, self.field)
+        number = points if contrast or self.field == "nag" else share
+        p_values = {"p_prompts": p_prompts(spot), "p_seeds": p_seeds(spot)} if contrast else {}
         return self.form.format(
-            value=form(measured.over_prompts.value),
-            prompts=between(measured.over_prompts, form),
-            seeds=between(measured.over_seeds, form),
-            **tests,
+            value=number(measured.over_prompts.value),
+            prompts=between(measured.over_prompts, number),
+            seeds=between(measured.over_seeds, number),
+            **p_values,
         )
 
 
-RAS = Of()
-TIE = Of("ras_win_or_tie")
-NAG = Of("nag")
-BEFORE = Of("before")
-RAS_SEEDS = Of("ras", "{value} ({seeds})")
-RAS_BOTH = Of("ras", "{value} ({prompts}; {seeds})")
-LEAD = Of("difference")
-LEAD_PROMPTS = Of("difference", "{value} ({prompts})")
-LEAD_OVER_SEEDS = Of("difference", "{value} ({seeds})")
-LEAD_SEEDS = Of("difference", "{value} ({seeds}), {p_seeds}")
-OVER_PROMPTS, OVER_SEEDS = Of("ras", "{prompts}"), Of("ras", "{seeds}")
+RAS = Field()
+TIE = Field("ras_win_or_tie")
+NAG = Field("nag")
+BEFORE = Field("before")
+RAS_SEEDS = Field("ras", "{value} ({seeds})")
+RAS_BOTH = Field("ras", "{value} ({prompts}; {seeds})")
+LEAD = Field("difference")
+LEAD_PROMPTS = Field("difference", "{value} ({prompts})")
+LEAD_OVER_SEEDS = Field("difference", "{value} ({seeds})")
+LEAD_SEEDS = Field("difference", "{value} ({seeds}), {p_seeds}")
+OVER_PROMPTS, OVER_SEEDS = Field("ras", "{prompts}"), Field("ras", "{seeds}")
 
 
 def with_ties(spot: Spot) -> str:
-    """RAS with its interval over seeds, then win or tie."""
+    """RAS with its interval over seeds; win-or-tie rate."""
     return f"{RAS_SEEDS(spot)}; {TIE(spot)}"
 
 
 def ras_and_ties(spot: Spot) -> str:
-    """RAS, then win or tie."""
+    """RAS; win-or-tie rate."""
     return f"{RAS(spot)}; {TIE(spot)}"
 
 
-def percent(measure: Of) -> Of:
-    """The same with a percent sign behind the number."""
+def percent(measure: Field) -> Field:
+    """The measure with a percent sign after the number."""
     return replace(measure, form=measure.form.replace("{value}", "{value} %"))
 
 
-def less_light(spot: Spot) -> str:
-    """Difference, interval and p, over prompts and then over seeds."""
-    return Of("difference", "{value} ({prompts}), {p_prompts}; {seeds}, {p_seeds}")(spot)
+def lead_tests(spot: Spot) -> str:
+    """Difference with interval and p over prompts; interval and p over seeds."""
+    return Field("difference", "{value} ({prompts}), {p_prompts}; {seeds}, {p_seeds}")(spot)
 
 
 def both_p(spot: Spot) -> str:
-    """Over prompts, over seeds."""
+    """p over prompts, p over seeds."""
     return ", ".join(filter(None, (p_prompts(spot), p_seeds(spot))))

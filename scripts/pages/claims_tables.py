@@ -1,12 +1,6 @@
-"""Tables of docs/claims.md: the paper's figures beside ours."""
+"""Tables of docs/claims.md: the paper's results next to ours."""
 
-from pages.cells import (
-    LEAD_OVER_SEEDS,
-    Of,
-    Spot,
-    relative_ras,
-    steps_to,
-)
+from pages.cells import LEAD_OVER_SEEDS, Field, Spot, relative_ras, steps_to
 from pages.grid import Grid, line
 from pages.results_tables import LEFT_OUT
 
@@ -21,9 +15,9 @@ _PAPER_GAINS = {
 }
 _PAPER_TERMS = {
     row.cells[0]: row.cells[1:]
-    for row in paper_tables(["grao", *(f"grao{each.spot.variant}" for each in LEFT_OUT[1:4])])[-1].rows
+    for row in paper_tables(["grao", *(f"grao{row.spot.variant}" for row in LEFT_OUT[1:4])])[-1].rows
 }
-"""NAG of the paper's ablation."""
+"""NAG values of the paper's ablation."""
 
 TABLES: dict[str, Grid] = {
     "claims-gains": Grid(
@@ -62,7 +56,7 @@ TABLES: dict[str, Grid] = {
             line("paper: Qwen", lambda spot: _PAPER_TERMS[spot.name][0], arm="grao"),
             line("paper: Moonlight", lambda spot: _PAPER_TERMS[spot.name][1], arm="grao"),
             *[
-                line(f"{base}, `{sign}`", Of("nag", "{value} ({prompts})"), study=f"terms-{base}-ablation", arm=arm)
+                line(f"{base}, `{sign}`", Field("nag", "{value} ({prompts})"), study=f"terms-{base}-ablation", arm=arm)
                 for base in ("weak", "able")
                 for sign, arm in (("positive", "grao"), ("signed", "signed"))
             ],

@@ -1,48 +1,48 @@
-"""A table of measurements: rows and columns say between them which number of which study stands in each cell."""
+"""A table of measurements: its rows and columns together determine which number of which study a cell shows."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pages.cells import Measure, Of, Spot
+from pages.cells import Field, Measure, Spot
 
 Lines = list[list[str]]
-"""The cells of a table, its heading first."""
+"""The cells of a table, heading first."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row or a column: its heading, and what it says of its cells."""
+    """A row or a column: its heading, and what it specifies about its cells."""
 
     title: str
     measure: Measure | None = None
-    """A row's goes before a column's."""
+    """That of the row takes precedence over that of the column."""
     spot: Spot = field(default_factory=Spot)
     plain: bool = False
-    """Not compared where the best is set in bold, as a row of settings or the figures before training."""
+    """Never in bold, such as a row of settings or values before training."""
 
 
 def line(title: str, measure: Measure | None = None, *, point: str = "", plain: bool = False, **spot: str) -> Line:
-    """A row or a column: its heading, measure, whether it is `plain`, and the fields of its `Spot`."""
+    """A `Line` whose `Spot` has the remaining keywords as its fields."""
     return Line(title, measure, Spot(point=(point,) if point else (), **spot), plain)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table."""
+    """A table whose cells are computed from the records of studies."""
 
     page: str
     corner: str
-    """Heading of the first column; with `{}` where `corner_number` stands."""
+    """Heading of the first column; `{}` is replaced by `corner_number`."""
     columns: Sequence[Line]
     rows: Sequence[Line]
     study: str = ""
     best: str = ""
-    """What is set in bold: the best of each of the `rows`, of the `table`, or of the columns with this ending."""
+    """Where the best RAS is bold: each of the `rows`, the whole `table`, or columns whose heading ends with this."""
     corner_number: tuple[Measure, Spot] | None = None
 
     def lines(self) -> Lines:
-        """All cells as text."""
+        """Return all cells as text, heading first."""
         body = [[self._cell(row, column) for column in self.columns] for row in self.rows]
         for row, column in self._bold(body):
             body[row][column] = re.sub(r"^[\d.]+( %)?", r"**\g<0>**", body[row][column])
@@ -54,27 +54,27 @@ class Grid:
         return [heading, *([row.title, *cells] for row, cells in zip(self.rows, body, strict=True))]
 
     def _cell(self, row: Line, column: Line) -> str:
-        measure = row.measure or column.measure or Of()
+        measure = row.measure or column.measure or Field()
         return measure(self._spot(row, column))
 
     def _spot(self, row: Line, column: Line) -> Spot:
         return row.spot.within(column.spot).within(Spot(self.study))
 
     def _bold(self, body: Lines) -> Sequence[tuple[int, int]]:
-        """The greatest cell of each group that is compared."""
-        open_cells = [
+        """Row and column of each cell that holds the best value of its group."""
+        compared = [
             (r, c)
             for r, row in enumerate(self.rows)
             for c, column in enumerate(self.columns)
             if not row.plain and not column.plain and body[r][c]
         ]
         if self.best == "rows":
-            groups = [[at for at in open_cells if at[0] == r] for r in range(len(self.rows))]
+            groups = [[cell for cell in compared if cell[0] == r] for r in range(len(self.rows))]
         elif self.best == "table":
-            groups = [open_cells]
+            groups = [compared]
         else:
-            groups = [[at for at in open_cells if self.best and self.columns[at[1]].title.endswith(self.best)]]
-        return [at for group in groups for at in group if self._value(*at) == max(self._value(*each) for each in group)]
+            groups = [[cell for cell in compared if self.best and self.columns[cell[1]].title.endswith(self.best)]]
+        return [cell for group in groups for cell in group if self._value(*cell) == max(self._value(*c) for c in group)]
 
     def _value(self, row: int, column: int) -> float:
         """Unrounded RAS of a cell."""

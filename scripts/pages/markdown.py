@@ -1,10 +1,10 @@
-"""Tables in Markdown pages, and the markers around those that are written by `results.py`.
+"""Tables in Markdown pages, and the markers around those that `results.py` writes.
 
     <!-- table: NAME -->
     | ... |
     <!-- /table -->
 
-Markers do not show where the page is read. A marked table may be indented, as inside a list.
+Rendered pages do not show the markers. A marked table may be indented, for example in a list.
 """
 
 import re
@@ -21,25 +21,25 @@ class Table:
     """One table of a page."""
 
     name: str
-    """From its marker; empty without one."""
+    """From its marker; empty if it has none."""
     first: int
-    """Index of its first line in the page."""
+    """Index of its first line on the page."""
     lines: Sequence[str]
 
     @property
     def cells(self) -> list[list[str]]:
-        """Without the rule under the heading."""
+        """Its rows, without the rule under the heading."""
         return [_cells(line) for number, line in enumerate(self.lines) if number != 1]
 
     @property
     def heading(self) -> str:
-        """Its first line's cells, with `|` between."""
+        """The cells of its first line, joined by `|`."""
         return " | ".join(_cells(self.lines[0])) if self.lines else ""
 
 
 def tables(page: str) -> list[Table]:
-    """All tables of a page, outside of code."""
-    lines, found, fenced, number = page.splitlines(), [], False, 0
+    """All tables of a page outside code blocks."""
+    lines, result, fenced, number = page.splitlines(), [], False, 0
     while number < len(lines):
         opening = _OPENING.match(lines[number])
         fenced ^= bool(_FENCE.match(lines[number]))
@@ -49,13 +49,13 @@ def tables(page: str) -> list[Table]:
             last += 1
         is_table = last - first > 1 and _RULE.match(lines[first + 1])
         if not fenced and (opening or is_table):
-            found.append(Table(opening[1] if opening else "", first, lines[first:last]))
+            result.append(Table(opening[1] if opening else "", first, lines[first:last]))
         number = max(last, number + 1)
-    return found
+    return result
 
 
 def unclosed(page: str) -> list[str]:
-    """Names of marked tables without their closing marker right behind them."""
+    """Names of marked tables without a closing marker right after them."""
     lines = [*page.splitlines(), ""]
     return [
         table.name for table in tables(page) if table.name and not _CLOSING.match(lines[table.first + len(table.lines)])
@@ -63,16 +63,16 @@ def unclosed(page: str) -> list[str]:
 
 
 def replaced(page: str, name: str, cells: Sequence[Sequence[str]], right: bool = False) -> str:
-    """The page with other cells in one marked table."""
-    table = next(each for each in tables(page) if each.name == name)
+    """The page with the cells of one marked table replaced."""
+    table = next(table for table in tables(page) if table.name == name)
     lines = page.splitlines()
     indent = re.match(r"\s*", lines[table.first - 1])[0]
-    lines[table.first : table.first + len(table.lines)] = [indent + line for line in written(cells, right)]
+    lines[table.first : table.first + len(table.lines)] = [indent + line for line in to_markdown(cells, right)]
     return "\n".join(lines) + "\n"
 
 
-def written(cells: Sequence[Sequence[str]], right: bool = False) -> list[str]:
-    """The lines of a table; with numbers to the right, all but the first column."""
+def to_markdown(cells: Sequence[Sequence[str]], right: bool = False) -> list[str]:
+    """The lines of a table; `right` aligns all columns but the first to the right."""
     rule = ["---", *["---:" if right else "---"] * (len(cells[0]) - 1)]
     return [_line(row) for row in (cells[0], rule, *cells[1:])]
 

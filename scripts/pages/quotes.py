@@ -1,14 +1,14 @@
-"""What sentences quote from the records, page by page: all of README, the summary of docs/results.md, and most else.
+"""Numbers that sentences quote from the records, page by page.
 
 Left out: times ("about three minutes"), counts of settings, and words such as "half of the way".
 """
 
 from pages.auto_tables import mean_difference, summary
 from pages.cells import (
+    LEAD,
     NAG,
     RAS,
     TIE,
-    Of,
     Spot,
     calls_to_best,
     cut,
@@ -29,7 +29,6 @@ README, RESULTS, CLAIMS, METHOD, METHODS, PERFORMANCE = (
     "docs/performance.md",
 )
 WEAK, ABLE, SIGN = "methods-weak", "methods-able", "sign-weak"
-LEAD = Of("difference")
 _TIES_OF_SFT = (
     number(TIE, WEAK, "grao"),
     number(TIE, WEAK, "sft"),
@@ -65,7 +64,7 @@ QUOTES: list[Quote] = [
     ),
     quote(README, "(On its training prompts {} % win", figure("larger", "ras on training prompts")),
     quote(PERFORMANCE, "{} times as fast as TRL's without checkpointing when lengths vary", cell("gpu-update", 5, 2)),
-    # docs/results.md, in short
+    # docs/results.md, summary
     quote(
         RESULTS, "it is {} against {} % for SFT on the weak base, and {} against {} % on the able one", *_TIES_OF_SFT
     ),
@@ -156,7 +155,7 @@ QUOTES: list[Quote] = [
     quote(
         RESULTS,
         "level with GRPO ({} against {} %, whose seeds scatter between few and many; by win or tie {} against {} %)",
-        *(number(of, "ability-unseen", arm, "0") for of in (RAS, TIE) for arm in ("grao", "grpo")),
+        *(number(rate, "ability-unseen", arm, "0") for rate in (RAS, TIE) for arm in ("grao", "grpo")),
     ),
     quote(RESULTS, "least at ability 0 in points ({})", number(LEAD, "ability", "grpo", "0")),
     quote(RESULTS, "`auto` is {} points from the best fixed arm ({} to {})", *mean_difference()),

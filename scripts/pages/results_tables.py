@@ -1,4 +1,4 @@
-"""Tables of README and docs/results.md, each from the records of one or two studies."""
+"""Tables of README and docs/results.md, each computed from the records of one or two studies."""
 
 from pages.cells import (
     BEFORE,
@@ -11,13 +11,13 @@ from pages.cells import (
     RAS,
     RAS_BOTH,
     TIE,
-    Of,
+    Field,
     Spot,
     both_p,
     cut,
     kappa,
     kappa_of,
-    less_light,
+    lead_tests,
     p_prompts,
     percent,
     ras_and_ties,
@@ -54,7 +54,7 @@ LEFT_OUT = [
     line("the regulariser", variant="-no-regulariser"),
     line("the reference from its group (scope `samples`)", variant="-scope-samples"),
 ]
-_LESS = [
+_BASELINES = [
     line("relative to the group's mean alone", arm="mean-only"),
     line("relative to mean and deviation of the step's batch", arm="batch"),
     line("as they are", arm="raw-reward"),
@@ -69,7 +69,7 @@ _BASE = line("before", BEFORE, arm="grao", plain=True)
 
 
 def _methods(base: str) -> Grid:
-    """Five methods on one base."""
+    """Five methods on one base model."""
     return Grid(
         RESULTS,
         f"{base}, before: {{}}",
@@ -91,7 +91,7 @@ def _methods(base: str) -> Grid:
 
 
 def _siblings(base: str, order: str) -> Grid:
-    """GRAO, GRPO and the published mixtures on one base."""
+    """GRAO, GRPO and published mixed methods on one base model."""
     return Grid(
         RESULTS,
         "arm",
@@ -111,13 +111,13 @@ def _siblings(base: str, order: str) -> Grid:
     )
 
 
-def _ablation(base: str, cuts: bool) -> dict[str, Grid]:
-    """The terms, and what rewards are relative to; with the answers that ran into the limit where there are any."""
-    few = [("cut", roughly_cut)] if cuts else []
+def _ablation(base: str, cut_off: bool) -> dict[str, Grid]:
+    """Ablations of the terms and of the reward baseline; with the share of completions cut off if `cut_off`."""
+    cut_column = [("cut", roughly_cut)] if cut_off else []
     signs = {"`positive`": "grao", "`signed`": "signed"}
-    terms = [("kappa", kappa, "grao")] if cuts else []
+    terms = [("kappa", kappa, "grao")] if cut_off else []
     for title, arm in signs.items():
-        measures = [(f"{title}: RAS", ras_and_ties), *few, ("difference", LEAD_PROMPTS), ("p", p_prompts)]
+        measures = [(f"{title}: RAS", ras_and_ties), *cut_column, ("difference", LEAD_PROMPTS), ("p", p_prompts)]
         terms += [(name, measure, arm) for name, measure in measures]
     return {
         f"terms-{base}": Grid(
@@ -134,18 +134,18 @@ def _ablation(base: str, cuts: bool) -> dict[str, Grid]:
             study=f"terms-{base}-ablation",
             columns=[
                 line("RAS", ras_and_ties),
-                *[line(*each) for each in few],
+                *[line(*column) for column in cut_column],
                 line("difference", LEAD_PROMPTS),
                 line("p", p_prompts),
             ],
-            rows=_LESS,
+            rows=_BASELINES,
             best="RAS",
         ),
     }
 
 
 def _coefficient(name: str, study: str, values: str, best: str = "") -> Grid:
-    """beta or lambda along its values, both sign policies."""
+    """Sweep of beta or lambda, for both sign policies."""
     return Grid(
         RESULTS,
         name,
@@ -180,11 +180,11 @@ TABLES: dict[str, Grid] = {
     ),
     "methods-weak": _methods("weak"),
     "methods-able": _methods("able"),
-    **_ablation("weak", cuts=True),
-    **_ablation("able", cuts=False),
+    **_ablation("weak", cut_off=True),
+    **_ablation("able", cut_off=False),
     "group-size": Grid(
         RESULTS,
-        "samples a prompt",
+        "samples per prompt",
         study="group-size",
         columns=[line(size, point=size) for size in ("2", "4", "8", "16")],
         rows=[
@@ -196,7 +196,7 @@ TABLES: dict[str, Grid] = {
                 arm="grao",
             ),
             line("GRPO", ras_and_ties, arm="grpo"),
-            line("GRAO less GRPO", LEAD_PROMPTS, arm="grpo"),
+            line("GRAO minus GRPO", LEAD_PROMPTS, arm="grpo"),
             line("p", p_prompts, arm="grpo"),
         ],
     ),
@@ -214,7 +214,7 @@ TABLES: dict[str, Grid] = {
         RESULTS,
         "kappa (beta, lambda 0), learning rate, two seeds",
         study="kappa",
-        columns=[line(title, point=at) for title, at in (("3e-4", "0.0003"), ("1e-3", "0.001"), ("3e-3", "0.003"))],
+        columns=[line(name, point=point) for name, point in (("3e-4", "0.0003"), ("1e-3", "0.001"), ("3e-3", "0.003"))],
         rows=[line(value, ras_and_ties, arm="grao", point=value) for value in ("0.05", "0.18", "0.36", "0.72", "1.44")],
         best="table",
     ),
@@ -227,8 +227,8 @@ TABLES: dict[str, Grid] = {
             line("`light`", RAS_BOTH, arm="grao-light"),
             line("`grao`", RAS_BOTH, arm="grao"),
             line("GRPO", RAS_BOTH, arm="grpo"),
-            line("less `grao`: over prompts, p; over seeds, p", less_light, arm="grao", plain=True),
-            line("less GRPO", less_light, arm="grpo", plain=True),
+            line("`light` minus `grao`: over prompts, p; over seeds, p", lead_tests, arm="grao", plain=True),
+            line("`light` minus GRPO", lead_tests, arm="grpo", plain=True),
         ],
         best="rows",
     ),
@@ -244,7 +244,7 @@ TABLES: dict[str, Grid] = {
     ),
     "reference-noise": Grid(
         RESULTS,
-        "exchanged",
+        "references replaced",
         study="reference-noise",
         rows=[line("0", point="0"), line("a quarter", point="0.25"), line("half", point="0.5")],
         columns=[
@@ -252,8 +252,8 @@ TABLES: dict[str, Grid] = {
             line("GRPO", ras_and_ties, arm="grpo"),
             line("SFT", ras_and_ties, arm="sft"),
             line("DPO", ras_and_ties, arm="dpo"),
-            line("GRAO less GRPO", LEAD_PROMPTS, arm="grpo"),
-            line("GRAO less SFT", LEAD_PROMPTS, arm="sft"),
+            line("GRAO minus GRPO", LEAD_PROMPTS, arm="grpo"),
+            line("GRAO minus SFT", LEAD_PROMPTS, arm="sft"),
         ],
     ),
     "experts": Grid(
@@ -265,8 +265,10 @@ TABLES: dict[str, Grid] = {
             _BASE,
             line("GRAO", with_ties, arm="grao"),
             line("GRPO", with_ties, arm="grpo"),
-            line("GRAO less GRPO: over prompts, p", Of("difference", "{value} ({prompts}), {p_prompts}"), arm="grpo"),
-            line("over seeds, p", Of("difference", "{seeds}, {p_seeds}"), arm="grpo"),
+            line(
+                "GRAO minus GRPO: over prompts, p", Field("difference", "{value} ({prompts}), {p_prompts}"), arm="grpo"
+            ),
+            line("over seeds, p", Field("difference", "{seeds}, {p_seeds}"), arm="grpo"),
         ],
     ),
     "siblings-weak": _siblings("weak", "GRAO GRPO CHORD-phi HPT CHORD-mu LUFFY SRFT"),
@@ -287,9 +289,9 @@ TABLES: dict[str, Grid] = {
     ),
     "ability-leads": Grid(
         RESULTS,
-        "GRAO less the arm, over seeds; p",
+        "GRAO minus the arm, over seeds; p",
         study="ability",
-        rows=[line(at, point=at) for at in ("0", "0.2", "0.5", "0.95")],
+        rows=[line(point, point=point) for point in ("0", "0.2", "0.5", "0.95")],
         columns=[
             line("`signed`", LEAD_SEEDS, arm="grao-signed"),
             line("GRPO", LEAD_SEEDS, arm="grpo"),
@@ -300,7 +302,7 @@ TABLES: dict[str, Grid] = {
         RESULTS,
         "ability",
         study="ability-unseen",
-        rows=[line(at, point=at) for at in ("0", "0.2", "0.95")],
+        rows=[line(point, point=point) for point in ("0", "0.2", "0.95")],
         columns=[
             line("GRAO", with_ties, arm="grao"),
             line("GRPO", with_ties, arm="grpo"),
@@ -310,13 +312,13 @@ TABLES: dict[str, Grid] = {
     ),
     "judge-noise": Grid(
         RESULTS,
-        "verdicts turned around",
+        "verdicts reversed",
         study="judge-noise",
-        rows=[line(at, point=at) for at in ("0", "0.1", "0.2", "0.35")],
+        rows=[line(point, point=point) for point in ("0", "0.1", "0.2", "0.35")],
         columns=[
             line("GRAO", with_ties, arm="grao"),
             line("GRPO", with_ties, arm="grpo"),
-            line("GRAO less GRPO", LEAD_PROMPTS, arm="grpo", plain=True),
+            line("GRAO minus GRPO", LEAD_PROMPTS, arm="grpo", plain=True),
             line("p", p_prompts, arm="grpo", plain=True),
         ],
         best="rows",
@@ -325,15 +327,15 @@ TABLES: dict[str, Grid] = {
         RESULTS,
         "353 test prompts, three seeds, before: {}",
         study="stories",
-        corner_number=(Of("before", "{value} % ({prompts}; {seeds})"), Spot(arm="grao")),
+        corner_number=(Field("before", "{value} % ({prompts}; {seeds})"), Spot(arm="grao")),
         columns=[
             line("RAS", percent(RAS)),
             line("over prompts", OVER_PROMPTS),
             line("over seeds", OVER_SEEDS),
             line("NAG, net", percent(NAG)),
-            line("over prompts", Of("nag", "{prompts}")),
-            line("over seeds", Of("nag", "{seeds}")),
-            line("RAS of grao less that of the arm", LEAD_PROMPTS),
+            line("over prompts", Field("nag", "{prompts}")),
+            line("over seeds", Field("nag", "{seeds}")),
+            line("RAS of `grao` minus that of the arm", LEAD_PROMPTS),
             line("p", p_prompts),
         ],
         rows=[line(arm, arm=arm) for arm in ("grao", "grao-signed", "sft", "dpo", "grpo", "ppo")],

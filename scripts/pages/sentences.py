@@ -1,15 +1,15 @@
-"""Sentences that quote numbers: whether each still says what the records say.
+"""Checks that numbers quoted in sentences agree with the records.
 
-A quote is a piece of a sentence with `{}` where a number stands, and where each of these comes from. Sentences are
-found whatever their line breaks, and never rewritten: where a number changes, the words around it may have to change.
+A quote is part of a sentence with `{}` in place of each number, and the sources of these numbers. Line breaks on the
+page do not matter. Sentences are never rewritten, because the words around a changed number may have to change too.
 """
 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pages.cells import DRAWN, Measure, Of, Spot, points
-from pages.tables import KEPT
+from pages.cells import ANY_P, Field, Measure, Spot, points
+from pages.tables import RECORDS
 
 from grao.records.numbers import Estimate
 from grao.reports.tables import p_value
@@ -20,49 +20,49 @@ _NUMBER = r"([+-]?\d+(?:[.,]\d+)*)"
 
 @dataclass(frozen=True)
 class Quote:
-    """One piece of a sentence."""
+    """Part of a sentence, with the sources of its numbers."""
 
     page: str
     words: str
     numbers: tuple[Number, ...]
 
     def faults(self, text: str) -> Iterator[str]:
-        """What of it is not so in the page's text, a line each."""
+        """Yield a line if the page's text lacks the sentence or has a wrong number in it."""
         pieces = [re.escape(" ".join(piece.split(" "))) for piece in self.words.split("{}")]
-        found = re.search(_NUMBER.join(pieces), " ".join(text.split()))
-        if not found:
-            yield f"{self.page}: there is no sentence with {self.words!r} (scripts/pages/quotes.py)"
+        match = re.search(_NUMBER.join(pieces), " ".join(text.split()))
+        if not match:
+            yield f"{self.page}: no sentence contains {self.words!r} (scripts/pages/quotes.py)"
             return
-        for shown, number in zip(found.groups(), self.numbers, strict=True):
-            meant = number()
-            if meant not in (shown, DRAWN):
-                yield f"{self.page}: {found[0]!r}: the page has {shown}, the records say {meant}"
+        for shown, number in zip(match.groups(), self.numbers, strict=True):
+            correct = number()
+            if correct not in (shown, ANY_P):
+                yield f"{self.page}: {match[0]!r}: the page has {shown}, the records say {correct}"
                 return
 
 
 def quote(page: str, words: str, *numbers: Number) -> Quote:
-    """A piece of a sentence on a page, and its numbers in order."""
+    """Part of a sentence on a page, and its numbers in order."""
     return Quote(page, words, numbers)
 
 
 def number(measure: Measure, study: str, arm: str = "", point: str = "", against: str = "") -> Number:
-    """A measure of an arm, without its plus sign where the sentence does not have one (`bare`)."""
+    """A measure of an arm, with its sign; `bare` removes that."""
     return lambda: measure(Spot(study, arm, point=(point,) if point else (), against=against))
 
 
-def bare(of: Number) -> Number:
-    """Without the sign: `2.3 points behind`."""
-    return lambda: of().lstrip("+-")
+def bare(signed: Number) -> Number:
+    """The number without its sign, as in `2.3 points behind`."""
+    return lambda: signed().lstrip("+-")
 
 
 def limits(field: str, study: str, arm: str, over: str, against: str = "") -> tuple[Number, Number]:
-    """Both ends of an interval, `over` prompts or seeds."""
-    whole = number(Of(field, f"{{{over}}}"), study, arm, against=against)
-    return (lambda: whole().split(" to ")[0]), (lambda: whole().split(" to ")[1])
+    """Both limits of an interval over `prompts` or `seeds`."""
+    interval = number(Field(field, f"{{{over}}}"), study, arm, against=against)
+    return (lambda: interval().split(" to ")[0]), (lambda: interval().split(" to ")[1])
 
 
 def change(study: str, other: str) -> tuple[Number, Number, Number, Number]:
-    """How a sweep's lead over another arm changes: value, both ends over seeds, p."""
+    """How a sweep's lead over another arm changes: value, both limits over seeds, p over seeds."""
 
     def estimate() -> Estimate:
         return Spot(study, other).change.change
@@ -76,10 +76,10 @@ def change(study: str, other: str) -> tuple[Number, Number, Number, Number]:
 
 
 def cell(record: str, row: int, column: int) -> Number:
-    """The first number of a cell of a kept table."""
-    return lambda: KEPT[record]["rows"][row][column].strip("*").split(" ")[0]
+    """The first number of a cell of a recorded table."""
+    return lambda: RECORDS[record]["rows"][row][column].strip("*").split(" ")[0]
 
 
 def figure(record: str, name: str) -> Number:
-    """One of the figures that are kept for a sentence."""
-    return lambda: KEPT[record]["figures"][name]
+    """A recorded figure that a sentence quotes."""
+    return lambda: RECORDS[record]["figures"][name]

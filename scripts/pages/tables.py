@@ -1,11 +1,11 @@
-"""Every table of measurements in README and docs: on which page, from which study, with which rows and columns.
+"""Every table of README and docs that contains digits.
 
-    TABLES     recomputed from the records of runs in studies/NAME/cells.jsonl
-    RECORDED   written from benchmarks/records/NAME.json, where the figures of single runs and measurements are kept
-    PLAIN      hold digits and no measurement: settings, options, formulas, tables of contents
+    TABLES     computed from the records of runs in studies/NAME/cells.jsonl
+    RECORDED   copied from benchmarks/records/NAME.json, which stores the results of single runs and measurements
+    PLAIN      without measurements: settings, options, formulas, tables of contents
 
-A table that holds a digit and is none of these is a fault (`results.py --check`). docs/LOG.md is left out: it is the
-notebook, each entry says what was found on its day, and nothing in it is rewritten.
+`results.py --check` rejects any other table with a digit. docs/LOG.md is exempt: it is a dated notebook whose entries
+are never rewritten.
 """
 
 import json
@@ -14,16 +14,16 @@ from pages import auto_tables, claims_tables, horizon_tables, results_tables
 from pages.cells import ROOT
 
 TABLES = {**results_tables.TABLES, **claims_tables.TABLES, **auto_tables.TABLES, **horizon_tables.TABLES}
-KEPT: dict[str, dict] = {
+RECORDS: dict[str, dict] = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
     for path in sorted((ROOT / "benchmarks" / "records").glob("*.json"))
 }
-"""Name -> page, command, date, machine, where the figures are `from`; columns and rows, or figures of a sentence."""
-RECORDED = {name: record for name, record in KEPT.items() if "rows" in record}
+"""Name -> page, command, date, machine, source (`from`), and either columns and rows or figures quoted in sentences."""
+RECORDED = {name: record for name, record in RECORDS.items() if "rows" in record}
 
 PLAIN: set[tuple[str, str]] = {
     ("docs/studies.md", " | would it hold | interval | test"),
-    # Where things are, and what a name means.
+    # Pointers and definitions.
     ("CONTRIBUTING.md", "question | answer"),
     ("docs/evaluation.md", "figure | what it says"),
     ("docs/evaluation.md", "doubt | raised where"),
@@ -40,7 +40,7 @@ PLAIN: set[tuple[str, str]] = {
     ("docs/claims.md", "claim | what we find | on which models | seeds | how sure"),
     ("docs/real-models.md", "what | licence | from"),
     ("docs/studies.md", "recipe in `recipes/studies/` | asks"),
-    # Formulas, their worked numbers, and sources.
+    # Formulas with worked examples, and sources.
     ("docs/method.md", "`method.scope` | mean and deviation over | when all samples lose"),
     ("docs/method.md", "scope | mean | deviation | A_i | A_y | w_i | w_y"),
     ("docs/methods.md", "`method.name` | learns from | update of a prompt with samples o_i and reference y | source"),
@@ -49,4 +49,4 @@ PLAIN: set[tuple[str, str]] = {
     # Settings.
     ("docs/performance.md", "`rollout.engine` | where it runs | what goes into `rollout.vllm`"),
 }
-"""Page and heading."""
+"""(page, heading)."""
