@@ -28,7 +28,7 @@ LINES = {
     "auto": ("auto", "purple", "--"),
 }
 """Name, colour and line style of each arm."""
-BASES = {"weak": "right one time in ten", "able": "right every other time"}
+BASES = {"weak": "right one time in ten", "able": "right half the time"}
 
 
 def main(path: str) -> None:

@@ -165,7 +165,9 @@ def test_broken_numbers_are_said_and_leave_nothing_behind():
 def test_what_does_not_fit_takes_the_plain_loop():
     unheard = tiny_model()
     unheard.config.sliding_window = 50  # Llama takes no notice of it, and a short text would not show it
-    with pytest.warns(UserWarning, match="LlamaForCausalLM is sampled by the plain loop, not in slots: .* nats off"):
+    with pytest.warns(
+        UserWarning, match="LlamaForCausalLM uses the plain sampling loop, not faster slots: .* nats off"
+    ):
         generator = CapturedGenerator(unheard, [END])
     assert unheard.config.sliding_window == 50
     chunked = tiny_model()
@@ -175,7 +177,9 @@ def test_what_does_not_fit_takes_the_plain_loop():
     expected = drawn(TransformersGenerator(unheard, [END]), samples=2, max_new_tokens=6)
     assert drawn(generator, samples=2, max_new_tokens=6) == expected
     config = AutoConfig.for_model("lfm2", **SHAPE, layer_types=["conv", "full_attention"], pad_token_id=0)
-    with pytest.warns(UserWarning, match="Lfm2ForCausalLM is sampled by the plain loop, not in slots: its cache holds"):
+    with pytest.warns(
+        UserWarning, match="Lfm2ForCausalLM uses the plain sampling loop, not faster slots: its cache holds"
+    ):
         generator = CapturedGenerator(AutoModelForCausalLM.from_config(config).eval(), [END])
     assert len(drawn(generator, samples=2, max_new_tokens=4)) == 4
 
@@ -304,7 +308,7 @@ def test_what_is_not_captured_is_said(monkeypatch: pytest.MonkeyPatch):
         check_same(generator, samples=2, max_new_tokens=8, top_p=0.9)
     never = (0, 0, Sampling(top_p=0.5))
     monkeypatch.setattr(Graphs, "step", lambda graphs, key, step, alive: refused(graphs, never, step, alive))
-    with pytest.warns(UserWarning, match="is sampled by the plain loop, not in slots: it waits"):
+    with pytest.warns(UserWarning, match="uses the plain sampling loop, not faster slots: it waits"):
         CapturedGenerator(tiny_model(), [END], batch_size=8)
 
 

@@ -220,7 +220,7 @@ def test_all_unknown_keys_are_named_before_anything_else(write: Write) -> None:
     text = text.replace("output: runs/x\n", "")
     with pytest.raises(InputError) as unknown:
         load_recipe(write(text), [("training.lr", "1")])
-    said = "--training.lr is unknown; here it is --training.learning_rate; recipe.yaml, line 10: "
+    said = "--training.lr is unknown; use --training.learning_rate; recipe.yaml, line 10: "
     said += "rollout.group_sise is unknown; did you mean group_size? line 11: rollout.topp is unknown; "
     assert str(unknown.value) == f"{said}did you mean top_p? (and 3 more mistakes)"
     with pytest.raises(InputError) as wrong:

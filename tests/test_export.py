@@ -183,7 +183,7 @@ def test_markdown_shows_text_as_it_is():
     ("given", "message"),
     [
         ({"run": "data.jsonl/.."}, r"RUN: .* is not a run: there is no manifest\.json"),
-        ({"run": "whole", "merge": True}, r"--merge: .*whole/model is a full model without an adapter to merge"),
+        ({"run": "whole", "merge": True}, r"--merge: .*whole/model is a full model with no adapter to merge"),
         ({"run": "whole", "checkpoint": 3}, r"--checkpoint: there is no checkpoint of step 3; there are 2, 4"),
         ({"run": "lora", "to": "base"}, r"--to: .*base is not empty and is not an export; choose another folder"),
         ({"run": "lora", "to": "data.jsonl"}, r"--to: .*data\.jsonl is a file"),

@@ -371,7 +371,7 @@ def recipe_of(**judge: str):
         ({"extra": "{max_completion_tokens: many}"}, "extra.max_completion_tokens must be a whole number"),
         ({"extra": "{stream: true}"}, "extra.stream cannot be set; it is fixed"),
         ({"concurrency": "0"}, "concurrency must be at least 1, got 0"),
-        ({"api_key": KEY}, "here it is --rewards.0.judge.api_key_env"),
+        ({"api_key": KEY}, "use --rewards.0.judge.api_key_env"),
     ],
 )
 def test_mistakes_in_the_section(judge: dict[str, str], message: str):

@@ -57,7 +57,7 @@ def make(folder: Path, save_every: int | None = None, **trainer) -> GRAOTrainer:
         ("auto_find_batch_size", True, "training.token_budget"),
         ("deepspeed", {"zero_optimization": {"stage": 2}}, "accelerate's configuration"),
         ("accelerator_config", {"split": True}, "split"),
-        ("num_generations", 4, r"is unknown; here it is rollout.group_size"),
+        ("num_generations", 4, r"is unknown; use rollout.group_size"),
         ("push_to_hub", True, "offline mode is enabled"),
         ("skip_memory_metrics", None, "valid boolean"),
     ],
@@ -128,7 +128,7 @@ def test_the_best_model_is_the_one_with_most_reward(tmp_path: Path):
 def test_the_names_of_other_trainers_are_translated(name: str, here: str, tmp_path: Path):
     with pytest.raises(ValueError, match=f"{name} is {here}"):
         GRAOConfig(output_dir=tmp_path, **{name: 1})
-    with pytest.raises(InputError, match=f"^--{name} is unknown; here it is --{here}"):
+    with pytest.raises(InputError, match=f"^--{name} is unknown; use --{here}"):
         parse_arguments(["train", f"--{name}", "1"])
     told = tmp_path / "told.yaml"
     told.write_text(f"model: {{path: m}}\ndata: {{path: d}}\nrewards: [{{function: 'r:r'}}]\noutput: o\n{name}: 1\n")

@@ -1,6 +1,6 @@
 """Tables of methods at equal work over a long run, from `studies/horizon-weak` and `studies/horizon-able`."""
 
-from pages.cells import LEAD_PROMPTS, OVER_PROMPTS, OVER_SEEDS, RAS, TIE, Measure, Of, Spot, share
+from pages.cells import LEAD_PROMPTS, TIE, Field, Measure, Spot, cut, share
 from pages.grid import Grid, line
 
 RESULTS = "docs/results.md"
@@ -8,6 +8,7 @@ ARMS = {
     "grao": "GRAO",
     "grao-light": "GRAO light (`beta: 0.25`)",
     "grpo": "GRPO",
+    "grpo-no-kl": "GRPO without KL",
     "ppo": "PPO",
     "sft": "SFT",
     "dpo": "DPO",
@@ -36,17 +37,16 @@ def _horizon(base: str) -> Grid:
     """All arms on one base."""
     return Grid(
         RESULTS,
-        f"{base}",
+        base,
         study=f"horizon-{base}",
         columns=[
             line("steps", steps),
             *[line(f"RAS after {work} s", ras_after(work)) for work in LOOKS[:-1]],
-            line(f"after {LOOKS[-1]} s", RAS),
-            line("over prompts", OVER_PROMPTS),
-            line("over seeds", OVER_SEEDS),
+            line(f"after {LOOKS[-1]} s", Field("ras", "{value} ({prompts})")),
             line("win or tie", TIE),
-            line("right", Of("right")),
-            line("GRAO less the arm, over prompts", LEAD_PROMPTS),
+            line("right", Field("right")),
+            line("cut", cut),
+            line("GRAO minus the arm", LEAD_PROMPTS),
         ],
         rows=[line(title, arm=arm) for arm, title in ARMS.items()],
     )

@@ -166,7 +166,7 @@ TABLES: dict[str, Grid] = {
         "base model",
         rows=[
             line("right one time in ten", study="methods-weak"),
-            line("right every other time", study="methods-able"),
+            line("right half the time", study="methods-able"),
         ],
         columns=[
             _BASE,

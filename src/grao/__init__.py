@@ -52,5 +52,5 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_LAZY[name]), name)
     classes = import_module("grao.config.other_trainers").CLASSES
     if name in classes:
-        raise ImportError(f"grao has no {name}; here it is {classes[name]} (docs/from-trl.md)")
+        raise ImportError(f"grao has no {name}; use {classes[name]} (docs/from-trl.md)")
     raise AttributeError(f"module 'grao' has no attribute {name!r}")

@@ -54,7 +54,7 @@ def check_command(argv: Sequence[str], commands: Collection[str], families: Coll
     known = inside if family else {**COMMANDS, **inside}
     near = get_close_matches(word.lower().replace("_", "-"), known, n=1)
     if near:
-        hint = f"here it is grao {known[word]}" if word in near else f"did you mean grao {known[near[0]]}?"
+        hint = f"use grao {known[word]}" if word in near else f"did you mean grao {known[near[0]]}?"
     else:
         hint = usage_hint(word, "train") or f"commands are {', '.join(inside.values())} (grao --help)"
     raise InputError(f"grao {family}{word} is unknown; {hint}")
@@ -97,7 +97,7 @@ def check_names(namespace: Namespace, options: Sequence[str]) -> None:
         near = [word] if word in own else [] if root is Recipe and meaning(name) else get_close_matches(word, own, n=1)
         hint = f"did you mean {own[near[0]]}?" if near else suggestion(at, True, root) if root else "a recipe has"
         if not near and root is Recipe and meaning(name) and "." not in name:
-            hint = f"here it is --{meaning(name)}"
+            hint = f"use --{meaning(name)}"
         if hint.startswith("a recipe has"):
             hint = f"see grao {namespace.command} --help"
         problems.append(f"--{name} is unknown; {hint}")

@@ -193,7 +193,7 @@ def suggestion(at: Location, as_option: bool, root: type, values: Any = None) ->
         return f"it is not supported: {ABSENT[key]}; leave it out"
     equivalent = (meaning(f"{section[-1]}_{key}" if section else key) or meaning(key)) if of_run else None
     if equivalent and not same:
-        return f"here it is {'--' * as_option}{equivalent}"
+        return f"use {'--' * as_option}{equivalent}"
     similar_here = [(*section, name) for name in get_close_matches(key, here, n=1)]
     similar = get_close_matches(key, [path[-1] for path in paths], n=1)
     meant = same or similar_here or [path for path in paths if path[-1] in similar]

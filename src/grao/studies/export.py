@@ -142,7 +142,7 @@ def _source(run: Path, checkpoint: int | None, merge: bool, pushed: bool) -> _So
     if not any(folder.glob("*model*.safetensors")):
         raise InputError(f"RUN: {folder} has no weights in safetensors; resume the run and export its result")
     if merge and not adapter:
-        raise InputError(f"--merge: {folder} is a full model without an adapter to merge; leave it out")
+        raise InputError(f"--merge: {folder} is a full model with no adapter to merge; leave out --merge")
     if adapter and stacked:
         raise InputError(f"RUN: the base {adapter.base} is an adapter; other tools cannot stack adapters; give --merge")
     if adapter and not merge and pushed and not hub_id(adapter.base):

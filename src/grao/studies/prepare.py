@@ -206,7 +206,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str]) -
 
 
 def probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase | None) -> None:
-    """Asks the rewards about a few references, so that a broken reward fails before any work is done."""
+    """Scores a few references, so that a broken reward fails before any work is done."""
     for reward in rewards.rewards:
         if isinstance(reward, JudgeReward):
             reward.judge.check()

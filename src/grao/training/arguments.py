@@ -133,7 +133,7 @@ def check_trainer_fields(extra: dict[str, Any], arguments: type, ours: Mapping[s
             near = difflib.get_close_matches(name, fields, n=1)
             package = arguments.__module__.partition(".")[0]
             hint = f"; did you mean {near[0]}?" if near else f", {package}.{arguments.__name__} has no such field"
-            hint = f"; here it is {OTHER_NAMES[name]}" if name in OTHER_NAMES else hint
+            hint = f"; use {OTHER_NAMES[name]}" if name in OTHER_NAMES else hint
             raise InputError(f"training.trainer.{name} is unknown{hint}")
         values[name] = _checked(name, value, fields[name])
     return values

@@ -170,7 +170,7 @@ def check_optimizer_state(optimizer: Optimizer) -> None:
 
 
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Return the settings of each parameter group that JSON can hold."""
+    """Return the JSON-serializable settings of each parameter group."""
     kinds = (bool, int, float, str, list, tuple, type(None))
     return [
         {name: value for name, value in group.items() if name != "params" and isinstance(value, kinds)}

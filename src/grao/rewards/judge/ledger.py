@@ -141,7 +141,7 @@ class Ledger:
             return int(answers), float(cost)
 
     def reserved(self, judge: str) -> float:
-        """Return the maximum cost of requests of this run that are in flight or in doubt, over all its processes."""
+        """Return the maximum cost of this run's requests that are in flight or unresolved, over all its processes."""
         return self._sum("under_way", judge) + self._sum("reserved", judge)
 
     def reserve(self, judge: str, cost: float, cap: float, seconds: float = 60.0) -> int | None:

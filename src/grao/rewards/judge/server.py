@@ -44,11 +44,11 @@ class ServerJudge:
     """A judge at an OpenAI-compatible endpoint.
 
     Args:
-        endpoint: address, prices and limits of the judge; its section also sets the orders, and `replay`, which takes
-            all answers from the ledger.
+        endpoint: address, prices and limits of the judge, whether each pair is asked in both orders, and `replay`:
+            take all answers from the ledger.
         template: the wording.
         ledger: stores the answers; `max_cost` caps what its run may spend on this judge.
-        seed: of the order, if each pair is shown in one order.
+        seed: picks the order if each pair is shown only once.
     """
 
     def __init__(self, endpoint: Endpoint, template: Template, ledger: Ledger, seed: int = 0) -> None:
