@@ -165,9 +165,7 @@ def test_broken_numbers_are_said_and_leave_nothing_behind():
 def test_what_does_not_fit_takes_the_plain_loop():
     unheard = tiny_model()
     unheard.config.sliding_window = 50  # Llama takes no notice of it, and a short text would not show it
-    with pytest.warns(
-        UserWarning, match="LlamaForCausalLM uses the plain sampling loop.*: .* nats off"
-    ):
+    with pytest.warns(UserWarning, match="LlamaForCausalLM uses the plain sampling loop.*: .* nats off"):
         generator = CapturedGenerator(unheard, [END])
     assert unheard.config.sliding_window == 50
     chunked = tiny_model()
@@ -177,9 +175,7 @@ def test_what_does_not_fit_takes_the_plain_loop():
     expected = drawn(TransformersGenerator(unheard, [END]), samples=2, max_new_tokens=6)
     assert drawn(generator, samples=2, max_new_tokens=6) == expected
     config = AutoConfig.for_model("lfm2", **SHAPE, layer_types=["conv", "full_attention"], pad_token_id=0)
-    with pytest.warns(
-        UserWarning, match="Lfm2ForCausalLM uses the plain sampling loop, not faster slots: its"
-    ):
+    with pytest.warns(UserWarning, match="Lfm2ForCausalLM uses the plain sampling loop, not faster slots: its"):
         generator = CapturedGenerator(AutoModelForCausalLM.from_config(config).eval(), [END])
     assert len(drawn(generator, samples=2, max_new_tokens=4)) == 4
 

@@ -137,7 +137,7 @@ def test_data_are_looked_at_before_a_training(place: Path, capsys: pytest.Captur
         "repeated: 2 prompts occur in 4 rows, 1 of them with different references",
         "1 references only repeat their prompt",
         "1 rejected answers equal the reference",
-        "1 prompts are cut on the left (data.max_prompt_tokens is 24)",
+        "1 prompts are truncated on the left (data.max_prompt_tokens is 24)",
         "10 of 21 prompts are held out for evaluation: at most half can be; data.held_out asks for 300",
         "of 23 references are longer than rollout.max_new_tokens (10), where completions are cut",
     ):

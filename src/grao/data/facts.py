@@ -39,7 +39,7 @@ def short_facts(train: EncodedSet, tested: EncodedSet | None, config: DataConfig
         limit = f"rollout.max_new_tokens ({longest:,}), where completions are cut"
         yield f"{cut:,} of {len(items):,} references are longer than {limit}"
     if cut := train.truncated + (tested.truncated if tested else 0):
-        yield f"{cut:,} prompts are cut on the left (data.max_prompt_tokens is {config.max_prompt_tokens:,})"
+        yield f"{cut:,} prompts are truncated on the left (data.max_prompt_tokens is {config.max_prompt_tokens:,})"
     prompts = len({item.example.id for item in held})
     if held and not config.test_path and prompts < wanted and tested and not tested.dropped:
         every = len({item.example.id for item in items})
