@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-from figure_style import COLOURS, STYLE
+from figure_style import COLORS, STYLE
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
@@ -26,8 +26,9 @@ LINES = {
     "grao": ("GRAO", "orange", "-"),
     "sft-grpo": ("SFT, then GRPO", "teal", "-"),
     "auto": ("auto", "purple", "--"),
+    "grpo-no-kl": ("GRPO without KL", "blue", "--"),
 }
-"""Name, colour and line style of each arm."""
+"""Name, color and line style of each arm."""
 BASES = {"weak": "right one time in ten", "able": "right half the time"}
 
 
@@ -43,15 +44,15 @@ def main(path: str) -> None:
             axes.set_title(f"base model {title}")
         panels[0].set_ylabel("answers that beat the reference (RAS)")
         panels[1].legend(*panels[0].get_legend_handles_labels(), frameon=False, fontsize=8.5, loc="lower right")
-        figure.savefig(path, dpi=110, facecolor=COLOURS["paper"])
+        figure.savefig(path, dpi=110, facecolor=COLORS["paper"])
 
 
 def _draw(axes: Axes, result: StudyResult) -> None:
     curves = {band.arm: band.points[1:] for band in result.curves}
-    for arm, (name, colour, style) in LINES.items():
+    for arm, (name, color, style) in LINES.items():
         if points := curves.get(arm):
             work, ras = [point.work for point in points], [point.ras.value for point in points]
-            axes.plot(work, ras, style, color=COLOURS[colour], linewidth=1.8, marker="o", markersize=3, label=name)
+            axes.plot(work, ras, style, color=COLORS[color], linewidth=1.8, marker="o", markersize=3, label=name)
     axes.set(xscale="log", xlabel="counted work, seconds", ylim=(0, None))
     axes.set_xticks([45, 90, 180, 450], ["45", "90", "180", "450"])
     axes.set_xticks([], minor=True)
