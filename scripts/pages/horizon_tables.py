@@ -1,7 +1,11 @@
 """Tables of methods at equal work over a long run, from `studies/horizon-weak` and `studies/horizon-able`."""
 
+from dataclasses import replace
+
 from pages.cells import LEAD_PROMPTS, TIE, Field, Measure, Spot, cut, share
 from pages.grid import Grid, line
+
+from grao.evaluation.study import reach
 
 RESULTS = "docs/results.md"
 ARMS = {
@@ -52,4 +56,28 @@ def _horizon(base: str) -> Grid:
     )
 
 
-TABLES = {f"horizon-{base}": _horizon(base) for base in ("weak", "able")}
+def work_to(target: str) -> Measure:
+    """Counted work until the arm's mean curve reaches the best of another arm's; `not reached`."""
+
+    def measure(spot: Spot) -> str:
+        best = max(point.ras.value for point in replace(spot, arm=target).curve)
+        work = reach([point.work for point in spot.curve], [point.ras.value for point in spot.curve], 1.0, best)
+        return "not reached" if work is None else f"{work:.0f}"
+
+    return measure
+
+
+TABLES = {
+    "horizon-weak": _horizon("weak"),
+    "horizon-able": _horizon("able"),
+    "claims-work": Grid(
+        "docs/claims.md",
+        "counted work of",
+        columns=[
+            line(f"{base}: to {ARMS[arm]}'s best", work_to(arm), study=f"horizon-{base}")
+            for base in ("weak", "able")
+            for arm in ("grpo", "ppo", "grao")
+        ],
+        rows=[line(ARMS[arm], arm=arm) for arm in ("grao", "grao-light", "grpo", "grpo-no-kl", "ppo", "sft-grpo")],
+    ),
+}
