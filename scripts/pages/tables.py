@@ -39,7 +39,7 @@ PLAIN: set[tuple[str, str]] = {
     ("docs/studies.md", "file | holds"),
     ("docs/claims.md", "claim | what we find | on which models | seeds | how sure"),
     ("docs/real-models.md", "what | licence | from"),
-    ("docs/studies.md", "recipe in `recipes/studies/` | asks"),
+    ("docs/studies.md", "recipe in `recipes/studies/` | tests"),
     # Formulas with worked examples, and sources.
     ("docs/method.md", "`method.scope` | mean and deviation over | when all samples lose"),
     ("docs/method.md", "scope | mean | deviation | A_i | A_y | w_i | w_y"),
