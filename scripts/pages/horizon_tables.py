@@ -1,11 +1,13 @@
 """Tables of methods at equal work over a long run, from `studies/horizon-weak` and `studies/horizon-able`."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from pages.cells import LEAD_PROMPTS, TIE, Field, Measure, Spot, cut, share
+from pages.cells import LEAD_PROMPTS, ROOT, TIE, Field, Measure, Spot, cut, share
 from pages.grid import Grid, line
 
 from grao.evaluation.study import reach
+from grao.records.study import CellRecord, read_cells
 
 RESULTS = "docs/results.md"
 ARMS = {
@@ -65,6 +67,26 @@ def work_to(target: str) -> Measure:
         return "not reached" if work is None else f"{work:.0f}"
 
     return measure
+
+
+def lead_of_seed(seed: int) -> Callable[[], str]:
+    """Final RAS of GRAO minus that of GRPO on the weak base with one seed, points without sign."""
+    return lambda: share(_run("weak", "grao", seed).curve[-1].ras - _run("weak", "grpo", seed).curve[-1].ras)
+
+
+def variation(arm: str, seed: int) -> Callable[[], str]:
+    """Range of RAS over the mean RAS from the middle of the long run on the able base, percent."""
+
+    def number() -> str:
+        late = [point.ras for point in _run("able", arm, seed).curve if point.work >= LOOKS[-1] / 2]
+        return f"{100 * (max(late) - min(late)) * len(late) / sum(late):.1f}"
+
+    return number
+
+
+def _run(base: str, arm: str, seed: int) -> CellRecord:
+    records = read_cells(ROOT / "studies" / f"horizon-{base}").values()
+    return next(each for each in records if (each.key.arm, each.key.seed) == (arm, seed))
 
 
 TABLES = {

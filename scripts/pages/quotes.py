@@ -18,15 +18,17 @@ from pages.cells import (
     p_seeds,
     steps_to,
 )
+from pages.horizon_tables import lead_of_seed, variation
 from pages.sentences import Quote, bare, cell, change, figure, limits, number, quote
 
-README, RESULTS, CLAIMS, METHOD, METHODS, PERFORMANCE = (
+README, RESULTS, CLAIMS, METHOD, METHODS, PERFORMANCE, WHICH = (
     "README.md",
     "docs/results.md",
     "docs/claims.md",
     "docs/method.md",
     "docs/methods.md",
     "docs/performance.md",
+    "docs/which-method.md",
 )
 WEAK, ABLE, SIGN = "methods-weak", "methods-able", "sign-weak"
 _TIES_OF_SFT = (
@@ -54,15 +56,20 @@ _LIGHT = (
     number(TIE, "light-weak", "grao"),
 )
 _SHORT_ABLE = number(RAS, "ability", "grao-signed", "0.95"), number(RAS, "ability", "grao", "0.95")
+_LONG_WEAK, _LONG_ABLE = "horizon-weak", "horizon-able"
+_LONG_LEAD = (number(LEAD, _LONG_WEAK, "grpo"), *limits("difference", _LONG_WEAK, "grpo", "prompts"))
+_LONG_RAS = {name: number(RAS, _LONG_WEAK, name) for name in ("grao", "grpo", "ppo", "sft")}
+_LONG_TIES = number(TIE, _LONG_WEAK, "grao"), number(TIE, _LONG_WEAK, "grpo")
+_LONG_LEVEL = number(RAS, _LONG_ABLE, "grao"), number(RAS, _LONG_ABLE, "grpo")
 
 QUOTES: list[Quote] = [
-    quote(README, "by win or tie it is {} against {} %, {} against {} %", *_TIES_OF_SFT),
+    quote(README, "ahead on the weak base ({} points of RAS, {} to {} over prompts)", *_LONG_LEAD),
     quote(
         README,
-        "beat the reference in {} % ({} to {}), before in {} %, and {} % are right, before {} %",
+        "{} % of the answers ({} to {}) beat the reference, {} % before training; {} % are right, {} % before",
         *(figure("larger", name) for name in ("ras", "low", "high", "ras before", "right", "right before")),
     ),
-    quote(README, "(On its training prompts {} % win", figure("larger", "ras on training prompts")),
+    quote(README, "(On the training prompts {} % win", figure("larger", "ras on training prompts")),
     quote(PERFORMANCE, "{} times as fast as TRL's without checkpointing when lengths vary", cell("gpu-update", 5, 2)),
     # docs/results.md, summary
     quote(
@@ -80,6 +87,22 @@ QUOTES: list[Quote] = [
         cell("imitable-kinds", 0, 1),
         cell("imitable-kinds", 1, 1),
     ),
+    quote(
+        RESULTS,
+        "GRAO is ahead, {} against {} % ({}, {} to {} over prompts)",
+        _LONG_RAS["grao"],
+        _LONG_RAS["grpo"],
+        *_LONG_LEAD,
+    ),
+    quote(RESULTS, "on the able base both are level ({} and {} %)", *_LONG_LEVEL),
+    quote(
+        RESULTS,
+        "{} points of RAS at the end ({} to {} over prompts; each seed by {} and {}), and {} against {} % by win",
+        *_LONG_LEAD,
+        *(lead_of_seed(seed) for seed in (0, 1)),
+        *_LONG_TIES,
+    ),
+    quote(RESULTS, "it is {} points behind GRAO, which", bare(number(LEAD, _LONG_WEAK, "sft-grpo"))),
     quote(RESULTS, "more of it than the paper's {} costs wins", number(kappa_of("beta"), "beta", point="0.5")),
     quote(
         RESULTS,
@@ -204,6 +227,29 @@ QUOTES: list[Quote] = [
         "have {} and {} % before step 200. The second does not: exploration does not take over afterwards, it has {} %",
         *(cell("term-shares", 0, column) for column in (2, 3, 4)),
     ),
+    quote(
+        CLAIMS,
+        "{} % RAS against {} % for GRPO ({}, {} to {} over prompts), {} % for PPO and {} % for SFT;"
+        " by win or tie {} against {} %",
+        _LONG_RAS["grao"],
+        _LONG_RAS["grpo"],
+        *_LONG_LEAD,
+        _LONG_RAS["ppo"],
+        _LONG_RAS["sft"],
+        *_LONG_TIES,
+    ),
+    quote(CLAIMS, "GRAO and GRPO are level ({} and {} %)", *_LONG_LEVEL),
+    quote(
+        CLAIMS,
+        "is {} and {} % of its mean for GRPO (two seeds) and {} and {} % for GRAO",
+        *(variation(arm, seed) for arm in ("grpo", "grao") for seed in (0, 1)),
+    ),
+    quote(
+        WHICH,
+        "{} points over GRPO, {} over SFT then GRPO",
+        number(LEAD, _LONG_WEAK, "grpo"),
+        number(LEAD, _LONG_WEAK, "sft-grpo"),
+    ),
     quote(CLAIMS, "on the weak one not over prompts, p = {})", number(p_prompts, WEAK, "grpo")),
     # docs/methods.md, docs/method.md
     quote(
@@ -215,8 +261,8 @@ QUOTES: list[Quote] = [
     quote(METHODS, "both are level ({} against {} %, {} against {} %)", *_LIGHT),
     quote(
         METHOD,
-        "RAS {} % against {} % after 100 steps with `signed` ({} points, {} to {} over seeds, p = {};"
-        " against its own selected rate {}), on the able one {} against {} % ({}, {} to {})",
+        "RAS is {} % against {} % with `signed` ({} points, {} to {} over seeds, p = {};"
+        " {} at `signed`'s selected rate), on the able one {} against {} % ({}, {} to {})",
         number(RAS, SIGN, "grao"),
         number(RAS, SIGN, "grao-signed"),
         number(LEAD, SIGN, "grao-signed"),
@@ -230,7 +276,7 @@ QUOTES: list[Quote] = [
     ),
     quote(
         METHOD,
-        "`signed` cuts {} and {} % of its answers at the token limit (`positive` {} and {} %)",
+        "`signed` hits the token limit in {} and {} % of its answers (`positive` {} and {} %)",
         number(cut, SIGN, "grao-signed"),
         number(cut, ABLE, "grao-signed"),
         number(cut, SIGN, "grao"),

@@ -10,10 +10,10 @@ are never rewritten.
 
 import json
 
-from pages import auto_tables, claims_tables, results_tables
+from pages import auto_tables, claims_tables, horizon_tables, results_tables
 from pages.cells import ROOT
 
-TABLES = {**results_tables.TABLES, **claims_tables.TABLES, **auto_tables.TABLES}
+TABLES = {**results_tables.TABLES, **claims_tables.TABLES, **auto_tables.TABLES, **horizon_tables.TABLES}
 RECORDS: dict[str, dict] = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
     for path in sorted((ROOT / "benchmarks" / "records").glob("*.json"))
