@@ -43,7 +43,7 @@ def main(path: str) -> None:
             _draw(axes, result)
             axes.set_title(f"base model {title}")
         panels[0].set_ylabel("answers that beat the reference (RAS)")
-        panels[1].legend(*panels[0].get_legend_handles_labels(), frameon=False, fontsize=8.5, loc="lower right")
+        figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=8)
         figure.savefig(path, dpi=110, facecolor=COLORS["paper"])
 
 

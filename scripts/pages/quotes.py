@@ -16,6 +16,7 @@ from pages.cells import (
     kappa_of,
     p_prompts,
     p_seeds,
+    relative_ras,
     steps_to,
 )
 from pages.horizon_tables import lead_of_seed, variation
@@ -239,6 +240,12 @@ QUOTES: list[Quote] = [
         *_LONG_TIES,
     ),
     quote(CLAIMS, "GRAO and GRPO are level ({} and {} %)", *_LONG_LEVEL),
+    quote(
+        CLAIMS,
+        "is {} % on the weak base and {} % on the able one",
+        number(relative_ras, _LONG_WEAK, "grpo"),
+        number(relative_ras, _LONG_ABLE, "grpo"),
+    ),
     quote(
         CLAIMS,
         "is {} and {} % of its mean for GRPO (two seeds) and {} and {} % for GRAO",
