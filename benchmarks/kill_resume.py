@@ -145,12 +145,19 @@ def survives_kills(
         launched.kill()
         left = Kill(description, len(lines(run)), newest(run), (run / "checkpoints" / ".draft").exists())
         say(f"{number:4}  {description:34}{left.step:10}{left.checkpoint:12}{'yes' if left.draft else 'no':>7}")
-    Launched(["train", "--resume", str(run)] if (run / "manifest.json").exists() else begin, processes).wait()
+    if not _is_finished(run):
+        Launched(["train", "--resume", str(run)] if (run / "manifest.json").exists() else begin, processes).wait()
     different = [name for name, read in COMPARED.items() if read(reference) != read(run)]
     say(
         f"{processes} process{'es'[: 2 * (processes > 1)]}: " + (f"DIFFERENT: {different}" if different else "the same")
     )
     return not different
+
+
+def _is_finished(run: Path) -> bool:
+    """Whether the run ended before its last kill; a finished run cannot be resumed."""
+    manifest = run / "manifest.json"
+    return manifest.exists() and json.loads(manifest.read_text())["status"] == "finished"
 
 
 def random_moment(draw: random.Random, run: Path) -> tuple[str, Callable[[], bool]]:

@@ -410,7 +410,7 @@ def test_the_command(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture)
     assert f"model   {tmp_path}/run/export" in out
     assert f"card    {tmp_path}/run/export/README.md" in out
     for words, message in (
-        (["--dtype", "bfloat16"], "--dtype: is for --merge"),
+        (["--dtype", "bfloat16"], "--dtype only applies to --merge"),
         (["--public"], "--public only applies to --push; remove it"),
         (["--training.steps", "3"], "--training.steps is unknown; see grao export --help"),
     ):

@@ -142,7 +142,8 @@ def test_padding_without_an_embedding_is_masked(tmp_path: Path):
 def test_a_token_without_an_embedding_is_named(tmp_path: Path):
     rows = [*ROWS, {"prompt": "say <new>", "reference": "it"}]
     with pytest.raises(
-        InputError, match=r"^row 7: the token '<new>' has the id 43, but the model's embedding has 43 rows"
+        InputError,
+        match=r"^the data set, row 7: the token '<new>' has the id 43, but the model's embedding has",
     ):
         GRAOTrainer(tiny_model(), vowels, config(tmp_path), rows, processing_class=grown_tokenizer("<new>"))
     with pytest.raises(InputError, match=r"^reward model: the token '<new>' has the id 43"):

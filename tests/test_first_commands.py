@@ -85,7 +85,7 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train train.py", "a reward is given as --rewards.0.function train.py:NAME, a script is run with python"),
         ("train --model m --data d", "--rewards.0.function and --output are missing, for example --rewards.0.function"),
         ("train --model.path m", "--data.path, --rewards.0.function and --output are missing, for example --data.path"),
-        ("train --lr 1e-5 --epochs 3", "--lr is unknown; use --training.learning_rate; --epochs is unknown; he"),
+        ("train --lr 1e-5 --epochs 3", "--lr is unknown; use --training.learning_rate; --epochs is unknown; use "),
         ("train --epochs 3", "use --training.steps (optimiser steps; by default one pass over the prompts)"),
         ("train --training.lr 1e-5", "--training.lr is unknown; use --training.learning_rate"),
         ("train --batch-size 8", "use --training.prompts_per_step"),

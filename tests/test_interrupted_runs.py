@@ -305,7 +305,7 @@ def test_a_study_stops_at_a_signal(place: Path, monkeypatch: pytest.MonkeyPatch,
     (place / "run" / "manifest.json").touch()  # for the reward, at its first question
     Path("study.yaml").write_text(study("at_once"))
     assert main(["compare", "--config", "study.yaml"]) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command resumes the study" in capsys.readouterr().err
 
 
 def study(reward: str) -> str:

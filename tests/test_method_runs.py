@@ -130,7 +130,7 @@ def test_two_updates_go_further_than_one(tmp_path: Path):
 
 
 def test_dpo_says_which_row_has_no_rejected_answer(tmp_path: Path):
-    with pytest.raises(InputError, match=r"dpo needs a rejected answer to every prompt, row 1 has none"):
+    with pytest.raises(InputError, match=r"dpo needs a rejected answer to every prompt; the data set, row 1 has none"):
         make(tmp_path, DPO(), rows=ROWS)
     with pytest.raises(InputError, match="row 2 has none"):
         make(tmp_path, DPO(), rows=[PAIRS[0], {**PAIRS[1], "rejected": None}])
