@@ -115,14 +115,14 @@ QUOTES: list[Quote] = [
     # the rest of the page
     quote(
         RESULTS,
-        "SFT has {} % on the weak base, where GRAO has {} %, and {} against {} % on the able one",
+        "By win or tie, SFT has {} % and GRAO {} % on the weak base, {} and {} % on the able one",
         number(TIE, WEAK, "sft"),
         number(TIE, WEAK, "grao"),
         number(TIE, ABLE, "sft"),
         number(TIE, ABLE, "grao"),
     ),
     quote(RESULTS, "(clear over prompts, p = {} over seeds)", number(p_seeds, ABLE, "ppo")),
-    quote(RESULTS, "the distance is smaller: {} against {} % and {} against {} %", *_TIES_OF_GRPO),
+    quote(RESULTS, "the gap is smaller: {} against {} % and {} against {} %", *_TIES_OF_GRPO),
     quote(
         RESULTS,
         "level on the weak base ({}, {} and {})",
@@ -130,7 +130,7 @@ QUOTES: list[Quote] = [
     ),
     quote(
         RESULTS,
-        "it comes to {} % with eight seeds ({} to {}; {} to {}): `positive` is {} points ahead then"
+        "`signed` reaches {} % with eight seeds ({} to {}; {} to {}): `positive` is then {} points ahead"
         " ({} to {} over prompts, p < 0.001; {} to {} over seeds, p = {};",
         number(RAS, SIGN, "grao-signed"),
         *limits("ras", SIGN, "grao-signed", "prompts"),
@@ -142,7 +142,7 @@ QUOTES: list[Quote] = [
     ),
     quote(
         RESULTS,
-        "weak {} (GRAO), {} (GRPO), {} (PPO) of 12,800; able {}, {}, {}",
+        "weak {} (GRAO), {} (GRPO), {} (PPO); able {}, {}, {}",
         *(number(calls_to_best, study, arm) for study in (WEAK, ABLE) for arm in ("grao", "grpo", "ppo")),
     ),
     quote(
@@ -152,7 +152,8 @@ QUOTES: list[Quote] = [
     ),
     quote(
         RESULTS,
-        "between kappa {} and {} ({}, {} and {} %); on the able one less of it is better by that too ({} against {} %)",
+        "between kappa {} and {} ({}, {} and {} %); on the able one a lower kappa is better by this measure too"
+        " ({} against {} %)",
         *(number(kappa_of("beta"), "beta", point=point) for point in ("0.25", "1")),
         *(number(TIE, "beta", "grao", point) for point in ("0.25", "0.5", "1")),
         *(number(TIE, "beta-able", "grao", point) for point in ("0.05", "0.5")),
@@ -172,17 +173,17 @@ QUOTES: list[Quote] = [
     quote(RESULTS, "(GRAO - GRPO): {} points ({} to {} over seeds, p = {})", *change("experts", "grpo")),
     quote(
         RESULTS,
-        "the one changes by {} points, {} to {}, the other by {}, {} to {}; p = {} each",
+        "the lead over SFT changes by {} points, {} to {}, the lead over GRPO by {}, {} to {}; p = {} each",
         *change("ability", "sft")[:3],
         *change("ability", "grpo"),
     ),
     quote(
         RESULTS,
-        "level with GRPO ({} against {} %, whose seeds scatter between few and many; by win or tie {} against {} %)",
+        "({} against {} %, with widely scattered seeds of GRPO; by win or tie {} against {} %)",
         *(number(rate, "ability-unseen", arm, "0") for rate in (RAS, TIE) for arm in ("grao", "grpo")),
     ),
-    quote(RESULTS, "least at ability 0 in points ({})", number(LEAD, "ability", "grpo", "0")),
-    quote(RESULTS, "`auto` is {} points from the best fixed arm ({} to {})", *mean_difference()),
+    quote(RESULTS, "in points GRAO's gap to GRPO is smallest at ability 0 ({})", number(LEAD, "ability", "grpo", "0")),
+    quote(RESULTS, "the mean of `auto` minus the best fixed arm is {} points ({} to {})", *mean_difference()),
     quote(RESULTS, "narrowly ({} points from the best method of each of twelve cases, {} to {})", *mean_difference()),
     quote(
         RESULTS,
