@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from pages.cells import LEAD_PROMPTS, ROOT, TIE, Field, Measure, Spot, cut, share
+from pages.cells import LEAD_PROMPTS, ROOT, TIE, Field, Measure, Spot, cut, points, share
 from pages.grid import Grid, line
 
 from grao.evaluation.study import reach
@@ -72,6 +72,16 @@ def work_to(target: str) -> Measure:
 def lead_of_seed(seed: int) -> Callable[[], str]:
     """Final RAS of GRAO minus that of GRPO on the weak base with one seed, points without sign."""
     return lambda: share(_run("weak", "grao", seed).curve[-1].ras - _run("weak", "grpo", seed).curve[-1].ras)
+
+
+def seeds_lead() -> tuple[Callable[[], str], ...]:
+    """GRAO minus GRPO in `studies/horizon-seeds`: value, intervals over prompts, over seeds and over both; points."""
+
+    def end(over: str, field: str) -> Callable[[], str]:
+        return lambda: points(getattr(getattr(Spot("horizon-seeds", "grpo").contrast.difference, over), field))
+
+    intervals = [end(over, field) for over in ("over_prompts", "over_seeds", "over_both") for field in ("low", "high")]
+    return end("over_prompts", "value"), *intervals
 
 
 def variation(arm: str, seed: int) -> Callable[[], str]:
