@@ -175,7 +175,7 @@ def test_what_does_not_fit_takes_the_plain_loop():
     expected = drawn(TransformersGenerator(unheard, [END]), samples=2, max_new_tokens=6)
     assert drawn(generator, samples=2, max_new_tokens=6) == expected
     config = AutoConfig.for_model("lfm2", **SHAPE, layer_types=["conv", "full_attention"], pad_token_id=0)
-    with pytest.warns(UserWarning, match="Lfm2ForCausalLM uses the plain sampling loop, not faster slots: its"):
+    with pytest.warns(UserWarning, match="Lfm2ForCausalLM uses the plain sampling loop, which is slower: its"):
         generator = CapturedGenerator(AutoModelForCausalLM.from_config(config).eval(), [END])
     assert len(drawn(generator, samples=2, max_new_tokens=4)) == 4
 
@@ -304,7 +304,7 @@ def test_what_is_not_captured_is_said(monkeypatch: pytest.MonkeyPatch):
         check_same(generator, samples=2, max_new_tokens=8, top_p=0.9)
     never = (0, 0, Sampling(top_p=0.5))
     monkeypatch.setattr(Graphs, "step", lambda graphs, key, step, alive: refused(graphs, never, step, alive))
-    with pytest.warns(UserWarning, match="uses the plain sampling loop, not faster slots: it waits"):
+    with pytest.warns(UserWarning, match="uses the plain sampling loop, which is slower: it waits"):
         CapturedGenerator(tiny_model(), [END], batch_size=8)
 
 

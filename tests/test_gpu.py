@@ -185,7 +185,7 @@ def test_captured_steps_with_an_adapter_that_changes():
 def test_a_step_that_waits_for_the_device_is_not_captured():
     model = model_of("plain").eval()
     model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + 0 * logits.max().item())
-    with pytest.warns(UserWarning, match="uses the plain sampling loop, not faster slots"):
+    with pytest.warns(UserWarning, match="uses the plain sampling loop, which is slower"):
         generator = CapturedGenerator(model, [1])
     assert drawn(generator, samples=2) == drawn(TransformersGenerator(model, [1]), samples=2)
 

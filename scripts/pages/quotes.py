@@ -67,7 +67,7 @@ QUOTES: list[Quote] = [
     quote(README, "ahead on the weak base ({} points of RAS, {} to {} over prompts)", *_LONG_LEAD),
     quote(
         README,
-        "{} % of the answers ({} to {}) beat the reference, {} % before training; {} % are right, {} % before",
+        "{} % of the answers ({} to {}) beat the reference, up from {} %; {} % are right, up from {} %",
         *(figure("larger", name) for name in ("ras", "low", "high", "ras before", "right", "right before")),
     ),
     quote(README, "(On the training prompts {} % win", figure("larger", "ras on training prompts")),

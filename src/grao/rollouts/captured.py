@@ -77,7 +77,7 @@ class CapturedGenerator:
         self._tested = True
         if self.remark and not self._plain.remark:  # the plain loop has warned about its own remark
             name = type(transformers_model(model)).__name__
-            warnings.warn(f"model: {name} uses the plain sampling loop, not faster slots: {self.remark}", stacklevel=3)
+            warnings.warn(f"model: {name} uses the plain sampling loop, which is slower: {self.remark}", stacklevel=3)
 
     def sync(self, policy: nn.Module) -> None:
         """Do nothing: the policy itself samples, and the optimizer changes its weights in place."""

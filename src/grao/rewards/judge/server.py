@@ -46,7 +46,7 @@ class ServerJudge:
     Args:
         endpoint: address, prices and limits of the judge, whether each pair is asked in both orders, and `replay`:
             take all answers from the ledger.
-        template: the wording.
+        template: words the questions.
         ledger: stores the answers; `max_cost` caps what its run may spend on this judge.
         seed: picks the order if each pair is shown only once.
     """
