@@ -62,7 +62,7 @@ def test_every_table_and_quoted_number_is_what_the_records_say(texts: dict[str, 
         ("docs/data.md", "| your rows | set |", "| 3 rows | set |", None),
         (
             "docs/data.md",
-            "| Anthropic HH, both dialogues as one text |",
+            "| Anthropic HH, each dialogue as one text |",
             "| 31 % |",
             "docs/data.md: the table `your rows | set` holds digits and has no source (scripts/pages/tables.py)",
         ),
