@@ -66,7 +66,7 @@ _LONG_LEVEL = number(RAS, _LONG_ABLE, "grao"), number(RAS, _LONG_ABLE, "grpo")
 QUOTES: list[Quote] = [
     quote(
         README,
-        "ahead on the weak base ({} points of RAS, {} to {} over prompts and five seeds)",
+        "ahead on the weak base (with five seeds {} points of RAS, {} to {} over prompts and seeds)",
         *(seeds_lead()[index] for index in (0, 5, 6)),
     ),
     quote(

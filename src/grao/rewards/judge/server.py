@@ -47,7 +47,7 @@ class ServerJudge:
         endpoint: address, prices and limits of the judge, whether each pair is asked in both orders, and `replay`:
             take all answers from the ledger.
         template: words the questions.
-        ledger: stores the answers; `max_cost` caps what its run may spend on this judge.
+        ledger: stores the answers, and keeps the run within the endpoint's `max_cost`.
         seed: picks the order if each pair is shown only once.
     """
 
