@@ -1,12 +1,12 @@
-"""Tables of docs/claims.md: the paper's results next to ours."""
+"""Tables of docs/claims.md, the paper's results next to ours, and of docs/method.md, the two signs."""
 
-from pages.cells import LEAD_OVER_SEEDS, Field, Spot, relative_ras, steps_to
+from pages.cells import LEAD_OVER_SEEDS, RAS, Field, Spot, cut, p_seeds, relative_ras, steps_to
 from pages.grid import Grid, line
 from pages.results_tables import LEFT_OUT
 
 from grao.reports.paper import paper_tables
 
-CLAIMS = "docs/claims.md"
+CLAIMS, METHOD = "docs/claims.md", "docs/method.md"
 _PAPER_GAINS = {
     "sft": ("+57.70", "+57.73"),
     "dpo": ("+17.65", "+17.67"),
@@ -62,5 +62,18 @@ TABLES: dict[str, Grid] = {
             ],
         ],
         study="terms-weak-ablation",
+    ),
+    "method-sign": Grid(
+        METHOD,
+        "base",
+        rows=[line("weak", study="sign-weak"), line("able", study="methods-able")],
+        columns=[
+            line("RAS of `positive`, %", RAS, arm="grao"),
+            line("RAS of `signed`, %", RAS, arm="grao-signed"),
+            line("difference, points (over seeds)", LEAD_OVER_SEEDS, arm="grao-signed"),
+            line("p over seeds", p_seeds, arm="grao-signed"),
+            line("answers at the token limit, %: `positive`", cut, arm="grao"),
+            line("`signed`", cut, arm="grao-signed"),
+        ],
     ),
 }

@@ -11,7 +11,6 @@ from pages.cells import (
     TIE,
     Spot,
     calls_to_best,
-    cut,
     falling,
     kappa_of,
     p_prompts,
@@ -66,7 +65,7 @@ _LONG_LEVEL = number(RAS, _LONG_ABLE, "grao"), number(RAS, _LONG_ABLE, "grpo")
 QUOTES: list[Quote] = [
     quote(
         README,
-        "ahead on the weak base (with five seeds {} points of RAS, {} to {} over prompts and seeds)",
+        "ahead on the weak one (with five seeds {} points of RAS, {} to {} over prompts and seeds;",
         *(seeds_lead()[index] for index in (0, 5, 6)),
     ),
     quote(
@@ -276,29 +275,7 @@ QUOTES: list[Quote] = [
         number(LEAD, "light-weak", "grao"),
     ),
     quote(METHODS, "both are level ({} against {} %, {} against {} %)", *_LIGHT),
-    quote(
-        METHOD,
-        "RAS is {} % against {} % with `signed` ({} points, {} to {} over seeds, p = {};"
-        " {} at `signed`'s selected rate), on the able one {} against {} % ({}, {} to {})",
-        number(RAS, SIGN, "grao"),
-        number(RAS, SIGN, "grao-signed"),
-        number(LEAD, SIGN, "grao-signed"),
-        *limits("difference", SIGN, "grao-signed", "seeds"),
-        number(p_seeds, SIGN, "grao-signed"),
-        number(LEAD, WEAK, "grao-signed"),
-        number(RAS, ABLE, "grao"),
-        number(RAS, ABLE, "grao-signed"),
-        number(LEAD, ABLE, "grao-signed"),
-        *limits("difference", ABLE, "grao-signed", "seeds"),
-    ),
-    quote(
-        METHOD,
-        "`signed` hits the token limit in {} and {} % of its answers (`positive` {} and {} %)",
-        number(cut, SIGN, "grao-signed"),
-        number(cut, ABLE, "grao-signed"),
-        number(cut, SIGN, "grao"),
-        number(cut, ABLE, "grao"),
-    ),
+    quote(METHOD, "leads on the weak base by {} points", bare(number(LEAD, WEAK, "grao-signed"))),
     quote(METHOD, "(40 steps: {} against {} %, ten seeds", *_SHORT_ABLE),
     quote(
         METHOD,
