@@ -19,7 +19,7 @@ from itertools import product
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from grao.evaluation.clusters import NET, SHARE, Kind, both_test, over_both, over_prompts, over_seeds
+from grao.evaluation.clusters import NET, SHARE, Quantity, both_test, over_both, over_prompts, over_seeds
 from grao.records.numbers import Estimate
 
 PROMPTS = 300
@@ -45,7 +45,7 @@ def outcomes(
     return arms[0] if len(arms) == 1 else arms[0] - arms[1]
 
 
-def squares(values: np.ndarray, kind: Kind, confidence: float = 0.95) -> Estimate:
+def squares(values: np.ndarray, kind: Quantity, confidence: float = 0.95) -> Estimate:
     """Return the package's interval."""
     return over_both(over_prompts(values, kind, confidence), over_seeds(values, kind, confidence), kind)
 

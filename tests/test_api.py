@@ -27,13 +27,13 @@ PUBLIC = {
     ],
     "grao.rollouts.base": ["Generator", "OwnPrecision", "Sampling", "draw_key", "make_generator"],
     "grao.rewards.base": [
-        "Counted", "Early", "Reward", "RewardBatch", "Scored", "ScoredReward", "ask", "difference",
-        "moved_by_rounding", "relative_of", "result_of", "settled", "sign_relative", "start_awaitable",
+        "CountedReward", "EarlyReward", "Reward", "RewardBatch", "Scored", "ScoredReward", "ask", "difference",
+        "moved_by_rounding", "relative_of", "result_of", "sign_relative", "start_awaitable", "with_exact_ties",
     ],
     "grao.rewards.functions": ["FunctionReward", "load_function"],
     "grao.rewards.mix": [
-        "Mix", "MixedRewards", "WeightedReward", "as_mix", "check_heard", "constrained", "joined", "make_reward",
-        "make_rewards", "normalised",
+        "Mix", "MixedRewards", "WeightedReward", "as_mix", "check_any_scored", "concatenated", "constrained",
+        "make_reward", "make_rewards", "normalised",
     ],
     "grao.rewards.model": ["EmbeddingSimilarity", "RewardModel", "forward_rows", "local_device"],
     "grao.rewards.rules": [
@@ -41,7 +41,7 @@ PUBLIC = {
         "numeric_match", "overlap", "refusal", "regex_match", "repetition", "verbatim_overlap",
     ],
     "grao.rewards.judge.base": [
-        "EarlyJudge", "JudgeTally", "JudgedPair", "KNOWN", "Pair", "PairwiseJudge", "Shown", "combine",
+        "EarlyJudge", "JudgeTally", "JudgedPair", "KNOWN", "OrderedPair", "Pair", "PairwiseJudge", "combine",
         "orders_of",
     ],
     "grao.rewards.judge.client": ["Endpoint", "Failure", "JudgeClient", "backoff"],

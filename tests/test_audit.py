@@ -11,22 +11,22 @@ from grao.evaluation.agreement import (
     bradley_terry,
     calibration,
     cohens_kappa,
-    either_way,
+    pooled_spearman,
     spearman,
-    within_groups,
+    symmetrised,
 )
 from grao.evaluation.audit_figures import (
     ITSELF,
     Timing,
     accuracy,
     edit,
-    edited,
     forecast,
     length_bias,
     mean_size,
     orders,
     policy_figures,
-    sides_taken,
+    share_of_sides_taken,
+    trivial_edits,
 )
 from grao.records.audit import GroupItem, Reading
 from grao.records.run import Estimate
@@ -139,8 +139,8 @@ def test_edits_by_hand_and_texts() -> None:
     assert found.size == pytest.approx(0.15 / 0.6)
     assert edit("bold type", [0.0], scale=0.0).size is None
     assert edit("bold type", [None], scale=1.0) is None
-    assert sides_taken([Reading(0, 1, 1), Reading(0, 0, 0), Reading(0, None, -1), Reading(0)]).value == 2 / 3
-    variants = edited(" Two words.")
+    assert share_of_sides_taken([Reading(0, 1, 1), Reading(0, 0, 0), Reading(0, None, -1), Reading(0)]).value == 2 / 3
+    variants = trivial_edits(" Two words.")
     assert variants == {
         ITSELF: " Two words.",
         "a doubled space": " Two  words.",
@@ -149,7 +149,7 @@ def test_edits_by_hand_and_texts() -> None:
         "bold type": " **Two** words.",
         "a small first letter": " two words.",
     }
-    assert list(edited("two")) == [ITSELF, "a line break at the end", "a closing pleasantry", "bold type"]
+    assert list(trivial_edits("two")) == [ITSELF, "a line break at the end", "a closing pleasantry", "bold type"]
 
 
 def test_kappa_by_hand() -> None:
@@ -167,7 +167,7 @@ def test_kappa_by_hand() -> None:
     # both say in 9 of 10 pairs that the reference is better, and agree there: sides drawn, kappa is 1, not undefined
     labelled = agreement_table([-1.0] * 10, [-1.0] * 10)
     assert cohens_kappa(labelled).kappa is None
-    assert cohens_kappa(either_way(labelled)).kappa.value == pytest.approx(1.0)
+    assert cohens_kappa(symmetrised(labelled)).kappa.value == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("n", [30, 200])
@@ -176,7 +176,7 @@ def test_the_kappa_of_two_constructed_judges_lies_within_its_interval(n: int, sy
     """The second judge repeats the first in half of the cases and otherwise follows habits of its own."""
     habits, own = np.array([0.6, 0.1, 0.3]), np.array([0.3, 0.3, 0.4])
     joint = habits[:, None] * (0.5 * np.eye(3) + 0.5 * own[None, :])
-    turned: Callable = either_way if symmetric else (lambda table: table)
+    turned: Callable = symmetrised if symmetric else (lambda table: table)
     expected = turned(joint)
     chance = expected.sum(axis=0) @ expected.sum(axis=1)
     truth = (np.trace(expected) - chance) / (1 - chance)
@@ -255,16 +255,16 @@ def test_correlation_within_groups_is_that_of_centred_ranks() -> None:
     pairs = group_pairs(np.random.default_rng(1), 0.4, 12)
     naive = [[rankdata(side) - 3.5 for side in pair] for pair in pairs]
     one, other = np.concatenate(naive, axis=1)
-    assert within_groups(pairs).value == pytest.approx(pearsonr(one, other).statistic)
-    assert within_groups(pairs[:3]) is None
-    assert within_groups([([1, 1], [1, 2])] * 9) is None
+    assert pooled_spearman(pairs).value == pytest.approx(pearsonr(one, other).statistic)
+    assert pooled_spearman(pairs[:3]) is None
+    assert pooled_spearman([([1, 1], [1, 2])] * 9) is None
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5])
 def test_a_known_correlation_within_groups_lies_within_its_interval(rho: float) -> None:
-    truth = within_groups(group_pairs(np.random.default_rng(99), rho, 4_000)).value
+    truth = pooled_spearman(group_pairs(np.random.default_rng(99), rho, 4_000)).value
     groups = (group_pairs(np.random.default_rng(seed), rho, 40) for seed in range(FEW))
-    assert covered(truth, map(within_groups, groups)) >= LEAST_OF_FEW
+    assert covered(truth, map(pooled_spearman, groups)) >= LEAST_OF_FEW
 
 
 def group(rewards: list[float | None], tokens: list[int] | None = None, **more: object) -> GroupItem:

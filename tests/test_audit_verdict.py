@@ -7,14 +7,14 @@ from random import Random
 
 import pytest
 
-from grao.evaluation.agreement import agreement_table, cohens_kappa, either_way
-from grao.evaluation.audit_figures import ITSELF, Subject, agreement, policy_figures, reward_figures
+from grao.evaluation.agreement import agreement_table, cohens_kappa, symmetrised
+from grao.evaluation.audit_figures import ITSELF, AuditedReward, agreement, policy_figures, reward_figures
 from grao.records.audit import Agreement, EditItem, Finding, Forecast, GroupItem, JudgeForecast, PairItem, Reading
 from grao.reports.audit import headline
 from grao.rewards.judge.base import JudgedPair, JudgeTally, Pair
 from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.judge.wording import PairVerdict
-from grao.studies.audit import Text, as_reference, read
+from grao.studies.audit import AuditedText, as_reference, read_rewards
 from grao.studies.audit_verdict import verdict
 from grao.types import Encoded, Example
 from tiny import letter_tokenizer
@@ -41,7 +41,7 @@ def edits_of(itself: float = 0.0, pleasantry: float = 0.0, name: str = "r") -> l
 
 def figures(judge: Judge | None, kind: str = "function", edits: list[EditItem] | None = None, **more):
     pairs = pairs_of(judge) if judge else []
-    subject = Subject("r", kind, more.pop("role", "deciding"))
+    subject = AuditedReward("r", kind, more.pop("role", "deciding"))
     tally = more.pop("tally", JudgeTally(requests=400))
     return reward_figures(subject, more.pop("pairs", pairs), edits_of() if edits is None else edits, tally, scale=1.0)
 
@@ -66,7 +66,8 @@ class Scripted:
 def test_what_is_read_of_a_judge_and_its_calibration() -> None:
     item = Encoded(Example("q", "y", "n", {}, 1), "q", (3,), " y", (4, 1))
     assert as_reference(item, "n") == " n"
-    read_of, tally = read(JudgeReward(Scripted()), [Text(item, " n"), Text(item, "y")], letter_tokenizer())
+    texts = [AuditedText(item, " n"), AuditedText(item, "y")]
+    read_of, tally = read_rewards(JudgeReward(Scripted()), texts, letter_tokenizer())
     assert tally.requests == 2
     assert read_of[0] == Reading(-1.0, -1.0, -1.0, probability=0.1 + 0.2 / 2)
     assert read_of[1] == Reading(0.0, 0.0, -1.0)  # equal to the reference: in training no question, here what was said
@@ -187,7 +188,7 @@ def test_two_rewards_that_do_not_agree() -> None:
         [Random(i).choice([-1, 1]) for i in range(100)], [Random(i + 500).choice([-1, 1]) for i in range(100)]
     )
     second = replace(figures(good), name="s", role="second")
-    found = [Agreement("r", "s", cohens_kappa(either_way(apart)), None)]
+    found = [Agreement("r", "s", cohens_kappa(symmetrised(apart)), None)]
     assert "r and s hardly agree: kappa on pairs" in only(findings(agreements=found, more=[second]))
     assert not findings(agreements=[replace(found[0], second="t")], more=[second])  # two parts of a sum may differ
     same = agreement("r", "r", pairs_of(good), groups())

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.special import ndtri, stdtrit
 
-from grao.evaluation.clusters import NET, SHARE, Kind, both_test, over_both, over_prompts, over_seeds
+from grao.evaluation.clusters import NET, SHARE, Quantity, both_test, over_both, over_prompts, over_seeds
 from grao.records.numbers import Estimate
 
 
-def at_once(table: np.ndarray, kind: Kind = NET, confidence: float = 0.95) -> Estimate:
+def at_once(table: np.ndarray, kind: Quantity = NET, confidence: float = 0.95) -> Estimate:
     return over_both(over_prompts(table, kind, confidence), over_seeds(table, kind, confidence), kind)
 
 

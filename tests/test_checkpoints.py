@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from forked import together
 from grao import DataConfig, GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.engine.loading import load_encoder, load_model, load_reward_model
-from grao.engine.sharded import is_split, whole_state
+from grao.engine.sharded import full_state, is_split
 from grao.methods.grao import GRAO
 from grao.methods.grpo import GRPO
 from grao.methods.ppo import PPO
@@ -141,7 +141,7 @@ def test_split_weights_write_and_one_process_goes_on_and_back(tmp_path: Path, sa
             os.environ.update(environment("fsdp2"))
         trainer = make(folder, method, save_async=save_async)
         trainer.train(resume_from_checkpoint=chosen and str(chosen))
-        weights = whole_state(trainer._policy, trainer.is_world_process_zero())
+        weights = full_state(trainer._policy, trainer.is_world_process_zero())
         if split:
             assert all(map(is_split, trainer._policy.parameters()))
         if weights:
@@ -193,7 +193,7 @@ def some_model(kind: str, split: bool, seed: int) -> torch.nn.Module:
 
 def write(folder: Path, model, optimizer) -> TrainingState:
     tensors, numbers = optimizer_state(model, optimizer, copy=False)
-    weights = whole_state(model, keep=True, copy=True)
+    weights = full_state(model, keep=True, copy=True)
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         folder.mkdir()
         kind = next(each for each in type(model).__mro__ if not each.__name__.startswith("FSDP"))
@@ -242,7 +242,7 @@ def test_whole_and_split_weights_go_on_from_each_other(tmp_path: Path, kind: str
 
 
 def snapshot_of(model) -> dict[str, torch.Tensor]:
-    values = whole_state(model, keep=True, copy=True)
+    values = full_state(model, keep=True, copy=True)
     return {name: values[name] for name, _ in model.named_parameters()}
 
 

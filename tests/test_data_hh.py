@@ -8,7 +8,7 @@ import pytest
 
 from grao.chat import dialogue_text
 from grao.config.recipe import DataConfig
-from grao.data.formats import Loaded, Quirk, dialogue_messages
+from grao.data.formats import Loaded, SkipReason, dialogue_messages
 from grao.data.load import load_examples, load_split
 from grao.errors import InputError
 from grao.types import Example
@@ -37,22 +37,22 @@ def test_dialogue_becomes_messages_and_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("chosen", "rejected", "quirk"),
     [
-        ("Hello", "Hi", Quirk.NO_DIALOGUE),
-        ("", "", Quirk.NO_DIALOGUE),
-        ("\n\nHuman: Hi", "\n\nHuman: Hi", Quirk.NO_DIALOGUE),
-        ("\n\nAssistant: Hi", "\n\nAssistant: Ho", Quirk.NO_DIALOGUE),
-        (f"{ASK} a\n\nHuman: b\n\nAssistant: c", f"{ASK} d", Quirk.DIFFERENT_PROMPTS),
-        (f"{ASK} a\n\nAssistant: b", f"{ASK} a\n\nAssistant: c", Quirk.TURN_ORDER),
-        (f"\n\nHuman: a{ASK} b", f"\n\nHuman: a{ASK} c", Quirk.TURN_ORDER),
-        (f"{ASK} {ASK} b", f"{ASK} {ASK} c", Quirk.EMPTY_TURN),
-        (f"{ASK} a", f"{ASK} b\n\nHuman: c", Quirk.FURTHER_TURNS),
-        (f"{ASK} \n", f"{ASK} b", Quirk.EMPTY_CHOSEN),
-        (f"{ASK} a", ASK, Quirk.EMPTY_REJECTED),
-        (f"{ASK} a", f"{ASK}  a ", Quirk.SAME_ANSWERS),
-        (f"{ASK} a", f"{ASK} b", Quirk.REPEATED_PROMPT),
+        ("Hello", "Hi", SkipReason.NO_DIALOGUE),
+        ("", "", SkipReason.NO_DIALOGUE),
+        ("\n\nHuman: Hi", "\n\nHuman: Hi", SkipReason.NO_DIALOGUE),
+        ("\n\nAssistant: Hi", "\n\nAssistant: Ho", SkipReason.NO_DIALOGUE),
+        (f"{ASK} a\n\nHuman: b\n\nAssistant: c", f"{ASK} d", SkipReason.DIFFERENT_PROMPTS),
+        (f"{ASK} a\n\nAssistant: b", f"{ASK} a\n\nAssistant: c", SkipReason.TURN_ORDER),
+        (f"\n\nHuman: a{ASK} b", f"\n\nHuman: a{ASK} c", SkipReason.TURN_ORDER),
+        (f"{ASK} {ASK} b", f"{ASK} {ASK} c", SkipReason.EMPTY_TURN),
+        (f"{ASK} a", f"{ASK} b\n\nHuman: c", SkipReason.FURTHER_TURNS),
+        (f"{ASK} \n", f"{ASK} b", SkipReason.EMPTY_CHOSEN),
+        (f"{ASK} a", ASK, SkipReason.EMPTY_REJECTED),
+        (f"{ASK} a", f"{ASK}  a ", SkipReason.SAME_ANSWERS),
+        (f"{ASK} a", f"{ASK} b", SkipReason.REPEATED_PROMPT),
     ],
 )
-def test_quirks_are_left_out_and_counted(tmp_path: Path, chosen: str, rejected: str, quirk: Quirk) -> None:
+def test_quirks_are_left_out_and_counted(tmp_path: Path, chosen: str, rejected: str, quirk: SkipReason) -> None:
     loaded = _load(tmp_path, GOOD, {"chosen": chosen, "rejected": rejected})
     assert loaded.skipped == {quirk.value: 1}
     assert [(e.reference, e.rejected, e.row) for e in loaded.examples] == [("Hello", "Go", 1)]
@@ -85,38 +85,38 @@ def test_dialogue_text_is_the_inverse_of_dialogue_messages() -> None:
             "hh-harmless-base",
             2312,
             {
-                Quirk.DIFFERENT_PROMPTS: 4,
-                Quirk.TURN_ORDER: 4,
-                Quirk.FURTHER_TURNS: 1,
-                Quirk.EMPTY_CHOSEN: 4,
-                Quirk.REPEATED_PROMPT: 2,
+                SkipReason.DIFFERENT_PROMPTS: 4,
+                SkipReason.TURN_ORDER: 4,
+                SkipReason.FURTHER_TURNS: 1,
+                SkipReason.EMPTY_CHOSEN: 4,
+                SkipReason.REPEATED_PROMPT: 2,
             },
         ),
         (
             "hh-helpful-base",
             2354,
             {
-                Quirk.DIFFERENT_PROMPTS: 2,
-                Quirk.TURN_ORDER: 7,
-                Quirk.EMPTY_TURN: 1,
-                Quirk.FURTHER_TURNS: 6,
-                Quirk.EMPTY_REJECTED: 3,
-                Quirk.SAME_ANSWERS: 2,
+                SkipReason.DIFFERENT_PROMPTS: 2,
+                SkipReason.TURN_ORDER: 7,
+                SkipReason.EMPTY_TURN: 1,
+                SkipReason.FURTHER_TURNS: 6,
+                SkipReason.EMPTY_REJECTED: 3,
+                SkipReason.SAME_ANSWERS: 2,
             },
         ),
         (
             "hh-helpful-rejection-sampled",
             2749,
             {
-                Quirk.DIFFERENT_PROMPTS: 1,
-                Quirk.FURTHER_TURNS: 2,
-                Quirk.SAME_ANSWERS: 32,
-                Quirk.REPEATED_PROMPT: 1,
+                SkipReason.DIFFERENT_PROMPTS: 1,
+                SkipReason.FURTHER_TURNS: 2,
+                SkipReason.SAME_ANSWERS: 32,
+                SkipReason.REPEATED_PROMPT: 1,
             },
         ),
     ],
 )
-def test_released_files(shared: Path, name: str, rows: int, skipped: dict[Quirk, int]) -> None:
+def test_released_files(shared: Path, name: str, rows: int, skipped: dict[SkipReason, int]) -> None:
     """Differing, empty chosen, equal and repeated rows as the data's own description counts them."""
     config = DataConfig(path=str(shared / "data" / name / "test.jsonl.gz"), format="hh")
     loaded = load_examples(config)

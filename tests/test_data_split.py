@@ -8,7 +8,7 @@ import pytest
 
 from grao.config.recipe import DataConfig
 from grao.data import load
-from grao.data.load import load_split, separate, split_examples
+from grao.data.load import drop_shared_prompts, load_split, split_examples
 from grao.errors import InputError
 from grao.types import Example
 
@@ -56,13 +56,13 @@ def test_too_few_prompts(rows: int, held_out: int) -> None:
 
 
 def test_test_data_wins_over_training_data() -> None:
-    split = separate(EXAMPLES, EXAMPLES[:3])
+    split = drop_shared_prompts(EXAMPLES, EXAMPLES[:3])
     assert len(split.test) == 3
     assert not _prompts(split.train) & _prompts(split.test)
     assert split.skipped == {"prompt is in the test data too": 9}  # rows 1-3, 41-43 and 81-83
-    assert separate(EXAMPLES[5:10], EXAMPLES[:5]).skipped == {}
+    assert drop_shared_prompts(EXAMPLES[5:10], EXAMPLES[:5]).skipped == {}
     with pytest.raises(InputError, match=r"test_path: contains every prompt of data\.path"):
-        separate(EXAMPLES[40:42], EXAMPLES[:3])
+        drop_shared_prompts(EXAMPLES[40:42], EXAMPLES[:3])
 
 
 def test_test_path(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from evaluation_coverage import WORLDS, coverage, rejects
 from evaluation_coverage import draw as simulated
 
-from grao.cli.entrants import named
+from grao.cli.entrants import name_and_path
 from grao.cli.main import main
 from grao.config.load import load_recipe
 from grao.evaluation.doubts import doubts
@@ -232,9 +232,9 @@ def test_mistakes_are_one_line(place: Path, argv: list[str], message: str, capsy
 
 def test_names_of_what_is_evaluated(place: Path) -> None:
     (place / "models" / "grpo+beta=0.25").mkdir(parents=True)
-    assert named("models/grpo+beta=0.25") == ("grpo+beta=0.25", "models/grpo+beta=0.25")
-    assert named("mine=runs/a/model") == ("mine", "runs/a/model")
-    assert [named(word)[0] for word in ("a.v1.jsonl", "a.v2.jsonl", "run/model", "org/name")] == [
+    assert name_and_path("models/grpo+beta=0.25") == ("grpo+beta=0.25", "models/grpo+beta=0.25")
+    assert name_and_path("mine=runs/a/model") == ("mine", "runs/a/model")
+    assert [name_and_path(word)[0] for word in ("a.v1.jsonl", "a.v2.jsonl", "run/model", "org/name")] == [
         "a.v1", "a.v2", "run", "name",
     ]  # fmt: skip
 

@@ -23,7 +23,7 @@ from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
 from grao.config.vllm import VLLMConfig
 from grao.engine.attention import FLEX
 from grao.engine.footprint import activation_bytes, shapes_only
-from grao.engine.memory import free_bytes, gradients_dropped, measured
+from grao.engine.memory import free_bytes, gradients_dropped, measure_peak
 from grao.engine.packed import PackedEngine
 from grao.engine.padded import PaddedEngine, plain_logps
 from grao.engine.select import engine_for, random_batch
@@ -214,7 +214,7 @@ def test_what_a_pass_takes_is_near_the_plan():
         engine.run(model, random_batch(model, (quarter,), ((quarter, 1.0, 0),) * 3)).loss.backward()
 
     with gradients_dropped(model):
-        seen = measured(work, torch.device("cuda"))
+        seen = measure_peak(work, torch.device("cuda"))
     assert 0.5 < planned.token / seen.token < 2
     assert free_bytes(torch.device("cuda")) <= torch.cuda.mem_get_info()[1]
 

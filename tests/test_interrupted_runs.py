@@ -31,7 +31,7 @@ from grao.records.run import MetricsLog, read_evaluation, read_manifest, read_me
 from grao.signals import resend_lost_interrupts
 from grao.studies.evaluate import evaluate_recipe
 from grao.studies.reward_model import train_reward_model
-from grao.studies.settings import decisive, first_change
+from grao.studies.settings import deciding_settings, first_change
 from grao.studies.study import run_study
 from grao.studies.train import StoppedError, resume_run, start_run
 from grao.training import saving
@@ -578,8 +578,8 @@ def test_every_file_that_a_recipe_names_counts_by_its_content(place: Path, monke
             "rewards.4.rule.embedding.model": "encoder", "watch.reward.function": "rewards.py:vowels",
         }
     )  # fmt: skip
-    began = decisive(told)
-    assert first_change(began, json.loads(json.dumps(decisive(told)))) is None
+    began = deciding_settings(told)
+    assert first_change(began, json.loads(json.dumps(deciding_settings(told)))) is None
     for file, name in (
         ("module_of_rewards.py", "rewards.1.function"), ("words.txt", "rewards.2.judge.criterion"),
         ("judge/model.safetensors", "rewards.2.judge.local.path"), ("scorer/config.json", "rewards.3.model.path"),
@@ -587,7 +587,7 @@ def test_every_file_that_a_recipe_names_counts_by_its_content(place: Path, monke
     ):  # fmt: skip
         content = Path(file).read_bytes()
         Path(file).write_bytes(content[:-1] + b" ")
-        assert first_change(began, decisive(told)).startswith(f"{name}: ")
+        assert first_change(began, deciding_settings(told)).startswith(f"{name}: ")
         Path(file).write_bytes(content)
 
 

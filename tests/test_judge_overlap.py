@@ -12,7 +12,7 @@ from grao import GRAOConfig, GRAOTrainer, RolloutConfig, TrainingConfig
 from grao.config.rewards import JudgeConfig
 from grao.errors import RewardUnavailableError
 from grao.records.run import read_metrics
-from grao.rewards.base import Early
+from grao.rewards.base import EarlyReward
 from grao.rewards.judge.base import JudgeTally, Pair
 from grao.rewards.judge.client import Endpoint
 from grao.rewards.judge.ledger import Ledger
@@ -120,7 +120,7 @@ def train(folder: Path, judge: ServerJudge) -> list[dict[str, float]]:
         training=TrainingConfig(steps=2, prompts_per_step=4, learning_rate=1e-2, trainer={"use_cpu": True}),
     )
     reward = JudgeReward(judge)
-    assert isinstance(reward, Early)
+    assert isinstance(reward, EarlyReward)
     GRAOTrainer(tiny_model(), reward, config, ROWS, processing_class=letter_tokenizer()).train()
     timed = ("seconds", "speed", "memory", "mfu")
     return [
@@ -175,7 +175,7 @@ def test_other_judges_and_rewards_have_nothing_to_begin(server: JudgeServer, jud
         def relative(self, batch):
             raise NotImplementedError
 
-    assert not isinstance(Shorter(), Early)
+    assert not isinstance(Shorter(), EarlyReward)
 
     def never(asked: Asked) -> Told:
         raise AssertionError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from grao.records.answers import keep_answers, read_answers
-from grao.records.run import Item, MetricsLog, Order, Prompted, RecordedAnswer, Said, write_evaluation
+from grao.records.run import Item, MetricsLog, Order, PromptItem, RecordedAnswer, RewardVerdict, write_evaluation
 from grao.records.study import Key
 from grao.reports.run import write_report
 from grao.reports.study import render_study
@@ -52,7 +52,7 @@ def items() -> list[Item]:
                 index % 10 == 0,
                 after,
                 [],
-                [Said("kind", after, orders), Said("short", -after)],
+                [RewardVerdict("kind", after, orders), RewardVerdict("short", -after)],
             ),
         }
         made.append(Item(f"p{index}", f"question {index}: {texts[2]}", texts[2], answers, {"after|before": after}))
@@ -259,7 +259,7 @@ def test_without_javascript_the_words_and_tables_stand(visit: Any, report: Path)
 
 def test_the_answers_of_a_study_stand_arm_beside_arm(visit: Any, tmp_path: Path) -> None:
     result = compared(2, {"sft": 30, "grpo": 90})
-    prompts = [Prompted(f"p{index}", f"ask {index}", "known") for index in range(5)]
+    prompts = [PromptItem(f"p{index}", f"ask {index}", "known") for index in range(5)]
     before = [RecordedAnswer(f"start {index}", 2, False, -1.0, [7]) for index in range(5)]
     for arm in result.arms:
         after = [replace(answer, text=f"{arm.arm} says {index}", reward=1.0) for index, answer in enumerate(before)]

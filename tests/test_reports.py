@@ -27,7 +27,7 @@ from grao.records.run import (
     MetricsLog,
     Order,
     RecordedAnswer,
-    Said,
+    RewardVerdict,
     Scores,
     read_manifest,
     update_manifest,
@@ -46,11 +46,11 @@ from grao.reports.tables import (
     Row,
     Table,
     duration,
-    fitting,
     interval,
     number,
     percent,
     plain_table,
+    round_scale,
     share,
     typeset,
 )
@@ -386,8 +386,8 @@ def test_transitions_count_every_item() -> None:
 
 def test_packed_items_hold_every_word_that_was_said(tmp_path: Path) -> None:
     said = [
-        Said("kind", 0.5, [Order("answer", 1.0, "the first"), Order("reference", None, "eh?")]),
-        Said("short", -1.0),
+        RewardVerdict("kind", 0.5, [Order("answer", 1.0, "the first"), Order("reference", None, "eh?")]),
+        RewardVerdict("short", -1.0),
     ]
     answer = RecordedAnswer("text", 4, True, 0.5, [1], said)
     packed = pack([Item("p", "q", "r", {"model": answer}, {})], "", "model", "items.jsonl")
@@ -593,11 +593,11 @@ def test_numbers_are_written_one_way() -> None:
 
 
 def test_a_scale_fits_its_data() -> None:
-    assert fitting([0.12, 0.23]).ticks == [0, 0.05, 0.1, 0.15, 0.2, 0.25]
-    assert fitting([0.86, 0.93]).ticks == [0.86, 0.88, 0.9, 0.92, 0.94]
-    assert fitting([-0.5, 0.5]).ticks == [-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.6]
-    assert fitting([0.0, 0.0]).ticks == [0, 0.002]
-    assert fitting([1.0, 6.9]).ticks == [0, 2, 4, 6, 8]
+    assert round_scale([0.12, 0.23]).ticks == [0, 0.05, 0.1, 0.15, 0.2, 0.25]
+    assert round_scale([0.86, 0.93]).ticks == [0.86, 0.88, 0.9, 0.92, 0.94]
+    assert round_scale([-0.5, 0.5]).ticks == [-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.6]
+    assert round_scale([0.0, 0.0]).ticks == [0, 0.002]
+    assert round_scale([1.0, 6.9]).ticks == [0, 2, 4, 6, 8]
     scale = Block([Row(["a"], estimate(0.2, 0.4)), Row(["b"], estimate(0.1, 0.2), estimate(0.0, 0.5))]).scale
     assert scale is not None
     assert (scale.low, scale.high, scale.at(0.125)) == (0, 0.5, 25)

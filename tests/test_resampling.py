@@ -13,7 +13,7 @@ from grao.methods.dapo import DAPO
 from grao.methods.grpo import GRPO
 from grao.methods.stage import Stage
 from grao.records.run import read_metrics
-from grao.rewards.mix import MixedRewards, as_mix, joined
+from grao.rewards.mix import MixedRewards, as_mix, concatenated
 from grao.rollouts.base import Sampling, draw_key
 from grao.studies.forecast import Workload
 from grao.training.ahead import check_ahead
@@ -193,7 +193,7 @@ def test_what_was_said_in_two_batches_is_said_in_one() -> None:
         part = torch.full((1, 2), value)
         return MixedRewards(part, {"judge": part}, {"judge": {"requests": 2, "flip": torch.tensor([value])}})
 
-    both = joined([said(1.0), said(0.0)])
+    both = concatenated([said(1.0), said(0.0)])
     assert both.total.tolist() == both.parts["judge"].tolist() == [[1.0, 1.0], [0.0, 0.0]]
     assert both.tallies["judge"]["requests"] == 4
     assert both.tallies["judge"]["flip"].tolist() == [1.0, 0.0]

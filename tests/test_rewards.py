@@ -11,7 +11,7 @@ import torch
 from grao.errors import InputError
 from grao.rewards.base import RewardBatch, ScoredReward, difference, sign_relative
 from grao.rewards.functions import FunctionReward, load_function
-from grao.rewards.mix import Mix, WeightedReward, as_mix, check_heard
+from grao.rewards.mix import Mix, WeightedReward, as_mix, check_any_scored
 
 BATCH = RewardBatch(
     prompts=["p", "q"],
@@ -200,13 +200,13 @@ def test_rewards_that_say_nothing_at_all_are_named():
     nan = math.nan
     silent = FunctionReward(lambda completions: [None] * 8, name="mine")
     with pytest.raises(InputError, match=r"^reward mine returned None or NaN for all 6 answers"):
-        check_heard([Mix([silent])(BATCH)])
+        check_any_scored([Mix([silent])(BATCH)])
     rewards = [Given("one", [[1.0, nan]]), Given("two", [[nan, 1.0]]), Given("three", [[1.0, 1.0]])]
     with pytest.raises(InputError, match=r"^reward one and reward two returned None or NaN for all 2 answers"):
-        check_heard([Mix(rewards)(BATCH)])
+        check_any_scored([Mix(rewards)(BATCH)])
     with pytest.raises(InputError, match="for all 12 answers"):
-        check_heard([Mix([silent])(BATCH)] * 2)
-    check_heard([Mix([silent])(BATCH), as_mix(length)(BATCH)])  # one group of several
+        check_any_scored([Mix([silent])(BATCH)] * 2)
+    check_any_scored([Mix([silent])(BATCH), as_mix(length)(BATCH)])  # one group of several
     assert Mix([Given("one", [[nan, nan], [nan, 0.0]])])(BATCH).total[1, 1] == 0.0
 
 

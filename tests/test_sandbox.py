@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grao.chat import turn_of, written_out
+from grao.chat import is_rendered, turn_of
 from grao.errors import InputError
 from grao.sandbox import judge, world
 from grao.sandbox.kinds import Task
@@ -449,5 +449,5 @@ def test_a_users_message_reads_like_the_prompt_of_a_task() -> None:
     assert tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True) == task.prompt
     turn = turn_of(tokenizer)
     assert (turn.end, turn.coming, turn.given) == ("<|end|>", "", "")
-    assert written_out(tokenizer, task.prompt)
-    assert not written_out(tokenizer, task.question)
+    assert is_rendered(tokenizer, task.prompt)
+    assert not is_rendered(tokenizer, task.question)

@@ -26,7 +26,7 @@ from forked import Forked, together
 from grao import DataConfig, GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.cli.main import main
 from grao.config.stages import StageConfig
-from grao.engine.sharded import begin_splitting, is_split, whole_state
+from grao.engine.sharded import configure_sharding, full_state, is_split
 from grao.methods.base import Method
 from grao.methods.dpo import DPO
 from grao.methods.grao import GRAO
@@ -153,10 +153,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Alone]:
     folder, runs = tmp_path_factory.mktemp("alone"), {}
     for name in RECORDED:
         trainer = make(folder / name, CASES[name])
-        recording, start = record(trainer), whole_state(trainer.model, keep=True)
+        recording, start = record(trainer), full_state(trainer.model, keep=True)
         start = {key: value.clone() for key, value in start.items()}
         trainer.train()
-        end, metrics = whole_state(trainer.model, keep=True), read_metrics(folder / name)
+        end, metrics = full_state(trainer.model, keep=True), read_metrics(folder / name)
         runs[name] = Alone(start, end, recording.answers, metrics)
     return runs
 
@@ -173,7 +173,7 @@ def run_case(folder: Path, name: str, alone: Alone, split: Callable[[torch.Tenso
     weights = list(trainer.model.parameters())
     assert all(map(split, weights))
     assert all(weight.requires_grad for weight in weights) != CASES[name].lora
-    end = whole_state(trainer.accelerator.unwrap_model(trainer.model), keep=True)
+    end = full_state(trainer.accelerator.unwrap_model(trainer.model), keep=True)
     if trainer.is_world_process_zero():
         torch.save(end, folder / f"{name}.pt")
 
@@ -368,4 +368,4 @@ def test_ways_of_splitting_that_are_refused(name: str, value: str, message: str,
         monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "true")
     accelerator = SimpleNamespace(distributed_type=DistributedType.MULTI_CPU, mixed_precision="no")
     with pytest.raises(InputError, match=f"^accelerate's configuration: .*{message}$"):
-        begin_splitting(accelerator, tiny_model())
+        configure_sharding(accelerator, tiny_model())

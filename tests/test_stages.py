@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from forked import together
 from grao import DataConfig, GRAOConfig, GRAOTrainer, InputError, RolloutConfig, TrainingConfig
 from grao.config.load import load_recipe
-from grao.config.stages import StageConfig, planned
+from grao.config.stages import StageConfig, stages_of
 from grao.engine.packed import PackedEngine
 from grao.methods.auto import Auto, Imitation
 from grao.methods.base import Method
@@ -331,7 +331,7 @@ def test_a_plan_that_cannot_be_is_refused(tmp_path: Path, stages, message):
 def test_a_schedule_needs_the_steps_of_every_stage(tmp_path: Path, plan, message):
     with pytest.raises(InputError, match=f"training.schedule: cosine needs the number of steps of {message}"):
         make(tmp_path, schedule="cosine", **plan)
-    planned(GRAO(), [StageConfig(SFT(), Until(steps=9, tokens=9)), StageConfig(until=Until(tokens=9))], "cosine")
+    stages_of(GRAO(), [StageConfig(SFT(), Until(steps=9, tokens=9)), StageConfig(until=Until(tokens=9))], "cosine")
 
 
 def test_stages_and_a_method_are_not_both_taken(tmp_path: Path):

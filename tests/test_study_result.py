@@ -15,7 +15,7 @@ from grao.config.study import BudgetConfig, SandboxConfig, Study
 from grao.errors import InputError
 from grao.evaluation.inference import holm, net_share, proportion
 from grao.evaluation.metrics import letters, verdicts, win_share, wins
-from grao.evaluation.study import arm_result, choices, comparisons, curve_band
+from grao.evaluation.study import arm_result, choice_shares, comparisons, curve_band
 from grao.records.study import Candidate, CellRecord, Cost, Key, Outcomes, Point
 from grao.reports.paper import paper_tables
 from grao.reports.study import render_study, study_csv, study_tables
@@ -167,13 +167,13 @@ def test_intervals_of_a_family_hold_at_once() -> None:
 def test_which_rate_a_selection_would_choose() -> None:
     # one run each on two prompts: both won, one won, none. Resamples: ww, wl, lw, ll of the second are 1/4 each; the
     # first always has 2 of 2, so of equals (the second drawn twice at its won prompt) the first is taken
-    assert choices([["ww"], ["wl"], ["ll"]]) == [1, 0, 0]
-    share = choices([["wl"], ["lw"]])  # the first unless prompt 2 is drawn twice
+    assert choice_shares([["ww"], ["wl"], ["ll"]]) == [1, 0, 0]
+    share = choice_shares([["wl"], ["lw"]])  # the first unless prompt 2 is drawn twice
     assert share == pytest.approx([0.75, 0.25], abs=0.04)
-    runs = choices([["wl", "wl"], ["ww", "ll"]])  # runs are drawn too: by hand below
+    runs = choice_shares([["wl", "wl"], ["ww", "ll"]])  # runs are drawn too: by hand below
     # the second has 1, 1/2 or 0 with 1/4, 1/2, 1/4 by the runs; the first 1, 1/2 or 0 with the same by the prompts
     assert runs[1] == pytest.approx(1 / 4 * 3 / 4 + 1 / 2 * 1 / 4, abs=0.04)
-    assert choices([["w-"], ["-w"]]) == pytest.approx([0.75, 0.25], abs=0.04)  # nothing known counts as no win
+    assert choice_shares([["w-"], ["-w"]]) == pytest.approx([0.75, 0.25], abs=0.04)  # nothing known counts as no win
 
 
 def test_a_choice_that_is_not_clear_is_said() -> None:

@@ -16,13 +16,13 @@ from grao.config.study import Study, ablation
 from grao.evaluation.study import sweep_result
 from grao.methods import METHODS
 from grao.methods.base import StepGroups
-from grao.records.study import CellRecord, Key, Outcomes, Place, read_cells, read_study
+from grao.records.study import CellRecord, GridPosition, Key, Outcomes, read_cells, read_study
 from grao.reports.sweep import sweep_sentences
 from grao.reports.tables import share
 from grao.rewards.base import RewardBatch
 from grao.rewards.functions import FunctionReward
 from grao.rewards.mix import WeightedReward
-from grao.studies.runner import StudyMix, in_share, swap_answers
+from grao.studies.runner import StudyMix, hash_in_share, swap_answers
 from grao.studies.study import arm_weights
 from grao.types import Example, PerAnswer
 from tiny import study_folder
@@ -167,7 +167,7 @@ def test_leads_and_how_they_change() -> None:
         "grpo+x=1": ("wlll", "wwll"),  # behind by 3/4 and 1/4
     }
     runs = {name: [record(name, seed, after) for seed, after in enumerate(both)] for name, both in letters.items()}
-    places = [Place(name, name[:4], [name[-1]]) for name in letters]
+    places = [GridPosition(name, name[:4], [name[-1]]) for name in letters]
     sweep = sweep_result(places, ["x"], runs, "grao", 0.95)
     assert [one.difference.over_prompts.value for one in sweep.contrasts] == [0.25, 0.5]
     (change,) = sweep.changes
@@ -200,7 +200,7 @@ def test_over_several_models_the_change_is_over_models() -> None:
         "grao+ability=1,seed=1": (70, 80),
         "grpo+ability=1,seed=1": (30, 30),
     }
-    places = [Place(name, name[:4], [name[13], name[-1]]) for name in shares]
+    places = [GridPosition(name, name[:4], [name[13], name[-1]]) for name in shares]
     axes = ["sandbox.ability", "sandbox.seed"]
     sweep = sweep_result(places, axes, letters_of(shares), "grao", 0.95)
     (change,) = sweep.changes
@@ -213,7 +213,7 @@ def test_over_several_models_the_change_is_over_models() -> None:
 
 def test_one_model_an_ability_is_said() -> None:
     shares = {f"{arm}+ability={ability}": (10, 12) for ability in (0, 1) for arm in ("grao", "grpo")}
-    places = [Place(name, name[:4], [name[-1]]) for name in shares]
+    places = [GridPosition(name, name[:4], [name[-1]]) for name in shares]
     sweep = sweep_result(places, ["sandbox.ability"], letters_of(shares), "grao", 0.95)
     result = SimpleNamespace(main="grao", prompts=100, confidence=0.95, seeds=2)
     assert "Each ability is a single pretrained model here" in " ".join(sweep_sentences(result, sweep))
@@ -223,7 +223,7 @@ def test_one_model_an_ability_is_said() -> None:
 
 def test_points_of_one_arm_are_set_against_the_best() -> None:
     shares = {"grao+x=0": (10, 11, 12), "grao+x=1": (60, 61, 59), "grao+x=2": (58, 60, 61)}
-    places = [Place(name, "grao", [name[-1]]) for name in shares]
+    places = [GridPosition(name, "grao", [name[-1]]) for name in shares]
     runs = letters_of(shares)
     sweep = sweep_result(places, ["x"], runs, "grao", 0.95)
     assert [(each.name, each.best) for each in sweep.below] == [("grao+x=0", "grao+x=1"), ("grao+x=2", "grao+x=1")]
@@ -261,10 +261,10 @@ def test_rewards_are_turned_around_for_some_answers_and_always_the_same() -> Non
 
 
 def test_the_share_that_is_chosen() -> None:
-    counted = sum(in_share(0.3, 0, number) for number in range(5000)) / 5000
+    counted = sum(hash_in_share(0.3, 0, number) for number in range(5000)) / 5000
     assert 0.28 < counted < 0.32
-    assert not any(in_share(0.0, number) for number in range(100))
-    assert all(in_share(1.0, number) for number in range(100))
+    assert not any(hash_in_share(0.0, number) for number in range(100))
+    assert all(hash_in_share(1.0, number) for number in range(100))
 
 
 def test_references_are_exchanged_with_rejected_answers() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from grao.errors import InputError
-from grao.evaluation.study import reach
+from grao.evaluation.study import reached_at
 from grao.methods.grao import GRAO
 from grao.records.numbers import Estimate
 from grao.records.study import ArmResult, BandPoint, Change, Comparison, Measured, StudyResult
@@ -155,7 +155,7 @@ def steps_to(target: Spot, part: float = 1.0) -> Measure:
 
     def measure(spot: Spot) -> str:
         best = max(point.ras.value for point in target.within(spot).curve)
-        step = reach([point.step for point in spot.curve], [point.ras.value for point in spot.curve], part, best)
+        step = reached_at([point.step for point in spot.curve], [point.ras.value for point in spot.curve], part, best)
         return "not reached" if step is None else f"{step:.0f}"
 
     return measure

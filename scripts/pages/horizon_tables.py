@@ -6,7 +6,7 @@ from dataclasses import replace
 from pages.cells import LEAD_PROMPTS, ROOT, TIE, Field, Measure, Spot, cut, points, share
 from pages.grid import Grid, line
 
-from grao.evaluation.study import reach
+from grao.evaluation.study import reached_at
 from grao.records.study import CellRecord, read_cells
 
 RESULTS = "docs/results.md"
@@ -63,7 +63,7 @@ def work_to(target: str) -> Measure:
 
     def measure(spot: Spot) -> str:
         best = max(point.ras.value for point in replace(spot, arm=target).curve)
-        work = reach([point.work for point in spot.curve], [point.ras.value for point in spot.curve], 1.0, best)
+        work = reached_at([point.work for point in spot.curve], [point.ras.value for point in spot.curve], 1.0, best)
         return "not reached" if work is None else f"{work:.0f}"
 
     return measure

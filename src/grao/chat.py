@@ -4,7 +4,7 @@ How a turn opens and ends is learned from the chat template itself (`turn_of`): 
 generation prompt and once with an answer, and the two texts are compared.
 
 Data must not inject control tokens. Text in messages and answers that looks like a token of the template is marked
-(`guarded`) and tokenised as plain text (`token_ids`). A prompt given as a single text may already be rendered, so it is
+(`mark_tokens`) and tokenised as plain text (`token_ids`). A prompt given as one text may already be rendered, so it is
 tokenised unchanged.
 """
 
@@ -115,7 +115,7 @@ def turn_of(tokenizer: PreTrainedTokenizerBase, question: Sequence[Message] = _Q
     return replace(turn, coming=coming, given=given, thoughts=thoughts) if thoughts else turn
 
 
-def written_out(tokenizer: PreTrainedTokenizerBase, prompt: str) -> bool:
+def is_rendered(tokenizer: PreTrainedTokenizerBase, prompt: str) -> bool:
     """Whether a plain-text prompt ends with the generation prompt of the chat template, so is already rendered."""
     try:
         text = _rendered(tokenizer, [{"role": "user", "content": _ANSWER}], "", add_generation_prompt=True)
@@ -135,30 +135,30 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
         refusal: start of the error message if the template rejects the messages.
 
     Returns:
-        The text, with the marks of `guarded`; pass it to `token_ids`.
+        The text, with the marks of `mark_tokens`; pass it to `token_ids`.
 
     Raises:
         InputError: if the template raises an error.
     """
-    text = _rendered(tokenizer, guarded(messages, turn.frame), refusal, add_generation_prompt=True)
+    text = _rendered(tokenizer, mark_tokens(messages, turn.frame), refusal, add_generation_prompt=True)
     return text.removesuffix(turn.coming) + turn.given if text.endswith(turn.coming) else text
 
 
-def guarded(value: Any, tokens: Collection[str]) -> Any:
+def mark_tokens(value: Any, tokens: Collection[str]) -> Any:
     """Mark everything in a text, or in all texts of messages, that looks like one of `tokens`."""
     if isinstance(value, str):
-        return _any_of(tokens).sub(rf"{_MARK}\g<0>{_MARK}", unmarked(value))
+        return _any_of(tokens).sub(rf"{_MARK}\g<0>{_MARK}", unmark_tokens(value))
     if isinstance(value, Mapping):
-        return {key: guarded(item, tokens) for key, item in value.items()}
-    return [guarded(item, tokens) for item in value] if isinstance(value, list | tuple) else value
+        return {key: mark_tokens(item, tokens) for key, item in value.items()}
+    return [mark_tokens(item, tokens) for item in value] if isinstance(value, list | tuple) else value
 
 
-def unmarked(text: str) -> str:
-    """Remove the marks of `guarded`."""
+def unmark_tokens(text: str) -> str:
+    """Remove the marks of `mark_tokens`."""
     return text.replace(_MARK, "")
 
 
-def without_end(text: str, ends: Collection[str]) -> str:
+def strip_end_tokens(text: str, ends: Collection[str]) -> str:
     """Strip end tokens that are written out at the end of a text, with the white space around them."""
     while last := next((end for end in ends if text.rstrip().endswith(end)), ""):
         text = text.rstrip().removesuffix(last).rstrip()
@@ -166,7 +166,7 @@ def without_end(text: str, ends: Collection[str]) -> str:
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, bool]]) -> list[list[int]]:
-    """Tokenise texts; text marked by `guarded` becomes plain text.
+    """Tokenise texts; text marked by `mark_tokens` becomes plain text.
 
     Args:
         tokenizer: the tokenizer.
@@ -220,16 +220,16 @@ def conversation_ids(
         raise InputError("reward model: its chat template does not render answers, so all would score the same")
     texts = []
     for index, (prompt, text) in enumerate(zip(prompts, answers, strict=True)):
-        answer = guarded(without_end(text, ends), turn.frame)
+        answer = mark_tokens(strip_end_tokens(text, ends), turn.frame)
         if not isinstance(prompt, str) and tokenizer.chat_template:
             source = f"{sources[index]}: " if sources else ""
             refusal = f"reward model: {source}its chat template rejects a conversation"
-            messages = [*guarded(prompt, turn.frame), {"role": "assistant", "content": answer}]
+            messages = [*mark_tokens(prompt, turn.frame), {"role": "assistant", "content": answer}]
             texts.append((_rendered(tokenizer, messages, refusal), False))
             continue
         if not isinstance(prompt, str):
             answer = answer if answer[:1].isspace() else f" {answer}"
-            prompt = dialogue_text(guarded(prompt, turn.frame))
+            prompt = dialogue_text(mark_tokens(prompt, turn.frame))
         texts.append((prompt + answer, True))
     rows_of_ids = zip(token_ids(tokenizer, texts), texts, strict=True)
     return [

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from grao.cli.entrants import EvaluateArguments, Models, is_run, named
+from grao.cli.entrants import EvaluateArguments, Models, is_run, name_and_path
 from grao.cli.hints import usage_hint
 from grao.command import command
 from grao.config.arms import study_arms
@@ -191,7 +191,7 @@ def read_evaluate(namespace: Namespace, overrides: Overrides) -> EvaluateArgumen
 
     Prompts and rewards come from `--run`, from the first run among the models, or from a recipe.
     """
-    models, run = tuple(map(named, namespace.models)), namespace.run
+    models, run = tuple(map(name_and_path, namespace.models)), namespace.run
     options = tuple((name, getattr(namespace, name)) for name in _CHECKS if getattr(namespace, name))
     if run is not None:
         _folder("--run", run)

@@ -57,10 +57,10 @@ from grao.studies.evaluate import (
 from grao.studies.export import export_run
 from grao.studies.likelihood import start_of
 from grao.studies.plan import dry_run
-from grao.studies.prepare import claimed
+from grao.studies.prepare import claim_folder
 from grao.studies.reward_model import train_reward_model
 from grao.studies.study import build_world, quick, recorded_result, run_study
-from grao.studies.talk import BEFORE, Speaker, talk, typed
+from grao.studies.talk import BEFORE, Speaker, talk, typed_lines
 from grao.studies.train import Finished, resume_run, start_run
 from grao.visible import visible
 
@@ -70,7 +70,7 @@ def quickstart(arguments: QuickstartArguments) -> None:
     if (arguments.output / "manifest.json").exists():
         raise InputError(f"--output: {arguments.output} already holds a run; choose another folder or remove it")
     wanted = {name: getattr(arguments, name) for name in ("ability", "architecture", "seed")}
-    with terminal(arguments.show_samples) as screen, claimed(arguments.output):
+    with terminal(arguments.show_samples) as screen, claim_folder(arguments.output):
         world = _kept(build_world(screen, **wanted), arguments.output / "world")
         data = {"data.path": str(world.train), "data.test_path": str(world.test)}
         settings = {"model.path": str(world.model), **data, "output": str(arguments.output), "seed": arguments.seed}
@@ -199,7 +199,7 @@ def chat(arguments: ChatArguments) -> None:
         models[arguments.against] = other
     with terminal() as screen:
         speakers = [Speaker(path, name, sampling, arguments.seed) for name, path in models.items()]
-        talk(speakers, typed(), screen.copyable)
+        talk(speakers, typed_lines(), screen.copyable)
 
 
 def watch(arguments: WatchArguments) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from grao.cli.help import takes_of
+from grao.cli.help import value_description
 from grao.command import installing
 from grao.config.schema import field_facts
 from grao.errors import InputError
@@ -52,6 +52,6 @@ def _add_settings(parser: ArgumentParser, root: type) -> None:
     for path, item in field_facts(root).items():
         name = f"--{'.'.join(path)}"
         if name not in parser._option_string_actions:
-            words = takes_of(item, root).split(" | ")
+            words = value_description(item, root).split(" | ")
             choices = words if len(words) > 1 and not any(word.split()[0] in _BASIC for word in words) else None
             parser.add_argument(name, choices=choices, help=item.doc)

@@ -28,7 +28,7 @@ class EvaluateArguments(NamedTuple):
     """Given fields of `grao.studies.evaluate.Options`."""
 
 
-def named(word: str) -> tuple[str, str]:
+def name_and_path(word: str) -> tuple[str, str]:
     """Name and path of one argument: `NAME=PATH`, else the name of the folder, model or file."""
     name, equals, path = word.partition("=")
     if equals and name and path and "/" not in name and not os.path.exists(word):
@@ -46,7 +46,7 @@ def is_run(path: str) -> bool:
     return all(os.path.exists(os.path.join(path, name)) for name in ("manifest.json", "recipe.yaml"))
 
 
-def divided(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_arguments(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Positional arguments, and options with their values."""
     positional: list[str] = []
     options: list[str] = []

@@ -53,7 +53,7 @@ def table(entries: Iterable[Entry], column: int = COLUMN) -> str:
     return "\n".join(line.rstrip() for line in lines).replace(_JOINED, " ")
 
 
-def filled(text: str) -> str:
+def wrapped(text: str) -> str:
     """Text wrapped to the terminal."""
     return "\n".join("\n".join(wrap(line, width())) for line in text.split("\n"))
 
@@ -66,7 +66,7 @@ def settings_of(command: str, root: type) -> str:
     tables = ((g["group"], table(_common_entry(k, v, command) for k, v in g["settings"].items())) for g in groups)
     more = f"grao {command} --help SECTION shows all settings of a section: {_known(root)}, judge, lora, ..."
     searched = f"grao {command} --help -s WORD shows the settings that mention a word."
-    return "\n\n".join((*map("\n".join, tables), f"{filled(more)}\n{filled(searched)}"))
+    return "\n\n".join((*map("\n".join, tables), f"{wrapped(more)}\n{wrapped(searched)}"))
 
 
 def section_text(word: str, root: type) -> str:
@@ -130,7 +130,7 @@ def _sections_text(facts: Iterable[SectionFacts], root: type) -> str:
         as_there = f" Its settings are those of {'.'.join(same)}." if same else ""
         title = f"{'.'.join(section.path) or 'top level'}{kind}: {section.doc}{optional}{as_there}"
         rows = "" if same else f"\n{table(_entry(item, root) for item in _fields(section, root))}"
-        parts.append(filled(title) + rows)
+        parts.append(wrapped(title) + rows)
     return "\n\n".join(parts)
 
 
@@ -142,14 +142,14 @@ def _common_entry(name: str, text: str | None, command: str) -> Entry:
         return f"--{name}...", f"{text} [--help {path[-1]}]"
     item = item._replace(default=_OWN.get(command, {}).get(name, item.default))
     inside = any(section.optional and section.path == path[:-1] for section in sections())
-    takes = takes_of(item, Recipe)
+    takes = value_description(item, Recipe)
     clear = takes in _PLAIN or takes.startswith(("integer", "number"))
     return _row(item, text or item.doc, "" if clear else takes, "" if inside else _default(item))
 
 
 def _entry(item: FieldFacts, root: type) -> Entry:
     """A field as an option: its description, what it takes and its default."""
-    takes = takes_of(item, root)
+    takes = value_description(item, root)
     return _row(item, item.doc, "" if takes in _PLAIN else takes, _default(item))
 
 
@@ -158,7 +158,7 @@ def _row(item: FieldFacts, text: str, *notes: str) -> Entry:
     return f"--{'.'.join(item.path)}", f"{text} [{known}]" if known else text
 
 
-def takes_of(item: FieldFacts, root: type) -> str:
+def value_description(item: FieldFacts, root: type) -> str:
     """What a field takes, in words; values stand between bars."""
     kinds = variants(item.path[:-1], root) if item.path[-1] == "name" else {}
     return " | ".join(kinds) or item.kind.removesuffix(" | null")

@@ -17,7 +17,7 @@ _HELP = ("-h", "--help")
 _SEARCH = ("-s", "--search")
 
 
-def as_help(argv: Sequence[str], commands: Collection[str]) -> list[str]:
+def move_help_last(argv: Sequence[str], commands: Collection[str]) -> list[str]:
     """Moves a request for help behind its command: `grao help X` and `grao --help X` become `grao X --help`.
 
     Anything else that follows is a recipe section, shown by `grao train`. `--help -s WORD` becomes `--search WORD`; a

@@ -27,9 +27,9 @@ from grao.cli.arguments import (
     read_watch,
 )
 from grao.cli.completion import SHELLS, completion_script
-from grao.cli.entrants import divided
-from grao.cli.help import COLUMN, filled, search_text, section_text, settings_of, table, width
-from grao.cli.hints import as_help, check_command, check_names
+from grao.cli.entrants import split_arguments
+from grao.cli.help import COLUMN, search_text, section_text, settings_of, table, width, wrapped
+from grao.cli.hints import check_command, check_names, move_help_last
 from grao.config.recipe import Recipe, RewardModelRecipe
 from grao.config.study import Study
 from grao.errors import InputError
@@ -61,11 +61,11 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, Any]:
         SystemExit: after `--help`, `--version` and `--print_config`.
     """
     parser, commands = command_parser()
-    words = as_help(argv, commands)
+    words = move_help_last(argv, commands)
     check_command(words, [name for name in commands if name not in _FAMILIES], _FAMILIES)
     namespace, words = parser.parse_known_args(words)
     if namespace.read is read_evaluate:
-        namespace.models, words = divided(words)
+        namespace.models, words = split_arguments(words)
     overrides = tuple(overrides_of(namespace.command, words))
     check_names(namespace, [name for name, _ in overrides])
     return namespace.command, namespace.read(namespace, overrides)
@@ -264,7 +264,7 @@ class _Parser(ArgumentParser):
     def format_help(self) -> str:
         """The help, followed by the settings of the command's recipe."""
         root, command = self.get_default("root"), self.get_default("command")
-        self.description = self.description and filled(self.description)
+        self.description = self.description and wrapped(self.description)
         text = super().format_help()
         return f"{text}\n{settings_of(command, root)}" if root else text
 

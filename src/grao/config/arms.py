@@ -68,7 +68,7 @@ class Spot:
 
     def name(self, axes: Iterable[str]) -> str:
         """Return `grpo+beta=0.25`, or just the arm's name in a study without axes."""
-        labels = ",".join(f"{short(axis)}={label}" for axis, label in zip(axes, self.point, strict=True))
+        labels = ",".join(f"{last_part(axis)}={label}" for axis, label in zip(axes, self.point, strict=True))
         return f"{self.arm}+{labels}" if labels else self.arm
 
 
@@ -122,14 +122,14 @@ def spots(study: Study) -> list[Spot]:
     for labels in product(*axes):
         varied = {key: value for axis, label in zip(axes, labels, strict=True) for key, value in axis[label].items()}
         for arm, fields in study.arms.items():
-            own = dict(dotted(fields))
+            own = dict(flattened(fields))
             if conflict := next((key for key in own if key in varied), None):
                 raise InputError(f"arms.{arm}: {conflict} varies along an axis of over, so the arm cannot set it")
             result.append(Spot(arm, labels, own | varied))
     return result
 
 
-def dotted(values: Mapping[str, Any], above: str = "", lists: bool = False) -> Iterator[tuple[str, Any]]:
+def flattened(values: Mapping[str, Any], above: str = "", lists: bool = False) -> Iterator[tuple[str, Any]]:
     """Flatten nested values into pairs of dotted field and value.
 
     Args:
@@ -142,12 +142,12 @@ def dotted(values: Mapping[str, Any], above: str = "", lists: bool = False) -> I
     for name, value in values.items():
         nested = {str(index): item for index, item in enumerate(value)} if lists and isinstance(value, list) else value
         if isinstance(nested, Mapping) and nested:
-            yield from dotted(nested, f"{above}{name}.", lists)
+            yield from flattened(nested, f"{above}{name}.", lists)
         else:
             yield f"{above}{name}", value
 
 
-def short(axis: str) -> str:
+def last_part(axis: str) -> str:
     """Last part of a dotted field: `beta` for `method.beta`."""
     return axis.rpartition(".")[2]
 
@@ -183,7 +183,7 @@ def _points(axis: str, values: Axis) -> dict[str, dict[str, Any]]:
     if isinstance(values, dict):
         if invalid := next((label for label in values if not _LABEL.fullmatch(label)), None):
             raise InputError(f"over.{axis}: {invalid!r} is not a valid label; use letters, digits and . + - _")
-        return {label: dict(dotted(fields)) for label, fields in values.items()}
+        return {label: dict(flattened(fields)) for label, fields in values.items()}
     points = {_label(value): {axis: value} for value in values}
     if invalid := next((label for label in points if not _LABEL.fullmatch(label)), None):
         raise InputError(f"over.{axis}: {invalid} is not a valid label; use {{label: {{{axis}: {invalid}}}}}")
@@ -265,7 +265,7 @@ def _steps(study: Study, recipe: Recipe, name: str) -> int:
 def _checked(study: Study, own: Mapping[str, Any], owner: str) -> Recipe:
     """Load the recipe of an arm, including shared settings. Error messages name fields of the study, not options."""
     world = (_UNBUILT | SANDBOX).items() if study.sandbox else ()
-    settings = (*world, *dotted(study.base), ("output", str(study.output)), *own.items())
+    settings = (*world, *flattened(study.base), ("output", str(study.output)), *own.items())
     try:
         return load_recipe(study.recipe, values=settings)
     except InputError as error:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from grao.config.mistakes import Given, described, dotted
+from grao.config.mistakes import Given, described, dotted_path
 from grao.config.recipe import Recipe
 from grao.config.schema import adapter, field_facts, general, names, sections
 from grao.config.strict_yaml import Location, read_yaml, write_inline, write_yaml
@@ -162,7 +162,7 @@ def _parsed(name: str, text: str) -> Any:
     try:
         return read_yaml(text).value
     except InputError as error:
-        option, problem = f"--{dotted(tuple(name.split('.')))}", str(error).partition(": ")[2]
+        option, problem = f"--{dotted_path(tuple(name.split('.')))}", str(error).partition(": ")[2]
         raise InputError(f"{option}: {problem}; quote the value twice: '\"...\"'") from error
 
 
@@ -187,15 +187,16 @@ def _placed(root: type, container: Any, at: Location, value: Any, above: Locatio
     if not at:
         return value
     key, *rest = at
-    option, here = f"--{dotted((*above, *at))}", (*above, key)
+    option, here = f"--{dotted_path((*above, *at))}", (*above, key)
     if container is None:
         container = [] if (*above, "0") in names(root) else {}
     if isinstance(container, dict):
         return {**container, key: _placed(root, container.get(key), tuple(rest), value, here)}
     if not isinstance(container, list):
-        raise InputError(f"{option} is unknown; {dotted(above)} is not a section")
+        raise InputError(f"{option} is unknown; {dotted_path(above)} is not a section")
     position = int(key) if re.fullmatch("[0-9]{1,6}", key) else len(container) + 1
     if position > len(container):
-        raise InputError(f"{option}: {dotted(above)} has {len(container)} entries; the next index is {len(container)}")
+        entries = len(container)
+        raise InputError(f"{option}: {dotted_path(above)} has {entries} entries; the next index is {entries}")
     before, (entry, *after) = container[:position], container[position:] or [None]
     return [*before, _placed(root, entry, tuple(rest), value, here), *after]

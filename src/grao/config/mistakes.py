@@ -59,13 +59,13 @@ class Given:
             return str(self.file or "the options")
         origin = self.origin(at)
         if origin == at or self.file is None:
-            return f"--{dotted(at)}"
+            return f"--{dotted_path(at)}"
         if isinstance(origin, tuple):
-            return f"--{dotted(origin)}: {dotted(at)}"
-        return f"{self.file}{f', line {origin}' if origin else ''}: {dotted(at)}"
+            return f"--{dotted_path(origin)}: {dotted_path(at)}"
+        return f"{self.file}{f', line {origin}' if origin else ''}: {dotted_path(at)}"
 
 
-def dotted(at: Location) -> str:
+def dotted_path(at: Location) -> str:
     """Return the path as `rollout.group_size`, quoting parts that are not plain words."""
     return ".".join(_shortened(part if part.isdecimal() else write_inline(part)) for part in at)
 
@@ -131,7 +131,7 @@ def _location(item: ErrorDetails, values: Any) -> Location | None:
 def _sentence(at: Location, items: list[ErrorDetails], given: Given) -> str:
     kind, value, where = items[0]["type"], items[0]["input"], given.where(at)
     if kind == _UNKNOWN:
-        return f"{where} is unknown; {suggestion(at, where == f'--{dotted(at)}', given.root, given.values)}"
+        return f"{where} is unknown; {suggestion(at, where == f'--{dotted_path(at)}', given.root, given.values)}"
     if kind == "union_tag_invalid":
         known, name = variants(general(at[:-1]), given.root), value.get("name")
         hint = "".join(f"; did you mean {similar}?" for similar in get_close_matches(str(name), known, n=1))
@@ -154,7 +154,7 @@ def _missing_options(missing: list[Location], root: type) -> str:
         while text and isinstance(text, dict | list):  # descend to the first plain value
             key, text = next(iter(text.items())) if isinstance(text, dict) else ("0", text[0])
             at = (*at, key)
-        options.append((f"--{dotted(at)}", text))
+        options.append((f"--{dotted_path(at)}", text))
     *others, last = (name for name, _ in options)
     subject = f"{', '.join(others)} and {last} are" if others else f"{last} is"
     return f"{subject} missing, for example {' '.join(f'{name} {text}' for name, text in options)}"
@@ -198,7 +198,7 @@ def suggestion(at: Location, as_option: bool, root: type, values: Any = None) ->
     similar = get_close_matches(key, [path[-1] for path in paths], n=1)
     meant = same or similar_here or [path for path in paths if path[-1] in similar]
     if not meant:
-        return f"{dotted(section) if here and section else 'a recipe'} has {', '.join(here or known[()])}"
+        return f"{dotted_path(section) if here and section else 'a recipe'} has {', '.join(here or known[()])}"
     if meant is similar_here and not as_option:
         return f"did you mean {similar_here[0][-1]}?"
     # Fields deep inside optional sections are rarely meant.

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from grao.config.rewards import RewardConfig
-from grao.config.stages import StageConfig, planned
+from grao.config.stages import StageConfig, stages_of
 from grao.config.vllm import COLDEST, ENGINES, HOTTEST, VLLMConfig
 from grao.methods import MethodSection
 from grao.methods.grao import GRAO
@@ -297,7 +297,7 @@ class Recipe:
         Raises:
             InputError: if the stages do not fit together.
         """
-        return planned(self.method, self.stages, self.training.schedule)
+        return stages_of(self.method, self.stages, self.training.schedule)
 
 
 @settings

@@ -31,7 +31,7 @@ class StageConfig:
     """Peak learning rate; by default that of `training`."""
 
 
-def planned(method: Method, stages: Sequence[StageConfig], schedule: str = "constant") -> list[Stage]:
+def stages_of(method: Method, stages: Sequence[StageConfig], schedule: str = "constant") -> list[Stage]:
     """Return the stages of a run, at least one.
 
     Args:

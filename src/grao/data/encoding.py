@@ -14,7 +14,17 @@ from typing import Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from grao.chat import Turn, dialogue_text, guarded, prompt_text, token_ids, turn_of, unmarked, without_end, written_out
+from grao.chat import (
+    Turn,
+    dialogue_text,
+    is_rendered,
+    mark_tokens,
+    prompt_text,
+    strip_end_tokens,
+    token_ids,
+    turn_of,
+    unmark_tokens,
+)
 from grao.errors import InputError
 from grao.types import Encoded, Example, Message
 
@@ -44,7 +54,7 @@ class _Prompt(NamedTuple):
 
     example: Example
     text: str
-    """The text, marked by `grao.chat.guarded`."""
+    """The text, marked by `grao.chat.mark_tokens`."""
     special: bool
     """Whether the tokenizer adds special tokens; a chat template writes them itself."""
     gap: str
@@ -121,7 +131,7 @@ def settled_turn(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
     """
     chats = [example for example in examples if not isinstance(example.prompt, str)]
     if not chats:
-        if tokenizer.chat_template and not all(written_out(tokenizer, str(item.prompt)) for item in examples[:_PROBED]):
+        if tokenizer.chat_template and not all(is_rendered(tokenizer, str(item.prompt)) for item in examples[:_PROBED]):
             problem = "prompts are plain text, so the model's chat template is not applied"
             warnings.warn(f"{problem}; if it is a chat model, set data.chat: true", stacklevel=2)
         return Turn()
@@ -250,7 +260,7 @@ def _prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase, turn: Tur
     if isinstance(example.prompt, str):
         return example.prompt, True, ""
     if not tokenizer.chat_template:
-        return dialogue_text(guarded(example.prompt, turn.frame)), True, " "
+        return dialogue_text(mark_tokens(example.prompt, turn.frame)), True, " "
     refusal = f"{example.at}: the chat template rejects the prompt"
     return prompt_text(tokenizer, example.prompt, turn, refusal), False, turn.gap
 
@@ -260,7 +270,7 @@ def _cleaned(example: Example, prompt: str, ends: Sequence[str]) -> Example:
     opened = None if isinstance(example.prompt, str) else _OPENED.search(prompt)
 
     def answer(text: str) -> str:
-        text = without_end(text, ends)
+        text = strip_end_tokens(text, ends)
         if opened and text.lstrip().startswith(opened[1]):
             text = text.lstrip().removeprefix(opened[0]).removeprefix(opened[1])
         return text
@@ -306,7 +316,7 @@ def _answers(
         where, end = conflicts[0]
         warnings.warn(f"{where}: an answer contains the end token {end!r}; it is encoded as plain text", stacklevel=3)
     texts = [
-        guarded(answer if answer[:1].isspace() else prompt.gap + answer, _never_in(answer, prompt, turn))
+        mark_tokens(answer if answer[:1].isspace() else prompt.gap + answer, _never_in(answer, prompt, turn))
         for prompt, answer in pairs
     ]
     joint = token_ids(tokenizer, [(p.text + text, p.special) for (p, _), text in zip(pairs, texts, strict=True)])
@@ -317,7 +327,7 @@ def _answers(
         for name, tokens in (("prompt", prompt.ids), ("reference", answer)):
             if not tokens:
                 raise InputError(f"{prompt.example.at}: the {name} has no tokens in this tokenizer; remove the row")
-        answers.append((unmarked(text), tuple(answer if answer[-1] == end_id else [*answer, end_id])))
+        answers.append((unmark_tokens(text), tuple(answer if answer[-1] == end_id else [*answer, end_id])))
     return answers
 
 
@@ -333,7 +343,8 @@ def _separate_answer(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], 
     It is encoded alone or, if that adds a space, after a line break that is then removed.
     """
     alone, line_break, after = token_ids(tokenizer, [(text, False) for text in (answer, "\n", f"\n{answer}")])
-    if after[: len(line_break)] != line_break or decode_completion(tokenizer, prompt_ids, alone) == unmarked(answer):
+    unchanged = decode_completion(tokenizer, prompt_ids, alone) == unmark_tokens(answer)
+    if unchanged or after[: len(line_break)] != line_break:
         return alone
     return after[len(line_break) :]
 
@@ -342,7 +353,7 @@ def _cut_left(tokenizer: PreTrainedTokenizerBase, prompt: _Prompt, length: int) 
     """Truncate a prompt on the left, keeping BOS; return its text and ids."""
     ids = prompt.ids
     if len(ids) <= length:
-        return unmarked(prompt.text), tuple(ids)
+        return unmark_tokens(prompt.text), tuple(ids)
     starts_with_bos = ids[0] == tokenizer.bos_token_id and length > 1
     ids = [ids[0], *ids[len(ids) - length + 1 :]] if starts_with_bos else ids[-length:]
     return _decode(tokenizer, ids, skip_special=prompt.special), tuple(ids)

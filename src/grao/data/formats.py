@@ -10,7 +10,7 @@ null, or an empty cell. A bad row raises, for the user to fix.
 with a blank line and `Human:` or `Assistant:`; both words anywhere else ("  Human: ...", "Humans:") are text. The
 prompt is the chosen dialogue up to and including its last `\\n\\nAssistant:`, converted to chat messages (`user`,
 `assistant`, ..., `user`). White space around turns and answers is stripped. The released files contain rows that yield
-no example, or a useless one. They are skipped and counted under the first `Quirk` that applies.
+no example, or a useless one. They are skipped and counted under the first `SkipReason` that applies.
 """
 
 import re
@@ -44,7 +44,7 @@ class Loaded:
     """{reason: number of rows skipped for it}."""
 
 
-class Quirk(StrEnum):
+class SkipReason(StrEnum):
     """Why a row of `hh` is skipped, in the order of the checks."""
 
     NO_DIALOGUE = "not a dialogue of Human and Assistant turns"
@@ -70,9 +70,9 @@ def column_examples(table: Table, config: ColumnsConfig) -> Loaded:
             row and column.
     """
     local = table.source.lower().endswith(FILE_TYPES)
-    used = _used(table, config, f"; `grao data check {table.source}` shows more" if local else "")
+    used = _columns_used(table, config, f"; `grao data check {table.source}` shows more" if local else "")
     examples = _without_prompts([_example(row, config, used) for row in table.rows])
-    return Loaded([_asked(example) for example in examples] if config.chat else examples, {})
+    return Loaded([_with_messages(example) for example in examples] if config.chat else examples, {})
 
 
 def row_faults(table: Table, config: ColumnsConfig) -> list[str]:
@@ -81,7 +81,7 @@ def row_faults(table: Table, config: ColumnsConfig) -> list[str]:
     Raises:
         InputError: if a column is unknown.
     """
-    used, faults = _used(table, config), []
+    used, faults = _columns_used(table, config), []
     for row in table.rows:
         try:
             _example(row, config, used)
@@ -104,8 +104,8 @@ def hh_examples(table: Table) -> Loaded:
             read_text(row.values[name], f"{row.at}, column {name!r}", "a dialogue as one text", blank=True)
         example = _hh_example(dict(row.values), row.number, row.source)
         if isinstance(example, Example) and example.id in examples:
-            example = Quirk.REPEATED_PROMPT
-        if isinstance(example, Quirk):
+            example = SkipReason.REPEATED_PROMPT
+        if isinstance(example, SkipReason):
             skipped[example.value] += 1
         else:
             examples[example.id] = example
@@ -131,29 +131,29 @@ def dialogue_messages(text: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _hh_example(row: dict[str, Any], number: int, source: str) -> Example | Quirk:
+def _hh_example(row: dict[str, Any], number: int, source: str) -> Example | SkipReason:
     chosen, rejected = row.pop("chosen"), row.pop("rejected")
     if OPEN_TURN not in chosen or not chosen.startswith("\n\nHuman:"):
-        return Quirk.NO_DIALOGUE
+        return SkipReason.NO_DIALOGUE
     split = chosen.rindex(OPEN_TURN) + len(OPEN_TURN)
     if not rejected.startswith(chosen[:split]):
-        return Quirk.DIFFERENT_PROMPTS
+        return SkipReason.DIFFERENT_PROMPTS
     messages = dialogue_messages(chosen[:split])
     good, bad = chosen[split:].strip(), rejected[split:].strip()
     quirks = {
-        Quirk.TURN_ORDER: [m["role"] for m in messages] != ["user", *["assistant", "user"] * (len(messages) // 2)],
-        Quirk.EMPTY_TURN: not all(message["content"] for message in messages),
-        Quirk.FURTHER_TURNS: _TURN.search(rejected, split) is not None,
-        Quirk.EMPTY_CHOSEN: not good,
-        Quirk.EMPTY_REJECTED: not bad,
-        Quirk.SAME_ANSWERS: good == bad,
+        SkipReason.TURN_ORDER: [m["role"] for m in messages] != ["user", *["assistant", "user"] * (len(messages) // 2)],
+        SkipReason.EMPTY_TURN: not all(message["content"] for message in messages),
+        SkipReason.FURTHER_TURNS: _TURN.search(rejected, split) is not None,
+        SkipReason.EMPTY_CHOSEN: not good,
+        SkipReason.EMPTY_REJECTED: not bad,
+        SkipReason.SAME_ANSWERS: good == bad,
     }
     return next(
         (quirk for quirk, applies in quirks.items() if applies), Example(messages, good, bad, row, number, source)
     )
 
 
-def _used(table: Table, config: ColumnsConfig, advice: str = "") -> dict[str, str]:
+def _columns_used(table: Table, config: ColumnsConfig, advice: str = "") -> dict[str, str]:
     """Return {column of prompt or answer: recipe field that names it}; `advice` ends a message about a missing one."""
     used = {config.prompt: "data.prompt", config.reference: "data.reference"}
     if config.rejected is not None:
@@ -165,7 +165,7 @@ def _used(table: Table, config: ColumnsConfig, advice: str = "") -> dict[str, st
     return used
 
 
-def _asked(example: Example) -> Example:
+def _with_messages(example: Example) -> Example:
     """Return the example with a text prompt turned into a user message."""
     messages = ({"role": "user", "content": example.prompt},)
     return replace(example, prompt=messages) if isinstance(example.prompt, str) else example

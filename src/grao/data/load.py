@@ -78,13 +78,13 @@ def load_split(config: RowsConfig, seed: int, table: Table | None = None) -> Spl
         table: rows of `config.path`, if `load_table` has read them already.
 
     Raises:
-        InputError: as `load_examples`, `split_examples` and `separate`.
+        InputError: as `load_examples`, `split_examples` and `drop_shared_prompts`.
     """
     loaded = load_examples(config, table)
     if config.test_path is None:
         return replace(split_examples(loaded.examples, config.held_out, seed), skipped=loaded.skipped)
     test = load_examples(replace(config, path=config.test_path, split="test"))
-    split = separate(loaded.examples, test.examples)
+    split = drop_shared_prompts(loaded.examples, test.examples)
     return replace(split, skipped=dict(Counter(loaded.skipped) + Counter(test.skipped) + Counter(split.skipped)))
 
 
@@ -132,7 +132,7 @@ def split_examples(examples: Sequence[Example], held_out: int, seed: int) -> Spl
     return Split(train, test)
 
 
-def separate(train: Sequence[Example], test: Sequence[Example]) -> Split:
+def drop_shared_prompts(train: Sequence[Example], test: Sequence[Example]) -> Split:
     """Remove the prompts of the test data from the training data, and count the removed rows.
 
     Raises:

@@ -19,7 +19,7 @@ from torch.nn.utils import get_total_norm
 from grao.engine.interface import Engine, Loss, Pass, mode, to_device, transformers_model
 from grao.engine.routers import recorded_routers
 from grao.engine.select import random_batch
-from grao.engine.sharded import whole
+from grao.engine.sharded import full_value
 from grao.types import Batch, Role, TokenIds
 
 _BY_EXPERT: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -97,7 +97,7 @@ class Experts:
         module_grads = [[p.grad for p in module.parameters() if p.grad is not None] for module in layer.modules]
         if any(module_grads):
             device = next(layer.router.parameters()).device
-            norms.append(torch.stack([whole(get_total_norm(expert)).to(device) for expert in module_grads]))
+            norms.append(torch.stack([full_value(get_total_norm(expert)).to(device) for expert in module_grads]))
         return torch.stack(norms).square().sum(dim=0) if norms else None
 
     def observable_with(self, engine: Engine, model: nn.Module) -> bool:
@@ -259,6 +259,6 @@ def _norms(grad: Tensor, by_expert: Callable[[Tensor, int], Tensor], experts: in
     """Return the (E,) norms of a gradient that holds all experts; a 3-D one is reduced before it is gathered."""
     precise = torch.promote_types(grad.dtype, torch.float32)
     if grad.dim() == 3:
-        return whole(torch.linalg.vector_norm(grad, dim=(1, 2), dtype=precise))
-    norms: Tensor = torch.linalg.vector_norm(by_expert(whole(grad), experts), dim=1, dtype=precise)
+        return full_value(torch.linalg.vector_norm(grad, dim=(1, 2), dtype=precise))
+    norms: Tensor = torch.linalg.vector_norm(by_expert(full_value(grad), experts), dim=1, dtype=precise)
     return norms

@@ -118,7 +118,7 @@ def whole_bytes(device: torch.device) -> int:
     return round(torch.cuda.mem_get_info(device)[1] * torch.cuda.get_per_process_memory_fraction(device))
 
 
-def measured(work: Callable[[int], object], device: torch.device) -> PerToken:
+def measure_peak(work: Callable[[int], object], device: torch.device) -> PerToken:
     """Measure the peak GPU memory of a pass above what is allocated before it.
 
     Args:

@@ -25,7 +25,7 @@ _WRAPPED = "_checkpoint_wrapped_module."
 """Inserted into the names of weights by FSDP's activation checkpointing."""
 
 
-def begin_splitting(accelerator: Accelerator, model: nn.Module) -> bool:
+def configure_sharding(accelerator: Accelerator, model: nn.Module) -> bool:
     """Configure how the model will be sharded when training begins; until then each process has all of it.
 
     With FSDP2 in mixed precision, gradients are reduced in single precision and the loss is not rounded. FSDP2 is also
@@ -74,7 +74,7 @@ def _fsdp(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None:
     return FullyShardedDataParallelPlugin() if requested and possible else None
 
 
-def leave_device(model: nn.Module) -> None:
+def move_to_cpu(model: nn.Module) -> None:
     """Move a model to the CPU before FSDP shards it.
 
     The GPU already holds the full copy that samples; FSDP moves the shards back block by block.
@@ -110,7 +110,7 @@ def is_split(weight: Tensor) -> bool:
 
 
 @torch.no_grad()
-def whole(weight: Tensor) -> Tensor:
+def full_value(weight: Tensor) -> Tensor:
     """Return the full value of a weight, norm or optimizer state; a collective if it is sharded."""
     if isinstance(weight, DTensor):
         return weight.full_tensor()
@@ -121,7 +121,7 @@ def whole(weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def local(weight: Tensor) -> Tensor:
+def local_shard(weight: Tensor) -> Tensor:
     """Return this process's shard as a view: writing to it changes the weight."""
     if isinstance(weight, DTensor):
         return weight.to_local()
@@ -137,14 +137,14 @@ def _start(weight: Tensor) -> int:
     return cast(int, distributed.get_rank(split.ds_process_group) * split.ds_tensor.numel())
 
 
-def part_of(value: Tensor, weight: Tensor) -> Tensor:
-    """Return this process's shard of a value for a weight, in the layout of `local`.
+def shard_of(value: Tensor, weight: Tensor) -> Tensor:
+    """Return this process's shard of a value for a weight, in the layout of `local_shard`.
 
     Args:
         value: for the full weight, or already this process's shard.
         weight: sharded.
     """
-    own = local(weight)
+    own = local_shard(weight)
     if value.shape == own.shape:
         return value.to(own)
     if isinstance(weight, DTensor):
@@ -192,8 +192,8 @@ def _exchange(model: nn.Module, values: dict[str, Tensor]) -> None:
     for name, value in values.items():
         weight = weights[name]
         if is_split(weight):
-            part = local(weight)
-            value, values[name] = part_of(value, weight), part.clone()
+            part = local_shard(weight)
+            value, values[name] = shard_of(value, weight), part.clone()
             part.copy_(value)
         else:
             values[name], weight.data = weight.data, value.to(weight)
@@ -204,7 +204,7 @@ def sum_over_processes(accelerator: Accelerator, values: Tensor) -> list[float]:
     return cast(list[float], accelerator.reduce(values.to(accelerator.device), reduction="sum").tolist())
 
 
-def whole_state(model: nn.Module, keep: bool, copy: bool = False) -> dict[str, Any]:
+def full_state(model: nn.Module, keep: bool, copy: bool = False) -> dict[str, Any]:
     """Return the state dict of the full model in CPU memory; a collective, to be called by every process.
 
     Args:
@@ -231,5 +231,5 @@ def on_host(value: Tensor, keep: bool, copy: bool = False) -> Tensor:
         keep: whether this process wants the result; otherwise it gets an empty tensor.
         copy: copy even if the value is already in CPU memory.
     """
-    gathered = whole(value)
+    gathered = full_value(value)
     return gathered.to("cpu", copy=copy).contiguous() if keep else gathered.new_empty(0)

@@ -37,7 +37,7 @@ def agreement_table(first: Sequence[float | None], second: Sequence[float | None
     return table
 
 
-def either_way(table: np.ndarray) -> np.ndarray:
+def symmetrised(table: np.ndarray) -> np.ndarray:
     """Symmetrise the table over the two sides of each pair: the average of the table and its win/loss mirror image.
 
     Use it for pairs with a labelled better side. There, two good judges agree nearly always, chance agreement is
@@ -135,7 +135,7 @@ def spearman(first: Sequence[float], second: Sequence[float], confidence: float 
     return _fisher(value, critical_value(confidence) * math.sqrt((1 + value**2 / 2) / (n - 3)), n)
 
 
-def within_groups(
+def pooled_spearman(
     groups: Sequence[tuple[Sequence[float], Sequence[float]]], confidence: float = 0.95
 ) -> Estimate | None:
     """Rank correlation of two values of each sample within its group, pooled over all groups.

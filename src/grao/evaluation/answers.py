@@ -15,13 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from grao.evaluation.agreement import agreement_table, cohens_kappa
 from grao.groups import sample_groups
-from grao.records.numbers import Agreed, Asked
-from grao.records.run import LONGEST_REPLY, Item, Order, RecordedAnswer, Said
+from grao.records.numbers import JudgeQuestions, RewardAgreement
+from grao.records.run import LONGEST_REPLY, Item, Order, RecordedAnswer, RewardVerdict
 from grao.rewards.base import RewardBatch, ask
 from grao.rewards.judge.base import JudgedPair, Pair
 from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.judge.server import ServerJudge
-from grao.rewards.mix import Mix, MixedRewards, check_heard
+from grao.rewards.mix import Mix, MixedRewards, check_any_scored
 from grao.rollouts.base import Generator, Sampling, draw_key
 from grao.types import Encoded, Example
 
@@ -69,10 +69,12 @@ class Jury:
         self._asked: dict[str, Counter[str]] = {}
 
     @property
-    def asked(self) -> list[Asked]:
+    def asked(self) -> list[JudgeQuestions]:
         """Requests to each judge so far."""
         return [
-            Asked(name, int(n["requests"]), int(n["cached"]), int(n["unreadable"]), int(n["failed"]), float(n["cost"]))
+            JudgeQuestions(
+                name, int(n["requests"]), int(n["cached"]), int(n["unreadable"]), int(n["failed"]), float(n["cost"])
+            )
             for name, n in self._asked.items()
         ]
 
@@ -103,7 +105,7 @@ class Jury:
             judged += _with_verdicts(texts, mixed[-1])
             progress(len(judged), len(items))
         if needed:
-            check_heard(mixed)
+            check_any_scored(mixed)
         return judged
 
     def compare(
@@ -127,12 +129,12 @@ class Jury:
         """
         before = [(answer.text, answer.token_ids) for answer in baseline]
         mixed = self._ask(items, model, before, told=[item.reference_text for item in items])
-        check_heard([mixed])
+        check_any_scored([mixed])
         return missing_as_none(mixed.total.squeeze(1).tolist())
 
     def retest(
         self, items: Sequence[Encoded], answers: Sequence[RecordedAnswer], prompts: int, confidence: float = 0.95
-    ) -> list[Agreed]:
+    ) -> list[RewardAgreement]:
         """Measure the agreement of each reward with itself when it is asked a second time.
 
         Judges on a server sample a new reply. Answers that equal their reference are skipped, because judges are not
@@ -146,7 +148,7 @@ class Jury:
         """
         judged = zip(items, answers, strict=True)
         differing = [pair for pair in judged if pair[0].reference_text.strip() != pair[1].text.strip()]
-        chosen, agreements = differing[:prompts], list[Agreed]()
+        chosen, agreements = differing[:prompts], list[RewardAgreement]()
         for reward in self.rewards.rewards if chosen else ():
             first = [said.value for _, answer in chosen for said in answer.said if said.reward == reward.name]
             if isinstance(reward, JudgeReward) and isinstance(reward.judge, ServerJudge):
@@ -157,7 +159,7 @@ class Jury:
                 texts, references = zip(*(_compared(*pair) for pair in chosen), strict=True)
                 batch = single_batch([item.example for item, _ in chosen], texts, references)
                 second = missing_as_none(ask(reward, batch).squeeze(1).tolist())
-            agreements.append(Agreed(reward.name, cohens_kappa(agreement_table(first, second), confidence)))
+            agreements.append(RewardAgreement(reward.name, cohens_kappa(agreement_table(first, second), confidence)))
         return agreements
 
     def items(self, encoded: Sequence[Encoded], answers: dict[str, list[RecordedAnswer]]) -> list[Item]:
@@ -207,7 +209,7 @@ def _with_verdicts(answers: Sequence[RecordedAnswer], mixed: MixedRewards) -> li
     parts = {name: missing_as_none(part.squeeze(1).tolist()) for name, part in mixed.parts.items()}
     judged = {name: mixed.judged.get(name, {}) for name in parts}
     said = [
-        [Said(name, part[row], _orders(judged[name].get((row, 0)))) for name, part in parts.items()]
+        [RewardVerdict(name, part[row], _orders(judged[name].get((row, 0)))) for name, part in parts.items()]
         for row in range(len(answers))
     ]
     return [replace(each, reward=total[row], said=said[row]) for row, each in enumerate(answers)]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from grao.core import rounding, spread
-from grao.evaluation.agreement import agreement_table, calibration, cohens_kappa, either_way, spearman, within_groups
+from grao.evaluation.agreement import agreement_table, calibration, cohens_kappa, pooled_spearman, spearman, symmetrised
 from grao.evaluation.inference import half_tie_share, mean, mean_share, proportion, share_difference, share_of
 from grao.records import audit as records
 from grao.records.audit import EditItem, GroupItem, JudgeForecast, PairItem, Reading
@@ -40,7 +40,7 @@ WRONG = ("the reference of another prompt", "the words of the reference shuffled
 
 
 @dataclass(frozen=True)
-class Subject:
+class AuditedReward:
     """An audited reward."""
 
     name: str
@@ -50,7 +50,7 @@ class Subject:
     """See `RewardFigures.role`."""
 
 
-def edited(text: str) -> dict[str, str]:
+def trivial_edits(text: str) -> dict[str, str]:
     """Return the text and its trivially edited variants by name, without edits that do not change it.
 
     A reward that distinguishes them rewards form.
@@ -60,7 +60,7 @@ def edited(text: str) -> dict[str, str]:
 
 
 def reward_figures(
-    subject: Subject,
+    subject: AuditedReward,
     pairs: Sequence[PairItem],
     edits: Sequence[EditItem],
     tally: JudgeTally,
@@ -85,7 +85,7 @@ def reward_figures(
     for item in edits:
         by_edit.setdefault(item.edit, []).append(item.readings[subject.name])
     wrong = {name: by_edit.pop(name) for name in WRONG if name in by_edit}
-    content = (as_good(name, [each.value for each in readings], confidence) for name, readings in wrong.items())
+    content = (share_as_good(name, [each.value for each in readings], confidence) for name, readings in wrong.items())
     ordered = of_pairs or [each for readings in wrong.values() for each in readings]
     effects = {name: edit(name, [each.value for each in said], scale, confidence) for name, said in by_edit.items()}
     return records.RewardFigures(
@@ -95,7 +95,7 @@ def reward_figures(
         questions=_questions(tally, confidence) if judge else None,
         length=length_bias(values, [(len(pair.reference), len(pair.rejected)) for pair in pairs], confidence),
         itself=effects.pop(ITSELF),
-        itself_asked=sides_taken(by_edit[ITSELF], confidence) if judge else None,
+        itself_asked=share_of_sides_taken(by_edit[ITSELF], confidence) if judge else None,
         edits=[effect for effect in effects.values() if effect],
         calibration=calibration(of_reference, confidence),
         content=[figure for figure in content if figure],
@@ -122,7 +122,7 @@ def wrong_texts(examples: Sequence[Example]) -> Iterator[tuple[str, int, str]]:
                 yield name, index, text
 
 
-def as_good(name: str, values: Sequence[float | None], confidence: float = 0.95) -> records.Wrong | None:
+def share_as_good(name: str, values: Sequence[float | None], confidence: float = 0.95) -> records.Wrong | None:
     """Share in which wrong texts beat the reference, plus half of the ties.
 
     Args:
@@ -153,7 +153,7 @@ def agreement(
     names = (first, second)
     by_pair = agreement_table(*([pair.readings[name].value for pair in pairs] for name in names))
     by_sample = agreement_table(*([group.parts.get(name, group.rewards)[0] for group in groups] for name in names))
-    kappas = (cohens_kappa(table, confidence) for table in (either_way(by_pair), by_sample))
+    kappas = (cohens_kappa(table, confidence) for table in (symmetrised(by_pair), by_sample))
     return records.Agreement(first, second, *kappas)
 
 
@@ -170,7 +170,7 @@ def agreement_with_people(
     """
     both = [(labels[pair.id], pair.readings[name].value) for pair in pairs if pair.id in labels]
     table = agreement_table([said for said, _ in both], [value for _, value in both])
-    return records.Agreement("people", name, cohens_kappa(either_way(table), confidence), None)
+    return records.Agreement("people", name, cohens_kappa(symmetrised(table), confidence), None)
 
 
 def accuracy(values: Sequence[float | None], confidence: float = 0.95) -> records.Accuracy | None:
@@ -268,7 +268,7 @@ def edit(name: str, values: Sequence[float | None], scale: float, confidence: fl
     return records.Edit(name, changed, wins, size=sum(map(abs, known)) / n / scale if scale else None)
 
 
-def sides_taken(readings: Sequence[Reading], confidence: float = 0.95) -> Estimate | None:
+def share_of_sides_taken(readings: Sequence[Reading], confidence: float = 0.95) -> Estimate | None:
     """Share of a judge's verdicts on a text compared with itself that name a winner.
 
     Each text counts once, because both orders are the same request.
@@ -317,7 +317,7 @@ def policy_figures(groups: Sequence[GroupItem], confidence: float = 0.95) -> rec
         between=between / (between + within) if between + within > 0 else None,
         tokens=mean([sum(group.tokens) / len(group.tokens) for group in groups], confidence),
         reference_tokens=sum(group.reference_tokens for group in groups) / len(groups),
-        length_correlation=within_groups(list(zip(scored, lengths, strict=True)), confidence),
+        length_correlation=pooled_spearman(list(zip(scored, lengths, strict=True)), confidence),
     )
 
 

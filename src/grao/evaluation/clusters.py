@@ -51,7 +51,7 @@ _LEAST, _TINY = 1e-9, 1e-12
 
 
 @dataclass(frozen=True)
-class Kind:
+class Quantity:
     """A quantity to estimate: the mean of outcomes that take one of a few values."""
 
     outcomes: tuple[int, ...]
@@ -60,13 +60,13 @@ class Kind:
     """Score interval of independent outcomes, called with their counts (ordered as `outcomes`) and the confidence."""
 
 
-SHARE = Kind((1, 0), share_limits)
+SHARE = Quantity((1, 0), share_limits)
 """Share of successes: 1 is a success, 0 is none. For a single run, `over_prompts` equals `proportion`."""
-NET = Kind((1, -1, 0), net_limits)
+NET = Quantity((1, -1, 0), net_limits)
 """(wins - losses) / all: 1 is a win, 0 a tie, -1 a loss. For a single run, `over_prompts` equals `net_share`."""
 
 
-def over_prompts(outcomes: ArrayLike, kind: Kind = SHARE, confidence: float = 0.95) -> Estimate:
+def over_prompts(outcomes: ArrayLike, kind: Quantity = SHARE, confidence: float = 0.95) -> Estimate:
     """Estimate the mean of all outcomes, with an interval over prompts.
 
     The interval covers new prompts of the same kind for the same trained runs; it does not say whether one arm beats
@@ -87,7 +87,7 @@ def over_prompts(outcomes: ArrayLike, kind: Kind = SHARE, confidence: float = 0.
     return Estimate(float(np.nansum(table)) / sum(counts), *limits, len(table))
 
 
-def over_seeds(outcomes: ArrayLike, kind: Kind = SHARE, confidence: float = 0.95) -> Estimate:
+def over_seeds(outcomes: ArrayLike, kind: Quantity = SHARE, confidence: float = 0.95) -> Estimate:
     """Estimate the mean over runs of each run's mean, with an interval over seeds; `n` is the number of runs.
 
     The interval covers new training runs (for two arms: with shared seeds), evaluated on the same prompts. For a single
@@ -112,7 +112,7 @@ def over_seeds(outcomes: ArrayLike, kind: Kind = SHARE, confidence: float = 0.95
     return replace(estimate, low=min(estimate.low, low), high=max(estimate.high, high))
 
 
-def over_both(prompts: Estimate, seeds: Estimate, kind: Kind = SHARE) -> Estimate:
+def over_both(prompts: Estimate, seeds: Estimate, kind: Quantity = SHARE) -> Estimate:
     """Combine two intervals of the same mean into one for new prompts and new training runs.
 
     Args:
@@ -196,7 +196,7 @@ def by_prompt(values: Sequence[float], prompts: Sequence[Hashable]) -> np.ndarra
     return table
 
 
-def _checked(values: ArrayLike, kind: Kind) -> np.ndarray:
+def _checked(values: ArrayLike, kind: Quantity) -> np.ndarray:
     """The table (N, R) as floats, after checking its shape and values."""
     table = np.asarray(values, dtype=float)
     if table.ndim != 2:
@@ -206,7 +206,7 @@ def _checked(values: ArrayLike, kind: Kind) -> np.ndarray:
     return table
 
 
-def _known(values: ArrayLike, kind: Kind) -> tuple[np.ndarray, list[int]]:
+def _known(values: ArrayLike, kind: Quantity) -> tuple[np.ndarray, list[int]]:
     """The rows of the table with at least one outcome, and the count of each outcome."""
     table = _checked(values, kind)
     known = table[~np.isnan(table).all(axis=1)]

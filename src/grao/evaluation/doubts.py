@@ -23,7 +23,7 @@ from grao.evaluation.audit_figures import orders
 from grao.evaluation.inference import proportion
 from grao.evaluation.texts import broken, follows, mean_repetition, unknown_words
 from grao.records.audit import Reading
-from grao.records.run import Doubt, Evaluation, Item, RecordedAnswer, Said
+from grao.records.run import Doubt, Evaluation, Item, RecordedAnswer, RewardVerdict
 from grao.reports.tables import percent
 
 _FLIPS, _FIRST = 0.3, 0.1
@@ -66,7 +66,7 @@ def _judges(answers: Sequence[RecordedAnswer]) -> Iterator[tuple[str, str]]:
             yield "judge-favours-a-place", f"{name} has a position bias: the text shown first gets {won} of its wins."
 
 
-def _reading(said: Said) -> Reading:
+def _reading(said: RewardVerdict) -> Reading:
     by_place = {order.first: order.value for order in said.orders}
     return Reading(said.value, by_place.get("answer"), by_place.get("reference"))
 

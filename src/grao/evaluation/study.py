@@ -3,7 +3,7 @@
 Every number has three intervals: over prompts, for the same trained runs; over seeds, for new training runs; and over
 both, which is the headline. The same holds for the tests. The order of the records does not matter.
 
-Left out: smoothing of curves. Curves are based on few prompts and vary by chance, so compare `reach` and
+Left out: smoothing of curves. Curves are based on few prompts and vary by chance, so compare `reached_at` and
 `share_falling` only between curves with the same number of evaluations on the same prompts.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from grao.errors import InputError
-from grao.evaluation.clusters import NET, SHARE, Kind, both_test, difference, over_both, over_prompts, over_seeds
+from grao.evaluation.clusters import NET, SHARE, Quantity, both_test, difference, over_both, over_prompts, over_seeds
 from grao.evaluation.inference import holm, mcnemar, mean, sign_flip
 from grao.evaluation.metrics import verdicts, wins
 from grao.records import study as records
@@ -104,7 +104,7 @@ def curve_band(runs: Runs, confidence: float) -> records.Band:
 
 
 def sweep_result(
-    places: Sequence[records.Place], axes: Sequence[str], runs: Mapping[str, Runs], main: str, confidence: float
+    places: Sequence[records.GridPosition], axes: Sequence[str], runs: Mapping[str, Runs], main: str, confidence: float
 ) -> records.Sweep:
     """Compare the main arm with the others at every point, and from the first point to the last.
 
@@ -131,7 +131,7 @@ def sweep_result(
     return records.Sweep(list(axes), list(places), _contrasts(pairs, runs, confidence), changes, below)
 
 
-def choices(candidates: Sequence[Sequence[Letters]], seed: int = 0) -> list[float]:
+def choice_shares(candidates: Sequence[Sequence[Letters]], seed: int = 0) -> list[float]:
     """Share of resamples in which each candidate is chosen, by a crossed bootstrap over prompts and runs.
 
     Args:
@@ -157,7 +157,7 @@ def selection_interval(runs: Sequence[Letters], confidence: float) -> Estimate:
     return measured.over_both or measured.over_prompts
 
 
-def reach(x: Sequence[float], y: Sequence[float], share: float = 0.95, best: float | None = None) -> float | None:
+def reached_at(x: Sequence[float], y: Sequence[float], share: float = 0.95, best: float | None = None) -> float | None:
     """Find where a curve first reaches a share of its best value; with x in reward calls, this is sample efficiency.
 
     Args:
@@ -222,7 +222,7 @@ def _at_least(verdict: int, table: Table) -> Table:
     return np.where(np.isnan(table), table, table >= verdict)
 
 
-def _measured(table: Table, kind: Kind, confidence: float) -> Measured:
+def _measured(table: Table, kind: Quantity, confidence: float) -> Measured:
     """All estimates of a table; the interval over seeds is limited to possible values, and None for a single seed."""
     prompts = over_prompts(table, kind, confidence)
     if table.shape[1] < 2:
@@ -309,7 +309,7 @@ def _over_both(differences: Table, confidence: float) -> Estimate:
     return over_both(over_prompts(differences, NET, confidence), over_seeds(differences, NET, confidence), NET)
 
 
-def _below(arms: Mapping[str, Runs], confidence: float) -> list[records.Below]:
+def _below(arms: Mapping[str, Runs], confidence: float) -> list[records.BelowBest]:
     """Compare every other place with the one of the highest RAS, adjusted for all pairs of places."""
     reached = {
         name: np.mean([np.nanmean(wins(after)) for after in _by_seed(runs).values()]) for name, runs in arms.items()
@@ -319,7 +319,7 @@ def _below(arms: Mapping[str, Runs], confidence: float) -> list[records.Below]:
     pairs = {f"{left} {right}": pair for left, right in combinations(order, 2) if (pair := _pair(left, right, arms))}
     tested = _tested({names: pair.shares(1) for names, pair in pairs.items()}, confidence)
     below = ((name, tested.get(f"{name} {best}")) for name in order)
-    return [records.Below(name, best, ras) for name, ras in below if ras]
+    return [records.BelowBest(name, best, ras) for name, ras in below if ras]
 
 
 def _test_prompts(main: Table, other: Table) -> float:
@@ -377,7 +377,7 @@ def _cost(costs: Sequence[records.Cost]) -> records.Cost:
 
 def _to_best(band: records.Band, x: Sequence[float]) -> float | None:
     """Where the mean curve reaches 95 % of its best; None for a short curve, or if x stays 0, as without rewards."""
-    return reach(x, [point.ras.value for point in band.points]) if len(x) > 2 and x[-1] > 0 else None
+    return reached_at(x, [point.ras.value for point in band.points]) if len(x) > 2 and x[-1] > 0 else None
 
 
 def _means(rows: Sequence[Any], *fields: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 
 from grao.records.files import Record
-from grao.records.run import Item, Prompted, RecordedAnswer
+from grao.records.run import Item, PromptItem, RecordedAnswer
 from grao.records.study import Key, StudyResult
 
 MOST, LONGEST = 300, 2_000
@@ -23,7 +23,7 @@ MOST, LONGEST = 300, 2_000
 
 
 @dataclass(frozen=True)
-class Kept:
+class PromptAnswers:
     """The answers of a run to one prompt."""
 
     id: str
@@ -34,13 +34,13 @@ class Kept:
     """R of the answer after training against that before training."""
 
 
-_PROMPTS = Record("answers/prompts.jsonl", Prompted)
+_PROMPTS = Record("answers/prompts.jsonl", PromptItem)
 
 
 def keep_answers(
     folder: Path,
     key: Key,
-    prompts: Sequence[Prompted],
+    prompts: Sequence[PromptItem],
     after: Sequence[RecordedAnswer],
     before: Sequence[RecordedAnswer] = (),
     gains: Sequence[float | None] = (),
@@ -55,10 +55,10 @@ def keep_answers(
         before: N answers of the model before training, or empty.
         gains: N rewards of `after` against `before`, or empty.
     """
-    short = [Prompted(each.id, cut(each.prompt), cut(each.reference)) for each in prompts[:MOST]]
+    short = [PromptItem(each.id, cut(each.prompt), cut(each.reference)) for each in prompts[:MOST]]
     befores: Sequence[RecordedAnswer | None] = before or [None] * len(prompts)
     kept = [
-        Kept(prompt.id, _short(last), first and _short(first), gain)
+        PromptAnswers(prompt.id, _short(last), first and _short(first), gain)
         for prompt, last, first, gain in zip(short, after, befores, gains or [None] * len(prompts), strict=False)
     ]
     if _PROMPTS.read_lines(folder) != short:
@@ -102,13 +102,13 @@ def read_answers(folder: Path, result: StudyResult) -> list[Item]:
     return [_item(prompt, index, arms, alike) for index, prompt in enumerate(prompts)] if arms else []
 
 
-def _by_index(prompts: Sequence[Prompted], kept: Sequence[Kept]) -> dict[int, Kept]:
+def _by_index(prompts: Sequence[PromptItem], kept: Sequence[PromptAnswers]) -> dict[int, PromptAnswers]:
     """Answers by prompt index (a prompt may occur twice), without answers to other prompts."""
     pairs = enumerate(zip(prompts, kept, strict=False))
     return {index: answers for index, (prompt, answers) in pairs if answers.id == prompt.id}
 
 
-def _item(prompt: Prompted, index: int, arms: Mapping[str, Mapping[int, Kept]], alike: bool) -> Item:
+def _item(prompt: PromptItem, index: int, arms: Mapping[str, Mapping[int, PromptAnswers]], alike: bool) -> Item:
     answered = {name: kept[index] for name, kept in arms.items() if index in kept}
     before = next((kept.before for kept in answered.values() if kept.before), None) if alike else None
     answers = {"before": before} if before else {}
@@ -117,8 +117,8 @@ def _item(prompt: Prompted, index: int, arms: Mapping[str, Mapping[int, Kept]], 
     return Item(prompt.id, prompt.prompt, prompt.reference, answers | after, gains)
 
 
-def _record(key: Key) -> Record[Kept]:
-    return Record(f"answers/{key.name}.jsonl", Kept, remedy="delete the file")
+def _record(key: Key) -> Record[PromptAnswers]:
+    return Record(f"answers/{key.name}.jsonl", PromptAnswers, remedy="delete the file")
 
 
 def _short(answer: RecordedAnswer) -> RecordedAnswer:

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from grao.records.files import Record
 from grao.records.numbers import Calibration, Estimate, Kappa
-from grao.records.run import Manifest, Prompted
+from grao.records.run import Manifest, PromptItem
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class PairItem(Prompted):
+class PairItem(PromptItem):
     """A reference and a worse answer to the same prompt."""
 
     rejected: str
@@ -160,7 +160,7 @@ class EditItem:
 
 
 @dataclass(frozen=True)
-class GroupItem(Prompted):
+class GroupItem(PromptItem):
     """A prompt with G samples of the policy."""
 
     reference_tokens: int

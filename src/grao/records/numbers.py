@@ -85,7 +85,7 @@ class Rank:
 
 
 @dataclass(frozen=True)
-class Asked:
+class JudgeQuestions:
     """Questions to a judge in one evaluation: requests plus `known`."""
 
     reward: str
@@ -98,7 +98,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Agreed:
+class RewardAgreement:
     """Agreement of a reward with another source of verdicts on the same answers."""
 
     reward: str
@@ -113,9 +113,9 @@ class Checks:
 
     error: Estimate | None = None
     """Share of wrong verdicts; `n` is 0 if it was configured rather than measured."""
-    retest: list[Agreed] = field(default_factory=list)
+    retest: list[RewardAgreement] = field(default_factory=list)
     """Agreement of each reward with itself when asked again."""
-    labels: list[Agreed] = field(default_factory=list)
+    labels: list[RewardAgreement] = field(default_factory=list)
     """Agreement of each reward with human preferences."""
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[JudgeQuestions] = field(default_factory=list)
     """Questions to each judge."""

@@ -56,7 +56,7 @@ class WeightCounts(_Facts):
     trained: int = 0
 
 
-class Stretch(_Facts):
+class EarlierEnd(_Facts):
     """State of a run before its number of steps was changed."""
 
     steps: int | None = None
@@ -93,7 +93,7 @@ class Manifest(_Facts):
     versions: dict[str, str] = {}
     git: Any = None
     """Git revision of the working directory; None outside a repository."""
-    earlier: list[Stretch] = []
+    earlier: list[EarlierEnd] = []
     """States of the run before each change of its number of steps."""
     saved: int | None = None
     """Step of the saved weights."""
@@ -339,7 +339,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Said:
+class RewardVerdict:
     """Verdict of one reward on an answer compared with its reference."""
 
     reward: str
@@ -361,14 +361,14 @@ class RecordedAnswer:
     """R(o, y) against the reference: above 0 wins, 0 ties, below 0 loses, None is missing."""
     token_ids: list[int]
     """As sampled, including the end token."""
-    said: list[Said] = field(default_factory=list)
+    said: list[RewardVerdict] = field(default_factory=list)
     """Verdict of each reward."""
     kl: float | None = None
     """log pi(o) - log pi_start(o), in nats."""
 
 
 @dataclass(frozen=True)
-class Prompted:
+class PromptItem:
     """A prompt with its reference answer."""
 
     id: str
@@ -378,7 +378,7 @@ class Prompted:
 
 
 @dataclass(frozen=True)
-class Item(Prompted):
+class Item(PromptItem):
     """A held-out prompt with the answers of all models."""
 
     answers: dict[str, RecordedAnswer]

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from grao.records.answers import cut
 from grao.records.files import Record
-from grao.records.run import Prompted
+from grao.records.run import PromptItem
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class SampledGroup(Prompted):
+class SampledGroup(PromptItem):
     """A training prompt with its completions."""
 
     step: int

@@ -227,7 +227,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Place:
+class GridPosition:
     """Position of an arm in a sweep."""
 
     name: str
@@ -252,7 +252,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Below:
+class BelowBest:
     """A point of a single-arm sweep compared with the best point."""
 
     name: str
@@ -263,15 +263,15 @@ class Below:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Results of a study with axes, in place of the comparisons of `StudyResult`."""
+    """Results of a sweep, a study with axes; it has these instead of the comparisons in `StudyResult`."""
 
     axes: list[str]
-    places: list[Place]
+    places: list[GridPosition]
     contrasts: list[Comparison]
     """The main arm compared with each other one at the same point; p-values adjusted for all of them."""
     changes: list[Change]
     """For sweeps with one axis and several seeds, and for sweeps over ability and pretrained models."""
-    below: list[Below] = field(default_factory=list)
+    below: list[BelowBest] = field(default_factory=list)
     """For single-arm sweeps with several seeds: all points but the best."""
 
     def __post_init__(self) -> None:
@@ -281,7 +281,7 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Situation:
+class ExampleGroup:
     """A group with given verdicts, and the weights of its sequences."""
 
     wins: int
@@ -302,7 +302,7 @@ class ArmWeights:
     arm: str
     kappa: float | None
     """(w_y / A_y) / (G w_i / A_i), the ratio of reference to sample weight that the coefficients of eq. 3 determine."""
-    situations: list[Situation]
+    situations: list[ExampleGroup]
     rescaled: str | None
     """First arm whose weights equal these up to one positive factor, for every possible combination of verdicts."""
 

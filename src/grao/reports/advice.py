@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from grao.records.run import Alarm, Evaluation, Manifest, Step
 from grao.records.study import StudyResult
-from grao.reports.reproduce import scripted
-from grao.reports.tables import measured, seeds_needed
+from grao.reports.reproduce import started_by_script
+from grao.reports.tables import is_measured, seeds_needed
 
 MOST = 4
 """Largest number of suggestions on a page."""
@@ -40,7 +40,7 @@ def next_steps(
     """
     folder = shlex.quote(name)
     recipe = shlex.quote(f"{name}/recipe.yaml")
-    if manifest and scripted(manifest):  # a script leaves no recipe to start from
+    if manifest and started_by_script(manifest):  # a script leaves no recipe to start from
         return []
     if manifest and not manifest.complete:
         resume = NextStep("The run is not finished: resume it.", f"grao train --resume {folder}")
@@ -106,7 +106,7 @@ def _after_training(
     seed = ((manifest.seed if manifest else None) or 0) + 1
     again = f"grao train --config {recipe} --seed {seed} --output {folder}-seed{seed}"
     seeds = NextStep("A single seed cannot show whether the result is reproducible: train with another one.", again)
-    if before is None or after is None or not (measured(before.ras) and measured(after.ras)):
+    if before is None or after is None or not (is_measured(before.ras) and is_measured(after.ras)):
         why = "Evaluate the models before and after training again."
         return [NextStep(why, f"grao evaluate --run {folder} --output {folder}-judged")]
     if before.ras.low <= after.ras.high and after.ras.low <= before.ras.high:  # the intervals overlap

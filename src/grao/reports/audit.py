@@ -18,7 +18,7 @@ from grao.records.numbers import Estimate
 from grao.reports import tables
 from grao.reports.figures import Figure, Legend, Style, estimates, series
 from grao.reports.parts import Column, Example, ExampleGroup, render_page
-from grao.reports.reproduce import origin
+from grao.reports.reproduce import template_variables
 from grao.reports.tables import Block, Row, Table, duration, estimate_row, number, percent, share, signed
 from grao.visible import visible
 
@@ -80,7 +80,7 @@ def render_audit(audit: Audit, name: str) -> str:
         groups=list(_groups(audit.groups)),
         examples=_examples(audit),
         most=_MOST,
-        **origin(audit.manifest),
+        **template_variables(audit.manifest),
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from grao.records.numbers import Agreed, Estimate
+from grao.records.numbers import Estimate, RewardAgreement
 from grao.records.run import Evaluation, Gain, Scores
 from grao.reports.tables import (
     NOT_MEASURED,
@@ -183,7 +183,7 @@ def _checks(evaluation: Evaluation) -> Iterator[list[str]]:
             yield [f"{asked.reward}, cost", f"{asked.cost:,.2f}", ""]
 
 
-def _agreement(label: str, agreed: Agreed) -> Iterator[list[str]]:
+def _agreement(label: str, agreed: RewardAgreement) -> Iterator[list[str]]:
     if agreed.kappa is None:
         yield [label, NOT_MEASURED, ""]
         return

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from grao.records.run import Item, RecordedAnswer, Said
+from grao.records.run import Item, RecordedAnswer, RewardVerdict
 from grao.records.samples import Sample, SampledGroup
 from grao.reports.parts import Badge, Column, Example
 from grao.reports.tables import Table, number, plain_table, signed
@@ -48,7 +48,7 @@ def outcome(reward: float | None) -> str:
     return "win" if reward > 0 else "loss" if reward < 0 else "tie"
 
 
-def compared(models: Mapping[str, Any] | Sequence[str]) -> tuple[str, str]:
+def models_to_compare(models: Mapping[str, Any] | Sequence[str]) -> tuple[str, str]:
     """Choose the two models that a page compares, (first, second): `before` and `after`, or the last two.
 
     With a single model, the first is empty; without any, both are.
@@ -166,7 +166,7 @@ def _packed(items: Sequence[Item], models: Sequence[str], limit: int) -> str:
         head, tail = limit - limit // 3, limit // 3
         return f"{text[:head]}\n[... {len(text) - limit:,} characters omitted ...]\n{text[-tail:]}"
 
-    def reading(said: Said) -> list[Any]:
+    def reading(said: RewardVerdict) -> list[Any]:
         orders = [[order.first, _finite(order.value), cut(order.text)] for order in said.orders]
         return [rewards.index(said.reward), _finite(said.value), orders]
 

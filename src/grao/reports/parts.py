@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from grao.records.run import Said
+from grao.records.run import RewardVerdict
 from grao.reports.tables import Table, level, percent, signed, typeset
 from grao.visible import visible
 
@@ -47,7 +47,7 @@ class Column(NamedTuple):
     text: str
     badges: Sequence[Badge] = ()
     footer: str = ""
-    said: Sequence[Said] = ()
+    said: Sequence[RewardVerdict] = ()
     """The verdict of each reward."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from grao.config.arms import dotted
+from grao.config.arms import flattened
 from grao.config.recipe import Recipe
 from grao.config.schema import field_facts, general, sections, variants
 from grao.config.strict_yaml import Location
@@ -26,7 +26,7 @@ _WRITTEN = ("output", "ledger")
 """Suffixes of the fields that name files which a run writes, not reads."""
 
 
-def origin(manifest: Manifest) -> dict[str, Any]:
+def template_variables(manifest: Manifest) -> dict[str, Any]:
     """Return the template variables `model`, `facts`, `command`, `scripted`, `changed`, `files` and `recipe`."""
     recorded = manifest.model_dump(mode="json", exclude_unset=True, exclude={"config", "decisive"})
     command = recorded.pop("command", None)
@@ -37,16 +37,16 @@ def origin(manifest: Manifest) -> dict[str, Any]:
     changes.pop("output", None)
     return {
         "model": str(portable(manifest.setting("model", "path")) or ""),
-        "facts": {"Data": flat(data), "Run": flat(portable(recorded)), "Versions": flat(versions)},
+        "facts": {"Data": _text_rows(data), "Run": _text_rows(portable(recorded)), "Versions": _text_rows(versions)},
         "command": _portable_command(command),
-        "scripted": scripted(manifest),
+        "scripted": started_by_script(manifest),
         "changed": as_yaml(changes),
         "files": list(files(manifest.config)),
         "recipe": as_yaml(config),
     }
 
 
-def scripted(manifest: Manifest) -> bool:
+def started_by_script(manifest: Manifest) -> bool:
     """Whether a script started the run, so that its folder has no recipe.yaml."""
     command = manifest.command
     return command is not None and not str(command if isinstance(command, str) else " ".join(command)).startswith(
@@ -77,7 +77,7 @@ def files(config: Mapping[str, Any]) -> list[str]:
     """Distinct last parts of the absolute paths that a recipe reads from."""
     read = (
         portable(value).partition(":")[0] if field.endswith("function") else portable(value)
-        for field, value in dotted(config, lists=True)
+        for field, value in flattened(config, lists=True)
         if isinstance(value, str) and portable(value) != value and not field.endswith(_WRITTEN)
     )
     return list(dict.fromkeys(read))
@@ -114,9 +114,9 @@ def differences(config: Mapping[str, Any], path: Location = ()) -> dict[str, Any
     return result
 
 
-def flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _text_rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Flatten nested values into rows of (dotted name, text)."""
-    return [(name, _text(value)) for name, value in dotted(values)]
+    return [(name, _text(value)) for name, value in flattened(values)]
 
 
 def _portable_command(command: str | list[str]) -> str:

@@ -17,10 +17,10 @@ from grao.reports import tables
 from grao.reports.advice import next_steps
 from grao.reports.evaluation import answers_table, contest_tables, measures_table
 from grao.reports.figures import MOST_POINTS, run_figures, window
-from grao.reports.items import compared, pack, read_first, sampled_example, transitions
+from grao.reports.items import models_to_compare, pack, read_first, sampled_example, transitions
 from grao.reports.parts import render_page
-from grao.reports.reproduce import origin, portable
-from grao.reports.tables import Table, interval, measured, plain_table, share
+from grao.reports.reproduce import portable, template_variables
+from grao.reports.tables import Table, interval, is_measured, plain_table, share
 
 _SHOWN_GROUPS = 3
 """Sampled training groups that a page shows, the most recent ones."""
@@ -68,7 +68,7 @@ def render(run: RunRecords, state: str = "") -> str:
     evaluation = run.evaluation
     sections, unlogged = run_figures([*run.metrics, *run.evaluations])
     running = state and run.manifest and run.manifest.status == "running"
-    first, second = compared(evaluation.models if evaluation else run.items[0].answers if run.items else ())
+    first, second = models_to_compare(evaluation.models if evaluation else run.items[0].answers if run.items else ())
     if evaluation and _several(evaluation):
         first, second = _strongest(evaluation)
     return render_page(
@@ -95,7 +95,7 @@ def render(run: RunRecords, state: str = "") -> str:
         sampled=[(group.step, sampled_example(group)) for group in reversed(run.groups)],
         spent=list(_spent(run.metrics)),
         steps=[] if running else next_steps(run.name, run.manifest, run.metrics, evaluation),
-        **origin(run.manifest or Manifest()),
+        **template_variables(run.manifest or Manifest()),
     )
 
 
@@ -154,7 +154,7 @@ def run_verdict(evaluation: Evaluation | None, steps: int | None) -> str:
     sentence = f"{start}, {_beats(after.ras)}"
     if before is None:
         return f"{sentence}; the model was not evaluated before training."
-    if not measured(before.ras):
+    if not is_measured(before.ras):
         return f"{sentence}; before training: {tables.NOT_MEASURED}."
     prompts = "" if before.ras.n == after.ras.n else f" of {before.ras.n:,} prompts"
     return f"{sentence}; before training: {share(before.ras)}{prompts} ({interval(before.ras)})."
@@ -197,10 +197,10 @@ def certainty(evaluation: Evaluation | None) -> str:
     if evaluation is None or not {"before", "after"} <= evaluation.models.keys():
         return ""
     before, after = evaluation.models["before"].ras, evaluation.models["after"].ras
-    if not (measured(before) and measured(after)):
+    if not (is_measured(before) and is_measured(after)):
         return ""
     gain, confidence = _gain(evaluation), tables.level(evaluation.confidence)
-    if gain and (relative := gain.relative_ras) and measured(relative):
+    if gain and (relative := gain.relative_ras) and is_measured(relative):
         more, less = relative.low > 0, relative.high < 0
         zero = "excludes zero" if more or less else "contains zero"
         reason = f"the {confidence} confidence interval of the relative gain, {interval(relative, signed=True)}, {zero}"
@@ -214,7 +214,7 @@ def certainty(evaluation: Evaluation | None) -> str:
 def net_gain(evaluation: Evaluation | None) -> str:
     """Compare the answers after training with those before in one sentence; empty if they were not compared."""
     gain = _gain(evaluation)
-    if gain is None or not measured(gain.nag):
+    if gain is None or not is_measured(gain.nag):
         return ""
     return (
         f"In direct comparison on {gain.nag.n:,} prompts, the answers after training beat those before in "
@@ -230,7 +230,7 @@ def _gain(evaluation: Evaluation | None) -> Gain | None:
 
 
 def _beats(ras: Estimate) -> str:
-    if not measured(ras):
+    if not is_measured(ras):
         return "no answer has a verdict against the reference"
     return f"the answers beat the reference in {share(ras)} of {ras.n:,} prompts ({interval(ras)})"
 

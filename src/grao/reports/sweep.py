@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from grao.config.arms import short
+from grao.config.arms import last_part
 from grao.records.numbers import Estimate, Tested
-from grao.records.study import ArmResult, Comparison, Place, StudyResult, Sweep
+from grao.records.study import ArmResult, Comparison, GridPosition, StudyResult, Sweep
 from grao.reports import tables
 from grao.reports.figures import Figure, Legend, arm_styles, estimates
 from grao.reports.tables import Table, interval_over_seeds, p_value, percent, plain_table, points, share
@@ -100,7 +100,7 @@ def _shown(result: StudyResult) -> list[str]:
 def sweep_tables(result: StudyResult, sweep: Sweep) -> list[Table]:
     """Tables of the values, of the main arm's lead at every point, and of how that lead changes along the axis."""
     places = {place.name: (", ".join(place.point), place.arm) for place in sweep.places}
-    confidence, axes, n = f"{tables.level(result.confidence)} CI", ", ".join(map(short, sweep.axes)), result.prompts
+    confidence, axes, n = f"{tables.level(result.confidence)} CI", ", ".join(map(last_part, sweep.axes)), result.prompts
     first, last = (", ".join(sweep.places[index].point) for index in (0, -1))
     leads = ((lead.other, lead.change, p_value(lead.p_seeds)) for lead in sweep.changes)
     over = sweep.changes[0].over if sweep.changes else "seeds"
@@ -161,7 +161,7 @@ def _arms(sweep: Sweep) -> list[str]:
     return list(dict.fromkeys(place.arm for place in sweep.places))
 
 
-def _placed(result: StudyResult, sweep: Sweep) -> Iterator[tuple[ArmResult, Place]]:
+def _placed(result: StudyResult, sweep: Sweep) -> Iterator[tuple[ArmResult, GridPosition]]:
     """The finished arms, each with its place in the sweep."""
     results = {arm.arm: arm for arm in result.arms}
     yield from ((results[place.name], place) for place in sweep.places if place.name in results)
@@ -178,7 +178,7 @@ def _values(result: StudyResult, sweep: Sweep, measure: str) -> Table:
         values = ["" if arm is None else share(vars(arm)[measure].over_prompts) for arm in here]
         rows.append([", ".join(point), *(before if measure == "ras" else []), *values])
     title = f"{_MEASURES[measure]}, mean over seeds" if result.seeds > 1 else _MEASURES[measure]
-    axes = ", ".join(map(short, sweep.axes))
+    axes = ", ".join(map(last_part, sweep.axes))
     return plain_table(title, [axes, *(["before"] if measure == "ras" else []), *arms], rows)
 
 

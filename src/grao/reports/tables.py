@@ -43,12 +43,12 @@ def percent(value: float, n: int, signed: bool = False) -> str:
 
 def share(estimate: Estimate, signed: bool = False) -> str:
     """Format the value of an estimate in percent; `not measured` if it is based on no prompts."""
-    return percent(estimate.value, estimate.n, signed) if measured(estimate) else NOT_MEASURED
+    return percent(estimate.value, estimate.n, signed) if is_measured(estimate) else NOT_MEASURED
 
 
 def interval(estimate: Estimate, signed: bool = False) -> str:
     """Format the interval of an estimate, `36.0 to 47.0 %`; empty if it is based on no prompts."""
-    if not measured(estimate):
+    if not is_measured(estimate):
         return ""
     return f"{_rounded(100 * estimate.low, estimate.n, signed)} to {percent(estimate.high, estimate.n, signed)}"
 
@@ -58,7 +58,7 @@ def interval_over_seeds(estimate: Estimate | None, prompts: int, signed: bool = 
     return "one seed" if estimate is None else interval(replace(estimate, n=prompts), signed)
 
 
-def measured(estimate: Estimate) -> bool:
+def is_measured(estimate: Estimate) -> bool:
     """Whether the estimate is finite and based on at least one prompt."""
     return estimate.n > 0 and all(map(math.isfinite, (estimate.value, estimate.low, estimate.high)))
 
@@ -146,8 +146,8 @@ class Block:
     @property
     def scale(self) -> "Scale | None":
         """A scale that covers all intervals drawn in the block; None if nothing is drawn."""
-        drawn = [each for row in self.rows for each in (row.share, row.wider) if each and measured(each)]
-        return fitting([end for each in drawn for end in (each.low, each.high)]) if drawn else None
+        drawn = [each for row in self.rows for each in (row.share, row.wider) if each and is_measured(each)]
+        return round_scale([end for each in drawn for end in (each.low, each.high)]) if drawn else None
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class Scale(NamedTuple):
         return round(100 * (value - self.low) / (self.high - self.low), 2)
 
 
-def fitting(values: Sequence[float]) -> Scale:
+def round_scale(values: Sequence[float]) -> Scale:
     """Choose a scale with round ticks that covers the values, and 0 if it is near enough to them.
 
     0 is included if it is at most 1.5 times the range of the values away.

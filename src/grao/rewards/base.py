@@ -72,7 +72,7 @@ class Reward(Protocol):
 
 
 @runtime_checkable
-class Early(Protocol):
+class EarlyReward(Protocol):
     """A reward that can start while other groups of the batch are still sampled, such as one that asks a server."""
 
     def begin(self, batch: RewardBatch) -> None:
@@ -83,7 +83,7 @@ class Early(Protocol):
 
 
 @runtime_checkable
-class Counted(Protocol):
+class CountedReward(Protocol):
     """A reward that asks a judge and counts its requests."""
 
     def tally(self) -> Mapping[str, Tensor | float]:
@@ -177,11 +177,11 @@ def ask(reward: Reward, batch: RewardBatch) -> Tensor:
         batch: B groups of G completions.
 
     Raises:
-        InputError: as `Reward.relative` and `settled`.
+        InputError: as `Reward.relative` and `with_exact_ties`.
         RewardUnavailableError: as `Reward.relative`.
     """
     rewards = reward.relative(batch)
-    return settled(rewards, moved_by_rounding(reward, rewards), f"reward {reward.name}")
+    return with_exact_ties(rewards, moved_by_rounding(reward, rewards), f"reward {reward.name}")
 
 
 def moved_by_rounding(reward: Reward, rewards: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ def moved_by_rounding(reward: Reward, rewards: Tensor) -> Tensor:
     return torch.cat([rounding(rewards), near_one], dim=1)
 
 
-def settled(rewards: Tensor, moved: Tensor, whose: str) -> Tensor:
+def with_exact_ties(rewards: Tensor, moved: Tensor, whose: str) -> Tensor:
     """Return R(o, y), (B, G), with ties exactly equal and ties with the reference exactly 0.
 
     Args:

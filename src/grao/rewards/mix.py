@@ -14,7 +14,17 @@ from grao.config.recipe import Recipe
 from grao.config.rewards import RewardConfig
 from grao.core import rounding, spread
 from grao.errors import InputError
-from grao.rewards.base import Counted, Early, Reward, RewardBatch, Scored, ScoredReward, ask, moved_by_rounding, settled
+from grao.rewards.base import (
+    CountedReward,
+    EarlyReward,
+    Reward,
+    RewardBatch,
+    Scored,
+    ScoredReward,
+    ask,
+    moved_by_rounding,
+    with_exact_ties,
+)
 from grao.rewards.functions import FunctionReward, load_function
 from grao.rewards.judge.base import EarlyJudge, JudgedPair
 from grao.rewards.judge.reward import JudgeReward
@@ -53,7 +63,7 @@ class MixedRewards:
     parts: dict[str, Tensor]
     """{name of a reward: (B, G), before normalisation and weight}."""
     tallies: Mapping[str, Mapping[str, Tensor | float]] = field(default_factory=dict)
-    """{name of a `Counted` reward: its tally}."""
+    """{name of a `CountedReward`: its tally}."""
     constraints: frozenset[str] = frozenset()
     """Names of the rewards that are constraints."""
     scores: Mapping[str, Scored] = field(default_factory=dict)
@@ -91,14 +101,14 @@ class Mix:
     def early(self) -> bool:
         """Whether any reward works in the background after `begin`."""
         return any(
-            isinstance(reward.judge, EarlyJudge) if isinstance(reward, JudgeReward) else isinstance(reward, Early)
+            isinstance(reward.judge, EarlyJudge) if isinstance(reward, JudgeReward) else isinstance(reward, EarlyReward)
             for reward in self.rewards
         )
 
     def begin(self, batch: RewardBatch) -> None:
-        """Call `begin` of all `Early` rewards with a part of the next batch."""
+        """Call `begin` of each `EarlyReward` with a part of the next batch."""
         for reward in self.rewards:
-            if isinstance(reward, Early):
+            if isinstance(reward, EarlyReward):
                 reward.begin(batch)
 
     def surround(self, **surroundings: Any) -> None:
@@ -117,7 +127,7 @@ class Mix:
         """Return R(o, y) of every completion."""
         parts = {reward.name: ask(reward, batch) for reward in self.rewards}
         total = self.combine(list(parts.values()))
-        tallies = {reward.name: reward.tally() for reward in self.rewards if isinstance(reward, Counted)}
+        tallies = {reward.name: reward.tally() for reward in self.rewards if isinstance(reward, CountedReward)}
         scores = {item.name: item.last for item in self.rewards if isinstance(item, ScoredReward) and item.last}
         constraints = frozenset(weighted.reward.name for weighted in self.objectives if weighted.constraint)
         judged = {reward.name: reward.last for reward in self.rewards if isinstance(reward, JudgeReward)}
@@ -142,18 +152,18 @@ class Mix:
             unit = _deviation(part) if weighted.normalise else part.new_ones(len(part), 1)
             scaled = part / unit
             # A judge applies to every group: without any verdict it failed.
-            applied = ~scaled.isnan().all(dim=1) | isinstance(weighted.reward, Counted)
+            applied = ~scaled.isnan().all(dim=1) | isinstance(weighted.reward, CountedReward)
             total[applied] += weighted.weight * scaled[applied]
             moved[applied] += abs(weighted.weight) * (moved_by_rounding(weighted.reward, part) / unit)[applied]
             applies |= applied
             if weighted.constraint:
                 constraints.append(scaled)
         total[~applies] = torch.nan
-        total = settled(total, moved, "the sum of the rewards")
+        total = with_exact_ties(total, moved, "the sum of the rewards")
         return constrained(total, constraints) if constraints else total
 
 
-def check_heard(batches: Sequence[MixedRewards], count: int | None = None) -> None:
+def check_any_scored(batches: Sequence[MixedRewards], count: int | None = None) -> None:
     """Check that not all rewards are missing.
 
     Args:
@@ -174,7 +184,7 @@ def check_heard(batches: Sequence[MixedRewards], count: int | None = None) -> No
         )
 
 
-def joined(batches: Sequence[MixedRewards]) -> MixedRewards:
+def concatenated(batches: Sequence[MixedRewards]) -> MixedRewards:
     """Concatenate the rewards of one or more batches; numbers in the tallies are summed."""
 
     def tally(name: str) -> dict[str, Tensor | float]:

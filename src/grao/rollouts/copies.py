@@ -19,7 +19,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from grao.engine.interface import transformers_model
-from grao.engine.sharded import named_weights, whole
+from grao.engine.sharded import full_value, named_weights
 from grao.errors import InputError, one_line
 from grao.rollouts.base import Generator, Sampling
 from grao.types import Answer, TokenIds
@@ -133,7 +133,7 @@ class CopyGenerator:
         weights = named_weights(policy)
         for name, copied in self.model.named_parameters():
             if weights[name].requires_grad or (self._merged and _BASE in name):
-                copied.copy_(whole(weights[name]))
+                copied.copy_(full_value(weights[name]))
         for copied, buffer in zip(self.model.buffers(), policy.buffers(), strict=True):
             copied.copy_(buffer)
         if self._merged:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from grao.engine.interface import base_model
-from grao.engine.sharded import is_split, named_weights, whole
+from grao.engine.sharded import full_value, is_split, named_weights
 from grao.errors import InputError
 
 _CRITIC = "value_head."
@@ -47,7 +47,7 @@ def policy_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 continue
             exported.add(source)
             if owner is None:
-                weights[name] = whole(weight)
+                weights[name] = full_value(weight)
             else:
                 weights |= _merged(adapted[owner]).state_dict(prefix=f"{owner}.")
         yield from revert_weight_conversion(model, weights).items()
@@ -73,7 +73,7 @@ def _adapted(model: nn.Module) -> dict[str, nn.Module]:
 
 def _merged(layer: nn.Module) -> nn.Module:
     """Return a plain copy of the layer with the adapter merged by peft."""
-    copied: Any = deepcopy(layer, {id(w): nn.Parameter(whole(w)) for w in layer.parameters() if is_split(w)})
+    copied: Any = deepcopy(layer, {id(w): nn.Parameter(full_value(w)) for w in layer.parameters() if is_split(w)})
     if isinstance(copied, AuxiliaryTrainingWrapper):
         merged: nn.Module = copied.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
         return merged

@@ -48,7 +48,7 @@ _CHUNK = 128
 
 
 @dataclass(frozen=True)
-class Text:
+class AuditedText:
     """An answer to a prompt."""
 
     item: Encoded
@@ -57,7 +57,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Member(figures.Subject):
+class PanelMember(figures.AuditedReward):
     """A single reward under audit, and its section."""
 
     reward: Reward
@@ -123,25 +123,25 @@ class Panel:
         recipe, trainer = ready.recipe, ready.trainer
         self.mix, self._tokenizer = trainer.rewards, trainer.tokenizer
         summed = len(self.mix.rewards) > 1 or self.mix.objectives[0].weight <= 0
-        self.sum = figures.Subject("sum of the rewards", "sum", "deciding") if summed else None
+        self.sum = figures.AuditedReward("sum of the rewards", "sum", "deciding") if summed else None
         role: Literal["part", "deciding"] = "part" if summed else "deciding"
         sections = zip(self.mix.rewards, recipe.rewards, strict=True)
-        self.own = [Member(reward.name, _kind(config), role, reward, config) for reward, config in sections]
+        self.own = [PanelMember(reward.name, _kind(config), role, reward, config) for reward, config in sections]
         reward, section = None, recipe.audit.second
         if section:
             reward = make_reward(section, recipe)
             probe(Mix([reward]), [item.example for item in trainer.train_items.items], self._tokenizer)
         elif trainer.watch and recipe.watch:
             reward, section = trainer.watch.reward.rewards[0], recipe.watch.reward
-        self.second: Member | None = None
+        self.second: PanelMember | None = None
         if reward and section:
             name = f"{reward.name} (second)" if reward.name in [member.name for member in self.own] else reward.name
-            self.second = Member(name, _kind(section), "second", reward, section)
+            self.second = PanelMember(name, _kind(section), "second", reward, section)
         self.members = [*self.own, *([self.second] if self.second else [])]
-        self.subjects: list[figures.Subject] = [*([self.sum] if self.sum else []), *self.members]
+        self.subjects: list[figures.AuditedReward] = [*([self.sum] if self.sum else []), *self.members]
         self.tallies = {subject.name: JudgeTally() for subject in self.subjects}
 
-    def ask(self, texts: Sequence[Text], screen: Screen, title: str) -> list[dict[str, Reading]]:
+    def ask(self, texts: Sequence[AuditedText], screen: Screen, title: str) -> list[dict[str, Reading]]:
         """The reading of each text by every reward and their sum, by name; shown as a stage.
 
         Raises:
@@ -160,9 +160,9 @@ class Panel:
                 advance(len(readings), len(texts))
         return readings
 
-    def ask_member(self, member: Member, texts: Sequence[Text]) -> list[Reading]:
+    def ask_member(self, member: PanelMember, texts: Sequence[AuditedText]) -> list[Reading]:
         """The reading of each text by one reward."""
-        readings, tally = read(member.reward, texts, self._tokenizer, member.logistic)
+        readings, tally = read_rewards(member.reward, texts, self._tokenizer, member.logistic)
         self.count({member.name: vars(tally)})
         return readings
 
@@ -174,7 +174,11 @@ class Panel:
 
 
 def _audit(
-    ready: Prepared, panel: Panel, pairs: Sequence[tuple[Text, bool]], edits: Sequence[tuple[str, Text]], screen: Screen
+    ready: Prepared,
+    panel: Panel,
+    pairs: Sequence[tuple[AuditedText, bool]],
+    edits: Sequence[tuple[str, AuditedText]],
+    screen: Screen,
 ) -> Audit:
     recipe, confidence = ready.recipe, ready.recipe.evaluation.confidence
     ids = [text.item.example.id for text, _ in pairs]
@@ -218,7 +222,7 @@ def _sample_policy(ready: Prepared, panel: Panel, screen: Screen) -> tuple[list[
     panel.count(trial.mixed.tallies)
     parts = {name: [missing_as_none(row) for row in part.tolist()] for name, part in trial.mixed.parts.items()}
     if panel.second:
-        readings = panel.ask_member(panel.second, [Text(group.item, group.texts[0]) for group in trial.groups])
+        readings = panel.ask_member(panel.second, [AuditedText(group.item, group.texts[0]) for group in trial.groups])
         parts[panel.second.name] = [[reading.value] for reading in readings]
     return _group_items(trial.groups, trial.mixed.total, parts), trial.timing
 
@@ -244,22 +248,28 @@ def _group_items(groups: Sequence[Group], total: Tensor, parts: dict[str, list[l
     ]
 
 
-def _pairs(ready: Prepared) -> list[tuple[Text, bool]]:
+def _pairs(ready: Prepared) -> list[tuple[AuditedText, bool]]:
     """Rejected answers, and whether their prompts are held out: these first, then training prompts in random order."""
     train, tested = ready.trainer.train_items.items, ready.trainer.eval_items
     shuffled_train = [train[index] for index in shuffled(len(train), draw_key(ready.recipe.seed, "audit"))]
     pool = [*((item, True) for item in (tested.items if tested else [])), *((item, False) for item in shuffled_train)]
     rejected = [(item, item.example.rejected, held_out) for item, held_out in pool]
-    pairs = [(Text(item, as_reference(item, text)), held_out) for item, text, held_out in rejected if text is not None]
+    pairs = [
+        (AuditedText(item, as_reference(item, text)), held_out) for item, text, held_out in rejected if text is not None
+    ]
     return pairs[: ready.recipe.audit.pairs]
 
 
-def _edits(ready: Prepared) -> list[tuple[str, Text]]:
+def _edits(ready: Prepared) -> list[tuple[str, AuditedText]]:
     """References of the first training prompts, unchanged and with every edit that changes them; wrong answers."""
     items = ready.trainer.train_items.items[: ready.recipe.audit.edits]
-    edits = [(name, Text(item, text)) for item in items for name, text in figures.edited(item.reference_text).items()]
+    edits = [
+        (name, AuditedText(item, text))
+        for item in items
+        for name, text in figures.trivial_edits(item.reference_text).items()
+    ]
     wrong = figures.wrong_texts([item.example for item in items])
-    return [*edits, *((name, Text(items[index], as_reference(items[index], text))) for name, index, text in wrong)]
+    return edits + [(name, AuditedText(items[index], as_reference(items[index], text))) for name, index, text in wrong]
 
 
 def _introduce(ready: Prepared, panel: Panel, pairs: int, edits: int, screen: Screen) -> None:
@@ -281,8 +291,8 @@ def as_reference(item: Encoded, answer: str) -> str:
     return answer if answer[:1].isspace() else gap + answer
 
 
-def read(
-    reward: Reward, texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, logistic: bool = False
+def read_rewards(
+    reward: Reward, texts: Sequence[AuditedText], tokenizer: PreTrainedTokenizerBase, logistic: bool = False
 ) -> tuple[list[Reading], JudgeTally]:
     """The reading of each text by a reward, and the tally of the questions.
 
@@ -321,7 +331,7 @@ def _judged(pair: Pair, comparison: JudgedPair) -> Reading:
     return Reading(0.0 if pair.a.strip() == pair.b.strip() else value, first, second, probability)
 
 
-def _batch(texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase) -> RewardBatch:
+def _batch(texts: Sequence[AuditedText], tokenizer: PreTrainedTokenizerBase) -> RewardBatch:
     """N groups of one answer, each ending with the same token as its reference."""
     items, answers = [text.item for text in texts], [text.text for text in texts]
     ids = tokenizer(answers, add_special_tokens=False)["input_ids"]

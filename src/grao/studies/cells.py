@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from grao.config.arms import Arm, dotted
+from grao.config.arms import Arm, flattened
 from grao.config.recipe import DataConfig, Recipe
 from grao.config.schema import ADAPTER, field_facts, general
 from grao.config.study import SandboxConfig, Study
 from grao.data.load import Split, fingerprint, load_split, split_examples
 from grao.engine.adapters import adapter_at, model_folder
 from grao.evaluation.metrics import wins
-from grao.evaluation.study import choices, selection_interval
+from grao.evaluation.study import choice_shares, selection_interval
 from grao.records.study import Candidate, CellRecord, Key, Role
 from grao.records.work import WorkRates
 from grao.studies.settings import digest
@@ -130,7 +130,7 @@ def candidates(arm: Arm, records: Sequence[CellRecord]) -> list[Candidate]:
     ras = {rate: sum(float(np.nanmean(wins(run))) for run in after) / len(after) for rate, after in letters.items()}
     reward = {rate: sum(run.mean_reward for run in outcomes) / len(outcomes) for rate, outcomes in finished.items()}
     preferred = sorted(letters, key=lambda rate: (-reward[rate], rate))
-    chosen = dict(zip(preferred, choices([letters[rate] for rate in preferred]), strict=True)) if letters else {}
+    chosen = dict(zip(preferred, choice_shares([letters[rate] for rate in preferred]), strict=True)) if letters else {}
     confidence = arm.recipe.evaluation.confidence
     intervals = {rate: selection_interval(after, confidence) for rate, after in letters.items()}
     return [
@@ -172,7 +172,7 @@ def _cell(material: Material, arm: Arm, key: Key) -> Cell:
 
 def _fields(recipe: Recipe) -> dict[str, Any]:
     """Dotted field -> value of the fields that affect whether a record is valid."""
-    fields = dotted(ADAPTER.dump_python(recipe, mode="json", by_alias=True), lists=True)
+    fields = flattened(ADAPTER.dump_python(recipe, mode="json", by_alias=True), lists=True)
     return {name: _content(name, value) for name, value in fields if name not in _NO_SETTINGS and value != []}
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from grao.config.recipe import Recipe
 from grao.errors import InputError, RewardUnavailableError
 from grao.evaluation.answers import missing_as_none, single_batch
-from grao.evaluation.audit_figures import WRONG, as_good, wrong_texts
+from grao.evaluation.audit_figures import WRONG, share_as_good, wrong_texts
 from grao.evaluation.inference import proportion
 from grao.records.audit import Wrong
 from grao.records.run import Doubt
@@ -67,7 +67,7 @@ def content_doubts(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrai
     values = missing_as_none(mixed.total.squeeze(1).tolist())
     blind = []
     for name in WRONG:
-        wrong = as_good(name, [value for (kind, _, _), value in zip(texts, values, strict=True) if kind == name])
+        wrong = share_as_good(name, [value for (kind, _, _), value in zip(texts, values, strict=True) if kind == name])
         if wrong and wrong.as_good.low > BLIND:
             blind.append(_words(wrong))
     warning = f"The reward may ignore content: {'; '.join(blind)}."

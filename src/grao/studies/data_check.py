@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from grao.chat import written_out
+from grao.chat import is_rendered
 from grao.config.recipe import Recipe
 from grao.config.strict_yaml import write_yaml
 from grao.data.encoding import EncodedSet
@@ -69,7 +69,7 @@ def check_data(recipe: Recipe, given: Collection[str], model: bool, screen: Any)
         tokenizer = load_tokenizer(model_config.path, model_config.trust_remote_code)
     split = load_split(recipe.data, recipe.seed, table)
     first = split.train[0].prompt
-    plain_text = tokenizer and tokenizer.chat_template and isinstance(first, str) and not written_out(tokenizer, first)
+    plain_text = tokenizer and tokenizer.chat_template and isinstance(first, str) and not is_rendered(tokenizer, first)
     if plain_text and "chat" not in given:
         recipe = replace(recipe, data=replace(recipe.data, chat=True))
         split = load_split(recipe.data, recipe.seed, table)

@@ -18,7 +18,7 @@ from grao.config.rewards import RewardConfig
 from grao.records.run import Doubt
 from grao.reports.reproduce import portable
 from grao.studies.likelihood import run_of
-from grao.studies.settings import anchored
+from grao.studies.settings import with_absolute_paths
 
 _NO_FAMILY = {"", "model", "judge"}
 
@@ -85,7 +85,7 @@ def _last(path: str) -> str:
 def _sources(recipe: Recipe) -> list[tuple[object, ...]]:
     """Sources of all rewards, with absolute paths, wherever the recipe is stored."""
     nowhere = Path(os.devnull, "run")
-    return [_source(section) for section in anchored(replace(recipe, output=nowhere)).rewards]
+    return [_source(section) for section in with_absolute_paths(replace(recipe, output=nowhere)).rewards]
 
 
 def _source(section: RewardConfig) -> tuple[object, ...]:

@@ -40,8 +40,8 @@ from grao.studies.forecast import audit_questions, judge_forecast
 from grao.studies.given import Labels, check_labels, closed_ids, judge_error, label_agreement, read_answers, read_labels
 from grao.studies.held_out import Answers, answer_format, evaluation_of, held_out, prepare_evaluation, sample_held_out
 from grao.studies.likelihood import sequence_likelihoods, start_of
-from grao.studies.prepare import Prepared, Screen, claimed, probe
-from grao.studies.settings import anchored
+from grao.studies.prepare import Prepared, Screen, claim_folder, probe
+from grao.studies.settings import with_absolute_paths
 from grao.types import Encoded
 
 _RESERVED = "reference", "before", "after"
@@ -90,13 +90,13 @@ def evaluate_run(run: Path, output: Path, screen: Screen, options: Options | Non
     if manifest is None or not (run / "model").is_dir():
         raise InputError(f"{run} is not a finished run: it needs manifest.json and model/")
     separate = output.resolve() != run.resolve()
-    with claimed(output) if separate else locked(run):
+    with claim_folder(output) if separate else locked(run):
         recipe = load_recipe(run / "recipe.yaml", values=[("output", str(output))])
         trained = replace(recipe.model, path=str(run / "model"), adapter="continue", lora=None)
         evaluator = _Evaluator(recipe, options or Options(), screen)
         evaluator.evaluate([Contestant("before", recipe.model), Contestant("after", trained)])
         source = {"run": str(run)} if separate else {}
-        text = dump_recipe(anchored(recipe)) if separate else ""
+        text = dump_recipe(with_absolute_paths(recipe)) if separate else ""
         return evaluator.write(lambda _: manifest.model_copy(update={"evaluated": now(), **source}), text)
 
 
@@ -109,13 +109,15 @@ def evaluate_again(recipe: Recipe, run: Path, screen: Screen, options: Options |
     items = records.read_items(run)
     if not items:
         raise InputError(f"{run} has no answers to judge: there is no items.jsonl in it")
-    with claimed(recipe.output):
+    with claim_folder(recipe.output):
         evaluator = _Evaluator(recipe, options or Options(), screen)
         evaluator.judge_recorded(items, run / "model")
         manifest = records.read_manifest(run) or Manifest()
         evaluator.models = (manifest.model_extra or {}).get("models") or {"after": str(run)}
         source = {"models": evaluator.models, "run": str(run)}
-        return evaluator.write(lambda manifest: manifest.model_copy(update=source), dump_recipe(anchored(recipe)))
+        return evaluator.write(
+            lambda manifest: manifest.model_copy(update=source), dump_recipe(with_absolute_paths(recipe))
+        )
 
 
 def evaluate_models(
@@ -133,11 +135,11 @@ def evaluate_models(
         raise InputError(f"two entries are named {repeated!r}; give names: first=PATH second=PATH")
     if len(names) > 1 and (reserved := [name for name in names if name in _RESERVED or "|" in name]):
         raise InputError(f"{reserved[0]!r} is a reserved name; choose another: NAME=PATH")
-    with claimed(recipe.output):
+    with claim_folder(recipe.output):
         evaluator = _Evaluator(recipe, options or Options(), screen)
         evaluator.evaluate(contestants)
         paths = {entry.name: entry.model.path if entry.model else entry.file for entry in contestants}
-        text = dump_recipe(anchored(recipe))
+        text = dump_recipe(with_absolute_paths(recipe))
         return evaluator.write(lambda manifest: manifest.model_copy(update={"models": paths}), text)
 
 

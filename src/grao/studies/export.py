@@ -40,7 +40,7 @@ from grao.reports.model_card import Card, hub_id, write_card
 from grao.settings import Dtype
 from grao.studies.hub import check_push, upload
 from grao.studies.prepare import Screen, check_writable
-from grao.studies.settings import decisive
+from grao.studies.settings import deciding_settings
 
 Kind = Literal["whole", "adapter", "merged"]
 
@@ -225,8 +225,8 @@ def _card(run: Path, source: _Source, recipe: Recipe, name: str, result: bool, d
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """Dotted field -> value of the settings that affect the result and differ from their defaults."""
     sections = {name: type(getattr(recipe, name))() for name in ("method", "rollout", "training", "evaluation")}
-    defaults = decisive(replace(recipe, model=ModelConfig(recipe.model.path), stages=[], **sections))
-    return {name: value for name, value in decisive(recipe).items() if value != defaults.get(name)}
+    defaults = deciding_settings(replace(recipe, model=ModelConfig(recipe.model.path), stages=[], **sections))
+    return {name: value for name, value in deciding_settings(recipe).items() if value != defaults.get(name)}
 
 
 def _license(base: str) -> dict[str, str]:

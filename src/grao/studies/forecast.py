@@ -31,7 +31,7 @@ from grao.rewards.base import Reward, RewardBatch
 from grao.rewards.judge.base import Pair
 from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.judge.server import ServerJudge
-from grao.rewards.mix import Mix, MixedRewards, WeightedReward, check_heard, joined, make_reward
+from grao.rewards.mix import Mix, MixedRewards, WeightedReward, check_any_scored, concatenated, make_reward
 from grao.rollouts.base import draw_key
 from grao.studies.content import content_batch
 from grao.studies.prepare import Prepared, Screen, prepare
@@ -267,8 +267,8 @@ def try_groups(ready: Prepared, prompts: int, screen: Screen) -> Trial:
             judged.append(reward_groups(groups[start:], trainer.rewards))
             rollout, reward = rollout + sampled - begin, reward + time.perf_counter() - sampled
             advance(len(groups), len(draws))
-    check_heard(judged)
-    mixed = joined(judged)
+    check_any_scored(judged)
+    mixed = concatenated(judged)
     trained, rewards = (groups, mixed) if needs.samples else _without_samples(groups)
     weighted = source.method.weigh(source.step_groups(0, trained, rewards.total))
     update = source.assemble(Experience(trained, rewards, weighted))
@@ -281,7 +281,7 @@ def try_groups(ready: Prepared, prompts: int, screen: Screen) -> Trial:
 
 
 @dataclass(frozen=True)
-class _Unasked:
+class _JudgeStandIn:
     """Stands in for a judge that is not asked; every group gets a signal."""
 
     name: str
@@ -292,7 +292,7 @@ class _Unasked:
         return torch.tensor([signs] * len(batch.prompts), dtype=torch.float64)
 
 
-def timed(
+def time_estimate(
     recipe: Recipe, split: Split, work: Workload, judges: Sequence[JudgeReward | None], ask: bool, screen: Screen
 ) -> Iterator[str]:
     """The time of a run on this machine, in lines: scaled from one batch of samples, their rewards and a gradient.
@@ -366,7 +366,7 @@ def _trial_reward(section: RewardConfig, judge: JudgeReward | None, ask: bool, r
     if not judge or not section.judge:
         return make_reward(section, recipe)
     if section.judge.replay or not ask:
-        return _Unasked(judge.name)
+        return _JudgeStandIn(judge.name)
     return make_reward(replace(section, judge=replace(section.judge, ledger=None)), recipe)
 
 

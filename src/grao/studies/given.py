@@ -14,7 +14,7 @@ from grao.data.sources import read_path
 from grao.errors import InputError
 from grao.evaluation.agreement import agreement_table, bradley_terry, calibration, cohens_kappa
 from grao.records.audit import read_audit
-from grao.records.numbers import Agreed, Estimate
+from grao.records.numbers import Estimate, RewardAgreement
 from grao.records.run import Item, RecordedAnswer
 from grao.studies.prepare import token_ids
 from grao.types import Encoded, Example
@@ -128,7 +128,7 @@ def check_labels(labels: Labels, answers: Mapping[str, Mapping[str, str]]) -> No
                 )
 
 
-def label_agreement(items: Sequence[Item], labels: Labels, confidence: float) -> list[Agreed]:
+def label_agreement(items: Sequence[Item], labels: Labels, confidence: float) -> list[RewardAgreement]:
     """Agreement of each reward with the labels."""
     pairs: dict[str, list[tuple[float | None, float]]] = {}
     for model, preferred in labels.items():
@@ -140,7 +140,8 @@ def label_agreement(items: Sequence[Item], labels: Labels, confidence: float) ->
         kappa = cohens_kappa(agreement_table(*zip(*both, strict=True)), confidence)
         graded = any(value not in (None, -1.0, 0.0, 1.0) for value, _ in both)
         decided = [value if human > 0 else -value for value, human in both if value is not None and human]
-        agreements.append(Agreed(name, kappa, calibration(bradley_terry(decided), confidence) if graded else None))
+        calibrated = calibration(bradley_terry(decided), confidence) if graded else None
+        agreements.append(RewardAgreement(name, kappa, calibrated))
     return agreements
 
 

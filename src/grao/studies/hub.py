@@ -25,7 +25,7 @@ _CAUSES = {
 
 
 def check_push(repo: str) -> None:
-    """Checks before any work that a push is possible.
+    """Checks that a push is possible, before any work is done.
 
     Raises:
         InputError: if `repo` is not the name of a repository, or there is no token.

@@ -40,7 +40,7 @@ from grao.rewards.judge.reward import JudgeReward
 from grao.rewards.judge.server import ServerJudge
 from grao.rollouts.captured import bucket
 from grao.rollouts.copies import copy_bytes, copy_dtype
-from grao.studies.forecast import Workload, forecasts, timed
+from grao.studies.forecast import Workload, forecasts, time_estimate
 from grao.studies.prepare import Screen
 from grao.training.ahead import check_ahead
 from grao.training.arguments import check_needs, check_trainer_fields, drop_too_long
@@ -179,7 +179,7 @@ def dry_run(recipe: Recipe, card: int | None, gpus: int, ask: bool, screen: Scre
     if not here or not all(map(has_weights, [chosen.path, *(used.path for used in models if used)])):
         screen.say(f"time: unknown, {'no weights on this machine' if here else 'the plan is for another device'}")
         return
-    for line in timed(recipe, split, work, _judges(recipe), ask, screen):
+    for line in time_estimate(recipe, split, work, _judges(recipe), ask, screen):
         screen.say(line)
 
 

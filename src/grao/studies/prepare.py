@@ -27,8 +27,8 @@ from grao.files import usable_path
 from grao.records.lock import locked, no_empty_folders
 from grao.records.run import Manifest, now
 from grao.rewards.judge.reward import JudgeReward
-from grao.rewards.mix import Mix, check_heard, make_reward, make_rewards
-from grao.studies.settings import decisive
+from grao.rewards.mix import Mix, check_any_scored, make_reward, make_rewards
+from grao.studies.settings import deciding_settings
 from grao.training.arguments import check_needs
 from grao.training.library import manifest_of
 from grao.training.loglines import LogLines
@@ -53,7 +53,7 @@ class LastSample:
     """R relative to the reference; NaN if missing."""
 
 
-class Stages(Protocol):
+class Progress(Protocol):
     """Shows the progress of a command."""
 
     def say(self, line: str) -> None:
@@ -72,7 +72,7 @@ class Stages(Protocol):
         """Shows questions and cost of this recipe's judges on servers in every phase from here on."""
 
 
-class Screen(Stages, Protocol):
+class Screen(Progress, Protocol):
     """Shows the progress of a run."""
 
     def training(
@@ -81,7 +81,7 @@ class Screen(Stages, Protocol):
         """The training phase, updated by the returned callback; `samples(n)` returns up to n of the last step."""
 
 
-class StudyScreen(Stages, Protocol):
+class StudyScreen(Progress, Protocol):
     """Shows the progress of a study."""
 
     def cell(self, title: str, left: float | None) -> AbstractContextManager[Advance]:
@@ -108,7 +108,7 @@ class Prepared:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claim_folder(folder: Path) -> Iterator[None]:
     """Locks a folder for a new run.
 
     Raises:
@@ -185,7 +185,7 @@ def prepare(recipe: Recipe, split: Split | None = None, rewards: Mix | None = No
         "finished": None,
         "command": f"grao train --config {recipe.output}/recipe.yaml --output {recipe.output}-again",
         "config": ADAPTER.dump_python(recipe, mode="json", by_alias=True),
-        "decisive": decisive(recipe),
+        "decisive": deciding_settings(recipe),
         "data": base.data.model_copy(
             update={
                 "left_out": {**split.skipped, **base.data.left_out},
@@ -212,4 +212,4 @@ def probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokeni
             reward.judge.check()
     references = [example.reference for example in examples[:_PROBES]]
     answers = list(zip(references, token_ids(tokenizer, references), strict=True))
-    check_heard([rewards(single_batch(examples[:_PROBES], answers, answers))])
+    check_any_scored([rewards(single_batch(examples[:_PROBES], answers, answers))])

@@ -28,7 +28,7 @@ from grao.evaluation.answers import Jury
 from grao.evaluation.metrics import letters, win_share
 from grao.records.answers import drop_answers, keep_answers
 from grao.records.files import Record, replace_text
-from grao.records.run import Prompted, RecordedAnswer, git_revision, installed_versions, now, read_metrics
+from grao.records.run import PromptItem, RecordedAnswer, git_revision, installed_versions, now, read_metrics
 from grao.records.study import CellRecord, Cost, Key, Letters, Outcomes, Point, write_cell
 from grao.records.work import WorkRates
 from grao.reports.tables import duration, percent
@@ -162,7 +162,7 @@ def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: No
         trainer.save_policy(study.output / "models" / cell.key.name)
     gains = Jury(ready.jury).compare(held_out(ready), after, before) if before else []
     if final:
-        prompts = [Prompted(item.example.id, item.prompt_text, item.reference_text) for item in held_out(ready)]
+        prompts = [PromptItem(item.example.id, item.prompt_text, item.reference_text) for item in held_out(ready)]
         keep_answers(study.output, cell.key, prompts, after, before, gains)
     outcomes = Outcomes(
         prompts=fingerprint(cell.split.test)[:16],
@@ -203,7 +203,9 @@ class StudyMix(Mix):
         if not self.wrong:
             return rewards
         pairs = zip(batch.prompts, batch.completions, strict=True)
-        signs = [[1 - 2 * in_share(self.wrong, self.seed, prompt, text) for text in group] for prompt, group in pairs]
+        signs = [
+            [1 - 2 * hash_in_share(self.wrong, self.seed, prompt, text) for text in group] for prompt, group in pairs
+        ]
         return replace(rewards, total=rewards.total * torch.tensor(signs, dtype=rewards.total.dtype))
 
 
@@ -211,13 +213,13 @@ def swap_answers(examples: Sequence[Example], share: float, seed: int) -> list[E
     """Swaps reference and rejected answer in a share of the examples; those without rejected answer are unchanged."""
     return [
         replace(example, reference=example.rejected, rejected=example.reference)
-        if example.rejected and in_share(share, seed, example.id)
+        if example.rejected and hash_in_share(share, seed, example.id)
         else example
         for example in examples
     ]
 
 
-def in_share(share: float, *parts: object) -> bool:
+def hash_in_share(share: float, *parts: object) -> bool:
     """Whether a hash of the parts falls into this share; deterministic."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") < share * 2**64

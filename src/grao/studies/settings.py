@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from grao.config.arms import dotted
+from grao.config.arms import flattened
 from grao.config.recipe import Recipe
 from grao.config.schema import ADAPTER, field_facts, general
 from grao.engine.adapters import model_folder
@@ -43,7 +43,7 @@ _SAMPLE = 1 << 20
 """Bytes read at both ends of a large file."""
 
 
-def anchored(recipe: Recipe) -> Recipe:
+def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe as a run stores it, with absolute paths, so that it can be resumed from any working directory.
 
     Paths inside the run's folder are relative to it (`load_config` looks beside a run's recipe first), so that a
@@ -69,13 +69,13 @@ def _absolute(value: Any, field: str, output: Path) -> Any:
     return f"{stored}{colon}{name}" if path.exists() and (not colon or path.suffix == ".py") else value
 
 
-def decisive(recipe: Recipe) -> dict[str, Any]:
+def deciding_settings(recipe: Recipe) -> dict[str, Any]:
     """Dotted field -> value, with a digest instead of the path of a local file or model folder.
 
     Args:
         recipe: of a prepared run, so that the modules of its rewards are loaded.
     """
-    fields = dotted(ADAPTER.dump_python(recipe, mode="json", by_alias=True), lists=True)
+    fields = flattened(ADAPTER.dump_python(recipe, mode="json", by_alias=True), lists=True)
     return {name: _content(name, value) for name, value in fields if not _may_change(name) and value != []}
 
 

@@ -42,7 +42,7 @@ from grao.reports.study import write_study_report
 from grao.sandbox.world import Sandbox
 from grao.sandbox.world import prepare as build_sandbox
 from grao.studies.cells import WORK_RATES, Material, best, candidates, study_cells
-from grao.studies.prepare import Advance, Stages, StudyScreen, check_writable
+from grao.studies.prepare import Advance, Progress, StudyScreen, check_writable
 from grao.studies.runner import Runner
 from grao.studies.work import measure
 from grao.types import PerAnswer
@@ -185,7 +185,7 @@ def study_result(
         raise InputError(f"all runs of the study failed; the first: {first}; fix the cause and run again with --retry")
     by_arm = {arm.name: runs for arm in arms if (runs := [run for run in finished if run.key.arm == arm.name])}
     confidence, settings = arms[0].recipe.evaluation.confidence, finished[0].settings
-    places = [records.Place(arm.name, arm.spot.arm, list(arm.spot.point)) for arm in arms]
+    places = [records.GridPosition(arm.name, arm.spot.arm, list(arm.spot.point)) for arm in arms]
     return records.StudyResult(
         confidence=confidence,
         prompts=max(len(record.outcomes.after) for record in finished if record.outcomes),
@@ -225,11 +225,11 @@ def arm_weights(arms: Sequence[Arm]) -> list[records.ArmWeights]:
         weights = _weights(method, combinations_with_replacement((1.0, 0.0, -1.0), samples))
         same = next((name for name, other in weights_of.items() if _proportional(other, weights)), None)
         weights_of[arm.name] = weights
-        situations: list[records.Situation] = []
+        situations: list[records.ExampleGroup] = []
         for wins, losses in ((0, samples), (1, samples - 1), (samples, 0)):  # all lose, one wins, all win
             *answers, reference = _weights(method, [[1.0] * wins + [-1.0] * losses])[0].tolist()
             won, lost = answers[0] if wins else None, answers[-1] if losses else None
-            situations.append(records.Situation(wins, losses, won, lost, reference))
+            situations.append(records.ExampleGroup(wins, losses, won, lost, reference))
         kappa = method.kappa(samples) if isinstance(method, GRAO) else None
         listed.append(records.ArmWeights(arm.name, kappa, situations, same))
     return listed
@@ -264,7 +264,7 @@ def _in_worlds(arms: Sequence[Arm], screen: StudyScreen) -> list[Arm]:
     return [with_world(arm, build(arm.world)) if arm.world else arm for arm in arms]
 
 
-def build_world(screen: Stages, **settings: Any) -> Sandbox:
+def build_world(screen: Progress, **settings: Any) -> Sandbox:
     """Builds an embedded world (`grao.sandbox.world.prepare`); if its model is cached, no phase is shown."""
     with ExitStack() as phase:
         bars: list[Advance] = []

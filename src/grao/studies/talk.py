@@ -87,7 +87,7 @@ def talk(speakers: list[Speaker], lines: Iterator[str], say: Callable[[str], Non
                 say(f"{speaker.name}: {visible(speaker.answer(line))}")
 
 
-def typed() -> Iterator[str]:
+def typed_lines() -> Iterator[str]:
     """Lines from the keyboard or a pipe, until the end of the input or `/quit`."""
     while True:
         try:

@@ -36,8 +36,8 @@ from grao.studies.content import short_audit
 from grao.studies.doubts import training_reward_only
 from grao.studies.forecast import judge_forecasts
 from grao.studies.held_out import answer_format, answer_held_out, held_out, record_answers
-from grao.studies.prepare import LastSample, Prepared, Screen, claimed, prepare
-from grao.studies.settings import anchored, first_change
+from grao.studies.prepare import LastSample, Prepared, Screen, claim_folder, prepare
+from grao.studies.settings import first_change, with_absolute_paths
 from grao.training.arguments import library_errors
 from grao.training.callbacks import InterruptGuard, SaveLastStep
 from grao.training.library import log_scores
@@ -69,7 +69,7 @@ def start_run(recipe: Recipe, screen: Screen) -> Finished:
         StoppedError: after Ctrl-C, SIGTERM or SIGHUP; a checkpoint is saved.
     """
     folder = recipe.output
-    with claimed(folder):
+    with claim_folder(folder):
         ready = _load(recipe, screen)
         _introduce(ready, screen)
         audited = recipe.audit.before_training != "skip"
@@ -78,7 +78,7 @@ def start_run(recipe: Recipe, screen: Screen) -> Finished:
             _check_rewards(ready, screen)
         if ready.trainer.is_world_process_zero():
             folder.mkdir(parents=True, exist_ok=True)
-            replace_text(folder / "recipe.yaml", dump_recipe(anchored(recipe)))
+            replace_text(folder / "recipe.yaml", dump_recipe(with_absolute_paths(recipe)))
             records.write_manifest(folder, ready.manifest)
         return _carry_out(ready, screen, None, [])
 
@@ -221,9 +221,9 @@ def _record_resume(ready: Prepared, before: records.Manifest, overrides: Overrid
     """Records that a run is resumed, and its settings from here on."""
     folder, manifest, earlier = ready.recipe.output, ready.manifest, before.earlier
     if before.steps not in (None, ready.steps):
-        earlier = [*earlier, records.Stretch(steps=before.steps, finished=before.finished)]
+        earlier = [*earlier, records.EarlierEnd(steps=before.steps, finished=before.finished)]
     if overrides:
-        replace_text(folder / "recipe.yaml", dump_recipe(anchored(ready.recipe)))
+        replace_text(folder / "recipe.yaml", dump_recipe(with_absolute_paths(ready.recipe)))
     _update_manifest(ready, status="running", finished=None, config=manifest.config, steps=ready.steps, earlier=earlier)
 
 

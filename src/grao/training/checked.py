@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_utils import TrainOutput
 
 from grao.engine.loading import broken_tensor
-from grao.engine.sharded import leave_device, local, named_weights, whole
+from grao.engine.sharded import full_value, local_shard, move_to_cpu, named_weights
 from grao.errors import BrokenNumbersError
 from grao.training.saving import SavingTrainer
 from grao.training.state import check_optimizer_state, load_schedule
@@ -56,7 +56,7 @@ class CheckedTrainer(SavingTrainer):
         """
         self._bad_losses, self._bad_steps = (), (0, 0)
         if self.is_fsdp_enabled:
-            leave_device(cast(nn.Module, self.model))
+            move_to_cpu(cast(nn.Module, self.model))
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         except BrokenNumbersError as error:
@@ -139,7 +139,7 @@ class CheckedTrainer(SavingTrainer):
         """
         norm = cast(Any, super())._get_grad_norm(model, grad_norm=grad_norm)
         if isinstance(norm, Tensor):
-            norm = float(whole(norm))
+            norm = float(full_value(norm))
         norm = norm or 0.0  # DeepSpeed has none before its first step
         scaler = self.accelerator.scaler
         if not math.isfinite(norm) and not self.step_skipped and (scaler is None or scaler.get_scale() < 1):
@@ -162,4 +162,4 @@ class CheckedTrainer(SavingTrainer):
         named: list[tuple[str, Any]] = [*named_weights(self._policy).items()]
         for state in self.optimizer.state.values() if self.optimizer else ():
             named += ((f"the optimizer's {name}", value) for name, value in state.items() if isinstance(value, Tensor))
-        yield from ((name, local(value)) for name, value in named)
+        yield from ((name, local_shard(value)) for name, value in named)

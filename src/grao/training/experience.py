@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grao.groups import decoded_group, reward_batch, reward_groups, sample_groups
 from grao.methods.base import Method, StepGroups, Weighted
-from grao.rewards.mix import Mix, MixedRewards, joined
+from grao.rewards.mix import Mix, MixedRewards, concatenated
 from grao.rollouts.base import Generator, Sampling, draw_key
 from grao.types import Answer, Batch, Encoded, Group, PerAnswer, Role
 
@@ -158,7 +158,7 @@ class ExperienceSource:
                 with _clock(seconds, "rollout"):
                     new = sample_groups(items, keys, self.generator, self.sampling, self.tokenizer, self._begin)
                 with _clock(seconds, "reward"):
-                    rewards = joined([rewards, reward_groups(new, self.rewards)])
+                    rewards = concatenated([rewards, reward_groups(new, self.rewards)])
                 for (slot, _), number in zip(local_draws, count(len(groups)), strict=False):
                     places[slot // self.processes] = number
                 groups = [*groups, *new]

@@ -25,16 +25,16 @@ from grao.engine.experts import Experts, RoutedEngine
 from grao.engine.flops import Work
 from grao.engine.footprint import gathered_bytes, kept_bytes, trained_bytes
 from grao.engine.interface import Engine, Tokens, checkpoint_activations, mode, transformers_model
-from grao.engine.memory import PROBES, TOKENS, UPDATE_SHARE, Budget, free_bytes, gradients_dropped, measured
+from grao.engine.memory import PROBES, TOKENS, UPDATE_SHARE, Budget, free_bytes, gradients_dropped, measure_peak
 from grao.engine.routers import Routers
 from grao.engine.select import engine_for, random_batch
 from grao.engine.sharded import (
     autocast,
     half_precision,
     is_split,
-    local,
+    local_shard,
     named_weights,
-    part_of,
+    shard_of,
     split_over,
     swapped_weights,
 )
@@ -77,7 +77,7 @@ class ValueHead(nn.Module):
         """Load the weights that `save_head` wrote into a folder."""
         values = load_file(Path(folder, f"{NAME}.safetensors"))
         for name, weight in self.named_parameters():
-            local(weight).copy_(part_of(values[name], weight))
+            local_shard(weight).copy_(shard_of(values[name], weight))
 
 
 class Observer:
@@ -223,10 +223,10 @@ class Learner:
         whole = split_over(accelerator) > 1  # the weights will be sharded but are not yet
         copied = needs_start and without is None
         trained = {n: w for n, w in named_weights(policy).items() if w.requires_grad and copied}
-        self._start = {
-            name: local(weight).detach().to("cpu" if whole and not is_split(weight) else accelerator.device, copy=True)
-            for name, weight in trained.items()
-        }
+        self._start = {}
+        for name, weight in trained.items():
+            device = "cpu" if whole and not is_split(weight) else accelerator.device
+            self._start[name] = local_shard(weight).detach().to(device, copy=True)
         self.speedometer = Speedometer(policy, accelerator, needs.updates)
         self._observes = needs.old or needs.critic or needs_start
         self.critic = _value_head(policy) if needs.critic else None
@@ -286,7 +286,7 @@ class Learner:
                 self.engine.run(policy, batch).loss.backward()
 
         with gradients_dropped(policy):  # the smallest budget: failing becomes a one-line error
-            needed = Budget("training.token_budget", PROBES[-1], alone=False).run(lambda _: measured(work, device))
+            needed = Budget("training.token_budget", PROBES[-1], alone=False).run(lambda _: measure_peak(work, device))
         optimizer, half = str(config.trainer.get("optim", "")), half_precision(self._accelerator)
         reserved = copied + kept_bytes(policy, optimizer, parts, half) + trained_bytes(policy, parts, half)
         if parts > 1:

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
-from grao.engine.sharded import is_split, whole_state
+from grao.engine.sharded import full_state, is_split
 from grao.errors import InputError
 from grao.records.checkpoints import DRAFT, OPTIMIZER, fault, last_whole, publish, remove, rotate, seal
 from grao.records.lock import locked
@@ -137,7 +137,7 @@ class SavingTrainer(Trainer):
         if not later and not any(map(is_split, self._policy.parameters())):
             super().save_model(output_dir, _internal_call)
             return
-        weights = whole_state(self._policy, main, copy=later)
+        weights = full_state(self._policy, main, copy=later)
         if main and later:
             Path(str(output_dir)).mkdir(parents=True)
             self._deferred.append(partial(self._save, output_dir, weights))

@@ -19,7 +19,7 @@ from grao.errors import InputError
 from grao.groups import reward_groups, sample_groups
 from grao.methods.stage import Peak, Stage
 from grao.records.run import update_manifest
-from grao.rewards.mix import check_heard
+from grao.rewards.mix import check_any_scored
 from grao.rollouts.base import draw_key
 from grao.training.experience import shuffled
 from grao.types import Encoded, Role
@@ -185,7 +185,7 @@ class Conductor(TrainerCallback):
         # All processes have scored the answers; the first one's result counts, so that all take the same decision.
         look, count = broadcast_object_list([StageLook(steps, score, reach), count])
         if not count:
-            check_heard([scored])
+            check_any_scored([scored])
         earlier = [look.score for look in self.reached.looks]
         self.reached = replace(self.reached, looks=[*self.reached.looks, look])
         sampled = sum(sum(group.tokens(Role.SAMPLE)) for group in groups)

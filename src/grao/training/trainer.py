@@ -25,17 +25,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from grao.chat import set_arguments
 from grao.config.library import GRAOConfig, check_arguments, in_place_of
-from grao.config.stages import joint_needs, most_steps, planned
+from grao.config.stages import joint_needs, most_steps, stages_of
 from grao.data.encoding import EncodedSet, encode_examples, settled_turn
 from grao.data.load import examples_from_dataset
 from grao.engine.adapters import adapter_disabled
 from grao.engine.limits import padding_id
 from grao.engine.loading import check_finite, load_tokenizer
 from grao.engine.policy import given_policy
-from grao.engine.sharded import begin_splitting, sum_over_processes
+from grao.engine.sharded import configure_sharding, sum_over_processes
 from grao.errors import InputError
 from grao.methods.base import Method
-from grao.rewards.mix import Mix, RewardLike, as_mix, check_heard
+from grao.rewards.mix import Mix, RewardLike, as_mix, check_any_scored
 from grao.rollouts.base import Generator, Sampling
 from grao.training.accumulate import StepOutput
 from grao.training.ahead import check_ahead, read_ahead, write_ahead
@@ -118,7 +118,7 @@ class GRAOTrainer(StagedTrainer):
         self.folder, self.config, self.rewards, self.watch = args.output_dir, args, as_mix(reward_funcs), watch
         if method and args.stages:
             raise InputError("method and args.stages are both given; leave one out")
-        plan = planned(method or args.method, args.stages, args.training.schedule)
+        plan = stages_of(method or args.method, args.stages, args.training.schedule)
         self.method, self.custom_method = plan[0].method, method
         self.max_bad_steps, self.save_async = args.training.max_bad_steps, args.training.save_async
         set_seed(args.seed)  # the initial weights of an adapter must depend on the seed only
@@ -162,7 +162,7 @@ class GRAOTrainer(StagedTrainer):
                 ],
             )
             check_library(self, steps)
-        self.is_fsdp_enabled = begin_splitting(self.accelerator, policy)
+        self.is_fsdp_enabled = configure_sharding(self.accelerator, policy)
         check_settings(args.training, plan, self.accelerator, policy)
         # Adapters with other initialisations also change the base weights.
         plain = peft_config is not None and isinstance(getattr(peft_config, "init_lora_weights", True), bool)
@@ -224,7 +224,7 @@ class GRAOTrainer(StagedTrainer):
         if method.needs.samples:
             scored, samples = self._total(update.experience.scored_counts)
             if not scored:  # over all processes, so that all of them stop
-                check_heard([update.experience.rewards], int(samples))
+                check_any_scored([update.experience.rewards], int(samples))
         look_due = self.watch and self.watch.due(step) and update.experience.sampled
         watched = self.watch.numbers(update.experience) if self.watch and look_due else {}
         sampled = time.perf_counter()

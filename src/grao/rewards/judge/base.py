@@ -93,7 +93,7 @@ class EarlyJudge(Protocol):
 
 
 @dataclass(frozen=True)
-class Shown:
+class OrderedPair:
     """A pair in one order."""
 
     pair: Pair
@@ -106,7 +106,7 @@ class Shown:
         return (self.pair.b, self.pair.a) if self.swapped else (self.pair.a, self.pair.b)
 
 
-def orders_of(pair: Pair, orders: Orders, seed: int) -> list[Shown]:
+def orders_of(pair: Pair, orders: Orders, seed: int) -> list[OrderedPair]:
     """Return the orders in which a pair is shown.
 
     Args:
@@ -116,14 +116,14 @@ def orders_of(pair: Pair, orders: Orders, seed: int) -> list[Shown]:
         seed: of the draw.
     """
     if orders == "both":
-        return [Shown(pair, swapped=False), Shown(pair, swapped=True)]
+        return [OrderedPair(pair, swapped=False), OrderedPair(pair, swapped=True)]
     low, high = sorted((pair.a, pair.b))
     drawn = hashlib.sha256(json.dumps([seed, context_text(pair.prompt), low, high]).encode()).digest()[0] % 2 == 0
-    return [Shown(pair, swapped=drawn == (pair.a == low))]
+    return [OrderedPair(pair, swapped=drawn == (pair.a == low))]
 
 
 def combine(
-    shown: Sequence[Shown], verdicts: Sequence[PairVerdict | None], replies: Sequence[str] = ("", "")
+    shown: Sequence[OrderedPair], verdicts: Sequence[PairVerdict | None], replies: Sequence[str] = ("", "")
 ) -> JudgedPair:
     """Combine the verdicts on the one or two orders of a pair.
 

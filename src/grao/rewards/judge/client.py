@@ -195,10 +195,10 @@ class _Batch:
     async def work(self, waiting: Iterator[Question]) -> None:
         """Ask one question after another until none is left."""
         for question in waiting:
-            if failure := await self._insist(question):
+            if failure := await self._ask_until_answered(question):
                 self.failures.append(failure)
 
-    async def _insist(self, question: Question) -> Failure | None:
+    async def _ask_until_answered(self, question: Question) -> Failure | None:
         """Retry until there is an answer, or the question itself must be at fault.
 
         It is at fault if its last two attempts failed while the judge was alive. One is not enough: an attempt may
@@ -212,13 +212,13 @@ class _Batch:
                 return failure
             self._check_patience(failure)
             if attempts >= retries:
-                before, alive = alive, await self._alive(began)
+                before, alive = alive, await self._has_answered(began)
                 if before and alive and attempts > retries:
                     return failure
             await asyncio.sleep(min(backoff(attempts, question.key), self._left()))
         return None
 
-    async def _alive(self, since: float) -> bool:
+    async def _has_answered(self, since: float) -> bool:
         """Whether the judge has answered anything since then; if not, ask the known question."""
         if self._heard <= since:
             await self._attempt(self._client.known, first=False)

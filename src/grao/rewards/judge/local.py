@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grao.chat import guarded, prompt_text, set_arguments, token_ids, turn_of
+from grao.chat import mark_tokens, prompt_text, set_arguments, token_ids, turn_of
 from grao.config.rewards import LocalJudgeConfig
 from grao.core import merge_ties, rounding
 from grao.engine.limits import check_tokens, padding_id, positions
 from grao.engine.loading import check_finite, load_model, load_tokenizer
 from grao.engine.padded import completion_likelihood
 from grao.errors import InputError
-from grao.rewards.judge.base import KNOWN, JudgedPair, JudgeTally, Orders, Pair, Shown, combine, orders_of
+from grao.rewards.judge.base import KNOWN, JudgedPair, JudgeTally, OrderedPair, Orders, Pair, combine, orders_of
 from grao.rewards.judge.thoughts import end_of_thoughts
 from grao.rewards.judge.wording import PairVerdict, Template, context_text
 from grao.rewards.model import local_device
@@ -64,7 +64,7 @@ class LocalJudge:
         self.tally = JudgeTally()
         self._turn = turn_of(tokenizer)
         check_finite(model, f"judge {self.name}")
-        if not all(self._tokens(Shown(KNOWN, swapped=False))[1]):
+        if not all(self._tokens(OrderedPair(KNOWN, swapped=False))[1]):
             message = "its tokenizer cannot tell the three verdicts apart; choose another model"
             raise InputError(f"judge {self.name}: {message}")
 
@@ -97,7 +97,7 @@ class LocalJudge:
         """Do nothing: loading the model has found any mistake."""
 
     @torch.no_grad()
-    def probabilities(self, questions: Sequence[Shown]) -> Tensor:
+    def probabilities(self, questions: Sequence[OrderedPair]) -> Tensor:
         """Return P(Text 1 better), P(tie), P(Text 2 better) as (N, 3) float64; NaN if a question is too long."""
         tokens = [self._tokens(question) for question in questions]
         longest = positions(self.model)
@@ -116,7 +116,7 @@ class LocalJudge:
             result[chosen] = merge_ties(logs, rounding(logs)).softmax(dim=1)
         return result
 
-    def _judged(self, orders: Sequence[Shown], shown: Tensor) -> JudgedPair:
+    def _judged(self, orders: Sequence[OrderedPair], shown: Tensor) -> JudgedPair:
         """Judge a pair from the probabilities of its orders, (orders, 3), with Text 1 first."""
         about_a = [row.flip(0) if order.swapped else row for order, row in zip(orders, shown, strict=True)]
         mean = tuple(torch.stack(about_a).mean(dim=0).tolist())
@@ -132,10 +132,10 @@ class LocalJudge:
         likeliest = max((1, 0, 2), key=probabilities.__getitem__)  # the tie, if equal
         return PairVerdict.TIE if close else [*PairVerdict][likeliest]
 
-    def _tokens(self, question: Shown) -> tuple[list[int], list[list[int]]]:
+    def _tokens(self, question: OrderedPair) -> tuple[list[int], list[list[int]]]:
         """Return the question with the common beginning of its three answers, and the rest of each answer."""
         content = self.template.render(context_text(question.pair.prompt), *question.texts)
-        is_chat, text = bool(self.tokenizer.chat_template), f"{guarded(content, self._turn.frame)}\n"
+        is_chat, text = bool(self.tokenizer.chat_template), f"{mark_tokens(content, self._turn.frame)}\n"
         if is_chat:
             messages = [{"role": "user", "content": content}]
             refusal = f"judge {self.name}: its chat template rejects the question"

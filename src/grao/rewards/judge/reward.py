@@ -40,7 +40,7 @@ class JudgeReward:
         return cls(ServerJudge.from_section(config, template, recipe), name)
 
     def begin(self, batch: RewardBatch) -> None:
-        """See `Early.begin`; does nothing for a local judge."""
+        """See `EarlyReward.begin`; does nothing for a local judge."""
         if isinstance(self.judge, EarlyJudge):
             self.judge.begin(list(_pairs(batch).values()))
 
@@ -62,7 +62,7 @@ class JudgeReward:
         return self.judge.count([*_pairs(batch).values()]) if isinstance(self.judge, ServerJudge) else 0
 
     def tally(self) -> Mapping[str, Tensor | float]:
-        """See `Counted.tally`: flips and missing verdicts, and the counts of `JudgeTally`."""
+        """See `CountedReward.tally`: flips and missing verdicts, and the counts of `JudgeTally`."""
         return self._tally
 
 

@@ -13,7 +13,7 @@ from grao.config.recipe import Recipe
 from grao.config.rewards import JudgeConfig
 from grao.errors import InputError, RewardUnavailableError
 from grao.rewards.base import result_of, start_awaitable
-from grao.rewards.judge.base import KNOWN, JudgedPair, JudgeTally, Pair, Shown, combine, orders_of
+from grao.rewards.judge.base import KNOWN, JudgedPair, JudgeTally, OrderedPair, Pair, combine, orders_of
 from grao.rewards.judge.client import Endpoint, Failure, JudgeClient
 from grao.rewards.judge.ledger import JudgeAnswer, Ledger, Question
 from grao.rewards.judge.reply import storable
@@ -55,7 +55,7 @@ class ServerJudge:
         self.endpoint, self.template, self.ledger, self.seed = endpoint, template, ledger, seed
         self.name, self.orders, self.tally = endpoint.model, endpoint.config.orders, JudgeTally()
         self._settings = json.dumps(endpoint.settings, sort_keys=True)
-        self._known = self._question(Shown(KNOWN, swapped=False))
+        self._known = self._question(OrderedPair(KNOWN, swapped=False))
         self._client = None if endpoint.config.replay else JudgeClient(endpoint, ledger, self._known)
         self._round = _Round(ledger, self._client)
         self._enough_to_stop, self._failed = _ENOUGH_TO_STOP, 0
@@ -136,7 +136,7 @@ class ServerJudge:
             comparisons: number of comparisons in the run.
             further: other questions of the same length.
         """
-        lengths = [len(self._question(Shown(pair, swapped=False)).content.encode()) for pair in pairs]
+        lengths = [len(self._question(OrderedPair(pair, swapped=False)).content.encode()) for pair in pairs]
         questions, mean = comparisons * (2 if self.orders == "both" else 1) + further, sum(lengths) / len(lengths)
         read, written = questions * mean / _BYTES_PER_TOKEN, questions * _VERDICT_TOKENS
         return CostEstimate(questions, read, written, self.endpoint.cost(read, written))
@@ -161,7 +161,7 @@ class ServerJudge:
         self.tally = JudgeTally(asked, cached, unreadable, len(failures), cost)
         return answers
 
-    def _question(self, shown: Shown, sample: int = 0) -> Question:
+    def _question(self, shown: OrderedPair, sample: int = 0) -> Question:
         """Return the question about a pair, with stripped and storable texts."""
         texts = (context_text(shown.pair.prompt), *shown.texts)
         context, text_1, text_2 = (storable(text.strip()) for text in texts)
