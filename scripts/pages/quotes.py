@@ -215,7 +215,7 @@ QUOTES: list[Quote] = [
     quote(CLAIMS, "GRAO has {} against {} % on the weak base, and {} against {} % on the able one", *_TIES_OF_SFT),
     quote(
         CLAIMS,
-        "GRAO ends in {} of 100 steps on the weak base and in {} on the able one",
+        "GRAO ends after 100 steps, GRPO needs {} on the weak base and {} on the able one",
         *(number(steps_to(Spot(arm="grao")), study, "grpo") for study in (WEAK, ABLE)),
     ),
     quote(
@@ -227,7 +227,7 @@ QUOTES: list[Quote] = [
     ),
     quote(
         CLAIMS,
-        "weak {} % (GRPO) against {} % (GRAO), able {} % both",
+        "{} % (GRPO) and {} % (GRAO) are worse than the one before on the weak base, {} % of both",
         number(falling, WEAK, "grpo"),
         number(falling, WEAK, "grao"),
         number(falling, ABLE, "grao"),

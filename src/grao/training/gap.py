@@ -84,7 +84,7 @@ class GapWarning:
         self.tolerated = tolerated
 
     def check(self, step: int, gap: float) -> None:
-        """Check the mean gap of a step, in nats per token; NaN if it was not measured."""
+        """Warn once if the mean gap of a step (nats per token, NaN if not measured) exceeds the tolerated one."""
         if gap > self.tolerated:
             self.tolerated = math.inf
             warnings.warn(
