@@ -124,6 +124,7 @@ def write(name: str, columns: list[str], rows: list[list[str]]) -> None:
         "command": "python benchmarks/memory_plans.py",
         "date": f"{datetime.now(UTC):%Y-%m-%d}" if changed else before["date"],
         "machine": "planned, not measured",
+        "from": "written by the command",
         "columns": columns,
         "rows": rows,
     }
