@@ -422,6 +422,7 @@ def test_an_impossible_plan_fails_before_the_model_is_loaded(place: Path, wrong:
     [
         ({"training.steps": "2"}, r"training\.steps is 2, but run has done 2 in its last stage; give more"),
         ({"stages.1.until.steps": "2"}, r"stages\.1\.until\.steps is 2, but run has done 2 in its last stage; start"),
+        ({"stages.1.until.tokens": "9"}, r"run is finished: stages\.1\.until ended it; start a new run"),
     ],
 )
 def test_what_is_said_of_steps_is_about_the_last_stage(place: Path, last: dict[str, str], said: str):

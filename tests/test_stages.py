@@ -199,6 +199,15 @@ def test_tokens_end_a_stage(tmp_path: Path):
     )
 
 
+def test_a_run_that_its_last_stage_has_ended_takes_no_more_steps(tmp_path: Path):
+    settings = {"stages": staged(SFT(), until=Until(tokens=60)), "steps": 50, "save_every": 1}
+    whole, again = make(tmp_path, **settings), make(tmp_path, **settings)
+    whole.train()
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == again.state.max_steps == whole.state.global_step < 50
+    assert equal(whole.model, again.model)
+
+
 @pytest.mark.parametrize(
     ("scores", "patience", "over"),
     [

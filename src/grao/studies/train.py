@@ -42,6 +42,7 @@ from grao.training.arguments import library_errors
 from grao.training.callbacks import InterruptGuard, SaveLastStep
 from grao.training.library import log_scores
 from grao.training.reporting import begin_reporting
+from grao.training.stages import StageProgress
 from grao.training.state import CARRIED
 from grao.training.trainer import GRAOTrainer
 
@@ -109,7 +110,7 @@ def resume_run(folder: Path, screen: Screen, overrides: Overrides = ()) -> Finis
         checkpoint, passed = ready.trainer.last_checkpoint()
         carried = CARRIED.read(checkpoint) if checkpoint else None
         ready = replace(ready, steps=ready.trainer.conductor.steps(carried.reached)) if carried else ready
-        _check_steps(ready, step_of(checkpoint), finished, carried.reached.first if carried else 0)
+        _check_steps(ready, step_of(checkpoint), finished, carried.reached if carried else StageProgress())
         if ready.trainer.is_world_process_zero():
             if checkpoint is None:
                 (folder / "metrics.jsonl").unlink(missing_ok=True)
@@ -194,14 +195,14 @@ def _check_unchanged(ready: Prepared, recorded: records.Manifest, overrides: Ove
         raise InputError(f"{where}{change} since the run began; {remedy}, or start a new run")
 
 
-def _check_steps(ready: Prepared, done: int, finished: bool, first: int) -> None:
+def _check_steps(ready: Prepared, done: int, finished: bool, reached: StageProgress) -> None:
     """Checks that a run to be resumed has steps left.
 
     Args:
         ready: the run; its steps include all stages.
         done: steps done so far.
         finished: whether the run is finished.
-        first: steps before the current stage.
+        reached: its position in its stages.
 
     Raises:
         InputError: if none are left, naming the setting that limits them.
@@ -213,8 +214,12 @@ def _check_steps(ready: Prepared, done: int, finished: bool, first: int) -> None
         until, stage = plan[-1].until, " in its last stage" * (len(plan) > 1)
         fixed = until is not None and until.steps is not None
         setting = f"stages.{len(plan) - 1}.until.steps" if fixed else "training.steps"
+        if reached.ended:
+            raise InputError(f"{folder} is finished: stages.{len(plan) - 1}.until ended it; start a new run")
         remedy = "start a new run" if fixed else "give more"
-        raise InputError(f"{setting} is {steps - first}, but {folder} has done {done - first}{stage}; {remedy}")
+        raise InputError(
+            f"{setting} is {steps - reached.first}, but {folder} has done {done - reached.first}{stage}; {remedy}"
+        )
 
 
 def _record_resume(ready: Prepared, before: records.Manifest, overrides: Overrides) -> None:

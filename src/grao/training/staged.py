@@ -85,6 +85,7 @@ class StagedTrainer(CheckedTrainer):
         if carried and carried.reached.stage < self.conductor.reached.stage:
             raise InputError(f"{checkpoint} is of an earlier stage than this trainer has reached; create a new trainer")
         self.conductor.reached = carried.reached if carried else self.conductor.reached
+        self.args.max_steps = self.conductor.reached.ended or self.args.max_steps
         return checkpoint
 
     def _load_best_model(self) -> None:

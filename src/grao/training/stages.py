@@ -74,6 +74,8 @@ class StageProgress:
     """Steps of the run before this stage."""
     over: bool = False
     """Whether the stage has ended; the next step begins the next one."""
+    ended: int = 0
+    """Steps of the run at which its last stage ended by a condition other than its steps; 0 before."""
     looks: list[StageLook] = field(default_factory=list)
     """Looks in this stage."""
     before: Spent = field(default_factory=Spent)
@@ -124,7 +126,7 @@ class Conductor(TrainerCallback):
 
     def steps(self, reached: StageProgress) -> int:
         """Return the maximum steps of the whole run, given its progress."""
-        return reached.first + sum(self.most[reached.stage :])
+        return reached.ended or reached.first + sum(self.most[reached.stage :])
 
     def spend(self, spent: Spent) -> None:
         """Add work done."""
@@ -158,14 +160,15 @@ class Conductor(TrainerCallback):
         if until is None or reached.over:
             return
         tokens = reached.spent.tokens - reached.before.tokens
-        ended = steps >= self.most[reached.stage] or (until.tokens is not None and tokens >= until.tokens)
+        last_step = steps >= self.most[reached.stage]
+        ended = last_step or (until.tokens is not None and tokens >= until.tokens)
         ended |= until.share is not None and self.share() >= until.share
         if until.peak and (ended or steps % until.peak.every == 0):
             self._look(until.peak, steps)
         if not ended and not (until.peak and peak_passed(self.reached.looks, until.peak)):
             return
         last = self.reached.stage == len(self.plan) - 1
-        self.reached = replace(self.reached, over=not last)
+        self.reached = replace(self.reached, over=not last, ended=state.global_step if last and not last_step else 0)
         if until.peak:
             self._trainer.load_stage_weights(self.folder)
         if last:

@@ -293,7 +293,8 @@ class GRAOTrainer(StagedTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Yield step numbers; every process gets all of them, and takes its share of each step's prompts."""
-        return DataLoader(self.train_dataset, batch_size=1, collate_fn=lambda steps: {"step": steps[0]})  # type: ignore[arg-type]
+        steps = range(self.conductor.reached.ended or len(self.train_dataset))  # type: ignore[arg-type]
+        return DataLoader(steps, batch_size=1, collate_fn=lambda steps: {"step": steps[0]})  # type: ignore[arg-type]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the metrics of the steps since the last line: means, and sums of judge requests and costs."""
