@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from pages.cells import LEAD_PROMPTS, ROOT, TIE, Field, Measure, Spot, cut, points, share
+from pages.cells import RAS_BOTH, ROOT, TIE, Field, Measure, Spot, between, cut, points, share
 from pages.grid import Grid, line
 
 from grao.evaluation.study import reached_at
 from grao.records.study import CellRecord, read_cells
+from grao.reports.tables import p_value
 
 RESULTS = "docs/results.md"
 ARMS = {
@@ -39,6 +40,15 @@ def steps(spot: Spot) -> str:
     return f"{spot.result.cost.steps:,.0f}"
 
 
+def lead_over_both(spot: Spot) -> str:
+    """Difference with its interval and Holm-adjusted p over prompts and seeds at once."""
+    tested = None if spot.is_main else spot.contrast.both
+    if tested is None:
+        return ""
+    lead = tested.difference
+    return f"{points(lead.value)} ({between(lead, points)}), {p_value(tested.p_corrected)}"
+
+
 def _horizon(base: str) -> Grid:
     """All arms on one base."""
     return Grid(
@@ -48,11 +58,11 @@ def _horizon(base: str) -> Grid:
         columns=[
             line("steps", steps),
             *[line(f"RAS after {work} s", ras_after(work)) for work in LOOKS[:-1]],
-            line(f"after {LOOKS[-1]} s", Field("ras", "{value} ({prompts})")),
+            line(f"after {LOOKS[-1]} s", RAS_BOTH),
             line("win or tie", TIE),
             line("right", Field("right")),
             line("cut", cut),
-            line("GRAO minus the arm", LEAD_PROMPTS),
+            line("GRAO minus the arm", lead_over_both),
         ],
         rows=[line(title, arm=arm) for arm, title in ARMS.items()],
     )
@@ -74,11 +84,11 @@ def lead_of_seed(seed: int) -> Callable[[], str]:
     return lambda: share(_run("weak", "grao", seed).curve[-1].ras - _run("weak", "grpo", seed).curve[-1].ras)
 
 
-def seeds_lead() -> tuple[Callable[[], str], ...]:
-    """GRAO minus GRPO in `studies/horizon-seeds`: value, intervals over prompts, over seeds and over both; points."""
+def lead_over_grpo(study: str) -> tuple[Callable[[], str], ...]:
+    """GRAO minus GRPO in a study: value, limits over prompts, over seeds and over both; points."""
 
     def end(over: str, field: str) -> Callable[[], str]:
-        return lambda: points(getattr(getattr(Spot("horizon-seeds", "grpo").contrast.difference, over), field))
+        return lambda: points(getattr(getattr(Spot(study, "grpo").contrast.difference, over), field))
 
     intervals = [end(over, field) for over in ("over_prompts", "over_seeds", "over_both") for field in ("low", "high")]
     return end("over_prompts", "value"), *intervals

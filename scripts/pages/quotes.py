@@ -18,7 +18,7 @@ from pages.cells import (
     relative_ras,
     steps_to,
 )
-from pages.horizon_tables import lead_of_seed, seeds_lead, variation
+from pages.horizon_tables import lead_of_seed, lead_over_grpo, variation
 from pages.sentences import Quote, bare, cell, change, figure, limits, number, quote
 
 README, RESULTS, CLAIMS, METHOD, METHODS, PERFORMANCE, WHICH = (
@@ -57,7 +57,8 @@ _LIGHT = (
 )
 _SHORT_ABLE = number(RAS, "ability", "grao-signed", "0.95"), number(RAS, "ability", "grao", "0.95")
 _LONG_WEAK, _LONG_ABLE = "horizon-weak", "horizon-able"
-_LONG_LEAD = (number(LEAD, _LONG_WEAK, "grpo"), *limits("difference", _LONG_WEAK, "grpo", "prompts"))
+_LONG_LEAD = tuple(lead_over_grpo(_LONG_WEAK)[index] for index in (0, 5, 6))
+_FIVE_SEEDS = lead_over_grpo("horizon-seeds")
 _LONG_RAS = {name: number(RAS, _LONG_WEAK, name) for name in ("grao", "grpo", "ppo", "sft")}
 _LONG_TIES = number(TIE, _LONG_WEAK, "grao"), number(TIE, _LONG_WEAK, "grpo")
 _LONG_LEVEL = number(RAS, _LONG_ABLE, "grao"), number(RAS, _LONG_ABLE, "grpo")
@@ -66,7 +67,7 @@ QUOTES: list[Quote] = [
     quote(
         README,
         "ahead on the weak one (with five seeds {} points of RAS, {} to {} over prompts and seeds;",
-        *(seeds_lead()[index] for index in (0, 5, 6)),
+        *(_FIVE_SEEDS[index] for index in (0, 5, 6)),
     ),
     quote(
         README,
@@ -93,7 +94,7 @@ QUOTES: list[Quote] = [
     ),
     quote(
         RESULTS,
-        "GRAO is ahead, {} against {} % ({}, {} to {} over prompts)",
+        "GRAO is ahead, {} against {} % ({}, {} to {} over prompts and seeds)",
         _LONG_RAS["grao"],
         _LONG_RAS["grpo"],
         *_LONG_LEAD,
@@ -101,15 +102,16 @@ QUOTES: list[Quote] = [
     quote(RESULTS, "on the able base both are level ({} and {} %)", *_LONG_LEVEL),
     quote(
         RESULTS,
-        "{} points of RAS at the end ({} to {} over prompts; each seed by {} and {}), and {} against {} % by win",
+        "{} points of RAS at the end ({} to {} over prompts and seeds; the three seeds by {}, {} and {}),"
+        " and {} against {} % by win",
         *_LONG_LEAD,
-        *(lead_of_seed(seed) for seed in (0, 1)),
+        *map(lead_of_seed, range(3)),
         *_LONG_TIES,
     ),
     quote(
         RESULTS,
         "GRAO is {} points of RAS ahead ({} to {} over prompts, {} to {} over seeds, {} to {} over both)",
-        *seeds_lead(),
+        *_FIVE_SEEDS,
     ),
     quote(RESULTS, "it is {} points behind GRAO, which", bare(number(LEAD, _LONG_WEAK, "sft-grpo"))),
     quote(RESULTS, "more of it than the paper's {} costs wins", number(kappa_of("beta"), "beta", point="0.5")),
@@ -239,7 +241,7 @@ QUOTES: list[Quote] = [
     ),
     quote(
         CLAIMS,
-        "{} % RAS against {} % for GRPO ({}, {} to {} over prompts), {} % for PPO and {} % for SFT;"
+        "{} % RAS against {} % for GRPO ({}, {} to {} over prompts and seeds), {} % for PPO and {} % for SFT;"
         " by win or tie {} against {} %",
         _LONG_RAS["grao"],
         _LONG_RAS["grpo"],
@@ -257,8 +259,8 @@ QUOTES: list[Quote] = [
     ),
     quote(
         CLAIMS,
-        "is {} and {} % of its mean for GRPO (two seeds) and {} and {} % for GRAO",
-        *(variation(arm, seed) for arm in ("grpo", "grao") for seed in (0, 1)),
+        "is {}, {} and {} % of its mean for GRPO (three seeds) and {}, {} and {} % for GRAO",
+        *(variation(arm, seed) for arm in ("grpo", "grao") for seed in range(3)),
     ),
     quote(
         WHICH,

@@ -209,7 +209,7 @@ def _arm(study: Study, shared_method: str, spot: Spot) -> Arm:
     if rates and "training.learning_rate" in fields:
         raise InputError(f"arms.{name}: training.learning_rate and learning_rates are both given; leave one out")
     if not study.sandbox and any(field.startswith("sandbox.") for field in fields):
-        raise InputError(f"arms.{name}: sandbox: the study does not use the sandbox; add a section sandbox")
+        raise InputError(f"arms.{name}: sandbox needs a section sandbox in the study itself; add one")
     world = _section(study.sandbox, "sandbox.", fields, name) if study.sandbox else None
     noise = _section(study.noise, "noise.", fields, name)
     own = {field: value for field, value in fields.items() if not field.startswith(("sandbox.", "noise."))}

@@ -82,7 +82,7 @@ def general(path: Location) -> Location:
 
 
 def example(path: Location, root: type = Recipe) -> Any:
-    """Return a plausible value for a required field, or for a section with those of its fields that have one."""
+    """Return a plausible value for a required field; for a section, the examples of its required fields."""
     if path in field_facts(root):
         return field_facts(root)[path].example
     if (*path, "0") in names(root):
