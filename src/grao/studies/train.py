@@ -211,15 +211,13 @@ def _check_steps(ready: Prepared, done: int, finished: bool, reached: StageProgr
     if finished and not done:
         raise InputError(f"{folder} is finished and has no complete checkpoint to resume from; start a new run")
     if steps < done or (finished and steps == done):
-        until, stage = plan[-1].until, " in its last stage" * (len(plan) > 1)
-        fixed = until is not None and until.steps is not None
-        setting = f"stages.{len(plan) - 1}.until.steps" if fixed else "training.steps"
+        last, until, limit, taken = len(plan) - 1, plan[-1].until, steps - reached.first, done - reached.first
         if reached.ended:
-            raise InputError(f"{folder} is finished: stages.{len(plan) - 1}.until ended it; start a new run")
-        remedy = "start a new run" if fixed else "give more"
-        raise InputError(
-            f"{setting} is {steps - reached.first}, but {folder} has done {done - reached.first}{stage}; {remedy}"
-        )
+            raise InputError(f"{folder} is finished: stages.{last}.until ended it; start a new run")
+        setting, remedy, stage = "training.steps", "give more", " in its last stage" * (last > 0)
+        if until is not None and until.steps is not None:
+            setting, remedy = f"stages.{last}.until.steps", "start a new run"
+        raise InputError(f"{setting} is {limit}, but {folder} has done {taken}{stage}; {remedy}")
 
 
 def _record_resume(ready: Prepared, before: records.Manifest, overrides: Overrides) -> None:
