@@ -135,7 +135,7 @@ def test_quick_sweep(place: Path) -> None:
         (["--over", "{method.betta: [1, 2]}"], "arms.grao+betta=1: method.betta is unknown; did you mean method.beta"),
         (["--over", "{a: {x: {}, y: {}}, b: {x: {}, y: {}}, c: {x: {}, y: {}}}"], "over must have one or two axes"),
         (["--over", "{sandbox.ability: [0, 1]}"], "sandbox needs a section sandbox in the study itself"),
-        (["--over", "{method.kl: [0, 1]}"], "arms.grpo: method.kl varies along an axis of over"),
+        (["--over", "{method.kl: [0, 1]}"], "arms.grpo: method.kl is set by the study's section over"),
         (["--over", "{model.lora: [null, {rank: 2}]}"], "over.model.lora: {rank: 2} is not a valid label; use {label"),
         (["--over", "{size: {a b: {}, c: {}}}"], "over.size: 'a b' is not a valid label"),
         (

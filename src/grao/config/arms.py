@@ -124,7 +124,7 @@ def spots(study: Study) -> list[Spot]:
         for arm, fields in study.arms.items():
             own = dict(flattened(fields))
             if conflict := next((key for key in own if key in varied), None):
-                raise InputError(f"arms.{arm}: {conflict} varies along an axis of over, so the arm cannot set it")
+                raise InputError(f"arms.{arm}: {conflict} is set by the study's section over, so the arm cannot set it")
             result.append(Spot(arm, labels, own | varied))
     return result
 
