@@ -41,7 +41,7 @@ PLAIN: set[tuple[str, str]] = {
     ("docs/real-models.md", "what | licence | from"),
     ("docs/studies.md", "recipe in `recipes/studies/` | tests"),
     # Formulas with worked examples, and sources.
-    ("docs/method.md", "`method.scope` | mean and deviation over | when all samples lose"),
+    ("docs/method.md", "`method.scope` | mean and deviation over | when all samples lose alike"),
     ("docs/method.md", "scope | mean | deviation | A_i | A_y | w_i | w_y"),
     ("docs/methods.md", "`method.name` | learns from | update of a prompt with samples o_i and reference y | source"),
     ("docs/theory.md", "name | verdict | graded"),

@@ -67,7 +67,7 @@ class Workload:
 
     @classmethod
     def of(cls, recipe: Recipe, items: Sequence[Encoded], max_steps: Sequence[int], held_out: int) -> "Workload":
-        """The work of a run over these prompts that evaluates on `held_out` others; `max_steps` per stage."""
+        """The work of a run that trains on `items`, `max_steps` per stage, and evaluates on `held_out` others."""
         rollout, size, plan = recipe.rollout, recipe.training.prompts_per_step, recipe.plan
         stages = list(zip(plan, max_steps, strict=True))
         others = max(len(items) - size, 0)  # a step has no prompt twice
