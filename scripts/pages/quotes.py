@@ -74,7 +74,7 @@ QUOTES: list[Quote] = [
         "{} % of the answers ({} to {}) beat the reference, up from {} %; {} % are right, up from {} %",
         *(figure("larger", name) for name in ("ras", "low", "high", "ras before", "right", "right before")),
     ),
-    quote(README, "(On its 200 training prompts {} % win", figure("larger", "ras on training prompts")),
+    quote(README, "(On the 200 training prompts {} % win", figure("larger", "ras on training prompts")),
     quote(PERFORMANCE, "{} times as fast as TRL's without checkpointing when lengths vary", cell("gpu-update", 5, 2)),
     # docs/results.md, summary
     quote(

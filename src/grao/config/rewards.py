@@ -121,7 +121,8 @@ def _check_address(url: str) -> None:
     if not complete:
         raise ValueError("base_url must start with http:// or https:// and contain a valid host and port")
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("base_url must not contain user, password or query; give the key in api_key_env")
+        remedy = "put the key into an environment variable and its name into api_key_env"
+        raise ValueError(f"base_url must not contain user, password or query; {remedy}")
 
 
 @settings

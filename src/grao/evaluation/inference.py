@@ -150,7 +150,7 @@ def half_tie_share(wins: int, ties: int, n: int, confidence: float = 0.95) -> Es
 def relative_gain(
     both: int, only_model: int, only_baseline: int, neither: int, confidence: float = 0.95, worth: float = 1.0
 ) -> Estimate | None:
-    """Estimate win rate of a model / win rate of a baseline - 1 on the same prompts, from the paired table.
+    """Estimate (win rate of a model) / (win rate of a baseline) - 1 on the same prompts, from the paired table.
 
     Score interval for a ratio of paired proportions (Nam & Blackwelder, Statistics in Medicine 21, 2002; Tang,
     Tang & Chan, ibid. 22, 2003). Prompts on which neither wins do not change it. Both limits are finite.
