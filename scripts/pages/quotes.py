@@ -88,7 +88,7 @@ QUOTES: list[Quote] = [
     ),
     quote(
         RESULTS,
-        "on the weak base ({} points), and behind on the others ({})",
+        "most ({} points) and behind on the other nine ({})",
         cell("imitable-kinds", 0, 1),
         cell("imitable-kinds", 1, 1),
     ),
@@ -121,7 +121,7 @@ QUOTES: list[Quote] = [
         bare(number(LEAD, "light-weak", "grao")),
         bare(number(LEAD, "light-able", "grao")),
     ),
-    quote(RESULTS, "short runs on an able base ({} against {} %)", *_SHORT_ABLE),
+    quote(RESULTS, "where `signed` leads ({} against {} %)", *_SHORT_ABLE),
     # the rest of the page
     quote(
         RESULTS,
@@ -192,7 +192,7 @@ QUOTES: list[Quote] = [
         "({} against {} %, with widely scattered seeds of GRPO; by win or tie {} against {} %)",
         *(number(rate, "ability-unseen", arm, "0") for rate in (RAS, TIE) for arm in ("grao", "grpo")),
     ),
-    quote(RESULTS, "in points GRAO's gap to GRPO is smallest at ability 0 ({})", number(LEAD, "ability", "grpo", "0")),
+    quote(RESULTS, "in points the gap is smallest there ({})", number(LEAD, "ability", "grpo", "0")),
     quote(RESULTS, "the mean of `auto` minus the best fixed arm is {} points ({} to {})", *mean_difference()),
     quote(RESULTS, "narrowly ({} points from the best method of each of twelve cases, {} to {})", *mean_difference()),
     quote(

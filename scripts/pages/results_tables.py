@@ -188,7 +188,7 @@ TABLES: dict[str, Grid] = {
         rows=[
             line("GRAO", ras_and_ties, arm="grao"),
             line(
-                "GRAO, beta 0.85, 0.66, 0.5, 0.37: kappa sqrt(G) as at 8",
+                "GRAO, beta 0.85, 0.66, 0.5, 0.37, so that kappa * sqrt(G) is as with 8",
                 ras_and_ties,
                 study="group-size-kappa",
                 arm="grao",
