@@ -77,7 +77,7 @@ class PPO(base.Method):
         )
 
     def start(self) -> base.State:
-        """Return the penalty, if it is adaptive."""
+        """Return the coefficient of the KL penalty if it is adaptive, else nothing."""
         return {"kl": self.kl} if self.kl_target else {}
 
     def at(self, state: base.State) -> Self:

@@ -64,7 +64,7 @@ def on_both(result: StudyResult) -> str:
 
 
 def on_prompts(result: StudyResult) -> str:
-    """Compare the main arm with the others for new prompts and the same trained models."""
+    """State how the main arm compares with the others on new prompts, if the trained models stay the same."""
     if not result.comparisons:
         return ""
     models = "the same trained models" if len(result.comparisons[0].seeds) > 1 else "the same models of one seed"

@@ -122,7 +122,7 @@ class CopyGenerator:
 
     @torch.no_grad()
     def refresh(self, policy: nn.Module) -> None:
-        """Copy the policy's current values: those of trained weights, and those that merging has overwritten.
+        """Copy the policy's trained weights; for a merged adapter also the base weights, which the last merge overwrote.
 
         Args:
             policy: the model in training.

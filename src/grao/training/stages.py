@@ -43,7 +43,7 @@ class Spent:
 
     @property
     def tokens(self) -> int:
-        """Tokens sampled and trained on."""
+        """Tokens sampled plus tokens trained on."""
         return self.sampled + self.backwarded
 
     def __add__(self, other: "Spent") -> "Spent":
