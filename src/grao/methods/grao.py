@@ -42,9 +42,9 @@ class GRAO(Method):
         return Weighted(PerAnswer.of(weights.completions, weights.reference), advantages)
 
     def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-        """Report the three terms of eq. 3, their shares of loss and gradient, and the weight of the reference.
+        """Report the three terms of eq. 3, the sizes of the terms and their coefficients, and the reference's weight.
 
-        Families of metrics whose prefix ends in `_size` are magnitudes. The trainer turns each family into shares.
+        The trainer turns each family of metrics whose prefix ends in `_size` into shares of the family's sum.
         """
         coefficients = (self.beta, self.lambda_, self.exploration, self.sign)
         advantages, reference_weights = weighted.advantages, weighted.weights.reference
