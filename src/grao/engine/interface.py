@@ -129,7 +129,7 @@ def to_device(values: Sequence[Any] | Tensor, device: torch.device) -> Tensor:
 
 
 def check_budget(token_budget: int) -> None:
-    """Check that a micro-batch holds at least one token.
+    """Check that a token budget is at least 1.
 
     Raises:
         ValueError: if it does not.

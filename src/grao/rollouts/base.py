@@ -94,7 +94,7 @@ def make_generator(
         policy: the model that samples: the policy itself, or a copy of it (`grao.rollouts.copies`).
         stop_ids: every token that ends a completion.
         pad_id: any valid token.
-        batch_size: most completions sampled concurrently.
+        batch_size: largest number of concurrent completions.
         alone: whether this is the only process.
         **options: arguments of this engine only, such as its section of the recipe.
 

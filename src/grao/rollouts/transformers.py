@@ -57,7 +57,7 @@ class TransformersGenerator:
         model: the policy; in evaluation mode while it samples.
         stop_ids: every token that ends a completion.
         pad_id: any valid token.
-        batch_size: most completions sampled concurrently; halved if memory runs out.
+        batch_size: largest number of concurrent completions, but at least one group; halved if memory runs out.
         alone: whether this is the only process; with several, a process must not halve the batch by itself.
 
     Raises:
@@ -183,7 +183,7 @@ def gap_to_forward(generator: Checked, samples: int) -> float:
     The test has prompts of two lengths, and every second token id is a stop token, so that rows leave the batch.
 
     Args:
-        generator: to test; its stop tokens are replaced during the test.
+        generator: the one to test; its stop tokens are replaced during the test.
         samples: completions per prompt.
     """
     model, stop_ids, gaps = generator.model, generator.stop_ids, []

@@ -40,7 +40,7 @@ class VLLMGenerator:
         policy: a transformers model, with or without an adapter.
         stop_ids: every token that ends a completion.
         pad_id: ignored.
-        batch_size: most completions sampled concurrently.
+        batch_size: largest number of concurrent completions.
         alone: whether this is the only process; with several, each has an engine of its own.
         settings: the section `rollout.vllm`.
 

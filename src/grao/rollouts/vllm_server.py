@@ -42,7 +42,7 @@ class VLLMServerGenerator:
         policy: a transformers model, with or without an adapter; the server must serve the same model.
         stop_ids: every token that ends a completion.
         pad_id: ignored.
-        batch_size: most concurrent requests of this process.
+        batch_size: largest number of concurrent requests of this process.
         alone: ignored.
         settings: the section `rollout.vllm`.
 
