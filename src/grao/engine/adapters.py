@@ -1,7 +1,7 @@
 """Adapters on disk: find their base model, and load both together with strict checks.
 
 transformers can load an adapter by itself, but it freezes the adapter, fills weights missing from the file with random
-values, and drops weights that do not fit. Here such a file is an error.
+values, and drops weights that do not fit. Here a file that lacks weights or has others is an error.
 """
 
 import copy
@@ -44,7 +44,7 @@ class Adapter:
 
     @property
     def description(self) -> str:
-        """For messages: `a LORA adapter (rank 8)`."""
+        """Short description for messages, such as `a LORA adapter (rank 8)`."""
         rank = getattr(self.config, "r", None)
         return f"a {PeftType(self.config.peft_type).value} adapter" + (f" (rank {rank})" if rank else "")
 

@@ -155,7 +155,7 @@ def window_of(module: nn.Module, kwargs: Mapping[str, Any]) -> int | None:
 
     Args:
         module: the attention layer.
-        kwargs: that it passed to the attention function.
+        kwargs: arguments that the layer passed to the attention function.
 
     Raises:
         ValueError: if the model has a window but applies it in the attention mask only, which a packed row ignores.
@@ -192,7 +192,7 @@ def flex_packed_attention(
     """Attend over a packed row with one FlexAttention call; soft caps and attention sinks are supported.
 
     Args:
-        module: as in `packed_attention`, like all others.
+        module: the attention layer.
         query: (1, heads, T, D).
         key: (1, key heads, T, D).
         value: as `key`.
@@ -215,7 +215,7 @@ def flex_packed_attention(
 
 
 def block_mask(plan: RowPlan, window: int | None, device: torch.device) -> BlockMask:
-    """Return FlexAttention's block mask of a row; it is the same for all heads and layers, so it is made once.
+    """Return FlexAttention's block mask of a row; it is made once per row, since all heads and layers share it.
 
     Args:
         plan: the layout of the row.

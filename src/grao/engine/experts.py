@@ -36,7 +36,7 @@ class Layer:
     router: nn.Module
     top_k: int
     weights: tuple[tuple[nn.Module, str, str], ...]
-    """Weights that hold all experts: module, name in it, and key in `_BY_EXPERT`."""
+    """Weights that hold all experts, each as its module, its name there, and a key of `_BY_EXPERT`."""
     modules: tuple[nn.Module, ...]
     """The experts, if each is a module of its own; empty otherwise."""
 
@@ -51,7 +51,7 @@ class Experts:
 
     @staticmethod
     def of(model: nn.Module) -> "Experts | None":
-        """Return the experts whose routers transformers records; None if the model has none."""
+        """Return the experts of all recorded routers that have as many experts as the first; None if there are none."""
         inner = transformers_model(model)
         routers, _ = recorded_routers(inner)
         sizes = [_outputs(router) for router in routers]
@@ -79,7 +79,7 @@ class Experts:
 
         `gradient_top` is the share of the tenth of the experts with the largest gradients, `gradient_spread` the
         entropy over experts as a share of log E (1 is even), `gradient_none` the share of experts without any gradient.
-        Empty if no expert is trained, or the process holds no gradient of it.
+        Empty if no expert is trained, or this process holds no gradient of any.
         """
         squares = [norms for layer in self.layers if (norms := self._squares(layer)) is not None]
         if not squares:
@@ -256,7 +256,7 @@ def _evenness(shares: Tensor) -> Tensor:
 
 
 def _norms(grad: Tensor, by_expert: Callable[[Tensor, int], Tensor], experts: int) -> Tensor:
-    """Return the (E,) norms of a gradient that holds all experts; a 3-D one is reduced before it is gathered."""
+    """Return the (E,) norms of a gradient that holds all experts; of a sharded 3-D one, only the norms are gathered."""
     precise = torch.promote_types(grad.dtype, torch.float32)
     if grad.dim() == 3:
         return full_value(torch.linalg.vector_norm(grad, dim=(1, 2), dtype=precise))

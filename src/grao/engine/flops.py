@@ -1,7 +1,7 @@
 """Floating-point operations (FLOPs) of a pass through a model, and the device's matmul throughput.
 
-Counted is the useful work, with each prompt once per group whatever the engine: multiplications and additions of the
-weights (2 per weight and token; of experts only those that a token is routed to) and of attention.
+Only useful work is counted, with each prompt once per group whatever the engine: multiplications and additions with the
+weights (2 per weight and token; of experts only those that a token is routed to) and in attention.
 Left out: norms, activations, rotary embeddings and the optimiser, a few percent together.
 """
 

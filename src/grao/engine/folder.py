@@ -21,7 +21,7 @@ _OBJECTS = (
 )
 """Optional files that must hold a JSON object."""
 _LARGEST = 1 << 26
-"""Bytes that such a file may have at most."""
+"""Maximum size of such a file, in bytes."""
 _LAYERS = re.compile(r"(num_hidden|num|n|encoder|decoder)_layers?")
 _WIDTHS = re.compile(r"\w+_(size|dim|heads?|experts|embd|inner)|d_\w+")
 """Names of settings in config.json that are sizes."""
@@ -49,8 +49,8 @@ def check_model_folder(folder: Path) -> None:
         widest = max((length for shape in tensors.values() for length in shape), default=0)
         for name, value in _sizes(texts["config.json"]):
             layers = _LAYERS.fullmatch(name)
-            most = max(len(tensors), _MOST_LAYERS) if layers else max(16 * widest, _WIDEST)
-            if value > most:
+            largest = max(len(tensors), _MOST_LAYERS) if layers else max(16 * widest, _WIDEST)
+            if value > largest:
                 raise InputError(f"{folder / 'config.json'}: {name} is {value}, which does not fit the weights; fix it")
 
 

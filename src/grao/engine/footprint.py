@@ -27,7 +27,7 @@ _NAME = "grao_counted"
 _CACHE_PROBE = 8
 """Tokens of the pass whose cache is measured."""
 _QUANTIZED_FROM = 4096
-"""Elements of a weight from which 8-bit optimisers quantize its state."""
+"""8-bit and 4-bit optimisers quantize the state of weights with at least this many elements."""
 _CPU = torch.device("cpu")
 
 
@@ -87,7 +87,7 @@ def shapes_only(model: nn.Module) -> Iterator[None]:
 
 
 def activation_bytes(model: nn.Module, half: torch.dtype | None = None) -> PerToken:
-    """Return the peak memory of a forward and backward pass, without weights, their gradients and the output layer.
+    """Return the peak memory of a forward and backward pass, excluding weights, their gradients and the output layer.
 
     Args:
         model: inside `shapes_only`, with activation checkpointing enabled if training uses it.
@@ -237,9 +237,9 @@ def kept_bytes(model: nn.Module, optimizer: str, parts: int, half: torch.dtype |
     """
     if parts == 1:
         return optimizer_bytes(model, optimizer)
-    split = trained_bytes(model, parts, half)
-    state = optimizer_bytes(model, optimizer) / max(trained_bytes(model), 1)  # for each byte that is trained
-    return round(split * (1 + state)) + frozen_bytes(model) // parts
+    shard = trained_bytes(model, parts, half)
+    state_per_byte = optimizer_bytes(model, optimizer) / max(trained_bytes(model), 1)
+    return round(shard * (1 + state_per_byte)) + frozen_bytes(model) // parts
 
 
 def _ids(tokens: int) -> Tensor:

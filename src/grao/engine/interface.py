@@ -38,7 +38,7 @@ class Pass:
     """The result of one forward pass over S answers with N tokens in total."""
 
     loss: Tensor
-    """Scalar: -sum_s w_s * J_s, or the value of the custom loss. The only field with a gradient."""
+    """Scalar: -sum_s w_s * J_s or the custom loss, plus any load-balancing loss. The only field with a gradient."""
     mean: Tensor
     """(S,), J(x): mean log-likelihood per token in nats."""
     entropy: Tensor
@@ -74,13 +74,13 @@ class Engine(Protocol):
         """Return how many times a plan forwards each group's prompt, by group number."""
 
     def shares(self, batch: Batch, copies: Mapping[int, int]) -> Tensor:
-        """Return the (T,) weights that count each distinct token of the step once.
+        """Return (T,) factors for the tokens of a micro-batch's forward, so that each token of the step counts once.
 
-        Each copy of a prompt that is forwarded n times counts 1/n; padding and answers with weight 0 count 0.
+        A prompt that is forwarded n times counts 1/n each time; padding and answers with weight 0 count 0.
         """
 
     def answer_indices(self, batch: Batch) -> list[int]:
-        """Return the index of each of the N answer tokens among the flattened tokens of a micro-batch's forward."""
+        """Return, for each of the N answer tokens, its index among the flattened tokens of a micro-batch's forward."""
 
 
 def sequence_means(values: Tensor, lengths: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def checkpoint_activations(model: nn.Module, options: Any = None) -> None:
 
     Args:
         model: a transformers or peft model.
-        options: passed on to that method.
+        options: argument of that method.
     """
     inner: Any = model
     switch = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
@@ -129,7 +129,7 @@ def to_device(values: Sequence[Any] | Tensor, device: torch.device) -> Tensor:
 
 
 def check_budget(token_budget: int) -> None:
-    """Check that a micro-batch holds at least one token.
+    """Check that a token budget is at least 1.
 
     Raises:
         ValueError: if it does not.

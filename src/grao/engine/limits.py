@@ -12,7 +12,7 @@ from grao.errors import InputError
 def positions(model: nn.Module) -> int | None:
     """Return the longest input in tokens, or None if the model sets no limit.
 
-    RoBERTa-style models start counting positions after the padding index, so they have that many fewer.
+    RoBERTa-style models start counting positions after the padding index; positions up to it cannot be used.
     """
     config: Any = model.config
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -28,7 +28,7 @@ def embedded_tokens(model: nn.Module) -> int:
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> int:
-    """Return the tokenizer's padding token, or 0 or 1 (not the end token) if the model has no row for it.
+    """Return the tokenizer's padding token if the model has a row for it, else 0, or 1 if 0 is the end token.
 
     Padding is masked, so any token in the embedding will do.
     """
@@ -42,18 +42,18 @@ def check_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str
     """Check that every token id is in the model's embedding.
 
     Args:
-        model: whose embedding is used.
+        model: the model that will read the ids.
         tokenizer: names the token in the message.
-        name: of the text; the message begins with it.
+        name: name of the text, with which the message begins.
         ids: token ids of the text.
 
     Raises:
         InputError: if a token id is out of range.
     """
-    rows, last = embedded_tokens(model), max(ids, default=0)
-    if last >= rows:
-        token = tokenizer.convert_ids_to_tokens(last)
+    rows, highest = embedded_tokens(model), max(ids, default=0)
+    if highest >= rows:
+        token = tokenizer.convert_ids_to_tokens(highest)
         raise InputError(
-            f"{name}: the token {token!r} has the id {last}, but the model's embedding has {rows} rows; use the "
+            f"{name}: the token {token!r} has the id {highest}, but the model's embedding has {rows} rows; use the "
             "model's own tokenizer, or resize the embedding to this tokenizer (resize_token_embeddings)"
         )

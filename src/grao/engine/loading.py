@@ -114,8 +114,8 @@ def load_reward_model(path: str, dtype: str = "auto", trust_remote_code: bool = 
         trust_remote_code: run Python code that comes with the checkpoint.
 
     Raises:
-        InputError: if there is no such model, it has no safetensors weights, or its checkpoint holds no trained
-            reward output: a plain language model would score at random.
+        InputError: if there is no such model, it has no safetensors weights, or its checkpoint does not hold
+            exactly one trained output: a plain language model would score at random.
     """
     model, missing = _classifier(path, dtype, trust_remote_code)
     _checked(model, path)
@@ -265,19 +265,19 @@ def stop_token_ids(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedToke
 
 
 def extend_stops(model: PreTrainedModel | PeftModel, stop_ids: Sequence[int], end: str) -> None:
-    """Add stop tokens to the model's generation config, which is saved with it, and warn about the new one.
+    """List all stop tokens in the model's generation config, which is saved with it, and warn about the new one.
 
     Args:
         model: whose generation config is changed.
         stop_ids: every token that ends a completion.
-        end: text of the new one.
+        end: text of the new stop token.
     """
     if isinstance(model, PeftModel):
-        later = "pass it to generate too, because an adapter is saved without a generation config"
+        consequence = "pass it to generate too, because an adapter is saved without a generation config"
     else:
-        later = "the trained model will list it"
+        consequence = "the trained model will list it"
     problem = f"answers end with {end!r}, which generation_config.json does not list"
-    warnings.warn(f"{problem}: sampling stops at it as well; {later}", stacklevel=4)
+    warnings.warn(f"{problem}: sampling stops at it as well; {consequence}", stacklevel=4)
     base = base_model(model)
     if base.generation_config:
         base.generation_config.eos_token_id = list(stop_ids)
@@ -289,8 +289,8 @@ def likeliest_stop(
 ) -> int:
     """Return the stop token that the model itself finds most likely after a few answers.
 
-    A generation config may list several, of which the model uses one; references that end with another would teach the
-    model not to stop at its own.
+    A generation config may list several, of which the model uses one. References that end with another one would teach
+    the model not to stop at the one that it uses.
 
     Args:
         model: the policy before training.
@@ -322,7 +322,7 @@ def add_adapter(
         model: to adapt.
         rank: of the update, r.
         alpha: the update is scaled by alpha / r.
-        dropout: on the adapter's input.
+        dropout: dropout rate on the adapter's input.
         target_modules: names of the layers to adapt, or `all-linear`.
         task_type: peft's task type.
 
@@ -344,7 +344,7 @@ def parameter_count(model: torch.nn.Module, trainable: bool = False) -> int:
 
 
 def usual_learning_rate(model: torch.nn.Module) -> float:
-    """Return a usual peak learning rate for Adam at this model size, used only in warnings.
+    """Return a usual peak learning rate for Adam at this model size; only warnings use it.
 
     The paper's 1e-6 is for 7 billion parameters and more; small models and adapters need far larger rates.
     """

@@ -53,7 +53,7 @@ class Budget:
 
     Args:
         name: the setting behind it, for messages.
-        size: tokens, rows or whatever `name` counts.
+        size: initial value, in tokens, rows or whatever `name` counts.
         alone: whether this is the only process. With several, a process that retries would run other collectives than
             the rest, which would then wait for it forever.
     """
@@ -88,7 +88,7 @@ class Budget:
                 torch.cuda.empty_cache()
 
     def at_most(self, size: int | None) -> None:
-        """Reduce the size to that of a halving, now or before the run was interrupted; None changes nothing."""
+        """Cap the size, after a halving or when resuming a run that had one; None changes nothing."""
         if size is not None:
             self.size = self.least = min(size, self.size)
 

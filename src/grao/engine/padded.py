@@ -95,7 +95,7 @@ def plan_padded(
     Args:
         prompts: tokens of each sequence's prompt.
         answers: tokens of each sequence's answer.
-        token_budget: most tokens of a micro-batch, padding included; a longer sequence goes alone.
+        token_budget: most tokens of a micro-batch, padding included; a longer sequence gets one of its own.
         groups: group number of each sequence; if given, groups are never split.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Load or check the policy to train: adapters are resolved, and something in it must be trainable."""
+"""Load the policy to train, or check one built in Python; an adapter is continued, merged or added."""
 
 import warnings
 from collections.abc import Mapping
@@ -88,7 +88,7 @@ def _checked_adapter(
     """Return the adapter at a path, or None for a full model, after checking it against the settings."""
     adapter = adapter_at(path)
     if adapter is None and choice == "merge":
-        raise InputError(f"model.adapter: {path!r} is a full model, so there is no adapter to merge; leave it out")
+        raise InputError(f"model.adapter: {path!r} is a full model, so there is no adapter to merge; leave this out")
     if adapter is None and quantization and not lora:
         raise InputError("model.quantization: 4-bit weights cannot be trained directly; set model.lora")
     if adapter and choice == "continue":

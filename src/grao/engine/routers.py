@@ -130,7 +130,7 @@ class BalancedPass:
         routers: of the model.
         weight: of the load-balancing loss.
         copies: `Engine.copies` of the step's plan.
-        counts: (E + 1,), choices of the whole step; None if the micro-batch is the whole step.
+        counts: (E + 1,), `Routing.counts` of the whole step; None if the micro-batch is the whole step.
     """
 
     engine: Engine

@@ -51,7 +51,7 @@ def engine_for(model: nn.Module, pad_id: int) -> Engine:
         names = (attention.FLEX, attention.NAME) if inner.device.type == "cuda" else (attention.NAME,)
         for name in names if _eligible(inner) else ():
             with suppress(ValueError, TypeError, RuntimeError, AttributeError, IndexError):
-                # Raised by attention layers that pass no plan on, or that need a feature the packed one lacks.
+                # Raised by attention layers that pass no plan on, or that need a feature that packed attention lacks.
                 inner.set_attn_implementation(name)
                 if _agree(model, padded, PackedEngine(), batch):
                     return PackedEngine()

@@ -1,7 +1,7 @@
 """Imitation, then exploration: the order that eq. 3 aims at, with the switch decided by measurement.
 
     SFT     while the share of answers no worse than their references rises, for at most a third of the work
-    GRPO    from the best of these models, for the rest of the work
+    GRPO    from the weights with the highest such share, for the rest of the work
 
 SFT is skipped if exploration can start right away: if for one validation prompt in six at least one of two answers
 beats the reference. This method is not in the paper; docs/LOG.md records how the rule was found and tested.

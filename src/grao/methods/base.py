@@ -76,7 +76,7 @@ class StepGroups:
     step: int
     """Counts from 0."""
     mean_samples: float
-    """Mean tokens per group of G samples, over all processes; counts only the groups that fill the step."""
+    """Mean number of sampled tokens per group, over the groups of all processes that fill the step."""
     limit: int
     """Maximum tokens of a sample, `rollout.max_new_tokens`."""
 
@@ -95,7 +95,7 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Before:
-    """Values of N tokens from before the first update on their batch, without gradient. None if not needed."""
+    """Values of N tokens from before the first update on their batch, without gradient; None where not needed."""
 
     old: Tensor | None = None
     """(N,), log-probability under the policy before the update."""
@@ -145,7 +145,7 @@ class TokenView:
 
     @property
     def old(self) -> Tensor:
-        """(N,), log-probability before the first update; during that update, the current one without gradient."""
+        """(N,), log-probability before the first update; if `Needs.old` is false, the current one without gradient."""
         return self.logps.detach() if self.before.old is None else self.before.old
 
     @property
@@ -203,7 +203,7 @@ class Method:
         return type(self).loss is Method.loss
 
     def stages(self) -> list[Stage]:
-        """Stages of training. Most methods have a single stage, themselves."""
+        """Return the stages of training: for most methods a single one, the method itself."""
         return [Stage(self)]
 
     def weigh(self, groups: StepGroups) -> Weighted:
@@ -216,7 +216,7 @@ class Method:
             Weights, and what the method needs later for `loss` and `report`.
 
         Raises:
-            TypeError: if the method does not define this hook and is not a plan of `stages`.
+            TypeError: if the method does not define this hook; only a plan of `stages` may leave it out.
         """
         raise TypeError(f"{type(self).__name__} must define weigh(groups)")
 
@@ -245,7 +245,7 @@ class Method:
             lengths: tokens of each of the S answers.
 
         Returns:
-            `before`, completed.
+            `before` with `advantages` and `returns` filled in; by default `before` itself.
         """
         return before
 
@@ -283,7 +283,7 @@ class Method:
             state: state of this step.
             before: values of the N tokens of S answers from before the update.
             lengths: tokens of each of the S answers.
-            total: sums a tensor over all processes.
+            total: function that sums a tensor over all processes.
             logged: metrics of the step over all processes, including those of `loss` and `report`.
 
         Returns:
@@ -304,14 +304,14 @@ def required(value: Tensor | None) -> Tensor:
 
 
 def scored_share(rewards: Tensor) -> Tensor:
-    """(B, G), 1 / (scored samples of the group) for scored samples of groups with at least two of them, else 0."""
+    """Return (B, G) shares: 1 / (scored samples of the group) for scored samples if there are at least two, else 0."""
     scored = rewards.isfinite()
     count = scored.sum(dim=1, keepdim=True)
     return (scored & (count > 1)) / count.clamp(min=1).to(rewards.dtype)
 
 
 def kl_estimate(logps: Tensor, frozen: Tensor) -> Tensor:
-    """Per-token estimate of KL(pi || pi_init): r - 1 - log r with r = pi_init / pi (Schulman's k3).
+    """Return the per-token estimate of KL(pi || pi_init): r - 1 - log r with r = pi_init / pi (Schulman's k3).
 
     It is never negative, and unbiased for samples from pi.
 
@@ -327,7 +327,7 @@ def kl_estimate(logps: Tensor, frozen: Tensor) -> Tensor:
 
 
 def group_numbers(advantages: Advantages) -> dict[str, Tensor]:
-    """Metrics common to most methods, (B,) each: mean |A|, groups without signal, groups with too few rewards."""
+    """Return metrics of most methods, (B,) each: mean |A|, groups without signal, groups with too few rewards."""
     return {
         "advantage/abs": advantages.completions.abs().nanmean(dim=1),
         "groups/no_signal": advantages.no_signal.double(),
@@ -336,6 +336,6 @@ def group_numbers(advantages: Advantages) -> dict[str, Tensor]:
 
 
 def method_name(section: Any) -> str | None:
-    """Name of the method in a recipe section; `grao` by default."""
+    """Return the name of the method in a recipe section, by default `grao`; None if there is none."""
     name = str(section.get("name", "grao")) if isinstance(section, dict) else getattr(section, "name", None)
     return name if isinstance(name, str) else None

@@ -38,7 +38,7 @@ class CHORDMu(Method):
     """Steps over which the weight falls from `peak` to `valley`."""
 
     def mu(self, step: int) -> float:
-        """Weight of SFT at a step, counted from 0: linear warm-up, then cosine decay."""
+        """Return the weight of SFT at a step, counted from 0: linear warm-up, then cosine decay."""
         return warmup_cosine(step, self.peak, self.valley, self.warmup, self.decay)
 
     def weigh(self, groups: StepGroups) -> Weighted:
@@ -84,13 +84,13 @@ class CHORDPhi(Method):
 
 
 def warmup_cosine(step: int, peak: float, valley: float, warmup: int, decay: int) -> float:
-    """Schedule with a linear warm-up and a cosine decay.
+    """Return the value of a schedule with a linear warm-up and a cosine decay.
 
     Args:
         step: counted from 0.
         peak: value at the end of the warm-up.
         valley: value from the end of the decay on.
-        warmup: steps of the warm-up, which starts at 0.
+        warmup: steps of the warm-up, in which the value rises from 0.
         decay: steps of the decay.
 
     Returns:
@@ -103,11 +103,11 @@ def warmup_cosine(step: int, peak: float, valley: float, warmup: int, decay: int
 
 
 def mixed_weights(groups: StepGroups, mu: float) -> tuple[Tensor, Tensor]:
-    """Weights (1 - mu) / G of scored samples, (B, G), and mu * |y| / mean|y| of references, (B,)."""
+    """Return weights: (1 - mu) / G of scored samples, (B, G), and mu * |y| / mean|y| of references, (B,)."""
     references = mu * groups.lengths.reference.to(groups.rewards) / groups.mean_reference
     return (1 - mu) * scored_share(groups.rewards), references
 
 
 def imitation_numbers(weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-    """Groups without signal and mean log-likelihood of the references, (B,) each."""
+    """Return two metrics, (B,) each: groups without signal and mean log-likelihood of the references."""
     return {"groups/no_signal": weighted.advantages.no_signal.double(), "reference/loglik": loglik.reference}

@@ -127,7 +127,7 @@ def _clipped(value: float, low: float, high: float) -> float:
 
 
 def best_mix(target: float, samples: float, references: float, disagreement: float) -> float:
-    """Optimal weight of SFT, mu*: the one that minimises the mean squared error of the mixed gradient.
+    """Return the optimal weight of SFT, mu*: the one that minimises the mean squared error of the mixed gradient.
 
     Args:
         target: mu* in the absence of noise.
@@ -139,7 +139,7 @@ def best_mix(target: float, samples: float, references: float, disagreement: flo
 
 
 def trimmed_variance(values: Tensor, trim: float) -> Tensor:
-    """Population variance of (N,) values, at least 1e-8, without the share `trim` at either end. NaN if N is 0."""
+    """Return the population variance of (N,) values without the share `trim` at either end: >= 1e-8, NaN if N is 0."""
     if not len(values):
         return values.new_tensor(math.nan)
     cut = int(len(values) * trim) if len(values) >= 4 else 0

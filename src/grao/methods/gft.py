@@ -6,7 +6,7 @@
 The paper calls these group advantage learning and dynamic coefficient rectification. The coefficient c_t bounds the
 gradient of unlikely tokens, which otherwise grows as 1 / pi. The mean is over all tokens of the step. Formulas and
 constants follow the authors' code (github.com/ZJU-OmniAI/GFT, `compute_gft_loss`). Not implemented: teacher answers in
-the group. As in that code there is no ratio to the sampling policy, so each batch gets a single update.
+the group. As in their code there is no ratio to the sampling policy, so each batch gets a single update.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class GFT(Method):
     """tau: tokens above this probability count in full. 0.1 in the authors' README, 0.5 in most of their scripts."""
 
     def weigh(self, groups: StepGroups) -> Weighted:
-        """Weight answers with nonzero advantage by their share of the tokens of a mean group."""
+        """Weight answers by |x| / (mean tokens of a group, reference included); 0 if the advantage is 0."""
         advantages = joint_advantages(groups.rewards)
         signals = PerAnswer.of(advantages.completions, advantages.reference)
         tokens = groups.mean_samples + groups.mean_reference
@@ -62,7 +62,7 @@ class GFT(Method):
 
 
 def joint_advantages(rewards: Tensor) -> core.Advantages:
-    """Advantages over samples and reference together, with the sample standard deviation (n - 1).
+    """Return advantages over samples and reference together, with the sample standard deviation (n - 1).
 
     Args:
         rewards: (B, G), relative to the reference, whose reward is 0; NaN = missing.

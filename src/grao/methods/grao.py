@@ -35,24 +35,24 @@ class GRAO(Method):
     """`group` is eq. 4. For ablations: subtract the mean only, normalise over the batch, or use raw rewards."""
 
     def weigh(self, groups: StepGroups) -> Weighted:
-        """Rewards -> group-relative advantages -> sequence weights."""
+        """Turn rewards into group-relative advantages (eq. 4), and these into the weights of eq. 3."""
         rewards = groups.rewards
         advantages = core.ADVANTAGES[self.normalise](rewards, rewards.new_zeros(len(rewards)), self.scope)
         weights = core.sequence_weights(advantages, self.beta, self.lambda_, self.exploration, self.sign)
         return Weighted(PerAnswer.of(weights.completions, weights.reference), advantages)
 
     def report(self, weighted: Weighted, loglik: PerAnswer) -> dict[str, Tensor]:
-        """Report the three terms of eq. 3, their shares of loss and gradient, and the weight of the reference.
+        """Report the three terms of eq. 3, the sizes of the terms and their coefficients, and the reference's weight.
 
-        Families of metrics whose prefix ends in `_size` are magnitudes. The trainer turns each family into shares.
+        The trainer turns each family of metrics whose prefix ends in `_size` into shares of the family's sum.
         """
         coefficients = (self.beta, self.lambda_, self.exploration, self.sign)
         advantages, reference_weights = weighted.advantages, weighted.weights.reference
         terms = vars(core.objective_terms(advantages, loglik.samples, loglik.reference, *coefficients))
         samples, reference = advantages.completions, advantages.reference
         mean_size, mean = samples.abs().nanmean(dim=1), samples.nanmean(dim=1)
-        active = reference_weights != 0  # where the sign policy keeps the reference
-        pull = {
+        active = reference_weights != 0  # `sign: positive` gives some references weight 0
+        coefficient_sizes = {
             "exploration": self.exploration * mean_size,
             "imitation": self.beta * reference.abs() * active,
             "regulariser": self.lambda_ * (mean_size + mean.abs() * active),
@@ -60,7 +60,7 @@ class GRAO(Method):
         return {
             **{f"terms/{name}": value for name, value in terms.items()},
             **{f"terms_size/{name}": value.abs() for name, value in terms.items()},
-            **{f"weight_size/{name}": value for name, value in pull.items()},
+            **{f"weight_size/{name}": value for name, value in coefficient_sizes.items()},
             "advantage/reference": reference,
             "reference_weight/mean": reference_weights,
             "reference_weight/negative": (reference_weights < 0).to(torch.float64),

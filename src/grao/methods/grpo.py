@@ -2,7 +2,7 @@
 
 This is eq. 3 of that paper, averaged over each sample's tokens and then over samples (TRL: `loss_type="grpo"`). The
 reference answer matters only through the rewards, which are relative to it. The KL estimate is multiplied by the ratio
-r; without it, its gradient would not be that of the KL divergence (DeepSeek-V3.2, arXiv 2512.02556; as in TRL).
+r, since otherwise its gradient would not be that of the KL divergence (DeepSeek-V3.2, arXiv 2512.02556; as in TRL).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class GRPO(base.Method):
         return base.Weighted(PerAnswer.of(weights), without_reference(advantages), PerAnswer.of(advantages))
 
     def log_ratio(self, tokens: base.TokenView) -> Tensor:
-        """(N,), log of the probability ratio r of each token."""
+        """Return the (N,) logs of the probability ratio r of each token."""
         return tokens.log_ratio
 
     def loss(self, tokens: base.TokenView) -> base.TokenLoss:
@@ -81,7 +81,7 @@ class GRPO(base.Method):
 
 
 def sample_advantages(rewards: Tensor) -> Tensor:
-    """(R - mean) / (std + 1e-4) within each group of samples, std with n - 1 as in TRL.
+    """Return (R - mean) / (std + 1e-4) within each group of samples, std with n - 1 as in TRL.
 
     Args:
         rewards: (B, G), NaN = missing.
@@ -93,7 +93,7 @@ def sample_advantages(rewards: Tensor) -> Tensor:
 
 
 def centred(rewards: Tensor) -> Tensor:
-    """R - mean within each group of samples.
+    """Return R - mean within each group of samples.
 
     Args:
         rewards: (B, G), NaN = missing.
@@ -107,14 +107,14 @@ def centred(rewards: Tensor) -> Tensor:
 
 
 def without_reference(advantages: Tensor) -> Advantages:
-    """`Advantages` of (B, G) samples that are compared with each other only. The reference has none (NaN)."""
+    """Return (B, G) sample advantages as `Advantages`, in which the reference has none (NaN)."""
     return core.Advantages(advantages, advantages.new_full((len(advantages),), torch.nan))
 
 
 def clipped_surrogate(
     log_ratio: Tensor, advantages: Tensor, clip: float, clip_high: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """PPO's clipped surrogate, -min(r A, clip(r, 1 - clip, 1 + clip_high) A), of tokens or whole samples.
+    """Return PPO's clipped surrogate, -min(r A, clip(r, 1 - clip, 1 + clip_high) A), of tokens or whole samples.
 
     Args:
         log_ratio: log of r = pi / pi_old, any shape, with gradient.

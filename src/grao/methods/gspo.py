@@ -35,5 +35,5 @@ class GSPO(GRPO):
     """Optimiser steps per batch of samples; with 1 the method equals GRPO."""
 
     def log_ratio(self, tokens: TokenView) -> Tensor:
-        """(N,), log s_i of the sample that each token belongs to."""
+        """Return (N,) values: log s_i of the sample that each token belongs to."""
         return tokens.per_token(tokens.mean(tokens.log_ratio))

@@ -31,7 +31,7 @@ class HPT(Method):
     gate: Share = 0.0
     """A group fails if no more than this share of its samples beats the reference."""
     normalise: bool = True
-    """Divide advantages by the standard deviation and average over tokens; false is the authors' script."""
+    """Divide advantages by the standard deviation and average over tokens; the authors' script does neither (false)."""
 
     def weigh(self, groups: StepGroups) -> Weighted:
         """Weights (eq. 8, 9): A_i / G for samples of successful groups, |y| / mean|y| for references of failed ones."""

@@ -36,7 +36,7 @@ class LUFFY(Method):
     updates: PositiveInt = 1
     """Optimiser steps per batch of samples."""
     normalise: bool = True
-    """Divide advantages by the standard deviation and average over tokens; false is the authors' script."""
+    """Divide advantages by the standard deviation and average over tokens; the authors' script does neither (false)."""
 
     @property
     def needs(self) -> Needs:
@@ -44,13 +44,13 @@ class LUFFY(Method):
         return Needs(old=self.updates > 1, updates=self.updates)
 
     def weigh(self, groups: StepGroups) -> Weighted:
-        """Weight answers with nonzero joint advantage by their share of the group's tokens, or of its maximum."""
+        """Weight answers by |x| / Z, or |x| / (maximum of Z) without `normalise`; 0 if the joint advantage is 0."""
         rewards, lengths = groups.rewards, groups.lengths
         advantages = core.ADVANTAGES["group" if self.normalise else "mean"](
             rewards, rewards.new_zeros(len(rewards)), "joint"
         )
         signals = PerAnswer.of(advantages.completions, advantages.reference)
-        tokens = lengths.samples.sum(dim=1) + lengths.reference  # Z
+        tokens = lengths.samples.sum(dim=1) + lengths.reference  # Z, (B,)
         if not self.normalise:
             tokens = (rewards.isfinite().sum(dim=1) + 1) * groups.limit
         weights = PerAnswer.of(
@@ -60,7 +60,7 @@ class LUFFY(Method):
         return Weighted(weights, advantages, signals)
 
     def loss(self, tokens: TokenView) -> TokenLoss:
-        """Clipped surrogate for samples, shaped for references, averaged over each answer's tokens."""
+        """Clipped surrogate for samples and -f(p) * A for references, averaged over each answer's tokens."""
         advantages = tokens.per_token(tokens.signals)
         surrogate, clipped = clipped_surrogate(tokens.log_ratio, advantages, self.clip)
         p = tokens.logps.exp()

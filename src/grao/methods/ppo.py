@@ -100,14 +100,14 @@ class PPO(base.Method):
         coefficient = state["kl"]
         if math.isnan(divergence):
             return state, {}
-        following = adapted_kl(coefficient, divergence / max(samples, 1), self.kl_target)
-        return {"kl": following}, {"kl_penalty/coefficient": coefficient, "kl_penalty/next": following}
+        next_coefficient = adapted_kl(coefficient, divergence / max(samples, 1), self.kl_target)
+        return {"kl": next_coefficient}, {"kl_penalty/coefficient": coefficient, "kl_penalty/next": next_coefficient}
 
 
 def gae(
     rewards: Tensor, penalties: Tensor, values: Tensor, lengths: Sequence[int], discount: float, trace: float
 ) -> Tensor:
-    """Generalised advantage estimation (Schulman et al., arXiv 1506.02438, eq. 16) of S samples.
+    """Compute the generalised advantage estimates (Schulman et al., arXiv 1506.02438, eq. 16) of S samples.
 
     delta_t = r_t + discount * V_{t+1} - V_t,  A_t = delta_t + discount * trace * A_{t+1}; V is 0 after the last token.
 
@@ -135,7 +135,7 @@ def gae(
 
 
 def adapted_kl(coefficient: float, divergence: float, target: float) -> float:
-    """The next KL coefficient, by proportional control (Ziegler et al., arXiv 1909.08593).
+    """Return the next KL coefficient, by proportional control (Ziegler et al., arXiv 1909.08593).
 
     Args:
         coefficient: the current one.

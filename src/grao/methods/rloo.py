@@ -4,9 +4,9 @@
     A_i  = R'_i - mean of R'_j over the other samples of the group
     loss = -min(s A, clip(s) A),  s = pi(o_i) / pi_old(o_i)
 
-A whole sample is one action, so nothing is divided by standard deviation or length. As in TRL's `RLOOTrainer` the ratio
-of the whole sample is clipped, which matters from the second update on a batch. Not implemented: normalising advantages
-over the batch, clipping rewards.
+A whole sample is one action, so there is no division by length; nor is there one by the standard deviation. As in TRL's
+`RLOOTrainer` the ratio of the whole sample is clipped, which matters from the second update on a batch. Not
+implemented: normalising advantages over the batch, clipping rewards.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class RLOO(base.Method):
 
     @property
     def needs(self) -> base.Needs:
-        """With a KL penalty, the frozen policy and all samples of a group in one micro-batch."""
+        """Old log-probabilities for several updates per batch; frozen policy and whole groups for the KL penalty."""
         penalised = self.kl > 0
         return base.Needs(
             references=False, old=self.updates > 1, frozen=penalised, whole_groups=penalised, updates=self.updates

@@ -3,7 +3,7 @@
 The loss has three terms (section 4 of the paper), each averaged over tokens here:
 
     imitation of the reference     -0.5 * exp(-H) * log pi(y_t)        weaker where the policy is undecided
-    reward of the reference        -pi(y_t) * A_y                      unclipped ratio to a policy of probability 1
+    reward of the reference        -pi(y_t) * A_y                      unclipped ratio pi / pi_old with pi_old = 1
     samples                        -0.1 * exp(H) * log pi(o_t) for wins, + log pi(o_t) for losses
 
 A_y is computed over samples and reference together. H is the mean entropy over the answer's tokens (in the paper, over
@@ -32,10 +32,10 @@ class SRFT(Method):
     imitation: NonNegativeFloat = 0.5
     """Factor of the imitation term."""
     won: NonNegativeFloat = 0.1
-    """Factor of samples that beat the reference."""
+    """Factor of the loss of samples that beat the reference."""
 
     def weigh(self, groups: StepGroups) -> Weighted:
-        """Weight 1/G for samples that do not tie, 1 for the reference. Signals: +1 for wins, -1 for losses, A_y."""
+        """Weight samples that do not tie by 1/G, references by 1. Signals: 1 (win), -1 (loss), A_y (reference)."""
         rewards = groups.rewards
         advantages = core.group_advantages(rewards, rewards.new_zeros(len(rewards)))
         sign = rewards.sign().nan_to_num(0.0)
@@ -43,7 +43,7 @@ class SRFT(Method):
         return Weighted(weights, advantages, PerAnswer.of(sign, advantages.reference))
 
     def loss(self, tokens: TokenView) -> TokenLoss:
-        """Sum of the terms that apply to each answer."""
+        """Return for each answer the sum of the terms that apply to it."""
         entropy, likelihood = tokens.mean(tokens.entropies), tokens.mean(tokens.logps)
         imitated = -self.imitation * (-entropy).exp() * likelihood
         rewarded = -tokens.mean(tokens.logps.exp()) * tokens.signals

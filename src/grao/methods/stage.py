@@ -4,8 +4,8 @@ Most runs have a single stage, their method. A recipe may list several (`stages`
 several stages (`auto`). Each stage starts like a new run from the weights of the stage before it: with a new optimiser
 and schedule, its own step count, and those weights as the frozen policy.
 
-A stage may stop early (`Peak`). The policy then regularly answers validation prompts, training prompts that are held
-out, always with the same random numbers. The score of a check is the share of answers that are no worse than their
+A stage may stop early (`Peak`). For that the policy regularly answers validation prompts (held-out training prompts),
+always with the same random numbers. The score of a check is the share of answers that are no worse than their
 reference. The stage ends after `patience` consecutive checks without a new best score, or once `enough` prompts have a
 winning answer. The next stage starts from the weights with the best score, which may be those the stage started from.
 """

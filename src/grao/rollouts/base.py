@@ -1,10 +1,10 @@
-"""The interface of sampling engines, and the choice of one for a run.
+"""The interface of sampling engines, and the function that builds the one of a run.
 
 Randomness is keyed, not sequential: the uniform number behind a token depends on (seed, step, prompt, sample, position)
 alone. So the same completions are drawn on one process or four, before and after a resume.
 
-A sampling engine is a class in a file of its own. It is built by `make_generator` and has the two methods of
-`Generator`. `rollout.engine` names it: by a short name from `ENGINES`, or as `package.module:Class`.
+A sampling engine is a class in a file of its own with the two methods of `Generator`. `make_generator` builds it from
+its name in `rollout.engine`: a short name from `ENGINES`, or `package.module:Class`.
 """
 
 import hashlib
@@ -80,7 +80,7 @@ class OwnPrecision(Protocol):
     """An engine that computes in another dtype than the policy."""
 
     dtype: torch.dtype
-    """The dtype that it computes in."""
+    """The dtype in which the engine computes."""
 
 
 def make_generator(
@@ -94,7 +94,7 @@ def make_generator(
         policy: the model that samples: the policy itself, or a copy of it (`grao.rollouts.copies`).
         stop_ids: every token that ends a completion.
         pad_id: any valid token.
-        batch_size: completions sampled concurrently.
+        batch_size: largest number of concurrent completions.
         alone: whether this is the only process.
         **options: arguments of this engine only, such as its section of the recipe.
 

@@ -39,8 +39,8 @@ _FEWEST_ROWS = 8
 _PREFILL_TOKENS = 16384
 """Prompt tokens that are prefilled together."""
 _SHARE = 0.5
-"""Most of the free memory that the cache may take, and the share of all memory that must be free to keep the cache
-between rollouts."""
+"""Largest share of the free memory that the cache may take, and share of all memory that must be free for the cache to
+be kept between rollouts."""
 _GAP_FACTOR, _GAP_MARGIN = 4, 0.05
 """Gap to a forward pass tolerated in half precision: this many times the plain loop's gap, plus this many nats."""
 _TEST_WINDOW = 4
@@ -54,7 +54,7 @@ class CapturedGenerator:
         model: the policy; in evaluation mode while it samples.
         stop_ids: every token that ends a completion.
         pad_id: any valid token.
-        batch_size: most slots; halved if memory runs out.
+        batch_size: largest number of slots; halved if memory runs out.
         alone: whether this is the only process; with several, a process must not halve the batch by itself.
 
     Raises:
@@ -114,8 +114,8 @@ class CapturedGenerator:
         """Return empty slots: those of the last rollout if they suffice, else new ones.
 
         Args:
-            wanted: number of slots that can be used; fewer if memory is short.
-            limit: most slots.
+            wanted: number of slots that the rollout can use; it gets fewer if memory is short.
+            limit: largest number of slots.
             room: tokens of prompt and completion per slot.
             sampling: settings of the rollout.
         """
@@ -203,7 +203,7 @@ class _Group:
     answers: dict[int, Answer] = field(default_factory=dict)
     """Sample -> its finished completion."""
     prefix: Any = None
-    """The prompt's cache and row in it, kept while samples wait; None before and afterwards."""
+    """A cache and the prompt's row in it, kept while samples wait; None before and afterwards."""
 
 
 class _Rollout:
@@ -242,12 +242,12 @@ class _Rollout:
             group.waiting.append(sample)
         for group in self.groups:
             group.prefix = None
-        # Old slots mean that memory ran out with them; they may have been fewer than the limit that was halved.
-        most = min(limit, max(1, self._slots.rows // 2)) if self._slots else limit
+        # If there are old slots, memory ran out with them; they may have been fewer than the limit that was halved.
+        most_slots = min(limit, max(1, self._slots.rows // 2)) if self._slots else limit
         self._occupants, self._slots, self._limit = {}, None, limit
-        wanted = min(most, sum(len(group.waiting) for group in self.groups))
+        wanted = min(most_slots, sum(len(group.waiting) for group in self.groups))
         longest = max(len(group.prompt) for group in self.groups) + self._sampling.max_new_tokens
-        self._slots = self._engine.slots(wanted, most, bucket(longest), self._sampling)
+        self._slots = self._engine.slots(wanted, most_slots, bucket(longest), self._sampling)
         return self._slots
 
     def _refill(self, slots: Slots) -> None:

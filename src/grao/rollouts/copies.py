@@ -36,7 +36,7 @@ def copy_dtype(policy: nn.Module, half: torch.dtype | None, on_gpu: bool) -> tor
     Args:
         policy: the model in training.
         half: dtype of mixed precision; None without.
-        on_gpu: whether it samples on a GPU.
+        on_gpu: whether the copy samples on a GPU.
     """
     single = all(weight.dtype == torch.float32 for weight in policy.parameters())
     return half if on_gpu and single and half == torch.bfloat16 else None
@@ -56,9 +56,10 @@ def copy_bytes(policy: nn.Module, dtype: torch.dtype | None, merged: bool, split
     """
     if not (dtype or merged or split):
         return 0
-    apart = _adapters(policy, merged)
-    copied = [(weight, _copied_dtype(name, weight, dtype, apart, split)) for name, weight in policy.named_parameters()]
-    return sum(weight.numel() * copied_to.itemsize for weight, copied_to in copied if copied_to)
+    adapter = _adapters(policy, merged)
+    weights = policy.named_parameters()
+    dtypes = [(weight, _copied_dtype(name, weight, dtype, adapter, split)) for name, weight in weights]
+    return sum(weight.numel() * copied.itemsize for weight, copied in dtypes if copied)
 
 
 def sampler_of(
@@ -103,8 +104,8 @@ class CopyGenerator:
         split: bool = False,
     ) -> None:
         self._merged = merged
-        apart = _adapters(policy, merged)
-        copies = {id(w): _copied(name, w, dtype, apart, split) for name, w in policy.named_parameters()}
+        adapter = _adapters(policy, merged)
+        copies = {id(w): _copied(name, w, dtype, adapter, split) for name, w in policy.named_parameters()}
         self.model: Any = deepcopy(policy, copies)
         self.refresh(policy)
         self.engine = build(self.model)
@@ -122,7 +123,7 @@ class CopyGenerator:
 
     @torch.no_grad()
     def refresh(self, policy: nn.Module) -> None:
-        """Copy the policy's trained weights; for a merged adapter also the base weights that the last merge overwrote.
+        """Copy the policy's trained weights and, for a merged adapter, the base weights, which the last merge changed.
 
         Args:
             policy: the model in training.

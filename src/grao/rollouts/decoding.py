@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 _ROOM = 256
 """Tokens by which a full cache layer grows."""
 _LARGE = 2**16
-"""Weights of a linear layer from which the layout matters."""
+"""The layout matters for linear layers with at least this many weights."""
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 """Whether this build of PyTorch has oneDNN's product with reordered weights, which torch.compile uses."""
 

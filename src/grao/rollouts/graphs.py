@@ -28,7 +28,7 @@ class Graphs:
         self._stream: torch.cuda.Stream | None = None
         self._pool: Any = None
         self.failure = ""
-        """Why the last step that could not be captured could not; empty if all were captured."""
+        """Why capturing failed, for the last step for which it did; empty if all steps were captured."""
 
     def still_valid(self, model: nn.Module) -> bool:
         """Whether graphs captured since the last call are still valid for this model as it is now."""
@@ -44,7 +44,7 @@ class Graphs:
 
         Args:
             key: equal for equal steps.
-            step: must change nothing while `alive` is false everywhere, for it is run to warm up.
+            step: must change nothing while `alive` is false everywhere, since the warm-up runs it then.
             alive: bool tensor of the rows in use.
         """
         if key not in self._steps:

@@ -23,7 +23,7 @@ class Absorbed:
 
     Args:
         layers: attention layers.
-        dtype: of the latents in the cache.
+        dtype: dtype of the latents in the cache.
     """
 
     def __init__(self, layers: list[Any], dtype: torch.dtype) -> None:
@@ -66,7 +66,7 @@ class Absorbed:
 
 @torch.no_grad()
 def _parts(layer: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return U, (heads, D, K), and V, (heads, K, D), for latents of K numbers.
+    """Return U, (H, D, K), and V, (H, K, W), of H heads for latents of K numbers.
 
     They are the layer's projection of the identity matrix, so adapters and quantization are included.
     """
@@ -96,16 +96,16 @@ def latent_attention(
 
     Args:
         module: the attention layer, with U and V in `absorbed`.
-        query: (R, H, 1, D), the part that is multiplied with latents first, then the rotated part.
+        query: (R, H, 1, D + P): D numbers that are multiplied with latents, then P rotated ones.
         key: (R, 1, L, K), the latents.
-        value: (R, 1, L, D), the rotated keys.
+        value: (R, 1, L, P), the rotated keys.
         attention_mask: (R, 1, 1, L), added to the scores.
         dropout: ignored; it is 0 in sampling.
         scaling: of the scores.
         **kwargs: ignored.
 
     Returns:
-        (R, 1, H, D), and None in place of attention weights.
+        (R, 1, H, W), and None in place of attention weights.
     """
     inward, outward = module.absorbed
     latent, rotated = key.squeeze(1), value.squeeze(1)

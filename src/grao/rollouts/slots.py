@@ -99,7 +99,7 @@ class Slots:
         self._tokens = torch.full((rows, longest + 1), pad_id, device=device)
         self._logps = torch.zeros(rows, longest + 1, device=device)
         self.counts: dict[int, int] = {}
-        """Occupied slot -> tokens sampled there at the last `harvest`."""
+        """Occupied slot -> number of tokens sampled in it by the last `harvest`."""
 
     def clear(self) -> None:
         """Empty all slots."""
@@ -137,12 +137,12 @@ class Slots:
         alive, count, stopped = torch.stack([self.alive[:rows], self._count[:rows], self._stopped[:rows]]).tolist()
         ended = [slot for slot in self.counts if not alive[slot]]
         self.counts = {slot: count[slot] for slot in self.counts if alive[slot]}
-        self._position.mul_(self.alive)  # free slots still write to the cache: at 0 they stay within any room
+        self._position.mul_(self.alive)  # free slots still write to the cache: position 0 is within any room
         if not ended:
             return {}
         longest = max(count[slot] for slot in ended)
         tokens, logps = self._tokens[ended, :longest].tolist(), self._logps[ended, :longest].cpu()
-        if not bool(logps.isfinite().all()):  # values left from earlier completions were checked with those
+        if not bool(logps.isfinite().all()):  # values left from earlier completions were checked at their harvest
             raise BrokenNumbersError("the model's logits are not finite, so nothing can be sampled from it")
         return {
             slot: Answer(tuple(ids[: count[slot]]), truncated=not stopped[slot], logps=tuple(scores[: count[slot]]))

@@ -1,8 +1,8 @@
 """Sampling from a transformers model in this process, in a plain Python loop.
 
 Each prompt is prefilled once, its cache is copied for the G samples of the group, and finished rows leave the batch.
-At the start, sampled log-probabilities are compared with the model's own forward pass on a few tokens. A model whose
-cache does not support rows, or that is affected by padding, is decoded by a slower method. Left out: speculative
+At the start, sampled log-probabilities are compared with the model's own forward pass on a few tokens. A slower
+method decodes a model that is affected by padding, or whose cache cannot be copied row by row. Left out: speculative
 decoding.
 """
 
@@ -57,7 +57,7 @@ class TransformersGenerator:
         model: the policy; in evaluation mode while it samples.
         stop_ids: every token that ends a completion.
         pad_id: any valid token.
-        batch_size: completions sampled concurrently; halved if memory runs out.
+        batch_size: largest number of concurrent completions, but at least one group; halved if memory runs out.
         alone: whether this is the only process; with several, a process must not halve the batch by itself.
 
     Raises:
@@ -178,12 +178,12 @@ class Checked(Protocol):
 
 
 def gap_to_forward(generator: Checked, samples: int) -> float:
-    """Return by how many nats per token sampled log-probabilities are off a plain forward pass.
+    """Return the largest gap of a completion: by how many nats per token its `logps` are off a plain forward pass.
 
-    The test has prompts of two lengths, and every second token ends a completion, so that rows leave the batch.
+    The test has prompts of two lengths, and every second token id is a stop token, so that rows leave the batch.
 
     Args:
-        generator: to test; its stop tokens are replaced meanwhile.
+        generator: the one to test; its stop tokens are replaced during the test.
         samples: completions per prompt.
     """
     model, stop_ids, gaps = generator.model, generator.stop_ids, []

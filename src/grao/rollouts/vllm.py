@@ -40,7 +40,7 @@ class VLLMGenerator:
         policy: a transformers model, with or without an adapter.
         stop_ids: every token that ends a completion.
         pad_id: ignored.
-        batch_size: completions sampled concurrently.
+        batch_size: largest number of concurrent completions.
         alone: whether this is the only process; with several, each has an engine of its own.
         settings: the section `rollout.vllm`.
 
@@ -62,7 +62,7 @@ class VLLMGenerator:
         self._policy, self._params = policy, library.SamplingParams
         self._final: Any = library.sampling_params.RequestOutputKind.FINAL_ONLY
         self.dtype: torch.dtype = getattr(torch, settings.dtype)
-        """Of its logits; its rounding explains part of the gap to the trainer."""
+        """Dtype of vLLM's logits; its rounding explains part of the gap to the trainer."""
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are passed as tensors within this process
         with TemporaryDirectory() as folder:
             _save_config(policy, folder)

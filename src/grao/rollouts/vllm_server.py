@@ -42,7 +42,7 @@ class VLLMServerGenerator:
         policy: a transformers model, with or without an adapter; the server must serve the same model.
         stop_ids: every token that ends a completion.
         pad_id: ignored.
-        batch_size: concurrent requests of this process.
+        batch_size: largest number of concurrent requests of this process.
         alone: ignored.
         settings: the section `rollout.vllm`.
 
@@ -74,7 +74,7 @@ class VLLMServerGenerator:
             problem = f"the server runs with --logprobs-mode {logprobs}"
             raise InputError(f"rollout.vllm.server: {problem}; start it without this option")
         self.dtype: torch.dtype = getattr(torch, dtype.removeprefix("torch."))
-        """Of its logits; its rounding explains part of the gap to the trainer."""
+        """Dtype of the server's logits; its rounding explains part of the gap to the trainer."""
 
     def generate(
         self, prompts: Sequence[TokenIds], keys: Sequence[int], sampling: Sampling
