@@ -1,4 +1,4 @@
-"""Test whether a reward ignores content: before training, in an evaluation, and in every audit.
+"""Tests whether a reward ignores content: before training, in an evaluation, and in every audit.
 
 Three texts that are wrong answers in any task are compared with the reference: the reference of another prompt, the
 reference with its words shuffled, and the prompt itself. A reward that tells right from wrong rates them lower. One

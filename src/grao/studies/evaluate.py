@@ -259,7 +259,7 @@ class _Evaluator:
                 self.screen.say(replace(expected, certain=0).words)
 
     def _check_model(self, contestant: Contestant) -> None:
-        """Raise an InputError for a missing model, before any other is sampled from."""
+        """Raise an InputError if the model is missing; called for all models before any of them samples."""
         model = contestant.model
         assert model  # noqa: S101
         lora = vars(model.lora) if model.lora else None

@@ -362,7 +362,7 @@ def _short_audit(ready: Prepared) -> int:
 
 
 def _trial_reward(section: RewardConfig, judge: JudgeReward | None, ask: bool, recipe: Recipe) -> Reward:
-    """Return a reward for timing: a judge on a server gets its own ledger, or a stand-in if it must not be asked."""
+    """Return a reward for timing: a judge on a server with its own ledger, or a stand-in if it must not be asked."""
     if not judge or not section.judge:
         return make_reward(section, recipe)
     if section.judge.replay or not ask:

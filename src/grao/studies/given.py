@@ -146,7 +146,7 @@ def label_agreement(items: Sequence[Item], labels: Labels, confidence: float) ->
 
 
 def judge_error(option: str | None) -> Estimate | None:
-    """Return the judge's share of wrong verdicts: a number, or the folder of an audit that measured it.
+    """Return the judge's share of wrong verdicts, given as a number or as the folder of an audit that measured it.
 
     Raises:
         InputError: if it is not a share below one half, or the audit has no accuracy.

@@ -348,7 +348,7 @@ def _mean_reward(answers: Sequence[RecordedAnswer]) -> float:
 
 
 def _failed(cell: Cell, error: Exception) -> CellRecord:
-    """Return the record of a failed run; the scratch folder keeps the traceback, unless it is a mistake of the user."""
+    """Return the record of a failed run; the scratch folder keeps the traceback unless the error is the user's."""
     line = one_line(error, None)
     if not isinstance(error, InputError | BrokenNumbersError):
         line = f"{type(error).__name__}: {line}"
