@@ -185,7 +185,7 @@ def ask(reward: Reward, batch: RewardBatch) -> Tensor:
 
 
 def moved_by_rounding(reward: Reward, rewards: Tensor) -> Tensor:
-    """Bound the rounding error of each R of the last `relative`, and of R(y, y).
+    """Return bounds on the rounding error of each R of the last `relative`, and of R(y, y).
 
     If R is a difference of scores, the bound follows from their size. A reward that returns R itself has no known
     scale; only the rounding of float64 numbers near 1 is allowed for.
@@ -221,13 +221,13 @@ def with_exact_ties(rewards: Tensor, moved: Tensor, whose: str) -> Tensor:
 
 
 def _with_reference(scored: Scored) -> Tensor:
-    """Return all scores, (B, G + 1), the reference last and infinite ones as NaN (missing)."""
-    everyone = torch.cat([scored.completions, scored.references[:, None]], dim=1).double()
-    return everyone.where(everyone.isfinite(), torch.nan)
+    """Return all scores, (B, G + 1), the reference last; infinite scores become NaN (missing)."""
+    scores = torch.cat([scored.completions, scored.references[:, None]], dim=1).double()
+    return scores.where(scores.isfinite(), torch.nan)
 
 
 def difference(completions: Tensor, references: Tensor) -> Tensor:
-    """R(o, y) = r(o) - r(y).
+    """Return R(o, y) = r(o) - r(y).
 
     Args:
         completions: (B, G), scores r(o).
@@ -278,7 +278,7 @@ def result_of(future: Future[_Result]) -> _Result:
 
 @cache
 def _event_loop(process: int) -> asyncio.AbstractEventLoop:
-    """Return the event loop of all calls: semaphores and clients of a reward are bound to the loop they started in.
+    """Return the event loop that all calls share: semaphores and clients are bound to the loop they started in.
 
     A forked process has none of its parent's threads, so each process has a loop of its own.
     """

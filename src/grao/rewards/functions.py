@@ -62,8 +62,8 @@ class FunctionReward(ScoredReward):
         named = function.func if isinstance(function, partial) else function
         super().__init__(name or str(getattr(named, "__name__", type(named).__name__)), relative)
         self.function = function
-        begin = TrainerState(max_steps=1, num_train_epochs=1)  # functions divide by them
-        self.surroundings = {"trainer_state": begin, "log_metric": _dropped, "log_extra": _dropped}
+        state = TrainerState(max_steps=1, num_train_epochs=1)  # functions may divide by these numbers
+        self.surroundings = {"trainer_state": state, "log_metric": _dropped, "log_extra": _dropped}
         """Arguments that TRL's trainer passes besides texts and columns; in training, the trainer sets them."""
         try:
             self._signature = inspect.signature(function)
@@ -86,8 +86,8 @@ class FunctionReward(ScoredReward):
         """See `ScoredReward.scores`; NaN where the function returned None, NaN or infinity.
 
         Raises:
-            InputError: if the function requires an argument that does not exist, raises, or returns anything but one
-                number or None per answer.
+            InputError: if the function requires an argument that does not exist, raises an error, or does not return
+                one number or None per answer.
             RewardUnavailableError: if the function raises it.
         """
         arguments = {
@@ -152,7 +152,7 @@ class FunctionReward(ScoredReward):
 
 
 def _dropped(name: str, value: Any) -> None:
-    """Discard a value: `log_metric` outside of training, and `log_extra`, which TRL shows in its completion table."""
+    """Discard a value: replaces `log_metric` outside of training, and always `log_extra` (TRL's completion table)."""
 
 
 def _copied(value: Any) -> Any:
@@ -181,7 +181,7 @@ def load_function(reference: str) -> RewardFunction:
         reference: as above; modules in the working directory are found too.
 
     Raises:
-        InputError: if there is no such module or function, the import fails, or it is a class.
+        InputError: if there is no such module or function, the import fails, or the name is that of a class.
     """
     source, _, name = reference.rpartition(":")
     if not source or not name:
@@ -203,8 +203,8 @@ def load_function(reference: str) -> RewardFunction:
 
 
 def _from_package(name: str) -> Any:
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)
     return importlib.import_module(name)
 
 
@@ -239,8 +239,8 @@ def _importing_beside(folder: str) -> Iterator[None]:
 
     Meanwhile, modules beside other reward files are set aside: two folders may hold modules of the same name.
     """
-    here = {path.stem for path in Path(folder).iterdir()}
-    shared = {name for name in here & sys.modules.keys() if _folder_of(sys.modules[name]) in _FOLDERS}
+    siblings = {path.stem for path in Path(folder).iterdir()}
+    shared = {name for name in siblings & sys.modules.keys() if _folder_of(sys.modules[name]) in _FOLDERS}
     aside = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in shared}
     sys.path.insert(0, folder)
     try:

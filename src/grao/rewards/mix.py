@@ -67,7 +67,7 @@ class MixedRewards:
     constraints: frozenset[str] = frozenset()
     """Names of the rewards that are constraints."""
     scores: Mapping[str, Scored] = field(default_factory=dict)
-    """{name of a reward that scores single answers: r(o) and r(y)}, their scale before the comparison."""
+    """{name of a reward that scores single answers: r(o) and r(y), before they are compared}."""
     judged: Mapping[str, Mapping[tuple[int, int], JudgedPair]] = field(default_factory=dict)
     """{name of a judge: {(group, member): its verdicts in both orders}}."""
 
@@ -168,8 +168,8 @@ def check_any_scored(batches: Sequence[MixedRewards], count: int | None = None) 
 
     Args:
         batches: rewards of all answers of this process.
-        count: number of answers on all processes, if the rewards of the others are all missing too; by default, the
-            number of answers of this process.
+        count: number of answers on all processes; give it only if the other processes have no rewards either. By
+            default, the number of answers of this process.
 
     Raises:
         InputError: if the sum is missing for every one of two or more answers.
@@ -185,7 +185,7 @@ def check_any_scored(batches: Sequence[MixedRewards], count: int | None = None) 
 
 
 def concatenated(batches: Sequence[MixedRewards]) -> MixedRewards:
-    """Concatenate the rewards of one or more batches; numbers in the tallies are summed."""
+    """Concatenate the rewards of one or more batches, without `scores` and `judged`; numbers in tallies are summed."""
 
     def tally(name: str) -> dict[str, Tensor | float]:
         tallies = [mixed.tallies[name] for mixed in batches]

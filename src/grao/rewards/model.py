@@ -99,11 +99,11 @@ class RewardModel(_ModelReward):
 
     @classmethod
     def of(cls, model: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> "RewardModel":
-        """Make a reward of a model in memory.
+        """Make a reward from a model in memory.
 
         Args:
             model: a sequence classifier with one output, or the folder or hub id of one.
-            tokenizer: the model's; by default loaded from where the model was loaded from.
+            tokenizer: the model's; by default it is loaded from the path of the model.
 
         Raises:
             InputError: if the model does not have exactly one output, or there is no tokenizer.

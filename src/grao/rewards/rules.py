@@ -140,7 +140,7 @@ def regex_match(settings: config.RegexRule, answer: str, reference: str, columns
 
 
 def format_fit(settings: config.FormatRule, answer: str, reference: str, columns: Row) -> float:
-    """Return 1 if the whole answer matches the pattern, else 0; or the share of the sections found in order."""
+    """Return 1 if the whole answer matches `pattern`, else 0; with `sections`, the share of them found in order."""
     if settings.pattern is not None:
         return float(re.fullmatch(settings.pattern, answer.strip(), re.DOTALL) is not None)
     end = matched = 0
@@ -167,9 +167,9 @@ def verbatim_overlap(settings: config.OverlapRule, answer: str, reference: str, 
     Words are runs of letters and digits, compared case-insensitively, so the rule does not work for languages written
     without spaces. An answer of fewer words copies nothing.
     """
-    copied, source = (_runs(re.findall(r"\w+", text.casefold()), settings.words) for text in (answer, reference))
+    runs, source = (_runs(re.findall(r"\w+", text.casefold()), settings.words) for text in (answer, reference))
     known = set(source)
-    return -sum(run in known for run in copied) / len(copied) if copied else 0.0
+    return -sum(run in known for run in runs) / len(runs) if runs else 0.0
 
 
 def _runs(words: list[str], length: int) -> list[tuple[str, ...]]:

@@ -4,8 +4,8 @@ audit.json   all figures with the data behind them, and the verdict
 audit.html   the same as a page
 
 Audited are the rewards of the recipe, their sum, and a second reward to compare with. All of them rate the same texts,
-each against the reference of its prompt, and all questions are those of training: the samples are those of the run's
-first steps, with the same keys, so a judge's ledger has their verdicts when the run begins. No weight changes. Not
+each against the reference of its prompt, with the questions of training. The samples are those of the run's first
+steps, with the same random keys, so a judge's ledger has their verdicts when the run begins. No weight changes. Not
 covered: several processes, and texts that the model produces only after training.
 """
 
@@ -70,12 +70,12 @@ class PanelMember(figures.AuditedReward):
 
 
 def audit_folder(recipe: Recipe) -> Path:
-    """The folder of a recipe's audit."""
+    """Return the folder of a recipe's audit."""
     return recipe.audit.output or Path(f"{recipe.output}-audit")
 
 
 def audit_rewards(recipe: Recipe, screen: Screen) -> Audit:
-    """Audits the rewards of a recipe and writes both files; an earlier audit in the folder is replaced.
+    """Audit the rewards of a recipe and write both files; an earlier audit in the folder is replaced.
 
     Raises:
         InputError: for a mistake in recipe, data, model or rewards.
@@ -142,7 +142,7 @@ class Panel:
         self.tallies = {subject.name: JudgeTally() for subject in self.subjects}
 
     def ask(self, texts: Sequence[AuditedText], screen: Screen, title: str) -> list[dict[str, Reading]]:
-        """The reading of each text by every reward and their sum, by name; shown as a stage.
+        """Return, for each text, {name of a reward or of the sum: its reading}; shown as a stage.
 
         Raises:
             InputError, RewardUnavailableError: as `Reward.relative`.
@@ -161,13 +161,13 @@ class Panel:
         return readings
 
     def ask_member(self, member: PanelMember, texts: Sequence[AuditedText]) -> list[Reading]:
-        """The reading of each text by one reward."""
+        """Return the reading of each text by one reward."""
         readings, tally = read_rewards(member.reward, texts, self._tokenizer, member.logistic)
         self.count({member.name: vars(tally)})
         return readings
 
     def count(self, tallies: Mapping[str, Mapping[str, Tensor | float]]) -> None:
-        """Adds the tallies of a call by reward name, such as `MixedRewards.tallies`."""
+        """Add the tallies of a call: {name of a reward: its tally}, as in `MixedRewards.tallies`."""
         for name, tally in tallies.items():
             before = vars(self.tallies[name])
             self.tallies[name] = JudgeTally(**{field: total + tally[field] for field, total in before.items()})
@@ -217,7 +217,7 @@ def _audit(
 
 
 def _sample_policy(ready: Prepared, panel: Panel, screen: Screen) -> tuple[list[GroupItem], figures.Timing]:
-    """Groups of the run's first steps with all rewards; the second reward rates only the first sample of each."""
+    """Return groups of the run's first steps with all rewards, and times; the second reward rates a sample of each."""
     trial = try_groups(ready, ready.recipe.audit.prompts, screen)
     panel.count(trial.mixed.tallies)
     parts = {name: [missing_as_none(row) for row in part.tolist()] for name, part in trial.mixed.parts.items()}
@@ -249,7 +249,7 @@ def _group_items(groups: Sequence[Group], total: Tensor, parts: dict[str, list[l
 
 
 def _pairs(ready: Prepared) -> list[tuple[AuditedText, bool]]:
-    """Rejected answers, and whether their prompts are held out: these first, then training prompts in random order."""
+    """Return (rejected answer, whether its prompt is held out): held-out prompts first, then others in random order."""
     train, tested = ready.trainer.train_items.items, ready.trainer.eval_items
     shuffled_train = [train[index] for index in shuffled(len(train), draw_key(ready.recipe.seed, "audit"))]
     pool = [*((item, True) for item in (tested.items if tested else [])), *((item, False) for item in shuffled_train)]
@@ -261,7 +261,7 @@ def _pairs(ready: Prepared) -> list[tuple[AuditedText, bool]]:
 
 
 def _edits(ready: Prepared) -> list[tuple[str, AuditedText]]:
-    """References of the first training prompts, unchanged and with every edit that changes them; wrong answers."""
+    """Return the first training prompts' references, unchanged and with every edit that changes them; wrong answers."""
     items = ready.trainer.train_items.items[: ready.recipe.audit.edits]
     edits = [
         (name, AuditedText(item, text))
@@ -273,7 +273,7 @@ def _edits(ready: Prepared) -> list[tuple[str, AuditedText]]:
 
 
 def _introduce(ready: Prepared, panel: Panel, pairs: int, edits: int, screen: Screen) -> None:
-    """Shows the number of texts, and the most questions to each judge on a server."""
+    """Show the number of texts, and the maximum number of questions to each judge on a server."""
     items = ready.trainer.train_items.items
     groups = min(ready.recipe.audit.prompts, len(items))
     samples = groups * ready.recipe.rollout.group_size
@@ -286,7 +286,7 @@ def _introduce(ready: Prepared, panel: Panel, pairs: int, edits: int, screen: Sc
 
 
 def as_reference(item: Encoded, answer: str) -> str:
-    """An answer of the data with the leading white space that encoding gave `item.reference_text`."""
+    """Return an answer of the data with the leading white space that encoding gave `item.reference_text`."""
     gap = item.reference_text.removesuffix(item.example.reference)
     return answer if answer[:1].isspace() else gap + answer
 
@@ -294,7 +294,7 @@ def as_reference(item: Encoded, answer: str) -> str:
 def read_rewards(
     reward: Reward, texts: Sequence[AuditedText], tokenizer: PreTrainedTokenizerBase, logistic: bool = False
 ) -> tuple[list[Reading], JudgeTally]:
-    """The reading of each text by a reward, and the tally of the questions.
+    """Return the reading of each text by a reward, and the tally of the questions.
 
     Unlike in training, a judge is also asked about texts that equal their reference. Their R is 0; only the verdicts of
     the two orders show what it said.
@@ -318,7 +318,7 @@ def read_rewards(
 
 
 def _summed(mix: Mix, parts: Sequence[Sequence[Reading]]) -> list[Reading]:
-    """The sum of a mix, from the readings of the same texts by each of its rewards; each text is its own group."""
+    """Return the sum of a mix, from its rewards' readings of the same texts; each text is its own group."""
     values = [[math.nan if reading.value is None else reading.value for reading in part] for part in parts]
     total = mix.combine(list(torch.tensor(values, dtype=torch.float64)[..., None]))
     return [Reading(value) for value in missing_as_none(total.squeeze(1).tolist())]
@@ -332,7 +332,7 @@ def _judged(pair: Pair, comparison: JudgedPair) -> Reading:
 
 
 def _batch(texts: Sequence[AuditedText], tokenizer: PreTrainedTokenizerBase) -> RewardBatch:
-    """N groups of one answer, each ending with the same token as its reference."""
+    """Return N groups of one answer, each ending with the same token as its reference."""
     items, answers = [text.item for text in texts], [text.text for text in texts]
     ids = tokenizer(answers, add_special_tokens=False)["input_ids"]
     closed = [

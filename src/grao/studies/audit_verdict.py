@@ -1,7 +1,7 @@
 """The verdict of an audit in words: safe to train, or what to fix. All rules and thresholds are in this file.
 
-A rule fires when the whole interval is beyond its threshold, so that chance rarely triggers it. Two rules are reversed:
-the reward must be shown to be better than chance, and two judges pass unless they are shown to disagree.
+A rule fires when the whole interval is beyond its threshold, so that chance rarely triggers it. Accuracy is the
+exception: it must be shown to exceed 50 %, and be at least 60 % itself. Figures without an interval count as they are.
 
     deciding reward     is right on less than 60 % of the pairs, or not significantly more than 50 % (ties count half)
                         ties on more than 50 % of the pairs
@@ -9,7 +9,7 @@ the reward must be shown to be better than chance, and two judges pass unless th
                         lets a copy of the reference win, by more than 5 % of the mean |R| of samples
                         rates a wrong text (another prompt's reference, shuffled words, the prompt) as good as the
                         reference in more than 15 % (ties count half)
-                        lets a trivial edit beat the reference in more than 10 %, by more than 10 % of the same
+                        lets a trivial edit beat the reference in more than 10 %, by more than 10 % of that mean
                         has 20 points more (or less) accuracy where the reference is the longer answer
                         correlates with length within a prompt's samples (rank correlation beyond 0.5)
     each judge          flips on more than 30 % of the pairs, or of the wrong texts where there are no pairs
@@ -50,7 +50,7 @@ def verdict(
     forecast: Forecast,
     related: Sequence[str] = (),
 ) -> Verdict:
-    """Applies all rules; `related` are problems with judges of the policy's family."""
+    """Apply all rules; `related` are problems with judges of the policy's family."""
     (deciding,) = (reward for reward in rewards if reward.role == "deciding")
     second = next((reward.name for reward in rewards if reward.role == "second"), None)
     findings = [
@@ -84,7 +84,7 @@ def _accuracy(reward: RewardFigures) -> Iterator[Finding]:
 
 
 def _content(reward: RewardFigures) -> Iterator[Finding]:
-    """Wrong texts that a reward for content must rate below the reference."""
+    """Yield a finding if too many wrong texts are rated as good as the reference."""
     if blind := [wrong for wrong in reward.content if wrong.as_good.low > BLIND]:
         figures = "; ".join(f"{wrong.text}: {_figure(wrong.as_good)}" for wrong in blind)
         yield Finding(
@@ -95,7 +95,7 @@ def _content(reward: RewardFigures) -> Iterator[Finding]:
 
 
 def _bias(reward: RewardFigures) -> Iterator[Finding]:
-    """Toward the form of a text that says the same, or toward its length."""
+    """Yield findings of noise, and of bias toward the form of texts that say the same or toward length."""
     same, gap = reward.itself, reward.length and reward.length.accuracy_gap
     if same and same.wins.low > 0 and _exceeds(same, _UNSTEADY):
         yield Finding(
@@ -133,7 +133,7 @@ def _samples(policy: Policy) -> Iterator[Finding]:
 
 
 def _judge(reward: RewardFigures) -> Iterator[Finding]:
-    """Flips, position bias and missing verdicts, which only a judge has."""
+    """Yield findings of flips, position bias and missing verdicts, which only a judge has."""
     name, orders, replies = reward.name, reward.orders, reward.questions
     if orders and orders.flips and orders.flips.low > _FLIPS:
         yield Finding(
@@ -180,7 +180,7 @@ def _policy(policy: Policy) -> Iterator[Finding]:
 
 
 def _costs(forecast: Forecast) -> Iterator[Finding]:
-    """Judges that ask the same model share the smallest of their limits."""
+    """Yield findings of costs above the limit; judges that ask the same model share the smallest of their limits."""
     for model in dict.fromkeys(judge.model for judge in forecast.judges):
         judges = [judge for judge in forecast.judges if judge.model == model]
         cost = sum(judge.cost for judge in judges)

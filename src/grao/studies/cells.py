@@ -68,7 +68,7 @@ class Material:
         self.model = cache(self._model)
 
     def split(self, data: DataConfig, role: Role) -> Split:
-        """Training and held-out examples.
+        """Return training and held-out examples.
 
         For a selection both come from the training examples, never from the prompts of the final evaluation.
         """
@@ -81,7 +81,7 @@ class Material:
         return self._splits[key]
 
     def _model(self, path: str, world: SandboxConfig | None) -> str:
-        """Identifies a model regardless of its path: the sandbox's arguments, a digest of weights, or the hub id."""
+        """Identify a model regardless of its path: the sandbox's arguments, a digest of weights, or the hub id."""
         if world:
             others = () if world.objectives == SandboxConfig().objectives else world.objectives
             return " ".join(map(str, ("sandbox", world.ability, world.architecture, world.seed, *others)))
@@ -93,7 +93,7 @@ class Material:
 def study_cells(
     material: Material, arms: Sequence[Arm], role: Role, rates: Mapping[str, Sequence[float]]
 ) -> list[Cell]:
-    """The selection runs or the final runs of a study, seed by seed.
+    """Return the selection runs or the final runs of a study, seed by seed.
 
     Args:
         material: of the study.
@@ -117,7 +117,7 @@ def is_valid(record: CellRecord, settings: dict[str, Any]) -> bool:
 
 
 def candidates(arm: Arm, records: Sequence[CellRecord]) -> list[Candidate]:
-    """The arm's learning rates with their results on the selection prompts, in the order of the study.
+    """Return the arm's learning rates with their results on the selection prompts, in the order of the study.
 
     A rate with a failed run has no result. Every other rate has its interval, and how often it would be chosen.
     """
@@ -140,7 +140,7 @@ def candidates(arm: Arm, records: Sequence[CellRecord]) -> list[Candidate]:
 
 
 def best(offered: Sequence[Candidate]) -> float | None:
-    """The chosen learning rate; None if all candidates failed.
+    """Return the chosen learning rate; None if all candidates failed.
 
     Chosen is the rate with the most strict wins, then the highest mean reward, then the smallest rate.
     """
@@ -171,13 +171,13 @@ def _cell(material: Material, arm: Arm, key: Key) -> Cell:
 
 
 def _fields(recipe: Recipe) -> dict[str, Any]:
-    """Dotted field -> value of the fields that affect whether a record is valid."""
+    """Return {dotted field: value} of the fields that affect whether a record is valid."""
     fields = flattened(ADAPTER.dump_python(recipe, mode="json", by_alias=True), lists=True)
     return {name: _content(name, value) for name, value in fields if name not in _NO_SETTINGS and value != []}
 
 
 def _content(name: str, value: Any) -> Any:
-    """The value of a field; for a reward in a Python file, its name and a digest instead of its path."""
+    """Return the value of a field; for a reward in a Python file, the file's name and digest instead of its path."""
     if name.rpartition(".")[2] != "function" or not isinstance(value, str):
         return value
     file, _, function = value.rpartition(":")

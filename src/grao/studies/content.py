@@ -37,7 +37,7 @@ def short_audit(
     tokenizer: PreTrainedTokenizerBase | None,
     main: bool,
 ) -> list[Doubt]:
-    """`content_doubts`, unless the recipe says `skip`. Only the main process asks.
+    """Return `content_doubts`; empty if the recipe says `skip`, and on all processes but the main one.
 
     A reward that fails is ignored here: it fails again in training, where the error is handled.
     """
@@ -49,7 +49,7 @@ def short_audit(
 
 
 def content_doubts(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase | None) -> list[Doubt]:
-    """Asks the rewards about wrong answers to some prompts.
+    """Ask the rewards about wrong answers to some prompts; return the doubts that follow.
 
     Nothing is logged, and no training state changes; a judge on a server stores its answers in its ledger.
 
@@ -82,13 +82,13 @@ def content_doubts(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrai
 
 
 def _words(wrong: Wrong) -> str:
-    """The finding as a clause."""
+    """Return the finding as a clause."""
     share = wrong.as_good
     return f"{wrong.text} is rated as good as the right one in {percent(share.value, 1)} ({interval(share)})"
 
 
 def _unlogged(rewards: Mix) -> Mix:
-    """The same rewards, with functions that log nothing into a training."""
+    """Return the same rewards, with functions that log nothing into a training."""
     return Mix(
         [
             WeightedReward(
@@ -103,7 +103,7 @@ def _unlogged(rewards: Mix) -> Mix:
 
 
 def content_batch(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase | None) -> RewardBatch:
-    """The wrong texts of `content_doubts`, each as a group of one; empty if there are none."""
+    """Return the wrong texts of `content_doubts`, each as a group of one; empty if there are none."""
     chosen, texts = [], []
     for _, index, text in _texts(examples):
         chosen.append(examples[index])
@@ -114,6 +114,6 @@ def content_batch(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBas
 
 
 def _texts(examples: Sequence[Example]) -> list[tuple[str, int, str]]:
-    """`wrong_texts` of the first examples; empty if they all have the same prompt."""
+    """Return `wrong_texts` of the first examples; empty if they all have the same prompt."""
     examples = examples[:_PROMPTS]
     return list(wrong_texts(examples)) if len({example.id for example in examples}) > 1 else []

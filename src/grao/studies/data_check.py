@@ -45,7 +45,7 @@ _NUMBER = re.compile(r"(?:.*####)?\s*-?[\d.,]+\s*%?\s*", re.DOTALL)
 
 
 def check_data(recipe: Recipe, given: Collection[str], model: bool, screen: Any) -> None:
-    """Prints the whole check.
+    """Print the whole check.
 
     Args:
         recipe: contains the data section to check.
@@ -83,10 +83,10 @@ def check_data(recipe: Recipe, given: Collection[str], model: bool, screen: Any)
         short = replace(recipe, rollout=replace(recipe.rollout, max_new_tokens=1))  # not known yet
         train = encoded_as_run(short, split.train, tokenizer, shape)
         test = encoded_as_run(short, split.train, tokenizer, shape, split.test) if split.test else EncodedSet([], 0, 0)
-        both = EncodedSet([*train.items, *test.items], train.dropped + test.dropped, train.truncated + test.truncated)
-        new_tokens = _new_tokens(both.items, positions(shape))
-        sides = _sides(recipe, split, len(train.items), len(test.items), both.dropped)
-        lines = chain(sides, _as_the_model_reads(recipe, both, tokenizer))
+        rows = EncodedSet([*train.items, *test.items], train.dropped + test.dropped, train.truncated + test.truncated)
+        new_tokens = _new_tokens(rows.items, positions(shape))
+        sides = _sides(recipe, split, len(train.items), len(test.items), rows.dropped)
+        lines = chain(sides, _as_the_model_reads(recipe, rows, tokenizer))
     for line in lines:
         screen.say(line)
     screen.say("a first recipe:")
@@ -94,7 +94,7 @@ def check_data(recipe: Recipe, given: Collection[str], model: bool, screen: Any)
 
 
 def _columns_table(table: Table, recipe: Recipe) -> RichTable:
-    """One row per column of the data."""
+    """Return a table with one row per column of the data."""
     data = recipe.data
     conversation = not table.has(data.prompt)  # one that ends with the reference
     roles = {data.prompt: "the prompt", data.reference: "prompt and reference" if conversation else "the reference"}
@@ -102,7 +102,7 @@ def _columns_table(table: Table, recipe: Recipe) -> RichTable:
     roles = dict.fromkeys(("chosen", "rejected"), "a dialogue") if data.format == "hh" else roles
 
     def other(name: str) -> str:
-        """Role of a column that is not in `roles` itself."""
+        """Return the role of a column that is not in `roles` itself."""
         inside = [role for column, role in roles.items() if column.startswith(f"{name}.")]
         return f"holds {' and '.join(inside)}" if inside else "for rewards"
 
@@ -133,7 +133,7 @@ def _guesses(guess: Guess) -> Iterator[str]:
 
 
 def _check_rows(table: Table, recipe: Recipe, guess: Guess, screen: Any) -> None:
-    """Reports unreadable rows, and code that converts them if their form is a known one.
+    """Report unreadable rows, and code that converts them if their form is a known one.
 
     Raises:
         InputError: if a row cannot be read; the first faults are printed before.
@@ -169,7 +169,7 @@ def _check_rows(table: Table, recipe: Recipe, guess: Guess, screen: Any) -> None
 
 
 def _facts(split: Split) -> Iterator[str]:
-    """Notable facts about the examples, training and held-out."""
+    """Yield notable facts about the examples, training and held-out."""
     examples = [*split.train, *split.test]
     yield from oddities(examples)
     (text, count), *_ = Counter(example.reference.strip() for example in examples).most_common(1)
@@ -183,7 +183,7 @@ def _facts(split: Split) -> Iterator[str]:
 
 
 def _sides(recipe: Recipe, split: Split, train: int, test: int, too_long: int = 0) -> Iterator[str]:
-    """How many rows are trained on, held out and left out, and why; `too_long` of them are too long for the model."""
+    """Yield how many rows are trained on, held out and left out, and why; `too_long` are too long for the model."""
     wanted, held = recipe.data.held_out, len({example.id for example in split.test})
     note = ""
     if recipe.data.test_path:
@@ -197,7 +197,7 @@ def _sides(recipe: Recipe, split: Split, train: int, test: int, too_long: int = 
 
 
 def _as_the_model_reads(recipe: Recipe, encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Lengths in tokens, how many prompts are truncated, and some rows with all special tokens."""
+    """Yield lengths in tokens, how many prompts are truncated, and some rows with all special tokens."""
     items = encoded.items
     tokens = {
         "prompts": [len(item.prompt_ids) for item in items],
@@ -215,7 +215,7 @@ def _as_the_model_reads(recipe: Recipe, encoded: EncodedSet, tokenizer: PreTrain
 
 
 def _first_recipe(recipe: Recipe, split: Split, new_tokens: int) -> dict[str, Any]:
-    """The least recipe that trains on the file; `new_tokens` is 0 without a model."""
+    """Return the smallest recipe that trains on the file; `new_tokens` is 0 without a model."""
     data, defaults = recipe.data, type(recipe.data)(path=recipe.data.path)
     section: dict[str, Any] = {"path": data.path}
     names = [field.name for field in fields(data) if field.name not in ("path", "held_out")]
@@ -233,7 +233,7 @@ def _first_recipe(recipe: Recipe, split: Split, new_tokens: int) -> dict[str, An
 
 
 def _reward(examples: Sequence[Example]) -> dict[str, Any]:
-    """A reward for these references: a rule if they are numbers or a few words, else a judge."""
+    """Return a reward for these references: a rule if they are numbers or a few words, else a judge."""
     references = [example.reference.strip() for example in examples]
     if all(_NUMBER.fullmatch(text) for text in references):
         return {"rule": {"numeric": {}}}
@@ -243,7 +243,7 @@ def _reward(examples: Sequence[Example]) -> dict[str, Any]:
 
 
 def _new_tokens(items: Sequence[Encoded], max_positions: int | None) -> int:
-    """Limit for completions: 1.5 times the 98th percentile of references, as a power of two, if the model allows it."""
+    """Return a limit for completions: 1.5 times the references' 98th percentile, as a power of two; less if need be."""
     lengths = sorted(len(item.reference_ids) for item in items)
     wanted = max(16, 1 << (lengths[int(0.98 * (len(lengths) - 1))] * 3 // 2 - 1).bit_length())
     return min(wanted, max_positions - max(len(item.prompt_ids) for item in items)) if max_positions else wanted

@@ -24,7 +24,7 @@ _NO_FAMILY = {"", "model", "judge"}
 
 
 def trained_on(recipe: Recipe, models: Iterable[str]) -> list[Doubt]:
-    """A doubt if all rewards of a recipe are rewards that one of the models was trained on.
+    """Return a doubt if all rewards of a recipe are rewards that one of the models was trained on.
 
     Args:
         recipe: of the evaluation.
@@ -39,7 +39,7 @@ def trained_on(recipe: Recipe, models: Iterable[str]) -> list[Doubt]:
 
 
 def training_reward_only() -> Doubt:
-    """The doubt about every run that is judged only by its own rewards."""
+    """Return the doubt about every run that is judged only by its own rewards."""
     return Doubt(
         "training-reward-only",
         "The training reward is the only judge, so the gain may only exploit its weaknesses. Use another judge for "
@@ -48,7 +48,7 @@ def training_reward_only() -> Doubt:
 
 
 def related_judges(recipe: Recipe, models: Iterable[str]) -> list[Doubt]:
-    """Doubts about judges that may prefer models of their own family."""
+    """Return doubts about judges that may prefer models of their own family."""
     sections = [section.judge for section in recipe.rewards if section.judge]
     judges = {judge.model or (judge.local.path if judge.local else "") for judge in sections}
     families = {_family(model): model for model in models}
@@ -63,7 +63,7 @@ def related_judges(recipe: Recipe, models: Iterable[str]) -> list[Doubt]:
 
 
 def judge_words(recipe: Recipe) -> list[str]:
-    """Descriptions of the rewards that judge."""
+    """Return descriptions of the rewards that judge."""
     return [_description(section) for section in recipe.rewards]
 
 
@@ -77,24 +77,24 @@ def _description(section: RewardConfig) -> str:
 
 
 def _last(path: str) -> str:
-    """The last two parts of a path, or the last one of `file.py:function`."""
+    """Return the last two parts of a path, or the last one of `file.py:function`."""
     parts = Path(path).parts
     return "/".join(parts[-1:] if ":" in path else parts[-2:])
 
 
 def _sources(recipe: Recipe) -> list[tuple[object, ...]]:
-    """Sources of all rewards, with absolute paths, wherever the recipe is stored."""
+    """Return the sources of all rewards, with absolute paths, wherever the recipe is stored."""
     nowhere = Path(os.devnull, "run")
     return [_source(section) for section in with_absolute_paths(replace(recipe, output=nowhere)).rewards]
 
 
 def _source(section: RewardConfig) -> tuple[object, ...]:
-    """Identity of a reward, regardless of its place in a sum and of how it is asked."""
+    """Return the identity of a reward, regardless of its place in a sum and of how it is asked."""
     judge = section.judge and (section.judge.model, section.judge.local, section.judge.criterion, section.judge.domain)
     return section.function, judge, section.model and section.model.path, section.rule
 
 
 def _family(model: str) -> str:
-    """The first word of a model's name, such as `qwen` of `Qwen/Qwen2.5-7B-Instruct`; empty if it has none."""
+    """Return the first word of a model's name, such as `qwen` of `Qwen/Qwen2.5-7B-Instruct`; empty if it has none."""
     word = re.match("[a-z]+", model.rstrip("/").rpartition("/")[2].lower())
     return word[0] if word else ""

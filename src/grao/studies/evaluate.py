@@ -72,7 +72,7 @@ class Contestant:
 
 
 def contestants(recipe: Recipe, given: Sequence[tuple[str, str]]) -> list[Contestant]:
-    """Contestants from (name, path); models are loaded with the recipe's settings, without a new adapter."""
+    """Return the contestants of (name, path) pairs; models get the recipe's settings, but no new adapter."""
     model = replace(recipe.model, adapter="continue", lora=None)
     return [
         Contestant(name, file=path) if path.endswith(FILE_TYPES) else Contestant(name, replace(model, path=path))
@@ -81,7 +81,7 @@ def contestants(recipe: Recipe, given: Sequence[tuple[str, str]]) -> list[Contes
 
 
 def evaluate_run(run: Path, output: Path, screen: Screen, options: Options | None = None) -> Evaluation:
-    """Evaluates a finished run again, its start model and its result; `output` may be the run's folder.
+    """Evaluate a finished run again, its start model and its result; `output` may be the run's folder.
 
     Raises:
         InputError: if the run has no model yet or holds out no prompts, or `output` is in use.
@@ -101,7 +101,7 @@ def evaluate_run(run: Path, output: Path, screen: Screen, options: Options | Non
 
 
 def evaluate_again(recipe: Recipe, run: Path, screen: Screen, options: Options | None = None) -> Evaluation:
-    """Judges recorded answers of a run or an evaluation with the rewards of a recipe; nothing is sampled.
+    """Judge recorded answers of a run or an evaluation with the rewards of a recipe; nothing is sampled.
 
     Raises:
         InputError: if there are no recorded answers, their prompts are not the recipe's, or the folder is in use.
@@ -123,7 +123,7 @@ def evaluate_again(recipe: Recipe, run: Path, screen: Screen, options: Options |
 def evaluate_models(
     recipe: Recipe, contestants: Sequence[Contestant], screen: Screen, options: Options | None = None
 ) -> Evaluation:
-    """Evaluates models and files of answers on the held-out prompts of a recipe.
+    """Evaluate models and files of answers on the held-out prompts of a recipe.
 
     Raises:
         InputError: before sampling, if the output folder is in use, no prompts are held out, a name is repeated or
@@ -144,7 +144,7 @@ def evaluate_models(
 
 
 def evaluate_recipe(recipe: Recipe, screen: Screen, options: Options | None = None) -> Evaluation:
-    """Evaluates the model of a recipe against the references; nothing is trained.
+    """Evaluate the model of a recipe against the references; nothing is trained.
 
     Raises:
         InputError: if the output folder is in use, or no prompts are held out.
@@ -182,7 +182,7 @@ class _Evaluator:
         self.writes = os.environ.get("RANK", "0") == "0"
 
     def evaluate(self, contestants: Sequence[Contestant]) -> None:
-        """Collects and judges the answers of all contestants."""
+        """Collect and judge the answers of all contestants."""
         self._read_labels([entry.name for entry in contestants])
         self._forecast(len(contestants))
         models = [entry for entry in contestants if entry.model]
@@ -207,7 +207,7 @@ class _Evaluator:
         self._judge()
 
     def judge_recorded(self, items: Sequence[Item], model: Path) -> None:
-        """Judges recorded answers; the tokenizer in `model`, else that of the recipe's model, counts tokens."""
+        """Judge recorded answers; the tokenizer in `model`, else that of the recipe's model, counts tokens."""
         self._read_labels(list(items[0].answers))
         self._forecast(len(items[0].answers))
         by_id: dict[str, list[Encoded]] = {}
@@ -226,7 +226,7 @@ class _Evaluator:
         self._judge()
 
     def write(self, manifest: Callable[[Manifest], Manifest], recipe: str = "") -> Evaluation:
-        """Writes all files, and the text of a recipe if given; `manifest` adapts the manifest of this evaluation."""
+        """Write all files, and the text of a recipe if given; `manifest` changes the manifest of this evaluation."""
         with self.screen.stage("comparing and writing the report"):
             items = self.jury.items(self.items, self.answers)
             options, confidence = self.options, self.recipe.evaluation.confidence
@@ -250,7 +250,7 @@ class _Evaluator:
             self.labels = read_labels(self.options.labels, [example.id for example in self.split.test], names)
 
     def _forecast(self, answers: int) -> None:
-        """Shows the expected questions to judges and their cost, for this many answers per prompt."""
+        """Show the expected questions to judges and their cost, for this many answers per prompt."""
         test = [Encoded(example, "", (), example.reference, ()) for example in self.split.test]
         pairs = len(test) * answers * (answers + 1) // 2 + min(self.options.retest, len(test))
         for reward, section in zip(self.rewards.rewards, self.recipe.rewards, strict=True):
@@ -259,7 +259,7 @@ class _Evaluator:
                 self.screen.say(replace(expected, certain=0).words)
 
     def _check_model(self, contestant: Contestant) -> None:
-        """Fails on a missing model before any other is sampled from."""
+        """Raise an InputError if the model is missing; called for all models before any of them samples."""
         model = contestant.model
         assert model  # noqa: S101
         lora = vars(model.lora) if model.lora else None
@@ -282,7 +282,7 @@ class _Evaluator:
                 self._add_likelihoods(ready, contestant.name, 1)
 
     def _measure_kl(self) -> None:
-        """Subtracts log pi_start(o) from log pi(o) of each trained model."""
+        """Subtract log pi_start(o) from log pi(o) of each trained model."""
         for path in dict.fromkeys(self.starts.values()):
             model = replace(self.recipe.model, path=path, adapter="continue", lora=None)
             with self.screen.stage(f"KL divergence from {path}"):
@@ -296,7 +296,7 @@ class _Evaluator:
         self.answers[name] = [replace(answer, kl=(answer.kl or 0.0) + sign * logp) for answer, logp in pairs]
 
     def _align(self, names: Sequence[str]) -> None:
-        """Orders the answers by `names`, and drops rows that are too long for one of the models."""
+        """Order the answers by `names`, and drop rows that are too long for one of the models."""
         shared = set.intersection(*({item.example.row for item in items} for items in self.prompts.values()))
         for name in names:
             answered = zip(self.prompts[name], self.answers.pop(name), strict=True)
@@ -314,7 +314,7 @@ class _Evaluator:
                 self.answers[name] = self.jury.judge(self.items, answers, advance)
 
     def _load_plain_prompts(self, path: str | None) -> None:
-        """Sets the prompts as in the data, without a model; tokens are counted if `path` names a tokenizer."""
+        """Set the prompts as they are in the data, without a model; tokens are counted if `path` names a tokenizer."""
         for reward in self.rewards.rewards:
             if not path and isinstance(reward, FunctionReward) and reward.counts_tokens:
                 raise InputError(f"reward {reward.name} needs token counts; name a model")
@@ -325,7 +325,7 @@ class _Evaluator:
         self.items = [Encoded(row, context_text(row.prompt), (), row.reference, tokens) for row, tokens in ids]
 
     def _new_manifest(self) -> Manifest:
-        """The manifest of this evaluation."""
+        """Return the manifest of this evaluation."""
         facts = {"status": "finished", "started": self.started, "finished": now(), "steps": 0}
         manifest = self.manifest or Manifest(
             config=ADAPTER.dump_python(self.recipe, mode="json", by_alias=True),

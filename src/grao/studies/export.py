@@ -72,7 +72,7 @@ def export_run(
     push: str | None = None,
     public: bool = False,
 ) -> tuple[Path, str | None]:
-    """Exports the model of a run, and pushes it if `push` is given.
+    """Export the model of a run, and push it if `push` is given.
 
     Args:
         run: folder of the run.
@@ -122,7 +122,7 @@ class _Source(NamedTuple):
 
 
 def _source(run: Path, checkpoint: int | None, merge: bool, pushed: bool) -> _Source:
-    """Finds the model to export.
+    """Find the model to export.
 
     Raises:
         InputError: if there is none, there is no adapter to merge, or other tools could not load it.
@@ -153,7 +153,7 @@ def _source(run: Path, checkpoint: int | None, merge: bool, pushed: bool) -> _So
 
 
 def _trained(run: Path, step: int | None, manifest: Manifest) -> Path:
-    """The folder of the result, or of the checkpoint of `step`."""
+    """Return the folder of the result, or of the checkpoint of `step`."""
     steps = [path.name.rpartition("-")[2] for path in checkpoints(run / "checkpoints")]
     if step is not None:
         folder = run / "checkpoints" / f"checkpoint-{step}"
@@ -172,7 +172,7 @@ def _trained(run: Path, step: int | None, manifest: Manifest) -> Path:
 
 @contextmanager
 def _reserved(to: Path) -> Iterator[None]:
-    """Locks the folder, which may then be replaced.
+    """Lock the folder, which may then be replaced.
 
     Raises:
         InputError: if it is neither empty nor an export, or cannot be written.
@@ -189,7 +189,7 @@ def _reserved(to: Path) -> Iterator[None]:
 
 
 def _write_model(draft: Path, source: _Source, recipe: Recipe, dtype: Dtype) -> tuple[str, bool]:
-    """Writes weights, tokenizer and generation config; returns the dtype, and whether there is a chat template."""
+    """Write weights, tokenizer and generation config; return the dtype, and whether there is a chat template."""
     path, trust = str(source.folder), recipe.model.trust_remote_code
     tokenizer, model = load_tokenizer(path, trust), model_shape(path, "auto", trust)
     if source.kind == "merged":
@@ -214,7 +214,7 @@ def _write_model(draft: Path, source: _Source, recipe: Recipe, dtype: Dtype) -> 
 
 
 def _card(run: Path, source: _Source, recipe: Recipe, name: str, result: bool, dtype: str, chat: bool) -> Card:
-    """Contents of the model card; measurements are included only if this is the `result` of the run."""
+    """Return the contents of the model card; measurements are included only for the `result` of the run."""
     manifest, metrics = source.manifest, records.read_metrics(run)
     evaluation = records.read_evaluation(run) if result and manifest.complete else None
     base = source.adapter.base if source.adapter else recipe.model.path
@@ -223,14 +223,14 @@ def _card(run: Path, source: _Source, recipe: Recipe, name: str, result: bool, d
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    """Dotted field -> value of the settings that affect the result and differ from their defaults."""
+    """Return {dotted field: value} of the settings that affect the result and differ from their defaults."""
     sections = {name: type(getattr(recipe, name))() for name in ("method", "rollout", "training", "evaluation")}
     defaults = deciding_settings(replace(recipe, model=ModelConfig(recipe.model.path), stages=[], **sections))
     return {name: value for name, value in deciding_settings(recipe).items() if value != defaults.get(name)}
 
 
 def _license(base: str) -> dict[str, str]:
-    """The license fields of the base's own card; empty if there are none or the card is unavailable."""
+    """Return the license fields of the base's own card; empty if there are none or the card is unavailable."""
     try:
         card = cached_file(base, "README.md", _raise_exceptions_for_missing_entries=False)
         metadata = (card and metadata_load(card)) or {}

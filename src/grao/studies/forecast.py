@@ -67,7 +67,7 @@ class Workload:
 
     @classmethod
     def of(cls, recipe: Recipe, items: Sequence[Encoded], max_steps: Sequence[int], held_out: int) -> "Workload":
-        """The work of a run that trains on `items`, `max_steps` per stage, and evaluates on `held_out` others."""
+        """Return the work of a run: training on `items`, `max_steps` per stage, and evaluation on `held_out` others."""
         rollout, size, plan = recipe.rollout, recipe.training.prompts_per_step, recipe.plan
         stages = list(zip(plan, max_steps, strict=True))
         others = max(len(items) - size, 0)  # a step has no prompt twice
@@ -115,7 +115,7 @@ class Workload:
         return (self.samples + self.peak_answers) * self.longest, answers
 
     def lines(self, recipe: Recipe) -> Iterator[str]:
-        """The work in words: steps, prompts, answers and tokens."""
+        """Yield the work in words: steps, prompts, answers and tokens."""
         needs, group = joint_needs(recipe.plan), recipe.rollout.group_size
         bound = "at most " * any(stage.method.needs.resample for stage in recipe.plan)
         completions = f", {group} completions each: {bound}{self.samples:,} completions" if needs.samples else ""
@@ -140,7 +140,7 @@ class Workload:
 
 
 def _evaluations(trainer: Mapping[str, Any], steps: int) -> int:
-    """Number of evaluations by transformers in a training of `steps` steps, which it takes as one epoch."""
+    """Return the number of evaluations by transformers in a training of `steps` steps, which it takes as one epoch."""
     strategy, delay = str(trainer.get("eval_strategy", "no")), trainer.get("eval_delay") or 0
     at_start = int(bool(trainer.get("eval_on_start")))
     if strategy == "epoch":
@@ -153,7 +153,7 @@ def _evaluations(trainer: Mapping[str, Any], steps: int) -> int:
 
 
 def judge_forecasts(ready: Prepared) -> list[JudgeForecast]:
-    """`forecasts` of a prepared run."""
+    """Return the `forecasts` of a prepared run."""
     recipe, trainer, watch = ready.recipe, ready.trainer, ready.trainer.watch
     rewards = [*trainer.rewards.rewards, *([watch.reward.rewards[0]] if watch else [])]
     items, processes = trainer.train_items.items, trainer.accelerator.num_processes
@@ -161,7 +161,7 @@ def judge_forecasts(ready: Prepared) -> list[JudgeForecast]:
 
 
 def workload(ready: Prepared) -> Workload:
-    """The work of a prepared run."""
+    """Return the work of a prepared run."""
     max_steps = ready.trainer.conductor.most
     return Workload.of(ready.recipe, ready.trainer.train_items.items, max_steps, ready.manifest.data.held_out)
 
@@ -169,7 +169,7 @@ def workload(ready: Prepared) -> Workload:
 def forecasts(
     recipe: Recipe, rewards: Sequence[Reward | None], items: Sequence[Encoded], work: Workload, processes: int = 1
 ) -> list[JudgeForecast]:
-    """The most that a run will ask each judge on a server, and its cost; verdicts in a ledger are not asked for again.
+    """Return the maximum questions of a run to each judge on a server, and their cost; known answers are not deducted.
 
     Args:
         recipe: of the run.
@@ -193,7 +193,7 @@ def forecasts(
 
 
 def audit_questions(reward: Reward | None, recipe: Recipe, examples: Sequence[Example]) -> int:
-    """Number of questions of the short audit to a judge about these training examples."""
+    """Return the number of questions of the short audit to a judge about these training examples."""
     if not isinstance(reward, JudgeReward) or recipe.audit.before_training == "skip":
         return 0
     return reward.questions(content_batch(examples, None))
@@ -207,7 +207,7 @@ def judge_forecast(
     certain: int = 0,
     remark: str = "",
 ) -> JudgeForecast | None:
-    """The most that one judge will be asked; None for a replay, or a reward that is not a judge on a server.
+    """Return the maximum questions to one judge; None for a replay, or a reward that is not a judge on a server.
 
     Assumes answers as long as the references.
 
@@ -240,7 +240,7 @@ class Trial:
 
 
 def try_groups(ready: Prepared, prompts: int, screen: Screen) -> Trial:
-    """Samples and judges groups with the keys of the run's first steps, and times a gradient. No weight changes.
+    """Sample and judge groups with the keys of the run's first steps, and time a gradient. No weight changes.
 
     Args:
         ready: the run.
@@ -295,7 +295,7 @@ class _JudgeStandIn:
 def time_estimate(
     recipe: Recipe, split: Split, work: Workload, judges: Sequence[JudgeReward | None], ask: bool, screen: Screen
 ) -> Iterator[str]:
-    """The time of a run on this machine, in lines: scaled from one batch of samples, their rewards and a gradient.
+    """Yield the time of a run on this machine in words, scaled from one batch of samples, their rewards and a gradient.
 
     Args:
         recipe: of the run.
@@ -341,7 +341,7 @@ def time_estimate(
 
 
 def _time_update(trainer: GRAOTrainer, update: Update) -> float:
-    """Seconds for the gradient of an update, which is discarded: no weight changes, nothing is logged."""
+    """Return the seconds for the gradient of an update. It is discarded: no weight changes, nothing is logged."""
     policy, method = cast(PreTrainedModel | PeftModel, trainer.model), trainer.method
     if trainer.args.gradient_checkpointing:
         checkpoint_activations(policy, trainer.args.gradient_checkpointing_kwargs)
@@ -356,13 +356,13 @@ def _time_update(trainer: GRAOTrainer, update: Update) -> float:
 
 
 def _short_audit(ready: Prepared) -> int:
-    """Number of comparisons in the audit before training."""
+    """Return the number of comparisons in the audit before training."""
     examples = [item.example for item in ready.trainer.train_items.items]
     return 0 if ready.recipe.audit.before_training == "skip" else len(content_batch(examples, None).prompts)
 
 
 def _trial_reward(section: RewardConfig, judge: JudgeReward | None, ask: bool, recipe: Recipe) -> Reward:
-    """A reward for timing: a judge on a server gets its own ledger, or a stand-in if it must not be asked."""
+    """Return a reward for timing: a judge on a server with its own ledger, or a stand-in if it must not be asked."""
     if not judge or not section.judge:
         return make_reward(section, recipe)
     if section.judge.replay or not ask:
@@ -371,5 +371,5 @@ def _trial_reward(section: RewardConfig, judge: JudgeReward | None, ask: bool, r
 
 
 def _without_samples(groups: Sequence[Group]) -> tuple[list[Group], MixedRewards]:
-    """The same prompts as seen by a method that samples nothing."""
+    """Return the same prompts as seen by a method that samples nothing."""
     return [Group.of(group.item, ()) for group in groups], MixedRewards(torch.zeros(len(groups), 0).double(), {})

@@ -27,7 +27,7 @@ PAIR_SIDES = {"rejected": 1.0, "tie": 0.0, "reference": -1.0}
 def read_answers(
     path: str, items: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase | None
 ) -> list[RecordedAnswer]:
-    """Reads the answers of a file, in the order of the prompts.
+    """Read the answers of a file, in the order of the prompts.
 
     Args:
         path: rows with `answer`, and `id` (16 hex digits, as in items.jsonl) or `prompt`.
@@ -61,7 +61,7 @@ def read_answers(
 
 
 def closed_ids(tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str]) -> list[tuple[int, ...]]:
-    """Token ids of N texts, each with an end token like sampled answers; empty without a tokenizer."""
+    """Return token ids of N texts, each with an end token like sampled answers; empty without a tokenizer."""
     end = [tokenizer.eos_token_id] if tokenizer and tokenizer.eos_token_id is not None else []
     return [(*ids, *end) for ids in token_ids(tokenizer, texts)]
 
@@ -82,7 +82,7 @@ Labels = dict[str, dict[str, Label]]
 
 
 def read_labels(path: str, ids: Sequence[str], models: Sequence[str], sides: Mapping[str, float] = SIDES) -> Labels:
-    """Reads human preferences.
+    """Read human preferences.
 
     Args:
         path: rows with `preferred` (answer, reference or tie), `id` or `prompt`, `model` if several are judged, and
@@ -113,7 +113,7 @@ def read_labels(path: str, ids: Sequence[str], models: Sequence[str], sides: Map
 
 
 def check_labels(labels: Labels, answers: Mapping[str, Mapping[str, str]]) -> None:
-    """Checks that the labels refer to the judged answers (model -> prompt id -> text).
+    """Check that the labels refer to the judged answers (model -> prompt id -> text).
 
     Raises:
         InputError: naming a row that refers to another text.
@@ -129,24 +129,24 @@ def check_labels(labels: Labels, answers: Mapping[str, Mapping[str, str]]) -> No
 
 
 def label_agreement(items: Sequence[Item], labels: Labels, confidence: float) -> list[RewardAgreement]:
-    """Agreement of each reward with the labels."""
+    """Return the agreement of each reward with the labels."""
     pairs: dict[str, list[tuple[float | None, float]]] = {}
     for model, preferred in labels.items():
         for item in items:
             for verdict in item.answers[model].said if item.id in preferred else ():
                 pairs.setdefault(verdict.reward, []).append((verdict.value, preferred[item.id].preferred))
     agreements = []
-    for name, both in pairs.items():
-        kappa = cohens_kappa(agreement_table(*zip(*both, strict=True)), confidence)
-        graded = any(value not in (None, -1.0, 0.0, 1.0) for value, _ in both)
-        decided = [value if human > 0 else -value for value, human in both if value is not None and human]
+    for name, rated in pairs.items():
+        kappa = cohens_kappa(agreement_table(*zip(*rated, strict=True)), confidence)
+        graded = any(value not in (None, -1.0, 0.0, 1.0) for value, _ in rated)
+        decided = [value if human > 0 else -value for value, human in rated if value is not None and human]
         calibrated = calibration(bradley_terry(decided), confidence) if graded else None
         agreements.append(RewardAgreement(name, kappa, calibrated))
     return agreements
 
 
 def judge_error(option: str | None) -> Estimate | None:
-    """The judge's share of wrong verdicts: a number, or the folder of an audit that measured it.
+    """Return the judge's share of wrong verdicts, given as a number or as the folder of an audit that measured it.
 
     Raises:
         InputError: if it is not a share below one half, or the audit has no accuracy.
@@ -173,7 +173,7 @@ def judge_error(option: str | None) -> Estimate | None:
 
 
 def _prompt_id(row: Row) -> str:
-    """The prompt's id, from the column `id` or computed from the column `prompt`."""
+    """Return the prompt's id, from the column `id` or computed from the column `prompt`."""
     value: Any = row.cell("id") if row.cell("id") is not None else row.cell("prompt")
     if row.cell("id") is None and isinstance(value, str | list):
         return Example(value, "", None, {}, 0).id

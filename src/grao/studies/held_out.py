@@ -28,14 +28,14 @@ Answers = dict[str, list[RecordedAnswer]]
 def answer_held_out(
     ready: Prepared, advance: Advance = lambda done, total: None, parts: int = 2
 ) -> list[RecordedAnswer]:
-    """The policy's judged answers to the held-out prompts; sampling and judging are two of `parts` in the progress."""
+    """Return the policy's judged answers to the held-out prompts; sampling and judging are two of `parts` phases."""
     answers = sample_held_out(ready, lambda done, total: advance(done // parts, total))
     jury = Jury(ready.jury)
     return jury.judge(held_out(ready), answers, lambda done, total: advance((done + total) // parts, total))
 
 
 def sample_held_out(ready: Prepared, advance: Advance = lambda done, total: None) -> list[RecordedAnswer]:
-    """The policy's answers to the held-out prompts, not judged."""
+    """Return the policy's answers to the held-out prompts, not judged."""
     trainer, evaluation, rollout = ready.trainer, ready.recipe.evaluation, ready.recipe.rollout
     temperature = rollout.temperature if evaluation.temperature is None else evaluation.temperature
     sampling = Sampling(1, temperature, rollout.top_p, evaluation.max_new_tokens or rollout.max_new_tokens)
@@ -48,7 +48,7 @@ def sample_held_out(ready: Prepared, advance: Advance = lambda done, total: None
 
 
 def record_answers(ready: Prepared, answers: Answers, reward_doubts: Sequence[Doubt] = ()) -> Evaluation:
-    """Writes `items.jsonl` and `evaluation.json` of a run from its answers before and after training."""
+    """Write `items.jsonl` and `evaluation.json` of a run from its answers before and after training."""
     items = Jury(ready.trainer.rewards).items(held_out(ready), answers)
     evaluation = evaluation_of(items, ready.recipe, reward_doubts)
     if ready.trainer.is_world_process_zero():
@@ -59,7 +59,7 @@ def record_answers(ready: Prepared, answers: Answers, reward_doubts: Sequence[Do
 def evaluation_of(
     items: Sequence[Item], recipe: Recipe, reward_doubts: Sequence[Doubt] = (), checks: Checks | None = None
 ) -> Evaluation:
-    """All figures of the items, their judges, and the doubts, first those about the rewards."""
+    """Return all figures of the items, their judges, and the doubts, first those about the rewards."""
     checks = checks if checks and any(vars(checks).values()) else None
     evaluation = evaluation_from_items(items, recipe.evaluation.confidence, checks.error if checks else None)
     item_doubts = doubts(items, evaluation)
@@ -68,7 +68,7 @@ def evaluation_of(
 
 
 def held_out(ready: Prepared) -> Sequence[Encoded]:
-    """The held-out prompts.
+    """Return the held-out prompts.
 
     Raises:
         InputError: if there are none.
@@ -80,7 +80,7 @@ def held_out(ready: Prepared) -> Sequence[Encoded]:
 
 
 def prepare_evaluation(recipe: Recipe, split: Split, rewards: Mix) -> Prepared:
-    """Like `prepare`, but only for evaluation: without memory for training, or warnings about its settings."""
+    """Prepare only for evaluation: like `prepare`, without memory for training or warnings about its settings."""
     training, evaluation = replace(recipe.training, measure_kl=False), replace(recipe.evaluation, enabled=True)
     # `auto` would measure and reserve memory for gradients and optimizer.
     training = training if isinstance(training.token_budget, int) else replace(training, token_budget=TOKENS)
@@ -92,6 +92,6 @@ def prepare_evaluation(recipe: Recipe, split: Split, rewards: Mix) -> Prepared:
 
 
 def answer_format(ready: Prepared) -> str:
-    """The texts that open and end the policy's answers, in words."""
+    """Return the texts that open and end the policy's answers, in words."""
     trainer = ready.trainer
     return answer_words(trainer.tokenizer, trainer.train_items.items[0], trainer.stop_ids)

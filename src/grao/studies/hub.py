@@ -25,7 +25,7 @@ _CAUSES = {
 
 
 def check_push(repo: str) -> None:
-    """Checks that a push is possible, before any work is done.
+    """Check that a push is possible, before any work is done.
 
     Raises:
         InputError: if `repo` is not the name of a repository, or there is no token.
@@ -37,7 +37,7 @@ def check_push(repo: str) -> None:
 
 
 def upload(folder: Path, repo: str, public: bool, mark: str) -> str:
-    """Uploads an export; an earlier export in the repository is replaced.
+    """Upload an export; an earlier export in the repository is replaced.
 
     Args:
         folder: the export.
@@ -65,7 +65,7 @@ def upload(folder: Path, repo: str, public: bool, mark: str) -> str:
 
 
 def _ensure_repo(api: HfApi, repo: str, public: bool, mark: str) -> None:
-    """Creates the repository, or checks that the existing one is an export."""
+    """Create the repository, or check that the existing one is an export."""
     try:
         existing = api.model_info(repo)
     except RepositoryNotFoundError:

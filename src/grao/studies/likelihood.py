@@ -21,7 +21,7 @@ _ROWS = 8
 def sequence_likelihoods(
     trainer: GRAOTrainer, items: Sequence[Encoded], answers: Sequence[RecordedAnswer]
 ) -> list[float]:
-    """log pi(o) in nats of N answers, at temperature 1, under the trainer's model.
+    """Return log pi(o) in nats of N answers, at temperature 1, under the trainer's model.
 
     Raises:
         InputError: if an answer contains a token that the model does not have.
@@ -37,14 +37,14 @@ def sequence_likelihoods(
 
 
 def run_of(path: str) -> Path | None:
-    """The run that a path names by its folder, model or checkpoint; None if there is none."""
+    """Return the run that a path names by its folder, model or checkpoint; None if there is none."""
     named = Path(path)
     folders = (named, *list(named.parents)[:2]) if named.exists() else ()
     return next((run for run in folders if (run / "recipe.yaml").is_file() and (run / "model").is_dir()), None)
 
 
 def start_of(path: str) -> str | None:
-    """The model that a model was trained from: the start of a run, or the base of an adapter; None if unknown."""
+    """Return the model that a model was trained from: a run's start model or an adapter's base; None if unknown."""
     if (run := run_of(path)) is not None:
         return load_recipe(run / "recipe.yaml").model.path
     adapter = adapter_at(path)

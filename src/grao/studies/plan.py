@@ -79,7 +79,7 @@ class Plan:
     activations: PerToken
 
     def peak(self, phase: dict[str, int]) -> int:
-        """Memory at the peak of one phase."""
+        """Return the memory at the peak of one phase."""
         return sum(self.permanent.values()) + sum(phase.values())
 
     @property
@@ -88,7 +88,7 @@ class Plan:
         return max(self.peak(self.rollout), self.peak(self.update)) <= self.card
 
     def lines(self) -> list[str]:
-        """The memory table."""
+        """Return the memory table."""
         phases = {"rollout": self.rollout, "update": self.update}
         rows = [*self.permanent.items()]
         rows += [(f"{phase}: {name}", size) for phase, parts in phases.items() for name, size in parts.items()]
@@ -100,7 +100,7 @@ class Plan:
         ]
 
     def remedy(self, recipe: Recipe) -> str:
-        """The smallest change of settings that may make the run fit."""
+        """Return the smallest change of settings that may make the run fit."""
         share = (self.card - sum(self.permanent.values())) / (self.card + _DRIVER)
         if _VLLM in self.rollout and self.peak(self.rollout) > self.card and share > _LEAST_SHARE:
             return f"set rollout.vllm.memory_share: {math.floor(100 * share) / 100}"
@@ -125,7 +125,7 @@ class Plan:
 
 
 def dry_run(recipe: Recipe, card: int | None, gpus: int, ask: bool, screen: Screen) -> None:
-    """Prints the work, memory and time that a run needs.
+    """Print the work, memory and time that a run needs.
 
     Args:
         recipe: of the run.
@@ -174,10 +174,10 @@ def dry_run(recipe: Recipe, card: int | None, gpus: int, ask: bool, screen: Scre
         excess = max(plan.peak(plan.rollout), plan.peak(plan.update)) - plan.card
         raise InputError(f"out of memory by {excess / _GIB:.1f} GiB; {plan.remedy(recipe)}")
     screen.say(f"it fits: micro-batches of up to {plan.tokens:,} tokens, {plan.rows:,} completions at once")
-    here = card is None and gpus == 1
+    local = card is None and gpus == 1
     models = [section.model or (section.judge and section.judge.local) for section in recipe.rewards]
-    if not here or not all(map(has_weights, [chosen.path, *(used.path for used in models if used)])):
-        screen.say(f"time: unknown, {'no weights on this machine' if here else 'the plan is for another device'}")
+    if not local or not all(map(has_weights, [chosen.path, *(used.path for used in models if used)])):
+        screen.say(f"time: unknown, {'no weights on this machine' if local else 'the plan is for another device'}")
         return
     for line in time_estimate(recipe, split, work, _judges(recipe), ask, screen):
         screen.say(line)
@@ -186,7 +186,7 @@ def dry_run(recipe: Recipe, card: int | None, gpus: int, ask: bool, screen: Scre
 def make_plan(
     recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet, card: int | None, gpus: int = 1
 ) -> Plan:
-    """The memory plan of one process of a run.
+    """Return the memory plan of one process of a run.
 
     Args:
         recipe: of the run.
@@ -282,8 +282,10 @@ def encoded_as_run(
     model: PreTrainedModel | PeftModel,
     held_out: Sequence[Example] = (),
 ) -> EncodedSet:
-    """The training prompts as the run encodes them, or the held-out ones; of several end tokens of a model, the first
-    counts."""
+    """Return the training prompts as the run encodes them, or the held-out ones if given.
+
+    Of several end tokens of a model, the first is used.
+    """
     chosen, data, needs = recipe.model, recipe.data, joint_needs(recipe.plan)
     if chosen.chat_template_kwargs:
         tokenizer = deepcopy(tokenizer)
@@ -297,7 +299,7 @@ def encoded_as_run(
 
 
 def _prompts_and_references(train: EncodedSet) -> tuple[list[TokenIds], list[TokenIds]]:
-    """Token ids of all prompts, and of all references."""
+    """Return the token ids of all prompts, and of all references."""
     return [item.prompt_ids for item in train.items], [item.reference_ids for item in train.items]
 
 
@@ -307,8 +309,8 @@ def _lengths(train: EncodedSet) -> str:
     return spread("tokens", {name: list(map(len, ids)) for name, ids in named}) + cut
 
 
-def _flops(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet, steps: list[int], here: bool) -> str:
-    """The number of operations of the run, and the least time they take if it runs `here`."""
+def _flops(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet, steps: list[int], local: bool) -> str:
+    """Return the number of operations of the run, with the minimum time for them if the plan is `local`."""
     prompt, answer = (sum(map(len, ids)) // len(train.items) for ids in _prompts_and_references(train))
     cost, size, operations = Cost.of(model), recipe.training.prompts_per_step, 0.0
     for stage, count in zip(recipe.plan, steps, strict=True):
@@ -319,7 +321,7 @@ def _flops(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet
         operations += count * (needs.updates * cost.update(work) + forwards * cost.forward(work))
         operations += count * cost.forward(Work.of([(prompt, sampled)] * size))
     words = f"{sum(steps):,} steps are {number(operations / 1e15)} PFLOP if answers are as long as references"
-    if not here:
+    if not local:
         return words
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = _half(recipe)
@@ -328,7 +330,7 @@ def _flops(recipe: Recipe, model: PreTrainedModel | PeftModel, train: EncodedSet
 
 
 def _questions(recipe: Recipe, train: EncodedSet, work: Workload, gpus: int) -> Iterator[str]:
-    """The most questions to judges on servers, and their cost."""
+    """Yield the maximum questions to judges on servers, and their cost."""
     judges = _judges(recipe)
     for expected in forecasts(recipe, judges, train.items, work, gpus):
         yield expected.words
@@ -337,7 +339,7 @@ def _questions(recipe: Recipe, train: EncodedSet, work: Workload, gpus: int) -> 
 
 
 def _half(recipe: Recipe) -> torch.dtype | None:
-    """The dtype of mixed precision; None without it."""
+    """Return the dtype of mixed precision; None without it."""
     return next((dtype for name, dtype in _HALF.items() if recipe.training.trainer.get(name)), None)
 
 
@@ -347,7 +349,7 @@ def _concurrent(section: RewardConfig) -> bool:
 
 
 def _judges(recipe: Recipe) -> list[JudgeReward | None]:
-    """For each reward its judge on a server, unable to ask anything; None for other rewards."""
+    """Return for each reward its judge on a server, unable to ask anything; None for other rewards."""
     sections = [*recipe.rewards, *([recipe.watch.reward] if recipe.watch else [])]
     return [
         JudgeReward.from_section(replace(section.judge, replay=True), section, recipe)

@@ -57,19 +57,19 @@ class Progress(Protocol):
     """Shows the progress of a command."""
 
     def say(self, line: str) -> None:
-        """Shows one line."""
+        """Show one line."""
 
     def copyable(self, text: str) -> None:
-        """Shows text without wrapping its lines."""
+        """Show text without wrapping its lines."""
 
     def phases(self, count: int) -> None:
-        """Sets the number of phases that follow; each shows its number."""
+        """Set the number of phases that follow; each shows its number."""
 
     def stage(self, title: str) -> AbstractContextManager[Advance]:
-        """A phase with a progress bar."""
+        """Return the context of a phase with a progress bar."""
 
     def follow(self, recipe: Recipe) -> None:
-        """Shows questions and cost of this recipe's judges on servers in every phase from here on."""
+        """Show questions and cost of this recipe's judges on servers in every phase from here on."""
 
 
 class Screen(Progress, Protocol):
@@ -78,14 +78,14 @@ class Screen(Progress, Protocol):
     def training(
         self, steps: int, samples: Callable[[int], Sequence[LastSample]]
     ) -> AbstractContextManager[TrainerCallback]:
-        """The training phase, updated by the returned callback; `samples(n)` returns up to n of the last step."""
+        """Return the context of training, which its callback updates; `samples(n)` gives up to n of the last step."""
 
 
 class StudyScreen(Progress, Protocol):
     """Shows the progress of a study."""
 
     def cell(self, title: str, left: float | None) -> AbstractContextManager[Advance]:
-        """One run of the study; `left` are the seconds to the end of the study, if known."""
+        """Return the context of one run of the study; `left` are the seconds to the end of the study, if known."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Prepared:
 
 @contextmanager
 def claim_folder(folder: Path) -> Iterator[None]:
-    """Locks a folder for a new run.
+    """Lock a folder for a new run.
 
     Raises:
         InputError: if it contains another run or is in use, or is not a folder and cannot be created.
@@ -128,7 +128,7 @@ def claim_folder(folder: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Checks that a folder exists or can be created.
+    """Check that a folder exists or can be created.
 
     Raises:
         InputError: if not.
@@ -148,7 +148,7 @@ def check_writable(folder: Path) -> None:
 
 
 def prepare(recipe: Recipe, split: Split | None = None, rewards: Mix | None = None) -> Prepared:
-    """Loads and checks everything; writes nothing.
+    """Load and check everything; write nothing.
 
     Args:
         recipe: of the run.
@@ -198,7 +198,7 @@ def prepare(recipe: Recipe, split: Split | None = None, rewards: Mix | None = No
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of N texts, for rewards that count tokens; empty without a tokenizer."""
+    """Return token ids of N texts, for rewards that count tokens; empty without a tokenizer."""
     if tokenizer is None:
         return [[] for _ in texts]
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
@@ -206,7 +206,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str]) -
 
 
 def probe(rewards: Mix, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase | None) -> None:
-    """Scores a few references, so that a broken reward fails before any work is done."""
+    """Score a few references, so that a broken reward fails before any work is done."""
     for reward in rewards.rewards:
         if isinstance(reward, JudgeReward):
             reward.judge.check()

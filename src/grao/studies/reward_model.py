@@ -73,7 +73,7 @@ class _Pair(NamedTuple):
 
 
 def train_reward_model(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRecord:
-    """Trains and measures a reward model, and writes the folder `recipe.output`.
+    """Train and measure a reward model, and write the folder `recipe.output`.
 
     Raises:
         InputError: for a mistake in recipe, data or model, or if TRL is missing.
@@ -140,7 +140,7 @@ def _train_and_write(recipe: RewardModelRecipe, screen: Screen) -> RewardModelRe
 
 
 def _pairs(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[_Pair]:
-    """The pairs of up to `limit` tokens."""
+    """Return the pairs of up to `limit` tokens."""
     if incomplete := next((example for example in examples if example.rejected is None), None):
         remedy = "fill its cell in the column that data.rejected names, or leave the row out"
         raise InputError(f"{incomplete.at}: has no rejected answer; {remedy}")
@@ -156,7 +156,7 @@ def _pairs(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, limi
 
 
 def _measure(reward: RewardModel, pairs: Sequence[_Pair], confidence: float, screen: Screen) -> PairScores:
-    """Scores the pairs through `RewardModel`, as a run does, not through the trainer.
+    """Score the pairs through `RewardModel`, as a run does, not through the trainer.
 
     Raises:
         InputError: if a score is NaN or infinite: training has broken the model.
@@ -198,7 +198,7 @@ def _train(
     recipe: RewardModelRecipe,
     advance: Advance,
 ) -> tuple[PreTrainedModel, int]:
-    """The trained model, and the number of optimizer steps.
+    """Train the model; return it and the number of optimizer steps.
 
     With `model.lora`, an adapter and the output layer are trained, then merged into the model.
 
@@ -238,7 +238,7 @@ def _train(
 
 
 def _batch_size(config: RewardTrainingConfig) -> tuple[int, int]:
-    """Batch size per process and gradient accumulation steps that make up exactly `pairs_per_step`."""
+    """Return batch size per process and gradient accumulation steps that make up exactly `pairs_per_step`."""
     pairs, processes = config.pairs_per_step, PartialState().num_processes
     share, rest = divmod(pairs, processes)
     if rest or not share:

@@ -71,7 +71,7 @@ class Runner:
     """Records of all runs so far, new and existing."""
 
     def run(self, cells: Sequence[Cell]) -> list[CellRecord]:
-        """The records of all these runs, new and existing.
+        """Do the runs that have no valid record; return the records of all of them.
 
         Raises:
             RewardUnavailableError: if the reward is unavailable; finished runs are kept.
@@ -114,7 +114,7 @@ class Runner:
         return record
 
     def _left(self) -> float | None:
-        """Seconds to the end of the study, if any run was timed."""
+        """Return the expected seconds to the end of the study; None if no run was timed."""
         spent = [record.cost.seconds["total"] for record in self.done if record.cost]
         return sum(spent) / len(spent) * self._remaining if spent else None
 
@@ -124,13 +124,13 @@ class Runner:
         return max(self.total - len(self.done) - self.pending_records, 0)
 
     def _expected(self, cell: Cell) -> float:
-        """Expected seconds of a run: the maximum so far of its arm, else of any arm."""
+        """Return the expected seconds of a run: the maximum so far of its arm, else of any arm."""
         spent = [(run.key.arm == cell.key.arm, run.cost.seconds["total"]) for run in self.done if run.cost]
         return max(spent, default=(False, 0.0))[1]
 
 
 def run_cell(cell: Cell, cache: Path, progress: Advance = lambda done, total: None) -> CellRecord:
-    """Trains and evaluates one run.
+    """Train and evaluate one run.
 
     Args:
         cell: the run.
@@ -197,7 +197,7 @@ class StudyMix(Mix):
         self.calls, self.wrong, self.seed = 0, wrong, seed
 
     def __call__(self, batch: RewardBatch) -> MixedRewards:
-        """Rates the completions like any mix."""
+        """Return R(o, y) of every completion; that of wrong rewards has the opposite sign."""
         self.calls += sum(map(len, batch.completions))
         rewards = super().__call__(batch)
         if not self.wrong:
@@ -210,7 +210,7 @@ class StudyMix(Mix):
 
 
 def swap_answers(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
-    """Swaps reference and rejected answer in a share of the examples; those without rejected answer are unchanged."""
+    """Swap reference and rejected answer in a share of the examples; those without rejected answer are unchanged."""
     return [
         replace(example, reference=example.rejected, rejected=example.reference)
         if example.rejected and hash_in_share(share, seed, example.id)
@@ -265,15 +265,15 @@ class _Observer(TrainerCallback):
         return {"steps": float(self.step), "seconds": self.seconds, "work": self.work}[self.budget.unit]
 
     def share(self) -> float:
-        """Share of the budget that is spent."""
+        """Return the share of the budget that is spent."""
         return self.spent / self.budget.limit
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Starts timing a step."""
+        """Start timing a step."""
         self._begin = time.perf_counter()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stops timing; evaluates if a point is due, except for the last point, which the caller adds."""
+        """Stop timing; evaluate if a point is due, except for the last point, which the caller adds."""
         self.seconds += time.perf_counter() - self._begin
         self.step = state.global_step
         spent = self.spent
@@ -286,7 +286,7 @@ class _Observer(TrainerCallback):
         self.progress(min(round(spent), round(self.budget.limit)), round(self.budget.limit))
 
     def evaluate(self) -> list[RecordedAnswer]:
-        """Answers the held-out prompts, and adds a point to the curve."""
+        """Answer the held-out prompts, and add a point to the curve."""
         begin = time.perf_counter()
         answers = answer_held_out(self.ready)
         self.evaluation_seconds += time.perf_counter() - begin
@@ -294,7 +294,7 @@ class _Observer(TrainerCallback):
         return answers
 
     def cost(self, scratch: Path, total: float) -> Cost:
-        """The cost of the run: `total` seconds, and the figures in the training log of the scratch folder."""
+        """Return the cost of the run: `total` seconds, and the figures in the training log of the scratch folder."""
         steps = read_metrics(scratch)
         names = ("tokens/sampled", "tokens/trained", "seconds/rollout", "seconds/reward", "seconds/update")
         sampled, trained, *phases = (sum(step.get(name, 0.0) for step in steps) for name in names)
@@ -312,14 +312,14 @@ class _Observer(TrainerCallback):
         )
 
     def add_point(self, answers: Sequence[RecordedAnswer]) -> None:
-        """Adds the point of the curve at this step, from answers to the held-out prompts."""
+        """Add the point of the curve at this step, from answers to the held-out prompts."""
         ras, reward = win_share([answer.reward for answer in answers]), _mean_reward(answers)
         point = Point(self.step, self.rewards.calls, round(self.seconds, 3), ras, reward, round(self.work, 3))
         self.curve.append(point)
 
 
 def _answers_before(ready: Prepared, cache: Path, judges: Sequence[RewardConfig]) -> list[RecordedAnswer]:
-    """The start model's answers, from the cache or sampled now. Arms with the same seed mostly share them."""
+    """Return the start model's answers, from the cache or sampled now. Arms with the same seed mostly share them."""
     recipe, rollout = ready.recipe, ready.recipe.rollout
     examples = [item.example for item in held_out(ready)]
     sampling = (rollout.temperature, rollout.top_p, rollout.max_new_tokens)
@@ -334,7 +334,7 @@ def _answers_before(ready: Prepared, cache: Path, judges: Sequence[RewardConfig]
 
 
 def _right(cell: Cell, ready: Prepared, answers: Sequence[RecordedAnswer]) -> Letters:
-    """Which answers the embedded world's gold judge finds right; empty without a world, or with the user's own data."""
+    """Return which answers the embedded world's gold judge finds right; empty without a world or its data."""
     rows = [item.example.columns for item in held_out(ready)]
     if not cell.arm.world or not all(name in row for row in rows for name in _FACTS):
         return ""
@@ -348,7 +348,7 @@ def _mean_reward(answers: Sequence[RecordedAnswer]) -> float:
 
 
 def _failed(cell: Cell, error: Exception) -> CellRecord:
-    """The record of a failed run; unless the user made a mistake, the traceback is kept in the scratch folder."""
+    """Return the record of a failed run; the scratch folder keeps the traceback unless the error is the user's."""
     line = one_line(error, None)
     if not isinstance(error, InputError | BrokenNumbersError):
         line = f"{type(error).__name__}: {line}"

@@ -44,7 +44,7 @@ _SAMPLE = 1 << 20
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """The recipe as a run stores it, with absolute paths, so that it can be resumed from any working directory.
+    """Return the recipe as a run stores it, with absolute paths, so that it can be resumed from any working directory.
 
     Paths inside the run's folder are relative to it (`load_config` looks beside a run's recipe first), so that a
     self-contained folder works wherever it is copied.
@@ -54,7 +54,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def _absolute(value: Any, field: str, output: Path) -> Any:
-    """The value of a field or section with absolute paths of local files; other names may be hub ids."""
+    """Return the value of a field or section with absolute paths of local files; other names may be hub ids."""
     if isinstance(value, dict):
         return {name: _absolute(item, f"{field}.{name}", output) for name, item in value.items()}
     if isinstance(value, list):
@@ -70,7 +70,7 @@ def _absolute(value: Any, field: str, output: Path) -> Any:
 
 
 def deciding_settings(recipe: Recipe) -> dict[str, Any]:
-    """Dotted field -> value, with a digest instead of the path of a local file or model folder.
+    """Return {dotted field: value}, with a digest instead of the path of a local file or model folder.
 
     Args:
         recipe: of a prepared run, so that the modules of its rewards are loaded.
@@ -80,7 +80,7 @@ def deciding_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def first_change(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str | None:
-    """The first change, in words: `training.learning_rate has changed from 0.01 to 0.02`; None if there is none.
+    """Return the first change, in words: `training.learning_rate has changed from 0.01 to 0.02`; None if there is none.
 
     A field that is missing on one side counts as its default there.
     """
@@ -96,7 +96,7 @@ def first_change(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str
 
 
 def _content(name: str, value: Any) -> Any:
-    """The value of a field; for a path, a digest of the content; for a function, also its name."""
+    """Return the value of a field; for a path, a digest of the content; for a function, also its name."""
     if not isinstance(value, str):
         return value
     if name.rpartition(".")[2] == "function":
@@ -112,7 +112,7 @@ def _content(name: str, value: Any) -> Any:
 
 
 def digest(files: Iterable[Path]) -> str:
-    """16 hex digits that identify the content of files."""
+    """Return 16 hex digits that identify the content of files."""
     total = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
@@ -121,7 +121,7 @@ def digest(files: Iterable[Path]) -> str:
 
 
 def _sampled_digest(files: Iterable[Path]) -> str:
-    """16 hex digits of names, sizes, and both ends of files, which suffice: training changes all weights."""
+    """Return 16 hex digits of names, sizes and both ends of files, which suffice: training changes all weights."""
     total = hashlib.sha256()
     for file in files:
         size = file.stat().st_size

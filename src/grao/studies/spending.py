@@ -19,7 +19,7 @@ class Spending:
         self._questions, self._cost = 0, 0.0
 
     def follow(self, recipe: Recipe) -> None:
-        """Counts this run from now on, in addition to the runs before it.
+        """Count this run from now on, in addition to the runs before it.
 
         Raises:
             InputError: if a ledger cannot be used.
@@ -35,7 +35,7 @@ class Spending:
         self._ledgers = [(ledger, ledger.asked()) for ledger in ledgers]
 
     def total(self) -> tuple[int, float]:
-        """Answered questions, and their cost in the currency of the prices."""
+        """Return the number of answered questions, and their cost in the currency of the prices."""
         questions, cost = self._questions, self._cost
         for ledger, (answers_before, paid_before) in self._ledgers:
             with suppress(InputError):  # the judge reports the error itself

@@ -53,7 +53,7 @@ _TOLERANCE = 1e-9
 
 
 def run_study(study: Study, screen: StudyScreen, retry: bool = False, seconds: float = math.inf) -> records.StudyResult:
-    """Does the missing runs of a study and writes its result. An existing study is resumed.
+    """Do the missing runs of a study and write its result. An existing study is resumed.
 
     Args:
         study: the study.
@@ -91,12 +91,12 @@ def _run(study: Study, arms: Sequence[Arm], screen: StudyScreen, retry: bool, de
     recorded, selection = records.read_cells(folder), study_cells(material, arms, "select", rates_to_select)
     total = len(selection) + len(study.seeds) * len(arms)
     rates_of = {arm.name: arm.learning_rates for arm in arms}
-    known = [
+    recorded_keys = [
         key
         for key, record in recorded.items()
         if key.role == "final" and key.learning_rate in rates_of.get(key.arm, ()) and not (retry and record.error)
     ]
-    pending_records = len({(key.arm, key.seed) for key in known if key.seed in study.seeds})
+    pending_records = len({(key.arm, key.seed) for key in recorded_keys if key.seed in study.seeds})
     runner = Runner(folder, screen, recorded, retry, total, pending_records, deadline=deadline)
     selected = runner.run(selection)
     runner.pending_records = 0
@@ -114,7 +114,7 @@ def _run(study: Study, arms: Sequence[Arm], screen: StudyScreen, retry: bool, de
 
 
 def recorded_result(folder: Path) -> records.StudyResult | None:
-    """The result of an archived study, from `study.yaml` and the records of its runs; None if there is none.
+    """Return the result of an archived study, from `study.yaml` and the records of its runs; None if there is none.
 
     Raises:
         InputError: if a run of the study has no record.
@@ -144,13 +144,13 @@ def recorded_result(folder: Path) -> records.StudyResult | None:
 
 
 def quick(study: Study) -> Study:
-    """A small version of a study to try it out: two arms, or one at two points; one seed, few steps, the middle rate.
+    """Return a small version of a study to try it out: two arms or one at two points, one seed, few steps, one rate.
 
-    It has its own output folder.
+    Of the learning rates it takes the middle one. It has its own output folder.
     """
     names = [study.main, *(name for name in study.arms if name != study.main)][: 1 if study.over else 2]
     rates = {name: sorted(study.arms[name].get("learning_rates", study.learning_rates)) for name in names}
-    arms = {name: {**study.arms[name], "learning_rates": some[len(some) // 2 :][:1]} for name, some in rates.items()}
+    arms = {name: {**study.arms[name], "learning_rates": each[len(each) // 2 :][:1]} for name, each in rates.items()}
     over = {axis: dict(list(v.items())[:2]) if isinstance(v, dict) else v[:2] for axis, v in study.over.items()}
     steps = min(study.budget.steps or _QUICK_STEPS, _QUICK_STEPS)
     every = steps // 2 if study.evaluate_every and steps > 1 else None
@@ -166,7 +166,7 @@ def study_result(
     selected: Sequence[records.CellRecord],
     finals: Sequence[records.CellRecord],
 ) -> records.StudyResult:
-    """Computes the result from the records.
+    """Compute the result from the records.
 
     Args:
         study: the study.
@@ -185,7 +185,7 @@ def study_result(
         raise InputError(f"all runs of the study failed; the first: {first}; fix the cause and run again with --retry")
     by_arm = {arm.name: runs for arm in arms if (runs := [run for run in finished if run.key.arm == arm.name])}
     confidence, settings = arms[0].recipe.evaluation.confidence, finished[0].settings
-    places = [records.GridPosition(arm.name, arm.spot.arm, list(arm.spot.point)) for arm in arms]
+    positions = [records.GridPosition(arm.name, arm.spot.arm, list(arm.spot.point)) for arm in arms]
     return records.StudyResult(
         confidence=confidence,
         prompts=max(len(record.outcomes.after) for record in finished if record.outcomes),
@@ -199,7 +199,7 @@ def study_result(
         failures=failures,
         absent=[arm.name for arm in arms if arm.name not in by_arm],
         versions=[dict(versions) for versions in dict.fromkeys(tuple(run.versions.items()) for run in finished)],
-        sweep=sweep_result(places, list(study.over), by_arm, study.main, confidence) if study.over else None,
+        sweep=sweep_result(positions, list(study.over), by_arm, study.main, confidence) if study.over else None,
         weights=[] if study.over else arm_weights(arms),
         pairs=[] if study.over else pairs(by_arm, confidence),
         rates={name[len(WORK_RATES) :]: rate for name, rate in settings.items() if name.startswith(WORK_RATES)},
@@ -207,7 +207,7 @@ def study_result(
 
 
 def arm_weights(arms: Sequence[Arm]) -> list[records.ArmWeights]:
-    """The effective weights of every arm whose update is a weighted likelihood, per group.
+    """Return the effective weights of every arm whose update is a weighted likelihood, per group.
 
     Omitting a term of eq. 3 changes the weights of samples and reference, often only their ratio (docs/method.md). So
     each arm's effective weights are shown with its result.
@@ -236,7 +236,7 @@ def arm_weights(arms: Sequence[Arm]) -> list[records.ArmWeights]:
 
 
 def _weights(method: Method, groups: Iterable[Sequence[float]]) -> torch.Tensor:
-    """Weights (groups, G + 1) of samples and reference, for the rewards of each group."""
+    """Return weights (groups, G + 1) of samples and reference, for the rewards of each group."""
     rewards = torch.tensor(list(groups), dtype=torch.float64)
     lengths = PerAnswer.of(torch.ones_like(rewards), 1.0)
     weights = method.weigh(
@@ -254,7 +254,7 @@ def _proportional(weights: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _in_worlds(arms: Sequence[Arm], screen: StudyScreen) -> list[Arm]:
-    """The arms with the files of their embedded worlds; each world is built once."""
+    """Return the arms with the files of their embedded worlds; each world is built once."""
 
     @cache
     def build(world: SandboxConfig) -> dict[str, str]:
@@ -265,7 +265,7 @@ def _in_worlds(arms: Sequence[Arm], screen: StudyScreen) -> list[Arm]:
 
 
 def build_world(screen: Progress, **settings: Any) -> Sandbox:
-    """Builds an embedded world (`grao.sandbox.world.prepare`); if its model is cached, no phase is shown."""
+    """Build an embedded world (`grao.sandbox.world.prepare`); if its model is cached, no phase is shown."""
     with ExitStack() as phase:
         bars: list[Advance] = []
 
@@ -278,7 +278,7 @@ def build_world(screen: Progress, **settings: Any) -> Sandbox:
 
 
 def _work_rates(study: Study, arm: Arm, material: Material, screen: StudyScreen) -> WorkRates | None:
-    """The rates of counted work, measured once and kept with the study; None if the budget is not work."""
+    """Return the rates of counted work, measured once and kept with the study; None if the budget is not work."""
     if study.budget.work is None:
         return None
     if rates := read_work(study.output):
@@ -290,7 +290,7 @@ def _work_rates(study: Study, arm: Arm, material: Material, screen: StudyScreen)
 
 
 def _check_held_out(arms: Sequence[Arm], material: Material) -> None:
-    """Checks that all arms at the same point are evaluated on the same prompts and references."""
+    """Check that all arms at the same point are evaluated on the same prompts and references."""
     firsts: dict[tuple[str, ...], tuple[str, str]] = {}
     for arm in arms:
         held_out = fingerprint(material.split(arm.recipe.data, "final").test)

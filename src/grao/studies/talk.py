@@ -55,7 +55,7 @@ class Speaker:
         self._turns = 0
 
     def answer(self, line: str) -> str:
-        """The answer to a line."""
+        """Return the answer to a line."""
         messages = [*self.conversation, {"role": "user", "content": line}]
         example = Example(messages if self._turn else line, "a", None, {}, 1)
         end = end_token_id(self.tokenizer, self._stops, None, self._turn)
@@ -71,7 +71,7 @@ class Speaker:
 
 
 def talk(speakers: list[Speaker], lines: Iterator[str], say: Callable[[str], None]) -> None:
-    """Answers all lines; `/new` starts a new conversation.
+    """Answer all lines; `/new` starts a new conversation.
 
     Args:
         speakers: one model, or two side by side.
@@ -88,7 +88,7 @@ def talk(speakers: list[Speaker], lines: Iterator[str], say: Callable[[str], Non
 
 
 def typed_lines() -> Iterator[str]:
-    """Lines from the keyboard or a pipe, until the end of the input or `/quit`."""
+    """Yield lines from the keyboard or a pipe, until the end of the input or `/quit`."""
     while True:
         try:
             line = input("> ") if sys.stdin.isatty() else next(sys.stdin)

@@ -61,7 +61,7 @@ class Finished:
 
 
 def start_run(recipe: Recipe, screen: Screen) -> Finished:
-    """Runs a recipe in a new folder.
+    """Run a recipe in a new folder.
 
     Raises:
         InputError: for a mistake in recipe, data, model or reward; before training, nothing is left behind.
@@ -85,7 +85,7 @@ def start_run(recipe: Recipe, screen: Screen) -> Finished:
 
 
 def resume_run(folder: Path, screen: Screen, overrides: Overrides = ()) -> Finished:
-    """Resumes a run from its last complete checkpoint, as if it had never stopped; a finished run needs more steps.
+    """Resume a run from its last complete checkpoint, as if it had never stopped; a finished run needs more steps.
 
     Args:
         folder: of the run.
@@ -130,7 +130,7 @@ def _load(recipe: Recipe, screen: Screen) -> Prepared:
 
 
 def _phases(ready: Prepared, before: list[RecordedAnswer]) -> int:
-    """Phases of `_carry_out`: the start model's answers unless recorded, training, the trained model's, the report."""
+    """Count the phases of `_carry_out`: answers before training unless recorded, training, answers after, report."""
     return 3 + (ready.trainer.eval_items is not None and not before)
 
 
@@ -162,7 +162,7 @@ def _carry_out(ready: Prepared, screen: Screen, checkpoint: Path | None, before:
 
 
 def _check_rewards(ready: Prepared, screen: Screen) -> None:
-    """The short audit: warns about rewards that ignore content, or with `before_training: stop` ends the run."""
+    """Do the short audit: warn about rewards that ignore content, or with `before_training: stop` end the run."""
     with screen.stage("checking the rewards on wrong answers"):
         doubts = broadcast_object_list([_doubts_about_rewards(ready)])[0]  # all processes stop, or none
     for doubt in doubts:
@@ -172,14 +172,14 @@ def _check_rewards(ready: Prepared, screen: Screen) -> None:
 
 
 def _doubts_about_rewards(ready: Prepared) -> list[Doubt]:
-    """Doubts from the short audit; the second time, a judge on a server answers from its ledger."""
+    """Return doubts from the short audit; the second time, a judge on a server answers from its ledger."""
     trainer = ready.trainer
     examples = [item.example for item in trainer.train_items.items]
     return short_audit(ready.recipe, trainer.rewards, examples, trainer.tokenizer, trainer.is_world_process_zero())
 
 
 def _check_unchanged(ready: Prepared, recorded: records.Manifest, overrides: Overrides) -> None:
-    """Checks that a run to be resumed still has its data, model and settings.
+    """Check that a run to be resumed still has its data, model and settings.
 
     Raises:
         InputError: naming the data, the setting or the file that has changed.
@@ -196,7 +196,7 @@ def _check_unchanged(ready: Prepared, recorded: records.Manifest, overrides: Ove
 
 
 def _check_steps(ready: Prepared, done: int, finished: bool, reached: StageProgress) -> None:
-    """Checks that a run to be resumed has steps left.
+    """Check that a run to be resumed has steps left.
 
     Args:
         ready: the run; its steps include all stages.
@@ -221,7 +221,7 @@ def _check_steps(ready: Prepared, done: int, finished: bool, reached: StageProgr
 
 
 def _record_resume(ready: Prepared, before: records.Manifest, overrides: Overrides) -> None:
-    """Records that a run is resumed, and its settings from here on."""
+    """Record that a run is resumed, and its settings from here on."""
     folder, manifest, earlier = ready.recipe.output, ready.manifest, before.earlier
     if before.steps not in (None, ready.steps):
         earlier = [*earlier, records.EarlierEnd(steps=before.steps, finished=before.finished)]
@@ -238,7 +238,7 @@ def _answers_before(ready: Prepared, screen: Screen) -> list[RecordedAnswer]:
 
 
 def _recorded_before(ready: Prepared) -> list[RecordedAnswer]:
-    """The start model's answers from the records of a resumed run; empty if missing or damaged."""
+    """Return the start model's answers from the records of a resumed run; empty if missing or damaged."""
     with suppress(InputError, KeyError):
         before = [item.answers["before"] for item in records.read_items(ready.recipe.output)]
         return before if len(before) == len(held_out(ready)) else []
@@ -250,7 +250,7 @@ def _judging(ready: Prepared, which: str) -> str:
 
 
 def _last_samples(trainer: GRAOTrainer, count: int) -> Sequence[LastSample]:
-    """One completion for each of the first `count` prompts of the last step, on this process."""
+    """Return one completion for each of the first `count` prompts of the last step, on this process."""
     last = trainer.source.last
     if last is None or not last.sampled:
         return []
@@ -283,7 +283,7 @@ def _train(ready: Prepared, screen: Screen, checkpoint: Path | None) -> None:
 
 @contextmanager
 def _status_recorded(ready: Prepared) -> Iterator[None]:
-    """If a run ends early, records its status in the manifest and tells the user how to resume."""
+    """If a run ends early, record its status in the manifest and tell the user how to resume."""
     resume = f"continue with: {command('train', '--resume', ready.recipe.output)}"
     if ready.trainer.is_deepspeed_enabled:
         resume = "start a new run in another folder"
@@ -306,7 +306,7 @@ def _status_recorded(ready: Prepared) -> Iterator[None]:
 
 
 def _update_manifest(ready: Prepared, **values: Any) -> None:
-    """Sets keys of the manifest, on the main process only."""
+    """Set keys of the manifest, on the main process only."""
     if ready.trainer.is_world_process_zero():
         records.update_manifest(ready.recipe.output, **values)
 

@@ -33,12 +33,12 @@ _STEPS = 9
 
 
 def work(rates: WorkRates, spent: Spent) -> float:
-    """The counted work in seconds."""
+    """Return the counted work in seconds."""
     return sum((float(getattr(rates, name)) * count for name, count in vars(spent).items()), 0.0)
 
 
 def measure(recipe: Recipe, split: Split, advance: Advance = lambda done, total: None) -> WorkRates:
-    """Measures the rates of a study, on a few steps each of SFT, GRAO, and GRPO with a frozen reference policy.
+    """Measure the rates of a study, on a few steps each of SFT, GRAO, and GRPO with a frozen reference policy.
 
     Args:
         recipe: of an arm; model, data, sizes and rewards are used.
@@ -80,7 +80,7 @@ class _Step:
 
 
 def _least(seconds: Sequence[float], tokens: Sequence[float]) -> float:
-    """Seconds per token in the least disturbed step; 0 without tokens."""
+    """Return the seconds per token in the least disturbed step; 0 without tokens."""
     return min((spent / count for spent, count in zip(seconds, tokens, strict=True) if count), default=0.0)
 
 
@@ -92,11 +92,11 @@ class _Clock(TrainerCallback):
         self._begin = 0.0
 
     def on_step_begin(self, *arguments: Any, **named: Any) -> None:
-        """Starts timing."""
+        """Start timing."""
         self._begin = time.perf_counter()
 
     def on_step_end(self, *arguments: Any, **named: Any) -> None:
-        """Stops timing."""
+        """Stop timing."""
         self.seconds.append(time.perf_counter() - self._begin)
 
 

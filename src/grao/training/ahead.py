@@ -31,15 +31,14 @@ def check_ahead(ahead: int, plan: Sequence[Stage], early: bool) -> None:
         early: whether a reward can start before it is needed (`Mix.early`).
 
     Raises:
-        InputError: if it is impossible or saves nothing.
+        InputError: if it is impossible or saves no time.
     """
     if ahead and not any(stage.method.needs.samples for stage in plan):
         names = " and ".join(stage.method.name for stage in plan)
         raise InputError(f"rollout.ahead: {names} does not sample during training; leave it out")
     if ahead and (drawn := next((stage.method.name for stage in plan if stage.method.needs.resample), None)):
-        raise InputError(
-            f"rollout.ahead: {drawn} draws more prompts after it has the rewards; leave out one of the two"
-        )
+        problem = f"{drawn} draws more prompts after it has the rewards"
+        raise InputError(f"rollout.ahead: {problem}; leave out rollout.ahead, or set resample: 0")
     if ahead and not early:
         raise InputError("rollout.ahead: no reward waits for a server, so it would save no time; leave it out")
 

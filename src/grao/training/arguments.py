@@ -115,14 +115,14 @@ def check_trainer_fields(extra: dict[str, Any], arguments: type, ours: Mapping[s
     Args:
         extra: the section.
         arguments: the dataclass that has these fields.
-        ours: its fields that other settings replace -> those settings.
+        ours: fields of it that other settings replace -> the names of those settings.
 
     Returns:
         The section, with values converted to the types that the dataclass declares.
 
     Raises:
-        InputError: if a field does not exist, is set elsewhere, or has a value of the wrong type, a negative value or
-            less than one step.
+        InputError: if a field does not exist or is set elsewhere, or if its value has the wrong type, is negative, or
+            is 0 where steps are counted.
     """
     fields = {field.name: field for field in dataclasses.fields(arguments) if field.init}
     values = {}
@@ -158,7 +158,7 @@ def _checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
 def library_errors(section: Mapping[str, Any]) -> Iterator[None]:
     """Turn exceptions of transformers' trainer, or of a `report_to` service, into one-line input errors.
 
-    An exception is the library's if, in its traceback, the innermost frame of either is the library's and not ours.
+    An exception counts as the library's if, of all frames of the library and of grao, the innermost is the library's.
     Exceptions of a model's forward pass, of a reward or of grao itself pass through, as do those of a full disk or a
     lost process.
 
@@ -222,7 +222,8 @@ def check_settings(training: TrainingConfig, plan: Sequence[Stage], accelerator:
         model: the policy.
 
     Raises:
-        InputError: if there are more processes than prompts per step, or the backend does not support the stages.
+        InputError: if there are more processes than prompts per step, or the stages do not work with DeepSpeed or with
+            several processes.
     """
     if len(plan) > 1 and accelerator.distributed_type is DistributedType.DEEPSPEED:
         raise InputError(

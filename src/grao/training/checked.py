@@ -72,8 +72,8 @@ class CheckedTrainer(SavingTrainer):
             step: its number, from 1.
 
         Raises:
-            OSError: if the last checkpoint could not be written in the background.
-            InputError: if it could not on another process, or no checkpoint can hold the optimizer's state.
+            OSError: on the main process, if the last checkpoint could not be written in the background.
+            InputError: on the others in that case; on all if no checkpoint can hold the optimizer's state.
         """
         self._settle(wait=False)
         if isinstance(self.model, FSDPModule):  # else experts without tokens would block the other processes
@@ -91,7 +91,7 @@ class CheckedTrainer(SavingTrainer):
             model: the policy as wrapped by the trainer.
 
         Raises:
-            BrokenNumbersError: if the weights are not finite either, or this is skipped step `max_bad_steps` in a row.
+            BrokenNumbersError: if the weights are not finite either, or `max_bad_steps` steps in a row are skipped.
         """
         why, (row, last) = f"the {what} is not finite", self._bad_steps
         if name := self._broken():
@@ -132,7 +132,7 @@ class CheckedTrainer(SavingTrainer):
         super().save_model(output_dir, _internal_call)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
-        """Return the gradient norm, and skip the step if it is not finite: the last hook before the optimizer step.
+        """Return the gradient norm, and skip the step if it is not finite; the last hook before the optimizer.
 
         In float16 the loss scale makes gradients overflow now and then; the scaler then skips the step by itself and
         halves the scale.

@@ -120,7 +120,7 @@ class ExperienceSource:
             with _clock(seconds, "reward"):
                 rewards = reward_groups(groups, self.rewards)
             if next_groups:
-                self.rewards.begin(reward_batch(next_groups))  # after this step's rewards: it is for the next call
+                self.rewards.begin(reward_batch(next_groups))  # only now: it announces the next call
         else:
             groups = [Group.of(item, ()) for item in self._items(step)]
             rewards = MixedRewards(torch.zeros(len(groups), 0, dtype=torch.float64), {})
@@ -137,8 +137,8 @@ class ExperienceSource:
         processes, gets the j-th prompt of an order that depends on (seed, step) only, and its samples depend on (seed,
         step, prompt): so they are the same on any number of processes and after a resume.
         """
-        places = list(range(len(groups)))  # index of the group in each slot of this process
-        weighted = self.method.weigh(self.step_groups(step, groups, rewards.total, places))
+        filling = list(range(len(groups)))  # index of the group in each slot of this process
+        weighted = self.method.weigh(self.step_groups(step, groups, rewards.total, filling))
         if not self.method.needs.resample:
             return groups, rewards, weighted
         used = {index for _, index in self.draws(step)}
@@ -146,7 +146,7 @@ class ExperienceSource:
         replacements = (index for index in order if index not in used)
         for _ in range(self.method.needs.resample):
             rows, silent = list(weighted.weights.rows()), torch.zeros(self.prompts_per_step, dtype=torch.float64)
-            silent[self.process :: self.processes] = torch.tensor([float(not any(rows[number])) for number in places])
+            silent[self.process :: self.processes] = torch.tensor([float(not any(rows[number])) for number in filling])
             empty_slots = [slot for slot, flag in enumerate(self.total(silent)) if flag]
             draws = list(zip(empty_slots, replacements, strict=False))
             if not draws:
@@ -160,9 +160,9 @@ class ExperienceSource:
                 with _clock(seconds, "reward"):
                     rewards = concatenated([rewards, reward_groups(new, self.rewards)])
                 for (slot, _), number in zip(local_draws, count(len(groups)), strict=False):
-                    places[slot // self.processes] = number
+                    filling[slot // self.processes] = number
                 groups = [*groups, *new]
-            weighted = self.method.weigh(self.step_groups(step, groups, rewards.total, places))
+            weighted = self.method.weigh(self.step_groups(step, groups, rewards.total, filling))
         return groups, rewards, weighted
 
     def restore(self, step: int, samples: Sequence[Sequence[Answer]]) -> None:
@@ -185,7 +185,7 @@ class ExperienceSource:
         return [(slot, group.samples) for slot, group in zip(slots, groups, strict=False)]
 
     def _items(self, step: int) -> list[Encoded]:
-        """The prompts of this process in a step."""
+        """Return the prompts of this process in a step."""
         return [self.items[index] for _, index in self.draws(step)[self.process :: self.processes]]
 
     def _sample(self, step: int, finished: Callable[[Group], None]) -> list[Group]:
@@ -216,7 +216,7 @@ class ExperienceSource:
         return [(position // size, order[position // size][position % size]) for position in positions]
 
     def step_groups(
-        self, step: int, groups: Sequence[Group], rewards: Tensor, places: Sequence[int] | None = None
+        self, step: int, groups: Sequence[Group], rewards: Tensor, filling: Sequence[int] | None = None
     ) -> StepGroups:
         """Return what a method sees of a step.
 
@@ -224,14 +224,14 @@ class ExperienceSource:
             step: within the stage, from 0.
             groups: all groups drawn so far.
             rewards: (B, G), NaN where missing.
-            places: indices of the groups that fill the step; by default all.
+            filling: indices of the groups that fill the step; by default all.
         """
         references = [len(self.items[index].reference_ids) for _, index in self.draws(step)]
         lengths = PerAnswer(
             torch.tensor([group.tokens(Role.SAMPLE) for group in groups]),
             *(torch.tensor([sum(group.tokens(role)) for group in groups]) for role in (Role.REFERENCE, Role.REJECTED)),
         )
-        sampled = [sum(group.tokens(Role.SAMPLE)) for group in ([groups[n] for n in places] if places else groups)]
+        sampled = [sum(group.tokens(Role.SAMPLE)) for group in ([groups[n] for n in filling] if filling else groups)]
         tokens, filled = self.total(torch.tensor([sum(sampled), len(sampled)], dtype=torch.float64))
         mean = sum(references) / len(references)
         return StepGroups(rewards, lengths, mean, step, tokens / max(filled, 1), self.sampling.max_new_tokens)

@@ -1,8 +1,8 @@
 """The gap between sampling engine and trainer on the sampled tokens, and importance weights that correct for it.
 
 Both run the same model, but with different kernels, in different precision or, with `rollout.ahead`, one step apart.
-Every step measures the gap from log-probabilities that are computed anyway. Truncated importance weights remove it from
-the gradients of samples (Ionides 2008; Yao et al. 2025 for language models).
+Every step measures the gap from log-probabilities that are computed anyway. Truncated importance weights correct the
+gradients of samples (Ionides 2008; Yao et al. 2025 for language models).
 """
 
 import math

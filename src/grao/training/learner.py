@@ -220,12 +220,12 @@ class Learner:
         policy, needs, config, accelerator = self._policy, method.needs, self._config, self._accelerator
         needs_start = needs.frozen or config.measure_kl
         self._without = without
-        whole = split_over(accelerator) > 1  # the weights will be sharded but are not yet
+        will_split = split_over(accelerator) > 1  # copies of weights that are not sharded yet go to the CPU
         copied = needs_start and without is None
         trained = {n: w for n, w in named_weights(policy).items() if w.requires_grad and copied}
         self._start = {}
         for name, weight in trained.items():
-            device = "cpu" if whole and not is_split(weight) else accelerator.device
+            device = "cpu" if will_split and not is_split(weight) else accelerator.device
             self._start[name] = local_shard(weight).detach().to(device, copy=True)
         self.speedometer = Speedometer(policy, accelerator, needs.updates)
         self._observes = needs.old or needs.critic or needs_start
@@ -285,7 +285,7 @@ class Learner:
             with self._accelerator.autocast(), mode(policy, training=True):
                 self.engine.run(policy, batch).loss.backward()
 
-        with gradients_dropped(policy):  # the smallest budget: failing becomes a one-line error
+        with gradients_dropped(policy):  # if even the smallest budget fails, that is a one-line error
             needed = Budget("training.token_budget", PROBES[-1], alone=False).run(lambda _: measure_peak(work, device))
         optimizer, half = str(config.trainer.get("optim", "")), half_precision(self._accelerator)
         reserved = copied + kept_bytes(policy, optimizer, parts, half) + trained_bytes(policy, parts, half)

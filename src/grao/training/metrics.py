@@ -118,13 +118,13 @@ def _reward_numbers(experience: Experience) -> dict[str, Tensor]:
 
 
 def _drawn(experience: Experience) -> dict[str, float]:
-    """Number of groups drawn to fill the step, and of those without any weight."""
+    """Return the number of groups drawn to fill the step, and of those without any weight."""
     silent = [not any(row) for row in experience.weighted.weights.rows()]
     return {"groups/drawn": len(silent), "groups/silent": sum(silent)}
 
 
 def _part_numbers(experience: Experience) -> dict[str, Tensor]:
-    """Metrics of each reward by itself."""
+    """Return the metrics of each single reward."""
     values: dict[str, Tensor] = {}
     for name, part in experience.rewards.parts.items():
         scored = part[~part.isnan()]
@@ -168,7 +168,7 @@ def _averages(values: Mapping[str, Tensor], totals: Mapping[str, float], acceler
 
 
 def _largest(values: Tensor, accelerator: Accelerator) -> float:
-    """Largest positive value over all processes, NaN if there is none."""
+    """Return the largest positive value over all processes, NaN if there is none."""
     most = torch.cat([values.new_zeros(1), values.nan_to_num(0.0)]).max()
     return accelerator.gather(most).max().item() or torch.nan
 

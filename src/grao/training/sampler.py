@@ -29,7 +29,7 @@ class SamplingCopy:
     """The copy of the policy used for sampling, if any."""
 
     rounded: torch.dtype | None
-    """Its dtype if it is a copy in lower precision."""
+    """Its dtype if it is a copy in lower precision, else None."""
     split: bool
     """Whether the policy is sharded over processes; the copy is not."""
     bytes: int

@@ -117,7 +117,7 @@ class SavingTrainer(Trainer):
         return self._looked_at, damaged
 
     def save_checkpoint(self) -> bool:
-        """Save a checkpoint of the last complete step unless it exists; return False if weights have changed since."""
+        """Save the last complete step unless it is saved; return False with DeepSpeed or if weights changed since."""
         if self.is_deepspeed_enabled:
             return False
         done = self._last_whole is not None and self._last_whole.name == f"checkpoint-{self.state.global_step}"
@@ -127,7 +127,7 @@ class SavingTrainer(Trainer):
         return self.between_steps or done
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the whole model, even if it is sharded; with `save_async`, a checkpoint's is written later from a copy.
+        """Save the whole model, even if it is sharded. With `save_async`, a checkpoint's weights are written later.
 
         Args:
             output_dir: as in transformers.
@@ -151,7 +151,7 @@ class SavingTrainer(Trainer):
 
         Args:
             folder: replaced if it exists.
-            final: whether this is the model of the run, which `push_to_hub` is about.
+            final: whether this is the result of the run, which `push_to_hub` uploads.
         """
         draft = folder.with_name(f".{folder.name}.part")
         if self.args.should_save:

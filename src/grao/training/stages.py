@@ -1,8 +1,8 @@
-"""Ends the stages of a run and begins the next, and keeps count of the work done.
+"""Decides when each stage of a run ends, and counts the work done.
 
-A stage begins like a separate run from the weights that the last one left, so a staged run equals several runs by hand.
-These weights are saved as a model in the run's folder, such as `stages/1-sft`; a resumed run measures the KL divergence
-from them. Every checkpoint holds the `StageProgress`.
+A stage begins like a separate run from the weights that the previous one left, so a staged run equals several runs by
+hand. These weights are saved as a model in the run's folder, such as `stages/1-sft`; a resumed run measures the KL
+divergence from them. Every checkpoint holds the `StageProgress`.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,7 +75,7 @@ class StageProgress:
     over: bool = False
     """Whether the stage has ended; the next step begins the next one."""
     ended: int = 0
-    """Steps of the run at which its last stage ended by a condition other than its steps; 0 before."""
+    """Steps of the run when a condition other than a number of steps ended its last stage; 0 if none has."""
     looks: list[StageLook] = field(default_factory=list)
     """Looks in this stage."""
     before: Spent = field(default_factory=Spent)

@@ -216,10 +216,10 @@ def load_optimizer(model: nn.Module, optimizer: Optimizer, folder: Path, state: 
 
 
 def load_schedule(scheduler: LambdaLR, optimizer: Optimizer, steps: int) -> None:
-    """Set a schedule to its state after so many steps; its total may have changed since."""
+    """Set a schedule to its state after so many steps; its total number of steps may have changed since."""
     rates = [base * factor(steps) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
-    same = [None] * len(rates)
-    scheduler.load_state_dict({"last_epoch": steps, "_last_lr": rates, "lr_lambdas": same})
+    unchanged = [None] * len(rates)
+    scheduler.load_state_dict({"last_epoch": steps, "_last_lr": rates, "lr_lambdas": unchanged})
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
 

@@ -75,7 +75,7 @@ class GRAOTrainer(StagedTrainer):
         reward_funcs: a function in TRL's convention f(prompts, completions, **columns) -> list[float | None], a
             reward model (folder, hub id, model, or a pair of model and tokenizer), anything that satisfies
             `grao.rewards.base.Reward`, a list of these, or a `Mix` with weights.
-        args: settings; the defaults are those of the paper.
+        args: settings; required. Their defaults are those of the paper, except for `method.sign` (docs/method.md).
         train_dataset: rows with columns `prompt` and `reference` in anything `examples_from_dataset` reads (a
             `datasets.Dataset`, a data frame, a list), or Examples; further columns are passed to the rewards.
         eval_dataset: held-out rows for `evaluate()`, like `train_dataset`.
@@ -205,7 +205,7 @@ class GRAOTrainer(StagedTrainer):
 
         Args:
             model: the policy as wrapped by the trainer.
-            inputs: number of the step, from 0.
+            inputs: `{"step": number of the step, from 0}`.
             num_items_in_batch: unused.
 
         Returns:
@@ -229,16 +229,16 @@ class GRAOTrainer(StagedTrainer):
         watched = self.watch.numbers(update.experience) if self.watch and look_due else {}
         sampled = time.perf_counter()
         before = self.learner.before(model, update, method)
-        seen: list[StepOutput] = []
-        while len(seen) < method.needs.updates and not self.step_skipped:
-            seen.append(self.learner.gradient(model, update, before, method))
-            if not math.isfinite(*self._total(seen[-1].loss[None])):
+        outputs: list[StepOutput] = []
+        while len(outputs) < method.needs.updates and not self.step_skipped:
+            outputs.append(self.learner.gradient(model, update, before, method))
+            if not math.isfinite(*self._total(outputs[-1].loss[None])):
                 self.skip_step("loss", model)
-                return torch.zeros_like(seen[0].loss)
-            if len(seen) < method.needs.updates:
+                return torch.zeros_like(outputs[0].loss)
+            if len(outputs) < method.needs.updates:
                 self._optimise(model)
         more = {**self.learner.operations(update), **watched}
-        metrics = step_metrics(update, merged_updates(seen), method, self.accelerator, more)
+        metrics = step_metrics(update, merged_updates(outputs), method, self.accelerator, more)
         self._gap.check(step, metrics.get("sampler/gap", math.nan))
         if self.watch and watched:
             metrics |= self.watch.look(step, metrics)
@@ -260,7 +260,7 @@ class GRAOTrainer(StagedTrainer):
                 "nothing can be learned while it does",
                 stacklevel=2,
             )
-        return seen[0].loss
+        return outputs[0].loss
 
     def sampler(self) -> Generator:
         """Return the sampling engine, synchronised with the current weights."""
@@ -273,7 +273,7 @@ class GRAOTrainer(StagedTrainer):
             self._steps[-1] |= numbers
 
     def _mixes(self) -> list[Mix]:
-        """The training rewards, and the watch's."""
+        """Return the training rewards, and the watch's if there is one."""
         return [self.rewards, *([self.watch.reward] if self.watch else [])]
 
     def _log_metric(self, name: str, value: float) -> None:
@@ -281,7 +281,7 @@ class GRAOTrainer(StagedTrainer):
         self._logged[str(name)].append(float(value))
 
     def _total(self, values: Tensor) -> list[float]:
-        """Sum over all processes."""
+        """Return the sums of the values over all processes."""
         return sum_over_processes(self.accelerator, values)
 
     def _optimise(self, model: nn.Module) -> None:

@@ -113,7 +113,7 @@ def orders_of(pair: Pair, orders: Orders, seed: int) -> list[OrderedPair]:
         pair: the two texts.
         orders: `both` shows a first, then b first; `one` draws an order from seed and texts, which is the same for
             (a, b) and (b, a).
-        seed: of the draw.
+        seed: changes the draw.
     """
     if orders == "both":
         return [OrderedPair(pair, swapped=False), OrderedPair(pair, swapped=True)]

@@ -148,7 +148,7 @@ class JudgeClient:
 
         Raises:
             InputError: if key, model or address is wrong.
-            RewardUnavailableError: if the judge is down, or the budget is spent.
+            RewardUnavailableError: if the judge is down or requires payment, or the budget is spent.
         """
         endpoint = self.endpoint
         key = endpoint.key or "none"  # must not be empty, even for a server that needs none
@@ -201,7 +201,7 @@ class _Batch:
     async def _ask_until_answered(self, question: Question) -> Failure | None:
         """Retry until there is an answer, or the question itself must be at fault.
 
-        It is at fault if its last two attempts failed while the judge was alive. One is not enough: an attempt may
+        It is at fault if its last two attempts failed while the judge was alive. One such attempt is not enough: it may
         overlap the beginning or the end of an outage.
         """
         retries, alive = self._endpoint.config.retries, self._endpoint.config.retries == 0
@@ -307,10 +307,10 @@ class _Batch:
         return max(self._heard + self._patience - time.monotonic(), 0.0)
 
     def _check_patience(self, failure: Failure) -> None:
-        """Check the patience.
+        """Check that the patience is not exhausted.
 
         Raises:
-            RewardUnavailableError: if it is exhausted, or the judge asks to wait for longer.
+            RewardUnavailableError: if it is, or if the judge asks to wait for longer than the patience.
         """
         left, wait = self._left(), failure.wait or 0.0
         if left == 0 or wait > self._patience:

@@ -31,7 +31,7 @@ _PATIENCE = 60.0
 _VERSION = 0
 """Version of the schema, stored as `user_version`."""
 _GRACE = 10.0
-"""Seconds after its time limit when a request counts as lost with its process."""
+"""A request that is still open this many seconds after its time limit was lost with its process."""
 _POLL_INTERVAL = 0.1
 """Seconds between looks at the reservations of other processes."""
 

@@ -39,7 +39,7 @@ class LocalJudge:
         tokenizer: the model's; its chat template, if there is one, is applied to the question.
         template: the wording.
         orders: `both`, or `one` drawn from the seed.
-        seed: of that order.
+        seed: draws that order.
         tie_margin: difference of two probabilities, 0 to 1.
         batch_size: questions per forward pass.
 
@@ -76,7 +76,7 @@ class LocalJudge:
             config: its section `local`.
             template: the wording.
             orders: `both`, or `one` drawn from the seed.
-            seed: of that order.
+            seed: draws that order.
 
         Raises:
             InputError: if there is no such model, or its tokenizer cannot tell the verdicts apart.
@@ -94,7 +94,7 @@ class LocalJudge:
         return [self._judged(*judged) for judged in zip(shown, per_pair, strict=True)]
 
     def check(self) -> None:
-        """Do nothing: loading the model has found any mistake."""
+        """Do nothing: mistakes were found when the model was loaded."""
 
     @torch.no_grad()
     def probabilities(self, questions: Sequence[OrderedPair]) -> Tensor:

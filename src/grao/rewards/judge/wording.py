@@ -130,7 +130,7 @@ def context_text(prompt: Prompt) -> str:
 
 
 _STATED = re.compile(r"(?i)(?<![a-z0-9.])(?=([12])\s*(>{1,2}|<{1,2}|={1,2})\s*(?:text\s+)?([12])(?![a-z0-9]|\.\d))")
-"""Left number, sign, right number of a comparison. Consumes no digits, so both in `1 > 2 > 1` are found."""
+"""Left number, sign and right number of a comparison. A lookahead, so both comparisons in `1 > 2 > 1` are found."""
 _WEIGHING = re.compile("think|thought|reason|rationale|analysis|explan|justif|critique|comment", re.IGNORECASE)
 """Names of JSON fields with a judge's reasoning."""
 
