@@ -25,7 +25,7 @@ def agreement_table(first: Sequence[float | None], second: Sequence[float | None
 
     Args:
         first: R of N texts by the first judge; None = missing.
-        second: the same by the second judge. Texts without either verdict are excluded.
+        second: the same by the second judge. Texts that lack either of the two verdicts are excluded.
 
     Returns:
         (3, 3) counts: rows are losses, ties and wins by the first judge, columns by the second.
@@ -54,8 +54,8 @@ def cohens_kappa(table: np.ndarray, confidence: float = 0.95) -> Kappa | None:
 
     The interval is Wilson's interval of the agreement p_o, transformed by the same formula. The chance agreement p_e
     counts as known, as in Cohen's own standard error (Educational and Psychological Measurement 20, 1960); it varies
-    little compared with p_o. Coverage stays above 94 % in small and unbalanced tables, where that of
-    kappa +- z * standard error falls to half of that.
+    little compared with p_o. Coverage stays above 94 % in small and unbalanced tables, where kappa +- z * standard
+    error covers only half as often.
 
     Args:
         table: (3, 3) counts.
@@ -79,7 +79,7 @@ def cohens_kappa(table: np.ndarray, confidence: float = 0.95) -> Kappa | None:
 
 
 def bradley_terry(differences: Sequence[float | None]) -> list[float | None]:
-    """P(better) = 1 / (1 + exp(-(r(o) - r(y)))), the probability implied by a Bradley-Terry reward model.
+    """Return P(better) = 1 / (1 + exp(-(r(o) - r(y)))), the probability that a Bradley-Terry reward model implies.
 
     This assumes a scale of 1. A score on another scale can rank every pair correctly and still be badly calibrated.
 

@@ -200,7 +200,7 @@ class Jury:
 
 
 def _compared(item: Encoded, answer: RecordedAnswer) -> tuple[TextAndIds, TextAndIds]:
-    """Texts and token ids of an answer and its reference."""
+    """Return an answer and its reference, each as text and token ids."""
     return (answer.text, answer.token_ids), (item.reference_text, item.reference_ids)
 
 
@@ -216,14 +216,14 @@ def _with_verdicts(answers: Sequence[RecordedAnswer], mixed: MixedRewards) -> li
 
 
 def _orders(judged: JudgedPair | None) -> list[Order]:
-    """The judge's readings of a pair in the orders that were requested; empty if the judge was not asked."""
+    """The judge's verdict on a pair in each order that was requested; empty if the judge was not asked."""
     if judged is None:
         return []
-    places: tuple[Literal["answer", "reference"], ...] = ("answer", "reference")
-    read = zip(places, (judged.a_first, judged.b_first), judged.replies, strict=True)
+    firsts: tuple[Literal["answer", "reference"], ...] = ("answer", "reference")
+    by_order = zip(firsts, (judged.a_first, judged.b_first), judged.replies, strict=True)
     return [
         Order(first, verdict.reward if verdict else None, reply[:LONGEST_REPLY])
-        for first, verdict, reply in read
+        for first, verdict, reply in by_order
         if verdict or reply
     ]
 
