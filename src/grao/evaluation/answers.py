@@ -100,9 +100,9 @@ class Jury:
         judged: list[RecordedAnswer] = []
         mixed: list[MixedRewards] = []
         for start in range(0, len(items), CHUNK):
-            chunk, texts = items[start : start + CHUNK], answers[start : start + CHUNK]
-            mixed.append(self._ask(chunk, texts, [_compared(*pair)[1] for pair in zip(chunk, texts, strict=True)]))
-            judged += _with_verdicts(texts, mixed[-1])
+            chunk, given = items[start : start + CHUNK], answers[start : start + CHUNK]
+            mixed.append(self._ask(chunk, given, [_compared(*pair)[1] for pair in zip(chunk, given, strict=True)]))
+            judged += _with_verdicts(given, mixed[-1])
             progress(len(judged), len(items))
         if needed:
             check_any_scored(mixed)
@@ -128,7 +128,7 @@ class Jury:
             RewardUnavailableError: if a judge cannot be reached.
         """
         before = [(answer.text, answer.token_ids) for answer in baseline]
-        mixed = self._ask(items, model, before, told=[item.reference_text for item in items])
+        mixed = self._ask(items, model, before, data_references=[item.reference_text for item in items])
         check_any_scored([mixed])
         return missing_as_none(mixed.total.squeeze(1).tolist())
 
@@ -185,11 +185,11 @@ class Jury:
         items: Sequence[Encoded],
         answers: Sequence[RecordedAnswer],
         references: Sequence[TextAndIds],
-        told: Sequence[str] | None = None,
+        data_references: Sequence[str] | None = None,
     ) -> MixedRewards:
         texts = [(answer.text, answer.token_ids) for answer in answers]
         batch = single_batch([item.example for item in items], texts, references)
-        mixed = self.rewards(replace(batch, data_references=told))
+        mixed = self.rewards(replace(batch, data_references=data_references))
         for name, tally in mixed.tallies.items():
             self._count(name, tally)
         return mixed

@@ -1,4 +1,4 @@
-"""The figures of an audit: of each reward, of two rewards, of the model before training, and the forecast of the run.
+"""The figures of an audit: each reward, the agreement of two, the model before training, and the forecast of the run.
 
 Every figure is a pure function of the recorded readings and timings. Readings of pairs compare the rejected answer with
 the reference, so that a reward is right if R is below 0; there is one pair per prompt. For the model's samples, the

@@ -20,7 +20,7 @@ DRAFT = ".draft"
 _PREFIX = "checkpoint-"
 OPTIMIZER, STATE = "optimizer.safetensors", "training_state.json"
 _NEEDED = ("trainer_state.json", OPTIMIZER, STATE)
-"""Without these files, a run could be resumed but would reach different weights."""
+"""Files without which a run could be resumed but would reach different weights."""
 _FORMER = "optimizer.pt"
 """A file that only checkpoints of earlier versions contain; it is a pickle."""
 
