@@ -93,8 +93,8 @@ def calibration(probabilities: Sequence[float | None], confidence: float = 0.95)
     """Calibration curve and expected calibration error, ECE = sum_b n_b / n * |accuracy_b - mean confidence_b|.
 
     A calibrated judge that claims 80 % is right in 80 % of pairs. A probability below one half counts as confidence in
-    the other side, so that the curve runs from one half to one, and on the diagonal for a calibrated judge. Up to ten
-    bins hold equally many pairs, at least ten each if there are enough.
+    the other side, so that the curve covers one half to one; for a calibrated judge it is the diagonal. Up to ten bins
+    hold equally many pairs, at least ten each if there are enough.
 
     Args:
         probabilities: probability that the reference is better, for pairs in which it is better; None = missing.
@@ -175,7 +175,7 @@ def _calibration_error(bins: Sequence[Bin], whole: Bin, confidence: float) -> tu
     all bins are therefore scaled by a common factor, and the expected ECE, chance included, is simulated per factor.
     The estimate uses the factor whose expected ECE is the observed one; the interval uses the factors at which the
     observed ECE is a quantile of the simulation. The upper limit is at least the distance between mean confidence and
-    the limits of the overall accuracy, since scaling has no effect on gaps of 0. With 60 to 600 pairs, 95 % intervals
+    the limits of the overall accuracy, since scaling cannot enlarge gaps of 0. With 60 to 600 pairs, 95 % intervals
     cover the true value in 96 to 99 % of simulations.
     """
     sizes, claimed, observed = np.array([(bin.accuracy.n, bin.confidence, bin.accuracy.value) for bin in bins]).T
@@ -186,8 +186,8 @@ def _calibration_error(bins: Sequence[Bin], whole: Bin, confidence: float) -> tu
     expected = np.abs(true + scatter - claimed) @ weights  # (draws, factors)
     error_at = np.abs(true - claimed) @ weights
     tail = (1 - confidence) / 2
-    likely = expected.mean(axis=0), *np.quantile(expected, [1 - tail, tail], axis=0)
-    last = [int((curve <= raw).nonzero()[0].max(initial=0)) for curve in likely]
+    curves = expected.mean(axis=0), *np.quantile(expected, [1 - tail, tail], axis=0)
+    last = [int((curve <= raw).nonzero()[0].max(initial=0)) for curve in curves]
     value, low, high = error_at[last].tolist()
     overall = (abs(limit - whole.confidence) for limit in (whole.accuracy.low, whole.accuracy.high))
     return Estimate(value, low, max(high, *overall), int(sizes.sum())), raw

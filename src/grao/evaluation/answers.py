@@ -42,7 +42,7 @@ def sample_answers(
 ) -> list[RecordedAnswer]:
     """Sample one answer per prompt, without verdicts.
 
-    The random numbers depend only on (seed, prompt), so that all models are compared on the same ones.
+    The random numbers depend only on the seed and the prompt's ID, so that all models sample with the same ones.
 
     Args:
         items: held-out prompts.
@@ -113,7 +113,7 @@ class Jury:
     ) -> list[float | None]:
         """Compare the answers of two models to the same prompts.
 
-        Reward functions still receive the reference answer as `reference`.
+        Reward functions and rules still receive the reference answer as `reference`.
 
         Args:
             items: N prompts with their references.

@@ -43,9 +43,9 @@ def doubts(items: Sequence[Item], evaluation: Evaluation) -> list[Doubt]:
         evaluation: computed from these items.
     """
     names = [name for name in items[0].answers if name != "before"] or list(items[0].answers)
-    every = [answer for item in items for answer in item.answers.values()]
+    answers = [answer for item in items for answer in item.answers.values()]
     of_each = (doubt for look in (_length, _margin, _texts) for name in names for doubt in look(items, name))
-    return [Doubt(kind, words) for kind, words in (*_judges(every), *of_each, *_power(evaluation))]
+    return [Doubt(kind, words) for kind, words in (*_judges(answers), *of_each, *_power(evaluation))]
 
 
 def _judges(answers: Sequence[RecordedAnswer]) -> Iterator[tuple[str, str]]:

@@ -156,8 +156,8 @@ def _packed(items: Sequence[Item], models: Sequence[str], limit: int) -> str:
     An answer is {t: text, n: tokens, c: truncated, v: reward, s: verdicts}, a verdict [index of the reward, value,
     orders], an order [which text was shown first, value, reply].
     """
-    every = [answer for item in items for answer in item.answers.values()]
-    rewards = list(dict.fromkeys(said.reward for answer in every for said in answer.said))
+    answers = [answer for item in items for answer in item.answers.values()]
+    rewards = list(dict.fromkeys(said.reward for answer in answers for said in answer.said))
 
     def cut(text: str) -> str:
         text = visible(text.replace("\r\n", "\n"))

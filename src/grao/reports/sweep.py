@@ -12,7 +12,7 @@ from grao.reports.figures import Figure, Legend, arm_styles, estimates
 from grao.reports.tables import Table, interval_over_seeds, p_value, percent, plain_table, points, share
 
 _SHADES = 8
-"""Shades of a map, from white to the darkest; `style.css` defines as many."""
+"""Shades of a map besides white, which is shade 0; `style.css` defines as many."""
 _ABILITY, _MODEL = "sandbox.ability", "sandbox.seed"
 _MEASURES = {"ras": "RAS, strict wins", "ras_win_or_tie": "Win-or-tie rate", "right": "Correct answers"}
 """Field of `ArmResult` -> title."""
