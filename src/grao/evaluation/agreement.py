@@ -25,7 +25,7 @@ def agreement_table(first: Sequence[float | None], second: Sequence[float | None
 
     Args:
         first: R of N texts by the first judge; None = missing.
-        second: the same by the second judge. Texts without either verdict are excluded.
+        second: the same by the second judge. Texts that lack either of the two verdicts are excluded.
 
     Returns:
         (3, 3) counts: rows are losses, ties and wins by the first judge, columns by the second.
@@ -54,8 +54,8 @@ def cohens_kappa(table: np.ndarray, confidence: float = 0.95) -> Kappa | None:
 
     The interval is Wilson's interval of the agreement p_o, transformed by the same formula. The chance agreement p_e
     counts as known, as in Cohen's own standard error (Educational and Psychological Measurement 20, 1960); it varies
-    little compared with p_o. Coverage stays above 94 % in small and unbalanced tables, where that of
-    kappa +- z * standard error falls to half of that.
+    little compared with p_o. Coverage stays above 94 % in small and unbalanced tables, where kappa +- z * standard
+    error covers only half as often.
 
     Args:
         table: (3, 3) counts.
@@ -79,7 +79,7 @@ def cohens_kappa(table: np.ndarray, confidence: float = 0.95) -> Kappa | None:
 
 
 def bradley_terry(differences: Sequence[float | None]) -> list[float | None]:
-    """P(better) = 1 / (1 + exp(-(r(o) - r(y)))), the probability implied by a Bradley-Terry reward model.
+    """Return P(better) = 1 / (1 + exp(-(r(o) - r(y)))), the probability that a Bradley-Terry reward model implies.
 
     This assumes a scale of 1. A score on another scale can rank every pair correctly and still be badly calibrated.
 
@@ -93,8 +93,8 @@ def calibration(probabilities: Sequence[float | None], confidence: float = 0.95)
     """Calibration curve and expected calibration error, ECE = sum_b n_b / n * |accuracy_b - mean confidence_b|.
 
     A calibrated judge that claims 80 % is right in 80 % of pairs. A probability below one half counts as confidence in
-    the other side, so that the curve runs from one half to one, and on the diagonal for a calibrated judge. Up to ten
-    bins hold equally many pairs, at least ten each if there are enough.
+    the other side, so that the curve covers one half to one; for a calibrated judge it is the diagonal. Up to ten bins
+    hold equally many pairs, at least ten each if there are enough.
 
     Args:
         probabilities: probability that the reference is better, for pairs in which it is better; None = missing.
@@ -175,7 +175,7 @@ def _calibration_error(bins: Sequence[Bin], whole: Bin, confidence: float) -> tu
     all bins are therefore scaled by a common factor, and the expected ECE, chance included, is simulated per factor.
     The estimate uses the factor whose expected ECE is the observed one; the interval uses the factors at which the
     observed ECE is a quantile of the simulation. The upper limit is at least the distance between mean confidence and
-    the limits of the overall accuracy, since scaling has no effect on gaps of 0. With 60 to 600 pairs, 95 % intervals
+    the limits of the overall accuracy, since scaling cannot enlarge gaps of 0. With 60 to 600 pairs, 95 % intervals
     cover the true value in 96 to 99 % of simulations.
     """
     sizes, claimed, observed = np.array([(bin.accuracy.n, bin.confidence, bin.accuracy.value) for bin in bins]).T
@@ -186,8 +186,8 @@ def _calibration_error(bins: Sequence[Bin], whole: Bin, confidence: float) -> tu
     expected = np.abs(true + scatter - claimed) @ weights  # (draws, factors)
     error_at = np.abs(true - claimed) @ weights
     tail = (1 - confidence) / 2
-    likely = expected.mean(axis=0), *np.quantile(expected, [1 - tail, tail], axis=0)
-    last = [int((curve <= raw).nonzero()[0].max(initial=0)) for curve in likely]
+    curves = expected.mean(axis=0), *np.quantile(expected, [1 - tail, tail], axis=0)
+    last = [int((curve <= raw).nonzero()[0].max(initial=0)) for curve in curves]
     value, low, high = error_at[last].tolist()
     overall = (abs(limit - whole.confidence) for limit in (whole.accuracy.low, whole.accuracy.high))
     return Estimate(value, low, max(high, *overall), int(sizes.sum())), raw

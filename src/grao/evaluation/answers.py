@@ -42,7 +42,7 @@ def sample_answers(
 ) -> list[RecordedAnswer]:
     """Sample one answer per prompt, without verdicts.
 
-    The random numbers depend only on (seed, prompt), so that all models are compared on the same ones.
+    The random numbers depend only on the seed and the prompt's ID, so that all models sample with the same ones.
 
     Args:
         items: held-out prompts.
@@ -100,9 +100,9 @@ class Jury:
         judged: list[RecordedAnswer] = []
         mixed: list[MixedRewards] = []
         for start in range(0, len(items), CHUNK):
-            chunk, texts = items[start : start + CHUNK], answers[start : start + CHUNK]
-            mixed.append(self._ask(chunk, texts, [_compared(*pair)[1] for pair in zip(chunk, texts, strict=True)]))
-            judged += _with_verdicts(texts, mixed[-1])
+            chunk, given = items[start : start + CHUNK], answers[start : start + CHUNK]
+            mixed.append(self._ask(chunk, given, [_compared(*pair)[1] for pair in zip(chunk, given, strict=True)]))
+            judged += _with_verdicts(given, mixed[-1])
             progress(len(judged), len(items))
         if needed:
             check_any_scored(mixed)
@@ -113,7 +113,7 @@ class Jury:
     ) -> list[float | None]:
         """Compare the answers of two models to the same prompts.
 
-        Reward functions still receive the reference answer as `reference`.
+        Reward functions and rules still receive the reference answer as `reference`.
 
         Args:
             items: N prompts with their references.
@@ -128,7 +128,7 @@ class Jury:
             RewardUnavailableError: if a judge cannot be reached.
         """
         before = [(answer.text, answer.token_ids) for answer in baseline]
-        mixed = self._ask(items, model, before, told=[item.reference_text for item in items])
+        mixed = self._ask(items, model, before, data_references=[item.reference_text for item in items])
         check_any_scored([mixed])
         return missing_as_none(mixed.total.squeeze(1).tolist())
 
@@ -185,11 +185,11 @@ class Jury:
         items: Sequence[Encoded],
         answers: Sequence[RecordedAnswer],
         references: Sequence[TextAndIds],
-        told: Sequence[str] | None = None,
+        data_references: Sequence[str] | None = None,
     ) -> MixedRewards:
         texts = [(answer.text, answer.token_ids) for answer in answers]
         batch = single_batch([item.example for item in items], texts, references)
-        mixed = self.rewards(replace(batch, data_references=told))
+        mixed = self.rewards(replace(batch, data_references=data_references))
         for name, tally in mixed.tallies.items():
             self._count(name, tally)
         return mixed
@@ -200,7 +200,7 @@ class Jury:
 
 
 def _compared(item: Encoded, answer: RecordedAnswer) -> tuple[TextAndIds, TextAndIds]:
-    """Texts and token ids of an answer and its reference."""
+    """Return an answer and its reference, each as text and token ids."""
     return (answer.text, answer.token_ids), (item.reference_text, item.reference_ids)
 
 
@@ -216,14 +216,14 @@ def _with_verdicts(answers: Sequence[RecordedAnswer], mixed: MixedRewards) -> li
 
 
 def _orders(judged: JudgedPair | None) -> list[Order]:
-    """The judge's readings of a pair in the orders that were requested; empty if the judge was not asked."""
+    """The judge's verdict on a pair in each order that was requested; empty if the judge was not asked."""
     if judged is None:
         return []
-    places: tuple[Literal["answer", "reference"], ...] = ("answer", "reference")
-    read = zip(places, (judged.a_first, judged.b_first), judged.replies, strict=True)
+    firsts: tuple[Literal["answer", "reference"], ...] = ("answer", "reference")
+    by_order = zip(firsts, (judged.a_first, judged.b_first), judged.replies, strict=True)
     return [
         Order(first, verdict.reward if verdict else None, reply[:LONGEST_REPLY])
-        for first, verdict, reply in read
+        for first, verdict, reply in by_order
         if verdict or reply
     ]
 

@@ -1,4 +1,4 @@
-"""The figures of an audit: of each reward, of two rewards, of the model before training, and the forecast of the run.
+"""The figures of an audit: each reward, the agreement of two, the model before training, and the forecast of the run.
 
 Every figure is a pure function of the recorded readings and timings. Readings of pairs compare the rejected answer with
 the reference, so that a reward is right if R is below 0; there is one pair per prompt. For the model's samples, the
@@ -123,7 +123,7 @@ def wrong_texts(examples: Sequence[Example]) -> Iterator[tuple[str, int, str]]:
 
 
 def share_as_good(name: str, values: Sequence[float | None], confidence: float = 0.95) -> records.Wrong | None:
-    """Share in which wrong texts beat the reference, plus half of the ties.
+    """Share of wrong texts that beat the reference, plus half of the ties.
 
     Args:
         name: kind of the texts.
@@ -168,8 +168,8 @@ def agreement_with_people(
         labels: ID of a pair -> preference: 1 for the rejected answer, 0 for a tie, -1 for the reference.
         confidence: nominal coverage of the interval.
     """
-    both = [(labels[pair.id], pair.readings[name].value) for pair in pairs if pair.id in labels]
-    table = agreement_table([said for said, _ in both], [value for _, value in both])
+    labelled = [(labels[pair.id], pair.readings[name].value) for pair in pairs if pair.id in labels]
+    table = agreement_table([label for label, _ in labelled], [value for _, value in labelled])
     return records.Agreement("people", name, cohens_kappa(symmetrised(table), confidence), None)
 
 
@@ -197,9 +197,9 @@ def accuracy(values: Sequence[float | None], confidence: float = 0.95) -> record
 def orders(readings: Sequence[Reading], confidence: float = 0.95) -> records.Orders:
     """Flip rate and position bias of a judge.
 
-    If both orders are requested, the text shown first wins two, one or none of the verdicts on a pair without ties. An
-    unbiased judge gives it one, so the share is (pairs with two + half of the pairs with one) / pairs, with the
-    interval of such a sum. If one random order is requested, it is the share of decided verdicts.
+    The bias is the share of wins that go to the text shown first. If both orders are requested, this text wins two, one
+    or none of the verdicts on a pair without ties, and one without bias. So the share is (pairs with two + half of the
+    pairs with one) / pairs, with the interval of such a sum. With one random order, it is over all decided verdicts.
 
     Args:
         readings: readings of the judge.
@@ -287,7 +287,7 @@ def share_of_sides_taken(readings: Sequence[Reading], confidence: float = 0.95) 
 def policy_figures(groups: Sequence[GroupItem], confidence: float = 0.95) -> records.Policy:
     """Figures of the model before training.
 
-    A group without any reward counts as not beating its reference, and is excluded from the spreads.
+    A group without any reward counts as not beating its reference, and is excluded from `wins` and the spreads.
 
     Args:
         groups: at least one group.
@@ -352,7 +352,7 @@ def forecast(
     """Forecast the time of the whole run from that of some groups.
 
     Seconds per group are scaled by samples (rollout), comparisons (reward) and groups (update). Left out: loading and
-    the optimizer step itself, which are comparatively short, checkpoints, and changes of sample length in training.
+    the optimizer step itself (both comparatively short), checkpoints, and changes of sample length in training.
 
     Args:
         timing: measured time of some groups.

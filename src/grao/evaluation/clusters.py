@@ -13,18 +13,20 @@ N * R independent trials. Three questions are kept apart:
 (Kish, Survey Sampling, 1965; Dean & Pagano, Journal of Survey Statistics and Methodology 3, 2015, compare such
 intervals). The design effect is the variance between prompts relative to that of independent answers. `over_seeds` is
 Student's t. `over_both` adds the squared distances of the two other intervals (Zou & Donner, Statistics in Medicine 27,
-2008). The sampling noise of single answers is in both of them, so it is conservative. It was chosen by measured
-coverage: 94 to 100 % for 300 prompts and 3, 5 and 8 seeds, the most where seeds do not differ. The crossed bootstrap
-(Owen, Annals of Applied Statistics 1, 2007) reaches 87 to 100 %, the two-way variance with Satterthwaite's degrees of
-freedom 90 to 100 % (`benchmarks/crossed_coverage.py`): three seeds that differ say too little about their variance.
+2008). Both distances contain the sampling noise of single answers, so `over_both` is conservative. It was chosen by
+measured coverage: at least 93 % for 300 prompts and 3, 5 or 8 seeds, most if seeds do not differ. Coverage of the
+crossed bootstrap (Owen, Annals of Applied Statistics 1, 2007) falls to 78 %, that of the two-way variance with
+Satterthwaite's degrees of freedom to 89 % (`benchmarks/crossed_coverage.py`): three seeds that differ say too little
+about their variance.
 
-The first two fail for rare events. Each has a refinement that keeps coverage above 92 % everywhere
-(`benchmarks/interval_coverage.py`; without it, coverage falls to 87 % and 17 %):
+`over_prompts` and `over_seeds` fail for rare events. Each has a refinement that keeps coverage above 92 % everywhere
+(`benchmarks/interval_coverage.py`; without it, coverage falls to 87 % and 17 %, respectively):
 
-- A few prompts that fail once cannot show that others would fail every time. If fewer than `ENOUGH_PROMPTS` prompts
-  have an answer other than the most common one, the design effect is shrunk towards its maximum, the number of runs.
-- Runs that happen to agree have no spread. With fewer than `ENOUGH_ANSWERS` answers other than the most common one, the
-  interval over seeds is at least as wide as the score interval of all answers.
+- If failures are rare, the few seen cannot show how alike the runs' answers to one prompt are. So with fewer than
+  `ENOUGH_PROMPTS` prompts that have an answer other than the most common one, the design effect is shrunk towards its
+  maximum, the number of runs.
+- Runs that agree by chance have no spread. So with fewer than `ENOUGH_ANSWERS` answers other than the most common one,
+  the interval over seeds is at least as wide as the score interval of all answers.
 
 Left out: weights; every known answer counts the same.
 """
@@ -79,7 +81,7 @@ def over_prompts(outcomes: ArrayLike, kind: Quantity = SHARE, confidence: float 
 
     Raises:
         InputError: if every outcome is missing.
-        ValueError: if the table has another shape or other values.
+        ValueError: if the table is not two-dimensional or has other values.
     """
     table, counts = _known(outcomes, kind)
     scale = effective(table, confidence)
@@ -101,7 +103,7 @@ def over_seeds(outcomes: ArrayLike, kind: Quantity = SHARE, confidence: float = 
 
     Raises:
         InputError: if every outcome is missing.
-        ValueError: if the table has another shape or other values.
+        ValueError: if the table is not two-dimensional or has other values.
     """
     table, counts = _known(outcomes, kind)
     runs = table[:, ~np.isnan(table).all(axis=0)]
@@ -132,8 +134,8 @@ def over_both(prompts: Estimate, seeds: Estimate, kind: Quantity = SHARE) -> Est
 def both_test(differences: ArrayLike, estimate: Estimate, confidence: float = 0.95) -> float:
     """Two-sided p-value of a mean difference of 0, for new prompts and new training runs.
 
-    It inverts the interval: the p-value is the alpha at which a limit of the interval would be 0 if the interval grew
-    with Student's t of N - 1 and R - 1 degrees of freedom from its present width. Hence it is below 1 - confidence
+    The test inverts the interval: the p-value is the alpha at which the interval would just reach 0, if its present
+    width is rescaled with Student's t of N - 1 and R - 1 degrees of freedom. So the p-value is below 1 - confidence
     exactly if the interval excludes 0.
 
     Args:
@@ -218,10 +220,10 @@ def _known(values: ArrayLike, kind: Quantity) -> tuple[np.ndarray, list[int]]:
 def effective(table: np.ndarray, confidence: float) -> float:
     """Effective number of independent answers per answer, 1 / design effect.
 
-    The design effect is estimated between N prompts (linearised variance of a ratio, with N / (N - 1)), hence with t of
-    N - 1 degrees of freedom in place of z (Korn & Graubard, Survey Methodology 24, 1998). It is at least 1 and at most
-    its value if all answers to a prompt agree, which is also used if nothing varies at all. It is shrunk towards that
-    maximum if few prompts have an uncommon answer (top of this file).
+    The design effect is estimated from the variance between N prompts (linearised variance of a ratio, with
+    N / (N - 1)), hence with t of N - 1 degrees of freedom in place of z (Korn & Graubard, Survey Methodology 24, 1998).
+    It is at least 1 and at most its value if all answers to a prompt agree; that maximum is used if nothing varies at
+    all. If few prompts have an uncommon answer, the estimate is shrunk towards the maximum (top of this file).
 
     Args:
         table: (N prompts, R answers); NaN is missing.

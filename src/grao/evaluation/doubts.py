@@ -1,11 +1,11 @@
 """Reasons to doubt an evaluation, derived from its items: the banner above the headline.
 
-A doubt is raised if a figure exceeds its threshold by more than chance. All thresholds are defined here.
+A doubt is raised if a figure exceeds its threshold (all defined here) and its interval, if any, makes chance unlikely.
 
     judge-contradicts-itself   the judge's verdict flips with the order of the texts on more than 30 % of the answers
     judge-favours-a-place      asked in one order, more than 60 % or less than 40 % of the wins go to the first text
     reward-follows-length      rank correlation of R with the length difference beyond 0.5
-    narrow-margin              the median winning margin is less than 2 % of the range that R reaches on these answers
+    narrow-margin              the median R of a win is less than 2 % of the 95th percentile of |R| on these answers
     not-text                   unlike the references, answers repeat themselves, contain words that occur nowhere else
                                or invalid characters, or do not relate to their prompt
     underpowered               no significant difference, and too few prompts to detect 10 points in the win rate
@@ -43,9 +43,9 @@ def doubts(items: Sequence[Item], evaluation: Evaluation) -> list[Doubt]:
         evaluation: computed from these items.
     """
     names = [name for name in items[0].answers if name != "before"] or list(items[0].answers)
-    every = [answer for item in items for answer in item.answers.values()]
+    answers = [answer for item in items for answer in item.answers.values()]
     of_each = (doubt for look in (_length, _margin, _texts) for name in names for doubt in look(items, name))
-    return [Doubt(kind, words) for kind, words in (*_judges(every), *of_each, *_power(evaluation))]
+    return [Doubt(kind, words) for kind, words in (*_judges(answers), *of_each, *_power(evaluation))]
 
 
 def _judges(answers: Sequence[RecordedAnswer]) -> Iterator[tuple[str, str]]:
@@ -67,15 +67,15 @@ def _judges(answers: Sequence[RecordedAnswer]) -> Iterator[tuple[str, str]]:
 
 
 def _reading(said: RewardVerdict) -> Reading:
-    by_place = {order.first: order.value for order in said.orders}
-    return Reading(said.value, by_place.get("answer"), by_place.get("reference"))
+    by_first = {order.first: order.value for order in said.orders}
+    return Reading(said.value, by_first.get("answer"), by_first.get("reference"))
 
 
 def _length(items: Sequence[Item], name: str) -> Iterator[tuple[str, str]]:
     rows = [(item.answers[name].reward, len(item.answers[name].text) - len(item.reference)) for item in items]
     known = [(reward, gap) for reward, gap in rows if reward is not None]
-    both = [reward for reward, _ in known], [gap for _, gap in known]
-    correlation = spearman(*both) if len(known) >= _FEWEST else None
+    columns = [reward for reward, _ in known], [gap for _, gap in known]
+    correlation = spearman(*columns) if len(known) >= _FEWEST else None
     if correlation and abs(correlation.value) > _CORRELATION and max(correlation.low, -correlation.high) > _RELATED:
         side, value = "longer" if correlation.value > 0 else "shorter", f"{correlation.value:.2f}"
         reason = f"the {side} the answers of {name!r} are, the better they score (rank correlation {value})"

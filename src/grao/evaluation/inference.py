@@ -122,17 +122,18 @@ def net_limits(wins: float, losses: float, ties: float, confidence: float = 0.95
     def rejected(net: float) -> bool:
         return (wins - losses - n * net) ** 2 > z * z * _net_variance(wins, losses, n, net)
 
-    # Every prompt not won costs 1 (tie) or 2 (loss) of the distance to 1; likewise every prompt not lost at -1.
+    # The net share is below 1 by 1/n per tie and 2/n per loss, and above -1 by 1/n per tie and 2/n per win. So `below`
+    # is the mean distance that a prompt not won adds, and `above` the same for a prompt not lost.
     not_won, not_lost = ties + losses, ties + wins
-    cost = (ties + 2 * losses) / not_won if not_won else 0.0
-    gift = (ties + 2 * wins) / not_lost if not_lost else 0.0
-    low = min(_score_limit(value, -1.0, rejected), gift * _rare_limit(not_lost, n, confidence) - 1)
-    high = max(_score_limit(value, 1.0, rejected), 1 - cost * _rare_limit(not_won, n, confidence))
+    below = (ties + 2 * losses) / not_won if not_won else 0.0
+    above = (ties + 2 * wins) / not_lost if not_lost else 0.0
+    low = min(_score_limit(value, -1.0, rejected), above * _rare_limit(not_lost, n, confidence) - 1)
+    high = max(_score_limit(value, 1.0, rejected), 1 - below * _rare_limit(not_won, n, confidence))
     return low, high
 
 
 def half_tie_share(wins: int, ties: int, n: int, confidence: float = 0.95) -> Estimate:
-    """Estimate (wins + ties / 2) / n = (1 + net share) / 2, with the interval of `net_share` transformed alike.
+    """Estimate (wins + ties / 2) / n = (1 + net share) / 2, with the interval of `net_share` transformed likewise.
 
     Args:
         wins: prompts won.
@@ -153,7 +154,7 @@ def relative_gain(
     """Estimate (win rate of a model) / (win rate of a baseline) - 1 on the same prompts, from the paired table.
 
     Score interval for a ratio of paired proportions (Nam & Blackwelder, Statistics in Medicine 21, 2002; Tang,
-    Tang & Chan, ibid. 22, 2003). Prompts on which neither wins do not change it. Both limits are finite.
+    Tang & Chan, ibid. 22, 2003). Prompts on which neither wins have no effect. Both limits are finite.
 
     Args:
         both: prompts on which both models win.
@@ -212,7 +213,7 @@ def mean(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     shares of rare events over seeds use `clusters.over_seeds`.
 
     Args:
-        values: one value per unit, at least one; for a seed, such as its mean reward or the difference of two arms.
+        values: one value per unit, at least one, such as each seed's mean reward or its difference between two arms.
         confidence: nominal coverage of the interval.
     """
     n, value = len(values), float(np.mean(values))
@@ -275,7 +276,7 @@ def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
     Raises:
         ValueError: if there are no differences, or one is not finite.
 
-    Example: for 1, 2 and 3, two of the eight sums 6, 4, 2, 0, 0, -2, -4, -6 are as far from 0, so p = 0.25.
+    Example: for 1, 2 and 3, two of the eight sums 6, 4, 2, 0, 0, -2, -4, -6 are as far from 0 as 6, so p = 0.25.
     """
     values = np.asarray(differences, dtype=float)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
@@ -290,9 +291,9 @@ def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
 
 
 def _drawn_signs(values: np.ndarray, rng: np.random.Generator) -> float:
-    """The value of scipy's `permutation_test` with `DRAWS` random signs, in a sixth of the time.
+    """The p-value of scipy's `permutation_test` with `DRAWS` random signs, in a sixth of the time.
 
-    scipy swaps each value with its negative, using one bit of the generator per value; so does this function.
+    Like scipy, it negates each value or not by the lowest bit of one random 32-bit number.
     """
     observed, sums = values.sum(), []
     for _ in range(0, DRAWS, _BATCH):
@@ -328,7 +329,7 @@ def holm(ps: Mapping[str, float]) -> dict[str, float]:
 
 
 def critical_value(confidence: float) -> float:
-    """z with P(|Z| < z) = confidence for a standard normal Z: 1.96 at 95 %.
+    """Return z with P(|Z| < z) = confidence for a standard normal Z: 1.96 at 95 %.
 
     Raises:
         ValueError: if the confidence is not between 0 and 1.
@@ -358,7 +359,7 @@ def _score_limit(estimate: float, end: float, rejected: Callable[[float], bool])
 
 
 def _rare_limit(events: float, n: float, confidence: float) -> float:
-    """Exact one-sided lower limit of a share if the event is rare but occurred; 1 otherwise."""
+    """Exact one-sided lower limit of a share if the event is rare but occurred; otherwise 1, which changes no limit."""
     if not 0 < events <= critical_value(confidence) ** 2:
         return 1.0
     return float(betaincinv(events, n - events + 1, 1 - confidence))

@@ -1,9 +1,9 @@
-"""The numbers of `evaluation.json`, computed from verdicts: RAS, NAG, gains, tests and the ranking.
+"""The numbers of `evaluation.json`, computed from its items: RAS, NAG, gains, tests and the ranking.
 
-Section 5 of the method page defines the metrics. Every number is a pure function of the verdicts, so that
-`evaluation_from_items` recomputes the file from `items.jsonl` and the judges' error rate. A verdict that is None or not
-finite is missing: it is counted, never treated as a tie, and excluded from the estimates. If a prompt occurs several
-times, its verdicts are correlated; intervals and tests then cluster by prompt (`clusters.py`).
+`docs/method.md`, "What is measured", defines the metrics. `evaluation_from_items` computes every number from the lines
+of `items.jsonl` and the judge's error rate alone. A verdict that is None or not finite is missing: it is reported in
+`missing`, never treated as a tie, and excluded from the estimates. If a prompt occurs several times, its verdicts are
+correlated; intervals and tests then cluster by prompt (`clusters.py`).
 
 The records of a study store verdicts as letters (`letters`, `verdicts`, `wins`). `pair_scores` is the accuracy of a
 reward model on pairs.
@@ -123,19 +123,19 @@ def gain(
         prompts: N keys; answers to the same prompt have equal keys. By default all prompts differ.
 
     Returns:
-        NAG, relative gains and tests, with their intervals.
+        NAG, relative RAS gain and test, with their intervals.
 
     Raises:
         InputError: if every comparison is missing.
     """
     prompts = range(len(comparisons)) if prompts is None else prompts
     known, table = _known(comparisons, prompts, f"comparisons of {model!r} with {baseline!r}")
-    both = np.array([model_rewards, baseline_rewards], dtype=float)
-    judged = np.isfinite(both).all(axis=0).nonzero()[0].tolist()
-    won, scale = both[:, judged] > 0, 1.0
+    rewards = np.array([model_rewards, baseline_rewards], dtype=float)
+    judged = np.isfinite(rewards).all(axis=0).nonzero()[0].tolist()
+    won, scale = rewards[:, judged] > 0, 1.0
     if judged:
-        apart = by_prompt((won[0] * 1.0 - won[1]).tolist(), [prompts[row] for row in judged])
-        scale = effective(apart, confidence) if apart.shape[1] > 1 else 1.0
+        differences = by_prompt((won[0] * 1.0 - won[1]).tolist(), [prompts[row] for row in judged])
+        scale = effective(differences, confidence) if differences.shape[1] > 1 else 1.0
     paired = Counter(zip(*won.tolist(), strict=True))
     counts = paired[True, True], paired[True, False], paired[False, True], paired[False, False]
     return Gain(
@@ -151,10 +151,10 @@ def gain(
 
 
 def evaluation_from_items(items: Sequence[Item], confidence: float = 0.95, error: Estimate | None = None) -> Evaluation:
-    """Compute all numbers of `evaluation.json` from the lines of `items.jsonl`, with models as in the first item.
+    """Compute all numbers of `evaluation.json` from the lines of `items.jsonl`, except those in `checks`.
 
     Args:
-        items: at least one; items with the same ID are answers to the same prompt.
+        items: at least one, all with the same models; items with the same ID are answers to the same prompt.
         confidence: nominal coverage of the intervals.
         error: known error rate of the judge's verdicts.
 
@@ -168,9 +168,9 @@ def evaluation_from_items(items: Sequence[Item], confidence: float = 0.95, error
     for row, item in enumerate(items, start=1):
         for field, expected, actual in (("answers", names, item.answers), ("comparisons", pairs, item.comparisons)):
             if set(expected) != set(actual):
-                first, here = ", ".join(expected) or "none", ", ".join(actual) or "none"
+                first, got = ", ".join(expected) or "none", ", ".join(actual) or "none"
                 raise InputError(
-                    f"items.jsonl: row {row} (id {item.id!r}): {field}: found {here}, but row 1 has {first}; "
+                    f"items.jsonl: row {row} (id {item.id!r}): {field}: found {got}, but row 1 has {first}; "
                     "evaluate again"
                 )
 

@@ -2,7 +2,7 @@
 
 A verdict enters as 1 (win), 1/2 (tie) or 0 (loss). Verdicts on the same prompt are correlated: standard errors are
 clustered by prompt (cluster-robust sandwich, with N / (N - 1)), and intervals use Student's t with N - 1 degrees of
-freedom. `benchmarks/evaluation_coverage.py` checks them through the whole command.
+freedom. `benchmarks/evaluation_coverage.py` measures the coverage of these intervals as the whole command prints them.
 
 Left out: ties as a separate outcome (Rao & Kupper, Davidson), and the difficulty of prompts, which AlpacaEval's
 regression learns from the answers of many models.
@@ -65,7 +65,7 @@ def ranking(
 ) -> list[Rank]:
     """Rank models by Bradley-Terry strengths, P(a beats b) = s(strength_a - strength_b), in Elo points.
 
-    A model that never loses or never wins has no finite strength; then every pair counts one additional tie.
+    A model that never loses or never wins has no finite strength; then every pair of models gets one additional tie.
 
     Args:
         comparisons: (model, other) -> R of the model's answers against the other's, one per prompt, None = missing.
@@ -74,7 +74,7 @@ def ranking(
         confidence: nominal coverage of the intervals.
 
     Returns:
-        The strongest first; empty without verdicts or a finite maximum.
+        The strongest first; empty if there are no verdicts, or no finite maximum even with the additional ties.
     """
     names = [name for name in dict.fromkeys(name for pair in comparisons for name in pair) if name != REFERENCE]
     rows, outcomes, keys = [], [], []
@@ -109,7 +109,7 @@ def length_controlled(
     prompts: Sequence[Hashable],
     confidence: float = 0.95,
 ) -> Estimate | None:
-    """Length-controlled win rate (ties count half): the estimate for answers as long as the references.
+    """Estimate the length-controlled win rate (ties count half), that of answers as long as the references.
 
     logit P(win) = a + b tanh(d / sd(d)) with d = length of the answer - length of the reference (the length term of
     AlpacaEval 2, Dubois et al. 2024); the win rate at d = 0 is s(a).

@@ -106,9 +106,9 @@ def curve_band(runs: Runs, confidence: float) -> records.Band:
 def sweep_result(
     places: Sequence[records.GridPosition], axes: Sequence[str], runs: Mapping[str, Runs], main: str, confidence: float
 ) -> records.Sweep:
-    """Compare the main arm with the others at every point, and from the first point to the last.
+    """Compare the main arm with the others at every point, and its lead at the last point with that at the first.
 
-    P-values are Holm-adjusted over all points.
+    The p-values at the points are Holm-adjusted over all points. A single arm is compared with its best point.
 
     Args:
         places: all arms with their points, in order.
@@ -132,14 +132,14 @@ def sweep_result(
 
 
 def choice_shares(candidates: Sequence[Sequence[Letters]], seed: int = 0) -> list[float]:
-    """Share of resamples in which each candidate is chosen, by a crossed bootstrap over prompts and runs.
+    """Share of resamples in which each candidate has the highest RAS, by a crossed bootstrap over prompts and runs.
 
     Args:
         candidates: for each candidate, the verdicts of its R runs on the same N prompts. Ties go to the first.
         seed: seed of the resampling.
     """
-    every = [letters for runs in candidates for letters in runs]
-    table = _at_least(1, _verdicts(every)).reshape(-1, len(candidates), len(every) // len(candidates))
+    columns = [letters for runs in candidates for letters in runs]
+    table = _at_least(1, _verdicts(columns)).reshape(-1, len(candidates), len(columns) // len(candidates))
     rng, (n, _, r) = np.random.default_rng(seed), table.shape
     prompts, runs = (rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) for size in (n, r))
 
@@ -167,7 +167,7 @@ def reached_at(x: Sequence[float], y: Sequence[float], share: float = 0.95, best
         best: the best value, such as that of all methods; by default the maximum of the curve.
 
     Returns:
-        Linearly interpolated x; None if the score is never reached, or if the best value is not positive.
+        Linearly interpolated x; None if the curve never reaches it, or if the best value is not positive.
 
     Raises:
         ValueError: if x decreases or differs in length from y, or a score is not finite.
@@ -296,7 +296,7 @@ def _contrast(pair: _Pair, confidence: float) -> Comparison:
 
 
 def _tested(pairs: Mapping[str, tuple[Table, Table]], confidence: float) -> dict[str, Tested]:
-    """Test first minus second table of each pair with several seeds, adjusted for the number of these pairs."""
+    """Test the difference of the two tables of each pair with several seeds, adjusted for the number of these pairs."""
     tables = {name: difference(*pair) for name, pair in pairs.items() if pair[0].shape[1] > 1}
     levels = confidence, 1 - (1 - confidence) / max(len(tables), 1)  # the second is Bonferroni's
     intervals = {name: [_over_both(table, level) for level in levels] for name, table in tables.items()}
@@ -333,9 +333,9 @@ def _test_prompts(main: Table, other: Table) -> float:
 def _changes(
     lines: Sequence[tuple[Mapping[str, str], Mapping[str, str]]], runs: Mapping[str, Runs], main: str, confidence: float
 ) -> list[records.Change]:
-    """How the main arm's lead over each other arm changes along the lines.
+    """Return how the main arm's lead over each other arm changes from the first to the last point of the lines.
 
-    With a single line, the units of the test are its seeds; with several, the lines.
+    With a single line, the units of the test are its seeds; with several, the lines, each a mean over seeds.
 
     Args:
         lines: first and last point of each line, as arm -> name of the place.

@@ -1,8 +1,8 @@
 """Checks of answers as text, without a reward: repetition, unknown words, and whether they relate to their prompt.
 
 Every measure is also taken on the references and only interpreted relative to them, because good answers look like the
-texts of their task. Words are runs of letters and digits. Scripts without spaces between words yield too few of them,
-and the callers then draw no conclusion.
+texts of their task. Words are runs of letters and digits. Languages written without spaces yield too few of them, and
+the callers then draw no conclusion.
 """
 
 import re
@@ -54,13 +54,13 @@ def unknown_words(texts: Sequence[str], prompts: Sequence[str], references: Sequ
     columns = [[set(words(text)) for text in column] for column in (texts, prompts, references)]
     rows = [(answer, prompt | reference) for answer, prompt, reference in zip(*columns, strict=True)]
     in_answers = Counter(word for answer, _ in rows for word in answer)
-    in_data = Counter(word for _, both in rows for word in both)
+    in_data = Counter(word for _, data in rows for word in data)
     unknown = total = 0
-    for text, prompt, (_, both) in zip(texts, columns[1], rows, strict=True):
+    for text, prompt, (_, data) in zip(texts, columns[1], rows, strict=True):
         said = words(text)
         total += len(said)
         once = [word for word in said if word not in prompt and in_answers[word] == 1]
-        unknown += sum(in_data[word] <= (word in both) for word in once)
+        unknown += sum(in_data[word] <= (word in data) for word in once)
     return unknown, total
 
 

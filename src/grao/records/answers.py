@@ -72,7 +72,7 @@ def drop_answers(folder: Path, key: Key) -> None:
 
 
 def read_answers(folder: Path, result: StudyResult) -> list[Item]:
-    """Read the recorded prompts with the answers of every arm for one seed, the one that most arms share.
+    """Read the recorded prompts with the answers of every arm for a single seed, the one that most arms share.
 
     If all arms have the same answers before training, these are included as `before`.
 

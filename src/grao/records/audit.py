@@ -85,7 +85,7 @@ class Wrong:
     text: str
     """Kind of the texts."""
     as_good: Estimate
-    """Share in which they beat the reference, plus half of the ties."""
+    """Share of the texts that beat the reference, plus half of the ties."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class JudgeForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Forecast of the whole run, from the time that the audit took on this machine."""
+    """Forecast of the whole run, extrapolated from the time that the audit's groups took on this machine."""
 
     steps: int
     prompts_per_step: int

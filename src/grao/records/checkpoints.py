@@ -20,7 +20,7 @@ DRAFT = ".draft"
 _PREFIX = "checkpoint-"
 OPTIMIZER, STATE = "optimizer.safetensors", "training_state.json"
 _NEEDED = ("trainer_state.json", OPTIMIZER, STATE)
-"""Without these files, a run could be resumed but would reach different weights."""
+"""Files without which a run could be resumed but would reach different weights."""
 _FORMER = "optimizer.pt"
 """A file that only checkpoints of earlier versions contain; it is a pickle."""
 
@@ -71,7 +71,7 @@ def sync_all(folder: Path) -> None:
 
 
 def rotate(newest: Path, limit: int | None, kept: Iterable[str | None]) -> None:
-    """Delete the oldest checkpoints up to the newest one, so that at most `limit` are left.
+    """Delete the oldest checkpoints until at most `limit` are left; those of later steps than `newest` do not count.
 
     Args:
         newest: the checkpoint that was just written; it is never deleted.

@@ -2,7 +2,7 @@
 
 The mean of the last ten logged steps is compared with that of the first ten, so that each run is its own baseline. The
 limits are extreme, because avoiding false alarms matters more than an early warning. Reward hacking is detected
-separately (`watch`).
+separately (`grao.training.watch`).
 """
 
 from collections import deque
@@ -92,7 +92,7 @@ def collapses(lines: Iterable[Step]) -> list[str]:
 def _reason(kind: Callable[[Step, Step], str | None], start: Step, now: Step) -> str | None:
     try:
         return kind(start, now)
-    except KeyError:  # not every method logs everything
+    except KeyError:  # not every method logs every metric
         return None
 
 

@@ -19,7 +19,7 @@ from grao.files import read_bytes
 T = TypeVar("T")
 
 _DEEPEST, _LARGEST = 40, 1e300
-"""Limits on the nesting and the numbers of a record, within which pages can be rendered."""
+"""Largest nesting depth and largest number of a record; within these limits, pages can be rendered."""
 
 
 class Record(Generic[T]):

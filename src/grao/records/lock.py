@@ -92,6 +92,6 @@ def _acquire(folder: Path) -> int:
 
 
 def _lock(handle: int) -> None:
-    import fcntl  # Windows has none
+    import fcntl  # not available on Windows
 
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

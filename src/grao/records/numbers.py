@@ -15,7 +15,7 @@ class Estimate:
     high: float
     """Upper limit of the interval."""
     n: int
-    """Number of prompts that it is based on; of seeds for an interval over seeds."""
+    """Number of prompts that it is based on; for an interval over seeds, number of seeds."""
 
 
 @dataclass(frozen=True)

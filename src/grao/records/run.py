@@ -31,7 +31,7 @@ Settings = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
 
 
 class _Facts(BaseModel):
-    """Base of records with missing or unknown keys, which are preserved by reading and writing."""
+    """Base of records in which keys may be missing or unknown; unknown keys are kept when a record is written again."""
 
     model_config = ConfigDict(frozen=True, extra="allow", coerce_numbers_to_str=True)
 
@@ -256,7 +256,7 @@ class Scores:
     net: Estimate | None = None
     """(wins - losses) / N against the references."""
     p: float | None = None
-    """Two-sided p-value of wins and losses being equally likely, exact, not adjusted for other comparisons."""
+    """Two-sided p-value of wins and losses being equally likely, not adjusted; exact with one answer per prompt."""
     detectable: float | None = None
     """Minimum detectable net share, as in `Gain`."""
     length_controlled: Estimate | None = None
@@ -266,7 +266,7 @@ class Scores:
     corrected: Estimate | None = None
     """Win rate (ties count half) corrected for the judge's error rate."""
     repetition: float | None = None
-    """Share of three-word sequences that occurred in the same answer before, mean over answers."""
+    """Share of an answer's three-word sequences that occurred in it before, mean over answers."""
     kl: Estimate | None = None
     """Mean over answers of log pi(o) - log pi_start(o) in nats, at temperature 1."""
 
@@ -286,7 +286,7 @@ class Gain:
     missing: int = 0
     """Prompts without a verdict; they are excluded from all estimates."""
     p: float | None = None
-    """Two-sided p-value of wins and losses being equally likely, exact, not adjusted for other comparisons."""
+    """Two-sided p-value of wins and losses being equally likely, not adjusted; exact with one answer per prompt."""
     detectable: float | None = None
     """Minimum detectable net gain with 80 % power, at the level of the intervals."""
 
@@ -347,7 +347,7 @@ class RewardVerdict:
     value: float | None
     """R(o, y); None = missing."""
     orders: list[Order] = field(default_factory=list)
-    """The single readings of a judge; empty for other rewards."""
+    """A judge's verdict in each requested order; empty for other rewards."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Every number in `study.json` can be recomputed from the records of the runs, whi
 with one letter per verdict, a run over 300 prompts takes two or three kilobytes. Left out: the answers and the model.
 
 A running study writes one file per run, `cells/NAME.json`. An archived study has all records in `cells.jsonl`, one line
-per run, sorted by name (`pack_cells`). If a folder has both, the record in `cells/` is the newer one.
+per run, sorted by name (`pack_cells`). If both contain a record of the same run, the one in `cells/` counts.
 """
 
 import shutil
@@ -66,7 +66,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a run in whole numbers, or the mean cost of an arm's runs."""
+    """Cost of a run, or the mean cost of an arm's runs; a mean need not be a whole number."""
 
     steps: int | float
     reward_calls: int | float
@@ -109,7 +109,7 @@ class CellRecord:
 
     key: Key
     settings: dict[str, Any]
-    """Dotted field -> value of everything that affects the result. Records with other settings are not reused."""
+    """Dotted field -> value, for all settings that affect the result. Records with other settings are not reused."""
     started: str
     finished: str
     versions: dict[str, str]

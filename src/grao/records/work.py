@@ -1,4 +1,4 @@
-"""`work.json`: the rates at which a study counts the work of its runs, independent of the machine once measured."""
+"""`work.json`: the rates by which a study counts the work of its runs; once measured, the same on any machine."""
 
 from pydantic.dataclasses import dataclass
 

@@ -110,7 +110,7 @@ def _after_training(
         why = "Evaluate the models before and after training again."
         return [NextStep(why, f"grao evaluate --run {folder} --output {folder}-judged")]
     if before.ras.low <= after.ras.high and after.ras.low <= before.ras.high:  # the intervals overlap
-        if manifest and manifest.stages:  # training.steps are those of the last one
+        if manifest and manifest.stages:  # training.steps sets the length of the last stage only
             last = [step for step in metrics if step.get("stage") == len(manifest.stages)]
             planned = manifest.setting("training", "steps") or len(last)
         else:

@@ -1,5 +1,5 @@
 // Draws every figure of the page as SVG, from the JSON beside it: lines with bands, stacks, points with intervals.
-// Hovering or the arrow keys show values; charts over the same axis (`link`) move together.
+// Hovering or the arrow keys show values; charts with the same `link` mark the same x.
 
 {
   const SVG = "http://www.w3.org/2000/svg";
@@ -23,7 +23,7 @@
     return Array.from({ length: Math.max(last - first + 1, 0) }, (_, index) => (first + index) * step);
   }
 
-  /** `0.25`, `2,500`, `120k`, `1.2M`; shares in percent. */
+  /** Formats a tick label: `0.25`, `2,500`, `120k`, `1.2M`; shares in percent, without the sign. */
   function label(value, percent) {
     const shown = Number((percent ? 100 * value : value).toPrecision(10));
     const size = Math.abs(shown);
@@ -143,7 +143,7 @@
 
   /** Shows values under the pointer or with the arrow keys. Returns the callbacks for linked charts. */
   function follow(plot, spec, frame) {
-    const every = [...new Set(spec.series.flatMap((series) => series.x))].sort((a, b) => a - b);
+    const xs = [...new Set(spec.series.flatMap((series) => series.x))].sort((a, b) => a - b);
     const marks = shape("g", { class: "marks" });
     const tip = GRAO.element("div", { class: "tip", hidden: true });
     frame().svg.append(marks);
@@ -151,21 +151,21 @@
     let at = -1;
 
     function show(value, speak) {
-      at = every.reduce((best, x, index) => (Math.abs(x - value) < Math.abs(every[best] - value) ? index : best), 0);
+      at = xs.reduce((best, x, index) => (Math.abs(x - value) < Math.abs(xs[best] - value) ? index : best), 0);
       const { x, y, box, svg, width } = frame();
-      const here = every[at];
+      const nearest = xs[at];
       svg.append(marks);
-      marks.replaceChildren(shape("line", { class: "cursor", x1: x(here), x2: x(here), y1: box.top, y2: box.bottom }));
-      const name = spec.x.ticks?.find(([, tick]) => tick === here)?.[0] ?? label(Number(here.toFixed(2)) || here, spec.x.percent);
+      marks.replaceChildren(shape("line", { class: "cursor", x1: x(nearest), x2: x(nearest), y1: box.top, y2: box.bottom }));
+      const name = spec.x.ticks?.find(([, tick]) => tick === nearest)?.[0] ?? label(Number(nearest.toFixed(2)) || nearest, spec.x.percent);
       const lines = [GRAO.element("div", {}, GRAO.element("span", {}, `${spec.x.label.replace(/^optimiser /, "")} ${name}`))];
       let floor = 0;
       for (const series of spec.series) {
-        const index = series.x.indexOf(here);
+        const index = series.x.indexOf(nearest);
         if (index < 0) continue;
         const value = series.y[index];
         const band = series.low ? ` (${read(series.low[index], spec.y)} to ${read(series.high[index], spec.y)})` : "";
         floor = spec.kind === "stack" ? floor + value : value;
-        marks.append(shape("circle", { class: `dot ${series.colour}`, cx: x(here), cy: y(floor), r: 3.2 }));
+        marks.append(shape("circle", { class: `dot ${series.colour}`, cx: x(nearest), cy: y(floor), r: 3.2 }));
         lines.push(GRAO.element("div", {},
           GRAO.element("span", {}, GRAO.element("i", { class: series.colour }), series.label), GRAO.element("span", {}, read(value, spec.y) + band)));
       }
@@ -173,9 +173,9 @@
       tip.replaceChildren(...lines);
       tip.hidden = false;
       if (!plot.contains(tip)) plot.append(tip);
-      const over = x(here) > width / 2;
-      tip.style.left = over ? "auto" : `${x(here) + 10}px`;
-      tip.style.right = over ? `${width - x(here) + 10}px` : "auto";
+      const over = x(nearest) > width / 2;
+      tip.style.left = over ? "auto" : `${x(nearest) + 10}px`;
+      tip.style.right = over ? `${width - x(nearest) + 10}px` : "auto";
       tip.style.top = `${box.top}px`;
     }
 
@@ -186,7 +186,7 @@
     plot.addEventListener("pointermove", (event) => {
       const { x, width } = frame();
       const pixel = (event.clientX - plot.getBoundingClientRect().left) * (width / plot.clientWidth);
-      showAll(every.reduce((best, value) => (Math.abs(x(value) - pixel) < Math.abs(x(best) - pixel) ? value : best)));
+      showAll(xs.reduce((best, value) => (Math.abs(x(value) - pixel) < Math.abs(x(best) - pixel) ? value : best)));
     });
     plot.addEventListener("pointerleave", hideAll);
     plot.addEventListener("blur", hideAll);
@@ -194,7 +194,7 @@
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (!step) return;
       event.preventDefault();
-      showAll(every[Math.min(Math.max(at + step, 0), every.length - 1)]);
+      showAll(xs[Math.min(Math.max(at + step, 0), xs.length - 1)]);
     });
     return { plot, show, hide };
   }

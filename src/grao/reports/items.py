@@ -42,7 +42,7 @@ class Packed(NamedTuple):
 
 
 def outcome(reward: float | None) -> str:
-    """Verdict behind R(o, y): `win` above 0, `tie` at 0, `loss` below 0, `missing` for None."""
+    """Return the verdict that R(o, y) stands for: `win` above 0, `tie` at 0, `loss` below 0, `missing` for None."""
     if reward is None:
         return "missing"
     return "win" if reward > 0 else "loss" if reward < 0 else "tie"
@@ -77,16 +77,16 @@ def read_first(items: Sequence[Item], first: str, second: str) -> list[tuple[str
     scored = [item for item in items if _reward(item, second) is not None]
     if not scored:
         return []
-    both = [item for item in scored if not first or _reward(item, first) is not None]
-    changes = [_change(item, first, second) for item in both]
+    comparable = [item for item in scored if not first or _reward(item, first) is not None]
+    changes = [_change(item, first, second) for item in comparable]
     chosen = []
     if first:
         rules = (max, "Largest gain", "increase in reward"), (min, "Largest regression", "decrease in reward")
     else:
         rules = (max, "Best answer", "reward"), (min, "Worst answer", "reward")
     for pick, title, rule in rules:
-        if both and (not first or pick(changes) * (1 if pick is max else -1) > 0):
-            item = both[changes.index(pick(changes))]
+        if comparable and (not first or pick(changes) * (1 if pick is max else -1) > 0):
+            item = comparable[changes.index(pick(changes))]
             extreme = "Highest" if pick is max and not first else "Lowest" if not first else "Largest"
             models = f" from {first} to {second}" if first else ""
             chosen.append((title, f"{extreme} {rule}{models}: {_shown_rewards(item, first, second)}.", item))
@@ -151,13 +151,13 @@ def pack(items: Sequence[Item], first: str, second: str, file: str) -> Packed | 
 
 
 def _packed(items: Sequence[Item], models: Sequence[str], limit: int) -> str:
-    """{models, rewards, items: [{i id, p prompt, r reference, a answers by model, c comparisons}]}.
+    """Pack {models, rewards, items: [{i: id, p: prompt, r: reference, a: answers by model, c: comparisons}]}.
 
-    An answer is {t text, n tokens, c truncated, v reward, s readings}, a reading [index of the reward, value, orders],
-    an order [which text came first, value, reply].
+    An answer is {t: text, n: tokens, c: truncated, v: reward, s: verdicts}, a verdict [index of the reward, value,
+    orders], an order [which text was shown first, value, reply].
     """
-    every = [answer for item in items for answer in item.answers.values()]
-    rewards = list(dict.fromkeys(said.reward for answer in every for said in answer.said))
+    answers = [answer for item in items for answer in item.answers.values()]
+    rewards = list(dict.fromkeys(said.reward for answer in answers for said in answer.said))
 
     def cut(text: str) -> str:
         text = visible(text.replace("\r\n", "\n"))

@@ -49,11 +49,11 @@ class LiveServer(ThreadingHTTPServer):
     def page(self) -> str:
         """Render the current records, or the error message if one of them cannot be read."""
         with self._lock:
-            changed = tuple(map(_changed, (self._folder / name for name in _RECORDS)))
-            if changed != self._seen:
+            versions = tuple(map(_version, (self._folder / name for name in _RECORDS)))
+            if versions != self._seen:
                 try:
                     run = read_run(self._folder)
-                    self._page, self._seen = render(run, progress(run)), changed
+                    self._page, self._seen = render(run, progress(run)), versions
                 except InputError as error:  # not cached: the next request reads the records again
                     return f"<!doctype html><meta charset=utf-8><title>grao</title><p>{escape(str(error))}"
             return self._page
@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Suppress the request log."""
 
 
-def _changed(path: Path) -> tuple[int, int]:
+def _version(path: Path) -> tuple[int, int]:
     """Modification time and size of a file; zeros if it does not exist."""
     try:
         status = path.stat()

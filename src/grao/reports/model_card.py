@@ -100,12 +100,12 @@ def markdown(value: Any) -> Any:
 
 def _front(card: Card) -> dict[str, Any]:
     """The front matter. It names only hub IDs, because the hub rejects anything else."""
-    base, data, alone = hub_id(card.base), hub_id(card.recipe.data.path), card.kind == "adapter"
-    below = {"base_model": base, "base_model_relation": "adapter" if alone else "finetune"} if base else {}
+    base, data, adapter = hub_id(card.base), hub_id(card.recipe.data.path), card.kind == "adapter"
+    origin = {"base_model": base, "base_model_relation": "adapter" if adapter else "finetune"} if base else {}
     return {
-        **below,
+        **origin,
         **card.license,
-        "library_name": "peft" if alone else "transformers",
+        "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
         "tags": [*dict.fromkeys(("grao", *card.methods, "alignment")), *(["lora"] * (card.kind != "whole"))],
         **({"datasets": [data]} if data else {}),

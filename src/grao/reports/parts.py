@@ -110,7 +110,7 @@ def _digest(text: str) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """Apply `_printable` to every text of a tree."""
+    """Apply `_printable` to every text in a tree of values."""
     if isinstance(value, Mapping):
         return {_printable(name): _shown(inside) for name, inside in value.items()}
     return list(map(_shown, value)) if isinstance(value, list | tuple) else _printable(value)
@@ -147,7 +147,7 @@ def shorten(text: str) -> Excerpt:
 
 
 def _printable(value: Any) -> Any:
-    """Remove characters that HTML forbids or that change the text direction around them; keep other values."""
+    """Make visible what HTML forbids or what changes the text direction (`visible`); return other values unchanged."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return visible(value.replace("\r\n", "\n"))

@@ -100,7 +100,7 @@ def render(run: RunRecords, state: str = "") -> str:
 
 
 def judged_by(run: RunRecords) -> str:
-    """Name the judges of the evaluation in a sentence; older records name the rewards of the recipe instead."""
+    """Name the judges of the evaluation in a sentence; for older records without judges, the rewards of the recipe."""
     if run.evaluation is None:
         return ""
     rewards = (run.manifest.config if run.manifest else {}).get("rewards")
@@ -252,7 +252,7 @@ def read_run(folder: Path) -> RunRecords:
 
 
 def _notices(run: RunRecords, state: str) -> Iterator[str]:
-    """One sentence for each thing to know about the run's progress and its missing or suspicious records."""
+    """Notices about the run's progress, missing records and suspicious metrics, one sentence each."""
     manifest, evaluation = run.manifest, run.evaluation
     if state:
         yield state
@@ -260,7 +260,7 @@ def _notices(run: RunRecords, state: str) -> Iterator[str]:
         yield "This folder has no manifest.json: the settings and origin of the run are unknown."
     elif not manifest.complete:
         status = f" (status: {manifest.status})" if manifest.status else ""
-        planned = manifest.steps or manifest.setting("training", "steps")  # of all stages, or of the last
+        planned = manifest.steps or manifest.setting("training", "steps")  # of all stages, else of the last
         reached = f" It reached step {run.steps or 0:,} of {planned:,}." if isinstance(planned, int) else ""
         yield f"This run is not finished{status}; the page shows what it has recorded so far.{reached}"
     yield from _stage_ends(run)

@@ -31,7 +31,7 @@ def runs_table(folder: Path, width: int) -> Table:
     if not rows:
         raise InputError(f"{folder}: contains no run or study; give the folder that contains your runs")
     shown = len(_COLUMNS) if width >= _WIDE else _NARROW
-    table = plain_table(f"{len(rows):,} in {folder}", _COLUMNS[:shown], [row[:shown] for row in rows])
+    table = plain_table(f"Runs and studies in {folder}: {len(rows):,}", _COLUMNS[:shown], [row[:shown] for row in rows])
     return replace(table, names=2)
 
 

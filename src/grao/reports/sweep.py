@@ -12,7 +12,7 @@ from grao.reports.figures import Figure, Legend, arm_styles, estimates
 from grao.reports.tables import Table, interval_over_seeds, p_value, percent, plain_table, points, share
 
 _SHADES = 8
-"""Shades of a map, from white to the darkest; `style.css` defines as many."""
+"""Shades of a map besides white, which is shade 0; `style.css` defines as many."""
 _ABILITY, _MODEL = "sandbox.ability", "sandbox.seed"
 _MEASURES = {"ras": "RAS, strict wins", "ras_win_or_tie": "Win-or-tie rate", "right": "Correct answers"}
 """Field of `ArmResult` -> title."""
@@ -43,7 +43,7 @@ def sweep_headline(result: StudyResult, sweep: Sweep) -> str:
     counts = Counter(arm for _, arm in best.values()).most_common()
     where = {name: f"all {count}" if count == len(best) else f"{count} of {len(best)}" for name, count in counts}
     leaders = ", ".join(f"{name} at {count} points" for name, count in where.items())
-    several = all(contrast.both for contrast in sweep.contrasts)
+    over_both = all(contrast.both for contrast in sweep.contrasts)
     ps = [contrast.both.p_corrected if contrast.both else contrast.p_prompts_corrected for contrast in sweep.contrasts]
     pairs = zip(sweep.contrasts, ps, strict=True)
     significant = [contrast for contrast, p in pairs if p <= 1 - result.confidence]
@@ -51,7 +51,7 @@ def sweep_headline(result: StudyResult, sweep: Sweep) -> str:
     return (
         f"After {result.budget}, these arms beat the reference most often: {leaders}. {result.main} differs "
         f"significantly from another arm at the same point in {len(significant)} of {len(sweep.contrasts)} comparisons "
-        f"({'for new prompts and new training runs' if several else 'over prompts'}): ahead in {up}, behind in "
+        f"({'for new prompts and new training runs' if over_both else 'over prompts'}): ahead in {up}, behind in "
         f"{len(significant) - up}."
     )
 
@@ -173,9 +173,9 @@ def _values(result: StudyResult, sweep: Sweep, measure: str) -> Table:
     reached = {(tuple(place.point), place.arm): arm for arm, place in _placed(result, sweep)}
     rows = []
     for point in dict.fromkeys(tuple(place.point) for place in sweep.places):
-        here = [reached.get((point, arm)) for arm in arms]
-        before = [share(arm.before.over_prompts) for arm in here if arm][:1] or [""]
-        values = ["" if arm is None else share(vars(arm)[measure].over_prompts) for arm in here]
+        at_point = [reached.get((point, arm)) for arm in arms]
+        before = [share(arm.before.over_prompts) for arm in at_point if arm][:1] or [""]
+        values = ["" if arm is None else share(vars(arm)[measure].over_prompts) for arm in at_point]
         rows.append([", ".join(point), *(before if measure == "ras" else []), *values])
     title = f"{_MEASURES[measure]}, mean over seeds" if result.seeds > 1 else _MEASURES[measure]
     axes = ", ".join(map(last_part, sweep.axes))

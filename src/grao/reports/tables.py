@@ -161,7 +161,7 @@ class Table:
     names: int = 1
     """Number of name columns on the left."""
     scale: str = ""
-    """On the page, heading of an extra column before the last one that draws the intervals; empty for none."""
+    """Heading of the page's extra column that draws the intervals, before the last column; empty for no such column."""
     dense: bool = False
     """Whether the terminal sets the columns close together and wraps numbers, for tables with many columns."""
 
@@ -216,7 +216,7 @@ class Table:
 
 
 def estimate_row(label: str, estimate: Estimate | None, signed: bool = False) -> Row:
-    """A row with label, estimate, interval and number of prompts, drawn on the scale of the page."""
+    """A row with label, estimate, interval and number of prompts, which the page draws on the scale of the block."""
     if estimate is None:
         return Row([label, NOT_MEASURED, "", ""])
     cells = [label, share(estimate, signed), interval(estimate, signed), f"{estimate.n:,}"]

@@ -45,8 +45,8 @@ def separable(result: StudyResult) -> str:
         return ""
     best, second = ranked(result)[:2]
     runner_up = f"the runner-up, {second.arm} with {share(second.ras.over_prompts)},"
-    both = {best.arm, second.arm}
-    pair = next((pair for pair in (*result.pairs, *result.comparisons) if {pair.arm, pair.other} == both), None)
+    names = {best.arm, second.arm}
+    pair = next((pair for pair in (*result.pairs, *result.comparisons) if {pair.arm, pair.other} == names), None)
     if pair is None:
         return f"Its lead over {runner_up} was not tested."
     p = pair.both.p if pair.both else pair.p_prompts
