@@ -10,7 +10,7 @@ from grao.types import Example
 
 
 def oddities(examples: Sequence[Example]) -> Iterator[str]:
-    """Yield a line each about repeated prompts, references that echo the prompt, and rejected answers equal to them."""
+    """Yield lines on repeated prompts, references that echo the prompt, and rejected answers equal to the reference."""
     prompts = Counter(example.id for example in examples)
     if often := sum(count > 1 for count in prompts.values()):
         rows, answers = len(examples) - len(prompts) + often, {(example.id, example.reference) for example in examples}

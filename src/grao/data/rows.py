@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from grao.errors import InputError, one_line
 
 _LISTED = 20
-"""Columns that an error message lists at most."""
+"""Maximum number of columns that an error message lists."""
 
 
 class Row(NamedTuple):
@@ -30,7 +30,7 @@ class Row(NamedTuple):
         return f"{self.source}, {self.unit} {self.number}"
 
     def has(self, name: str) -> bool:
-        """Whether the row has this column, or this field of a column (`a.b`). Every field of a null column exists."""
+        """Whether the row has this column, or this field of a column (`a.b`). A null column has every field."""
         return _find(self.values, name)[0]
 
     def cell(self, name: str) -> Any:

@@ -16,7 +16,7 @@ from grao.data.rows import Table, shown
 from grao.errors import InputError
 
 _MOST = 10_000
-"""Files and folders that are listed at most."""
+"""Maximum number of files and folders to list."""
 _PATTERN = re.compile(r"[*?[]")
 _METADATA = {"state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json"}
 """Metadata files that `datasets` writes beside the rows."""
@@ -115,7 +115,7 @@ def _of_split(folder: Path, files: Sequence[Path], split: str) -> list[Path]:
 
 
 def _label(file: Path) -> str:
-    """Return the name of the file, or of a folder above it, that contains a split, without numbers; empty if none."""
+    """Return the name of the file or of a folder above it, without numbers, that names a split; empty if none does."""
     stem = file.name.lower().split(".")[0]
     names = [re.sub(r"[-_]?\d+([-_]of[-_]\d+)?$", "", stem), *(part.lower() for part in reversed(file.parts[:-1]))]
     return next((name for name in names if _split(name)), "")
