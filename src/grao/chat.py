@@ -92,11 +92,11 @@ def turn_of(tokenizer: PreTrainedTokenizerBase, question: Sequence[Message] = _Q
         return Turn(gap=" ", frame=tuple(ends))
     try:
         coming = _rendered(tokenizer, question, "", add_generation_prompt=True)
-        whole = _rendered(tokenizer, [*question, {"role": "assistant", "content": _ANSWER}], "")
+        with_answer = _rendered(tokenizer, [*question, {"role": "assistant", "content": _ANSWER}], "")
     except InputError:
         return Turn(frame=tuple(ends))
-    given, shown, closing = whole.rpartition(_ANSWER)
-    if not shown:
+    given, answer, closing = with_answer.rpartition(_ANSWER)
+    if not answer:
         return Turn(frame=tuple(ends), shows=False)
     special = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
     added = _any_of([token for token in special if not token.isspace()])
@@ -251,8 +251,8 @@ def set_arguments(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, An
     original = tokenizer.chat_template or ""
     templates: dict[str, str] = original if isinstance(original, dict) else {"": original}
     for name in arguments:
-        known = name.isidentifier() and any(re.search(rf"\b{name}\b", template) for template in templates.values())
-        if not known or name in _GIVEN_ANYWAY or name in tokenizer.special_tokens_map:
+        used = name.isidentifier() and any(re.search(rf"\b{name}\b", template) for template in templates.values())
+        if not used or name in _GIVEN_ANYWAY or name in tokenizer.special_tokens_map:
             problem = "the chat template takes no such argument" if original else "the model has no chat template"
             raise InputError(f"{option}.{name}: {problem}")
     default = "{{% if {0} is not defined %}}{{% set {0} = {1!r} %}}{{% endif %}}"

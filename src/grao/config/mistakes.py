@@ -188,22 +188,22 @@ def suggestion(at: Location, as_option: bool, root: type, values: Any = None) ->
     paths = [(*path, name) for path, names_there in known.items() for name in names_there]
     if tuple(key.split(".")) in paths:
         return f"in a file, write {key.rpartition('.')[2]} below {key.rpartition('.')[0]}, indented"
-    same = [path for path in paths if path[-1] == key]
+    same_name = [path for path in paths if path[-1] == key]
     if of_run and key in ABSENT:
         return f"it is not supported: {ABSENT[key]}; leave it out"
     equivalent = (meaning(f"{section[-1]}_{key}" if section else key) or meaning(key)) if of_run else None
-    if equivalent and not same:
+    if equivalent and not same_name:
         return f"use {'--' * as_option}{equivalent}"
     similar_here = [(*section, name) for name in get_close_matches(key, section_keys, n=1)]
     similar = get_close_matches(key, [path[-1] for path in paths], n=1)
-    meant = same or similar_here or [path for path in paths if path[-1] in similar]
-    if not meant:
+    candidates = same_name or similar_here or [path for path in paths if path[-1] in similar]
+    if not candidates:
         owner = dotted_path(section) if section_keys and section else "a recipe"
         return f"{owner} has {', '.join(section_keys or known[()])}"
-    if meant is similar_here and not as_option:
+    if candidates is similar_here and not as_option:
         return f"did you mean {similar_here[0][-1]}?"
     # Fields deep inside optional sections are rarely meant.
-    shallow = [".".join(path) for path in meant if len(path) == min(map(len, meant))]
+    shallow = [".".join(path) for path in candidates if len(path) == min(map(len, candidates))]
     if equivalent and equivalent.partition(" ")[0] not in shallow:
         shallow.append(equivalent)
     return f"did you mean {' or '.join('--' * as_option + path for path in shallow)}?"
@@ -212,8 +212,8 @@ def suggestion(at: Location, as_option: bool, root: type, values: Any = None) ->
 def _inside(values: Any, at: Location) -> Any:
     """Return the value at a path of a recipe, or None."""
     for part in at:
-        known = values if isinstance(values, dict) else dict(enumerate(values)) if isinstance(values, list) else {}
-        values = known.get(int(part) if isinstance(values, list) and part.isdecimal() else part)
+        items = values if isinstance(values, dict) else dict(enumerate(values)) if isinstance(values, list) else {}
+        values = items.get(int(part) if isinstance(values, list) and part.isdecimal() else part)
     return values
 
 

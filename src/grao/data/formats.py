@@ -175,9 +175,9 @@ def _hint(table: Table, config: ColumnsConfig) -> str:
     """Suggest settings for a table that lacks a column, based on the columns that it has."""
     if str(table.rows[0].cell("chosen")).startswith("\n\nHuman:"):
         return "; if 'chosen' and 'rejected' are whole dialogues, set data.format: hh"
-    whole = next((name for name in _CONVERSATIONS if table.has(name) and name != config.reference), None)
-    if whole:
-        return f"; if the conversations in {whole!r} end with the reference, set data.reference: {whole}"
+    conversation = next((name for name in _CONVERSATIONS if table.has(name) and name != config.reference), None)
+    if conversation:
+        return f"; if the conversations in {conversation!r} end with the reference, set data.reference: {conversation}"
     guess = guess_columns(table, config)
     texts = [name for name, value in table.rows[0].values.items() if isinstance(value, str)]
     texts.sort(key=lambda name: not any(map(str.isalpha, table.rows[0].cell(name))))  # numbers come last
