@@ -29,7 +29,7 @@ class EvaluateArguments(NamedTuple):
 
 
 def name_and_path(word: str) -> tuple[str, str]:
-    """Return name and path of one argument: of `NAME=PATH`, or of a path, whose last part is then the name."""
+    """Return name and path of an argument `NAME=PATH`, or of a path, which is then named after its folder or file."""
     name, equals, path = word.partition("=")
     if equals and name and path and "/" not in name and not os.path.exists(word):
         return name, path

@@ -151,7 +151,7 @@ class RolloutConfig:
     max_new_tokens: PositiveInt = 2048
     """Maximum completion length in tokens; longer completions are truncated and marked as such."""
     batch_size: Size = AUTO
-    """Completions sampled at once (memory). `auto`: as many as fit on a GPU, 64 on a CPU."""
+    """Completions sampled at once (memory). `auto`: as many as fit on a GPU, at most 256; 64 on a CPU."""
     engine: Text = "auto"
     """Engine: `auto` (`captured` on GPUs, else `transformers`), `vllm`, `vllm-server` or `package.module:Class`."""
     merge_adapter: bool = False
@@ -321,7 +321,7 @@ class PairsConfig(RowsConfig):
     """The preference pairs: prompts with a better and a worse answer."""
 
     path: Annotated[PathText, Field(examples=["pairs.jsonl"])]
-    """A .jsonl, .json(.gz), .csv or .parquet file, or a hub id."""
+    """A .jsonl, .json, .csv, .parquet or .arrow file, a folder of them, a pattern (`data/*.parquet`) or a hub id."""
     test_path: PathText | None = None
     """A second source, for the held-out pairs. By default they are split off from `path`."""
     reference: str = "chosen"
