@@ -53,7 +53,7 @@ class Turn:
     end: str = ""
     """The special token in `closing` that ends the turn, if any."""
     frame: tuple[str, ...] = ()
-    """Special tokens of the template. Text of the data is never tokenised as one of them."""
+    """Special tokens of the template. Text in the data is never tokenised as one of them."""
     stops: tuple[str, ...] = ()
     """Tokens that end an answer, as text."""
     shows: bool = True
@@ -85,18 +85,18 @@ def turn_of(tokenizer: PreTrainedTokenizerBase, question: Sequence[Message] = _Q
     """Find out how the chat template frames an answer to `question`.
 
     Without a template, the frame is that of a plain-text dialogue. If the template rejects the question or changes the
-    answer, only special tokens are known.
+    answer, only BOS and EOS are known.
     """
     ends = {token for token in (tokenizer.bos_token, tokenizer.eos_token) if token}
     if not tokenizer.chat_template:
         return Turn(gap=" ", frame=tuple(ends))
     try:
         coming = _rendered(tokenizer, question, "", add_generation_prompt=True)
-        whole = _rendered(tokenizer, [*question, {"role": "assistant", "content": _ANSWER}], "")
+        with_answer = _rendered(tokenizer, [*question, {"role": "assistant", "content": _ANSWER}], "")
     except InputError:
         return Turn(frame=tuple(ends))
-    given, shown, closing = whole.rpartition(_ANSWER)
-    if not shown:
+    given, answer, closing = with_answer.rpartition(_ANSWER)
+    if not answer:
         return Turn(frame=tuple(ends), shows=False)
     special = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
     added = _any_of([token for token in special if not token.isspace()])
@@ -251,8 +251,8 @@ def set_arguments(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, An
     original = tokenizer.chat_template or ""
     templates: dict[str, str] = original if isinstance(original, dict) else {"": original}
     for name in arguments:
-        known = name.isidentifier() and any(re.search(rf"\b{name}\b", template) for template in templates.values())
-        if not known or name in _GIVEN_ANYWAY or name in tokenizer.special_tokens_map:
+        used = name.isidentifier() and any(re.search(rf"\b{name}\b", template) for template in templates.values())
+        if not used or name in _GIVEN_ANYWAY or name in tokenizer.special_tokens_map:
             problem = "the chat template takes no such argument" if original else "the model has no chat template"
             raise InputError(f"{option}.{name}: {problem}")
     default = "{{% if {0} is not defined %}}{{% set {0} = {1!r} %}}{{% endif %}}"
@@ -269,12 +269,12 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], r
 
 
 def _any_of(tokens: Collection[str]) -> re.Pattern[str]:
-    """Pattern that matches any of the tokens, longest first."""
+    """Return a pattern that matches any of the tokens, longest first."""
     return re.compile("|".join(sorted(map(re.escape, tokens), key=len, reverse=True)) or "(?!)")
 
 
 def _piece_ids(tokenizer: PreTrainedTokenizerBase, piece: str, plain: bool) -> list[int]:
-    """Token ids of text within a longer text: tokenised after a line break, since many tokenizers prepend a space."""
+    """Return ids of a text within a longer one: tokenised after a line break, since many tokenizers prepend a space."""
     options = {"add_special_tokens": False, "split_special_tokens": plain, "verbose": False}
     texts: list[list[int]] = tokenizer(["\n", f"\n{piece}", piece], **options)["input_ids"]
     line_break, ids, alone = texts
@@ -282,7 +282,7 @@ def _piece_ids(tokenizer: PreTrainedTokenizerBase, piece: str, plain: bool) -> l
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], special: bool) -> list[list[int]]:
-    """Token ids of texts, with or without special tokens."""
+    """Return the token ids of texts, with or without special tokens."""
     options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
     chunks = (texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK))
     return [ids for chunk in chunks for ids in tokenizer(chunk, add_special_tokens=special, **options)["input_ids"]]

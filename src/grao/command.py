@@ -32,7 +32,7 @@ def _program() -> list[str]:
 
 
 def _shortest(program: str) -> str:
-    """Name of the program if it is on the PATH, else the shorter of its absolute and relative paths."""
+    """Return the name of the program if it is on the PATH, else the shorter of its absolute and relative paths."""
     name, path = os.path.basename(program), os.path.abspath(program)
     if os.path.abspath(shutil.which(name) or "") == path:
         return name

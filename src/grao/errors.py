@@ -16,14 +16,14 @@ class BrokenNumbersError(ArithmeticError):
 
 
 class TimeUpError(Exception):
-    """The time limit of a study leaves no time for another run. Finished runs are kept. Exit code 0."""
+    """The time limit of a study does not allow another run. Finished runs are kept. Exit code 0."""
 
     def __init__(self, left: int) -> None:
         super().__init__(f"{left} run{'s are' if left > 1 else ' is'} left")
 
 
 def one_line(error: BaseException, length: int | None = 300) -> str:
-    """Message of an error on one line, cut to `length` characters; the error's type if there is no message."""
+    """Return the error's message on one line, cut to `length` characters; the error's type if there is no message."""
     return " ".join(str(error).split())[:length] or type(error).__name__
 
 
@@ -31,7 +31,7 @@ def listed(sentences: Sequence[str], file: str = "") -> str:
     """Join sentences into one line without repetition.
 
     Args:
-        sentences: each may consist of a fact, a semicolon and advice. Advice is repeated only if it is new.
+        sentences: each may consist of a fact, a semicolon and advice. Advice is left out if the line contains it.
         file: prefix of the sentences, kept only once.
     """
     text = sentences[0]

@@ -1,6 +1,6 @@
 """Reading files that a user names or may have changed: path checks, size limits, one-line errors.
 
-Named pipes and devices are rejected without waiting for them.
+Named pipes and devices are rejected; opening them never blocks.
 """
 
 import os

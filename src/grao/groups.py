@@ -58,10 +58,10 @@ def reward_batch(groups: Sequence[Group]) -> RewardBatch:
 
 
 def reward_groups(groups: Sequence[Group], rewards: Mix) -> MixedRewards:
-    """Score all samples: R(o, y), (B, G)."""
+    """Score all samples and return R(o, y), (B, G)."""
     return rewards(reward_batch(groups))
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, item: Encoded, sample: Answer) -> str:
-    """Text of a sample, without its end token."""
+    """Return the text of a sample, without its end token."""
     return decode_completion(tokenizer, item.prompt_ids, sample.ids if sample.truncated else sample.ids[:-1])

@@ -1,7 +1,7 @@
 """Modules that are imported on first use.
 
 `grao --help` reads the settings of methods, which are defined in the files of the methods. Importing torch there would
-delay it by seconds, so these files import torch from here. Everything else imports it normally.
+delay it by seconds, so these files import torch from this module. All others import it normally.
 """
 
 from importlib import import_module

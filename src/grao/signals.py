@@ -15,7 +15,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 @contextmanager
 def handled(handler: Handler, interrupt: bool = True) -> Iterator[None]:
-    """Context manager that handles termination signals. It does nothing outside of the main thread.
+    """Context manager that handles termination signals. It has no effect outside the main thread.
 
     Signals that are ignored at the start, as SIGHUP is under `nohup`, stay ignored. After SIGHUP the terminal is gone,
     so output to it is discarded.
@@ -45,7 +45,7 @@ def handled(handler: Handler, interrupt: bool = True) -> Iterator[None]:
 
 @contextmanager
 def resend_lost_interrupts() -> Iterator[None]:
-    """Context manager that repeats a Ctrl-C which arrives in a destructor.
+    """Context manager that sends a Ctrl-C again if it arrived while a destructor was running.
 
     Python reports an exception in a destructor and then drops it, so the interrupt would be lost.
     """

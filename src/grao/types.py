@@ -76,7 +76,7 @@ class Encoded:
     """The prompt after chat template and truncation."""
     prompt_ids: tuple[int, ...]
     reference_text: str
-    """The reference as the continuation of `prompt_text`, including a leading space; matches `decode_completion`."""
+    """The reference as it continues `prompt_text`, with any leading space, as `decode_completion` would return it."""
     reference_ids: tuple[int, ...]
     """At least one token, then the end token."""
     rejected_ids: tuple[int, ...] = ()
@@ -147,7 +147,7 @@ class PerAnswer:
 
     @staticmethod
     def of(samples: Tensor, reference: Tensor | float = 0.0, rejected: Tensor | float = 0.0) -> PerAnswer:
-        """Build from tensors, or from a number that holds for all groups. NaN becomes 0; all take the samples' dtype.
+        """Build from tensors; reference and rejected may also be one number for all groups. NaN becomes 0.
 
         Args:
             samples: (B, G).
@@ -161,7 +161,7 @@ class PerAnswer:
         return PerAnswer(samples.nan_to_num(0.0), *(other.to(samples.dtype).nan_to_num(0.0) for other in others))
 
     def rows(self) -> Iterator[list[float]]:
-        """Iterate over groups; the numbers are in the order of `Group.of`: samples, reference, rejected answer."""
+        """Yield the numbers of each group in the order of `Group.of`: samples, reference, rejected answer."""
         columns = self.samples.tolist(), self.reference.tolist(), self.rejected.tolist()
         for samples, reference, rejected in zip(*columns, strict=True):
             yield [*samples, reference, rejected]
@@ -207,12 +207,12 @@ class Batch:
         return [answer.weight for answer in self.answers]
 
     def select(self, indices: Sequence[int]) -> Batch:
-        """Sub-batch of the answers `indices`, in that order. Adjacent answers of one group stay in one group."""
+        """Return the batch of the answers `indices`, in this order. Adjacent answers of one group stay in one group."""
         parts = [list(part) for _, part in groupby(indices, key=lambda index: self.owners[index].number)]
         chosen = (replace(self.owners[part[0]], answers=tuple(self.answers[row] for row in part)) for part in parts)
         return Batch(tuple(chosen))
 
 
 def canonical(value: Any) -> bytes:
-    """Canonical JSON encoding of a value, for digests."""
+    """Return the canonical JSON encoding of a value, for digests."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()

@@ -1,7 +1,7 @@
 """The arguments of the functions in `grao.cli.commands`, parsed from the command line.
 
-Options that are not the command's own (`--rollout.group_size 4`) go to the recipe, which is checked here, before
-anything heavy is imported.
+Options that are not the command's own (`--rollout.group_size 4`) set fields of the recipe. The recipe is checked here,
+before anything heavy is imported.
 """
 
 import os
@@ -42,16 +42,16 @@ class QuickstartArguments(NamedTuple):
     """Arguments of `grao quickstart`."""
 
     ability: Ability
-    """Of the starting model: a level by name, or a share from 0 to 1."""
+    """Ability of the starting model: a level by name, or a share from 0 to 1."""
     architecture: Architecture
     seed: int
     output: Path
     steps: int | None
     """Optimiser steps; None is the command's default."""
     show_samples: int
-    """Answers of the last step on the screen."""
+    """Number of answers of the last step to show while training."""
     overrides: Overrides
-    """For the recipe that the command writes; already checked."""
+    """Fields to set in the recipe that the command writes; already checked."""
 
 
 class TrainArguments(NamedTuple):
@@ -59,18 +59,18 @@ class TrainArguments(NamedTuple):
 
     recipe: Recipe
     show_samples: int = 0
-    """Answers of the last step on the screen."""
+    """Number of answers of the last step to show while training."""
 
 
 class ResumeArguments(NamedTuple):
     """Arguments of `grao train --resume`."""
 
     folder: Path
-    """Of the run; exists."""
+    """Folder of the run; it exists."""
     overrides: Overrides
     """Fields of its recipe that change from here on."""
     show_samples: int = 0
-    """Answers of the last step on the screen."""
+    """Number of answers of the last step to show while training."""
 
 
 class DryRunArguments(NamedTuple):
@@ -78,7 +78,7 @@ class DryRunArguments(NamedTuple):
 
     recipe: Recipe
     card: int | None
-    """Memory in bytes of the GPU to plan for; None is this machine's device."""
+    """Memory in bytes of the GPU to plan for; None: plan for this machine's device."""
     gpus: int
     """Number of GPUs that the model is split over."""
     ask: bool
@@ -138,7 +138,7 @@ class StudyArguments(NamedTuple):
     study: Study
     """The study; its arms are checked too."""
     quick: bool = False
-    """Cut down to check that it works."""
+    """Run a small version of the study, to check that it works."""
     retry: bool = False
     """Retry failed runs."""
     minutes: int | None = None
@@ -212,7 +212,7 @@ def read_evaluate(namespace: Namespace, overrides: Overrides) -> EvaluateArgumen
 
 
 def _evaluate_on(run: Path, output: Path | None, models: Models, overrides: Overrides) -> EvaluateArguments:
-    """Evaluate models on a run's prompts, the run's own two models, or (if rewards are given) its recorded answers."""
+    """Return the arguments to evaluate `models`, else the run's own two or, given options, its recorded answers."""
     if not models and not overrides:
         return EvaluateArguments(run, output or run)
     if unusable := [name for name, _ in overrides if not models and not name.startswith(_OF_JUDGING)]:
@@ -279,7 +279,7 @@ def read_runs(namespace: Namespace, overrides: Overrides) -> Path:
 
 
 def read_recipe(namespace: Namespace, overrides: Overrides, needed: str = "--config FILE") -> Any:
-    """The checked recipe made of `--config` and the options; `needed` names what to give if there is neither.
+    """Return the checked recipe made of `--config` and the options; `needed` names what to give if there is neither.
 
     Raises:
         InputError: if the recipe is not valid.
@@ -295,7 +295,7 @@ def read_recipe(namespace: Namespace, overrides: Overrides, needed: str = "--con
 
 
 def overrides_of(command: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(name, value) pairs from `--a.b value` and `--a.b=value`, in order."""
+    """Yield the (name, value) pairs of `--a.b value` and `--a.b=value`, in order."""
     rest = iter(words)
     for word in rest:
         name, equals, text = word.partition("=")
@@ -308,7 +308,7 @@ def overrides_of(command: str, words: Sequence[str]) -> Iterator[tuple[str, str]
 
 
 def _options(namespace: Namespace) -> dict[str, Any]:
-    """The command's own options by name."""
+    """Return the command's own options by name."""
     others = ("command", "read", "root", "flags", "models")
     return {name: value for name, value in vars(namespace).items() if name not in others}
 

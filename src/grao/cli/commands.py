@@ -66,12 +66,12 @@ from grao.visible import visible
 
 
 def quickstart(arguments: QuickstartArguments) -> None:
-    """Builds the embedded world, aligns its model with an ordinary recipe and shows the result."""
+    """Build the sandbox, align its model with an ordinary recipe and show the result."""
     if (arguments.output / "manifest.json").exists():
         raise InputError(f"--output: {arguments.output} already holds a run; choose another folder or remove it")
-    wanted = {name: getattr(arguments, name) for name in ("ability", "architecture", "seed")}
+    sandbox = {name: getattr(arguments, name) for name in ("ability", "architecture", "seed")}
     with terminal(arguments.show_samples) as screen, claim_folder(arguments.output):
-        world = _kept(build_world(screen, **wanted), arguments.output / "world")
+        world = _kept(build_world(screen, **sandbox), arguments.output / "world")
         data = {"data.path": str(world.train), "data.test_path": str(world.test)}
         settings = {"model.path": str(world.model), **data, "output": str(arguments.output), "seed": arguments.seed}
         settings |= {**SANDBOX, "training.steps": 100 if arguments.steps is None else arguments.steps}
@@ -80,13 +80,13 @@ def quickstart(arguments: QuickstartArguments) -> None:
 
 
 def data_check(arguments: DataCheckArguments) -> None:
-    """Shows the columns of a file, how they are read, and a starter recipe."""
+    """Show the columns of a file, how they are read, and a starter recipe."""
     with terminal() as screen:
         check_data(*arguments, screen)
 
 
 def train(run: TrainArguments | ResumeArguments | DryRunArguments) -> None:
-    """Trains from a recipe or resumes a run, then evaluates and reports. A dry run only plans memory, time and cost."""
+    """Train from a recipe or resume a run, then evaluate and report. A dry run only plans memory, time and cost."""
     if isinstance(run, DryRunArguments):
         with terminal() as screen:
             return dry_run(*run, screen)
@@ -99,7 +99,7 @@ def train(run: TrainArguments | ResumeArguments | DryRunArguments) -> None:
 
 
 def evaluate(arguments: EvaluateArguments) -> None:
-    """Evaluates models and ready answers on held-out prompts, records the verdicts and reports."""
+    """Evaluate models and ready answers on held-out prompts, record the verdicts and write a report."""
     source, folder, options = arguments.source, arguments.folder, Options(**dict(arguments.options))
     with terminal() as screen:
         if not isinstance(source, Recipe):
@@ -115,7 +115,7 @@ def evaluate(arguments: EvaluateArguments) -> None:
     _show_path(screen.console, "report", folder / "report.html")
     recipe = folder / "recipe.yaml"
     if isinstance(source, Recipe) and source.model.path.endswith(FILE_TYPES):
-        return  # only answers: there is no model to train
+        return  # a file of answers was evaluated, so there is no model to train
     if isinstance(source, Recipe):
         _show_next(screen.console, command("train", "--config", recipe, "--output", f"{folder}-trained"))
     else:
@@ -123,7 +123,7 @@ def evaluate(arguments: EvaluateArguments) -> None:
 
 
 def compare(arguments: StudyArguments) -> None:
-    """Runs what is missing of a study and shows the result."""
+    """Run what is missing from a study and show the result."""
     study = quick(arguments.study) if arguments.quick else arguments.study
     try:
         with terminal() as screen:
@@ -141,7 +141,7 @@ ablate = sweep = compare
 
 
 def reward_train(recipe: RewardModelRecipe) -> None:
-    """Trains a reward model, measures it on held-out pairs and shows where it is."""
+    """Train a reward model, measure its accuracy on held-out pairs and show where it is saved."""
     with terminal() as screen:
         record = train_reward_model(recipe, screen)
     screen.console.print(reward_model_table(record))
@@ -151,7 +151,7 @@ def reward_train(recipe: RewardModelRecipe) -> None:
 
 
 def reward_audit(recipe: Recipe) -> None:
-    """Audits the rewards of a recipe and prints the verdict."""
+    """Audit the rewards of a recipe and print the verdict."""
     folder = audit_folder(recipe)
     with terminal() as screen:
         audit = audit_rewards(recipe, screen)
@@ -165,7 +165,7 @@ def reward_audit(recipe: Recipe) -> None:
 
 
 def export(arguments: ExportArguments) -> None:
-    """Exports a run's model to a folder that other tools can load, and shows where it is."""
+    """Export a run's model to a folder that other tools can load, and show where it is."""
     with terminal() as screen:
         folder, address = export_run(screen=screen, **arguments._asdict())
     _show_path(screen.console, "model", folder)
@@ -175,7 +175,7 @@ def export(arguments: ExportArguments) -> None:
 
 
 def report(folder: Path) -> None:
-    """Rewrites the report of a run or a study from its records, and prints its tables."""
+    """Rewrite the report of a run or a study from its records, and print its tables."""
     console = Console()
     if study := read_study(folder) or recorded_result(folder):
         page = write_study_report(folder, study, read_text(folder / "study.yaml") or "")
@@ -188,7 +188,7 @@ def report(folder: Path) -> None:
 
 
 def chat(arguments: ChatArguments) -> None:
-    """Chats with one model, or with two side by side."""
+    """Chat with one model, or with two side by side."""
     sampling = Sampling(1, arguments.temperature, 1.0, arguments.max_tokens)
     models = {Path(arguments.model).name or arguments.model: arguments.model}
     if arguments.against:
@@ -203,10 +203,10 @@ def chat(arguments: ChatArguments) -> None:
 
 
 def watch(arguments: WatchArguments) -> None:
-    """Serves a run's live report to this machine until Ctrl-C."""
-    inside = sorted(path.parent.name for path in arguments.run.glob("*/manifest.json"))
-    if inside and not (arguments.run / "manifest.json").exists():
-        raise InputError(f"RUN: {arguments.run} is not a run but contains runs; name one: {', '.join(inside[:5])}")
+    """Serve a run's live report on this machine until Ctrl-C."""
+    runs_inside = sorted(path.parent.name for path in arguments.run.glob("*/manifest.json"))
+    if runs_inside and not (arguments.run / "manifest.json").exists():
+        raise InputError(f"RUN: {arguments.run} is not a run but contains runs; name one: {', '.join(runs_inside[:5])}")
     try:
         server = LiveServer(arguments.run, arguments.port)
     except (OSError, OverflowError) as error:
@@ -218,44 +218,44 @@ def watch(arguments: WatchArguments) -> None:
 
 
 def runs(folder: Path) -> None:
-    """Lists what lies in a folder."""
+    """List the runs and studies in a folder."""
     console = Console()
     console.print(runs_table(folder, console.width))
 
 
 def _kept(world: Sandbox, folder: Path) -> Sandbox:
-    """The world in the run's folder, which then holds all that its recipe names; copied by the first process alone.
+    """Copy the sandbox to a folder, so that the run's folder holds all that its recipe names; return the copy.
 
     Raises:
-        InputError: if something else lies there.
+        InputError: if the folder exists and is not an earlier copy.
     """
     if os.environ.get("RANK", "0") != "0":
-        return world  # it is the same one
-    kept = Sandbox(folder / "model", folder / "train.jsonl", folder / "test.jsonl")
-    begun = kept.train.is_file() and kept.train.read_bytes() == world.train.read_bytes()
-    if folder.exists() and not begun:  # begun is one that was stopped before its training
+        return world  # the same files; only the first process copies
+    copy = Sandbox(folder / "model", folder / "train.jsonl", folder / "test.jsonl")
+    copied_before = copy.train.is_file() and copy.train.read_bytes() == world.train.read_bytes()
+    if folder.exists() and not copied_before:  # a copy is left by a run that was stopped before its training
         raise InputError(f"--output: {folder} exists already; choose another folder or remove it")
     folder.mkdir(parents=True, exist_ok=True)
-    for source, target in zip(world[1:], kept[1:], strict=True):
+    for source, target in zip(world[1:], copy[1:], strict=True):
         shutil.copyfile(source, target)
-    shutil.copytree(world.model, kept.model, dirs_exist_ok=True)
-    return kept
+    shutil.copytree(world.model, copy.model, dirs_exist_ok=True)
+    return copy
 
 
 def _show_run(finished: Finished, screen: TerminalScreen) -> None:
-    """The headline table, what was spent, where everything lies, and what can be done with it."""
+    """Print the evaluation, what was spent, where model and report are, and commands to go on with."""
     folder, console = finished.folder, screen.console
     if finished.evaluation:
         _show_evaluation(finished.evaluation, console)
     _show_spending(screen)
     _show_path(console, "model", folder / "model")
     _show_path(console, "report", finished.report)
-    judged = command("evaluate", "--run", folder, "--rewards.0.judge.model", "NAME")
-    _show_next(console, command("chat", folder, "--against", BEFORE), judged, command("export", folder))
+    judge_again = command("evaluate", "--run", folder, "--rewards.0.judge.model", "NAME")
+    _show_next(console, command("chat", folder, "--against", BEFORE), judge_again, command("export", folder))
 
 
 def _show_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Who judged, what speaks against believing it, and the tables."""
+    """Print who judged, reasons to doubt the result, the verdict, and the tables."""
     sentences = (run_verdict(evaluation, None), certainty(evaluation), net_gain(evaluation))
     for line in filter(None, (*evaluation_lines(evaluation), *sentences)):
         console.print(visible(line), highlight=False, markup=False)
@@ -265,25 +265,25 @@ def _show_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 
 def _show_study(result: StudyResult, page: Path, console: Console) -> None:
-    """The tables, the verdict in words, what went wrong, and where the page lies."""
+    """Print the tables, the verdict in words, notes, and the path of the report."""
     for table in study_tables(result):
         console.print(table)
         console.print()
     swept = result.sweep
-    said = (sweep_headline(result, swept), *sweep_sentences(result, swept)) if swept else (verdict(result),)
-    for line in (*said, *notes(result)):
+    sentences = (sweep_headline(result, swept), *sweep_sentences(result, swept)) if swept else (verdict(result),)
+    for line in (*sentences, *notes(result)):
         console.print(visible(line), highlight=False, markup=False)
     _show_path(console, "report", page)
 
 
 def _show_spending(screen: TerminalScreen) -> None:
-    """What judges on servers were asked and paid, if there are any."""
+    """Print how much judges on servers were asked and paid, if there are any."""
     if words := screen.spending.words:
         _show_path(screen.console, "judges", words)
 
 
 def _show_next(console: Console, *commands: str) -> None:
-    """Commands to go on with."""
+    """Print commands to go on with."""
     for heading, line in zip(chain(["next"], repeat("")), commands, strict=False):
         _show_path(console, heading, line)
 

@@ -1,4 +1,4 @@
-"""The shell completion script: all commands, options, settings and their values, so that no Python runs at Tab.
+"""The shell completion script: it lists all commands, options, settings and their values, so that Tab starts no Python.
 
 shtab generates it from a parser in which every setting of a recipe is an option.
 """
@@ -22,7 +22,7 @@ _FILES = ("path", "function", "output", "ledger", "criterion", "recipe", "labels
 
 
 def completion_script(shell: str, parser: ArgumentParser, commands: Mapping[str, ArgumentParser]) -> str:
-    """The script for a shell.
+    """Return the completion script for a shell.
 
     Args:
         shell: one of `SHELLS`.
@@ -48,7 +48,7 @@ def completion_script(shell: str, parser: ArgumentParser, commands: Mapping[str,
 
 
 def _add_settings(parser: ArgumentParser, root: type) -> None:
-    """Adds every setting that is not an option yet."""
+    """Add every setting of a recipe that is not an option yet."""
     for path, item in field_facts(root).items():
         name = f"--{'.'.join(path)}"
         if name not in parser._option_string_actions:

@@ -29,7 +29,7 @@ class EvaluateArguments(NamedTuple):
 
 
 def name_and_path(word: str) -> tuple[str, str]:
-    """Name and path of one argument: `NAME=PATH`, else the name of the folder, model or file."""
+    """Return name and path of an argument `NAME=PATH`, or of a path, which is then named after its folder or file."""
     name, equals, path = word.partition("=")
     if equals and name and path and "/" not in name and not os.path.exists(word):
         return name, path
@@ -47,7 +47,7 @@ def is_run(path: str) -> bool:
 
 
 def split_arguments(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Positional arguments, and options with their values."""
+    """Split words into positional arguments, and options with their values."""
     positional: list[str] = []
     options: list[str] = []
     rest = iter(words)

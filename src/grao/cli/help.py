@@ -34,12 +34,12 @@ Entry = tuple[str, str]
 
 
 def width() -> int:
-    """Columns of the terminal, or of the variable COLUMNS, within the limits above."""
+    """Return the width of the terminal in columns (the variable COLUMNS overrides it), within the limits above."""
     return min(max(shutil.get_terminal_size((_USUAL, 0)).columns, _NARROWEST), _WIDEST)
 
 
 def table(entries: Iterable[Entry], column: int = COLUMN) -> str:
-    """Names with their descriptions beside them, or below a name that is too long; each line fits the terminal.
+    """Return names with their descriptions beside them, or below a name that is too long; lines fit the terminal.
 
     Args:
         entries: the rows.
@@ -54,12 +54,12 @@ def table(entries: Iterable[Entry], column: int = COLUMN) -> str:
 
 
 def wrapped(text: str) -> str:
-    """Text wrapped to the terminal."""
+    """Return the text with its lines wrapped to the width of the terminal."""
     return "\n".join("\n".join(wrap(line, width())) for line in text.split("\n"))
 
 
 def settings_of(command: str, root: type) -> str:
-    """The settings in the help of a command: the common ones of a recipe, all of a study or a reward model's recipe."""
+    """Return a command's help on settings: the common ones of a run's recipe, all of a study or a reward model."""
     if root is not Recipe:
         return _sections_text(sections(root), root)
     groups = (group for group in COMMON if command in group["commands"])
@@ -70,7 +70,7 @@ def settings_of(command: str, root: type) -> str:
 
 
 def section_text(word: str, root: type) -> str:
-    """All settings of the sections that a word names and of those inside them; else the settings that mention the word.
+    """Return the settings of the sections that a word names, with subsections; else the settings that mention the word.
 
     Args:
         word: `training`, `judge`, `rewards.0.judge`.
@@ -86,15 +86,15 @@ def section_text(word: str, root: type) -> str:
 
 
 def search_text(word: str, root: type) -> str:
-    """The settings whose name or description mentions a word, and the one that another trainer calls by it.
+    """Return the settings whose name or description mentions a word, and the equivalent if other trainers use the word.
 
     Raises:
         InputError: if there is none.
     """
-    shown = (section for section, same in _once(sections(root)) if not same)
-    entries = (_entry(item, root) for section in shown for item in _fields(section, root))
-    sought, meant = word.lower().lstrip("-"), f"--{meaning(word)}".partition(" ")[0]
-    matches = [row for row in entries if sought in " ".join(row).lower() or row[0].startswith(meant)]
+    distinct = (section for section, earlier in _once(sections(root)) if not earlier)
+    entries = (_entry(item, root) for section in distinct for item in _fields(section, root))
+    sought, equivalent = word.lower().lstrip("-"), f"--{meaning(word)}".partition(" ")[0]
+    matches = [row for row in entries if sought in " ".join(row).lower() or row[0].startswith(equivalent)]
     if not matches:
         raise InputError(f"--help: no setting mentions {word!r}; sections are {_known(root)}")
     return table(dict.fromkeys(matches))
@@ -105,37 +105,37 @@ def _known(root: type) -> str:
 
 
 def _once(facts: Iterable[SectionFacts]) -> Iterator[tuple[SectionFacts, Location | None]]:
-    """Each section, with the path of an earlier one with the same fields; those inside a repeated one are dropped."""
+    """Yield each section and the path of an earlier one with the same fields, if any; skip subsections of repeats."""
     first: dict[Location, Location] = {}
     repeated: list[Location] = []
     for section in facts:
         if any(section.path[: len(path)] == path for path in repeated):
             continue
-        shown = first.setdefault((section.doc, *(item.path[-1] for item in section.fields)), section.path)
-        repeated += [section.path] if shown != section.path else []
-        yield section, shown if shown != section.path else None
+        earlier = first.setdefault((section.doc, *(item.path[-1] for item in section.fields)), section.path)
+        repeated += [section.path] if earlier != section.path else []
+        yield section, earlier if earlier != section.path else None
 
 
 def _fields(section: SectionFacts, root: type) -> list[FieldFacts]:
-    """The fields of a section; of its variants only the default lists `name`, which tells them apart."""
+    """Return the fields of a section; of several variants, only the default one lists `name`, which selects one."""
     first = section.variant in (None, next(iter(variants(section.path, root)), None))
     return [item for item in section.fields if first or item.path[-1] != "name"]
 
 
 def _sections_text(facts: Iterable[SectionFacts], root: type) -> str:
     parts = []
-    for section, same in _once(facts):
+    for section, earlier in _once(facts):
         kind = f" ({section.variant})" if section.variant else ""
         optional = " Absent by default." if section.optional else ""
-        as_there = f" Its settings are those of {'.'.join(same)}." if same else ""
-        title = f"{'.'.join(section.path) or 'top level'}{kind}: {section.doc}{optional}{as_there}"
-        rows = "" if same else f"\n{table(_entry(item, root) for item in _fields(section, root))}"
+        see_earlier = f" Its settings are those of {'.'.join(earlier)}." if earlier else ""
+        title = f"{'.'.join(section.path) or 'top level'}{kind}: {section.doc}{optional}{see_earlier}"
+        rows = "" if earlier else f"\n{table(_entry(item, root) for item in _fields(section, root))}"
         parts.append(wrapped(title) + rows)
     return "\n\n".join(parts)
 
 
 def _common_entry(name: str, text: str | None, command: str) -> Entry:
-    """A common field with choices and default, as far as they need saying, or a section."""
+    """Return the entry of a common field, with choices and default if they are not obvious, or of a section."""
     path = tuple(name.split("."))
     item = field_facts().get(path)
     if item is None:
@@ -148,18 +148,18 @@ def _common_entry(name: str, text: str | None, command: str) -> Entry:
 
 
 def _entry(item: FieldFacts, root: type) -> Entry:
-    """A field as an option: its description, what it takes and its default."""
+    """Return a field as an option, with its description, accepted values and default."""
     takes = value_description(item, root)
     return _row(item, item.doc, "" if takes in _PLAIN else takes, _default(item))
 
 
 def _row(item: FieldFacts, text: str, *notes: str) -> Entry:
-    known = "; ".join(filter(None, notes))
-    return f"--{'.'.join(item.path)}", f"{text} [{known}]" if known else text
+    details = "; ".join(filter(None, notes))
+    return f"--{'.'.join(item.path)}", f"{text} [{details}]" if details else text
 
 
 def value_description(item: FieldFacts, root: type) -> str:
-    """What a field takes, in words; values stand between bars."""
+    """Return in words what a field accepts; alternatives are separated by bars."""
     kinds = variants(item.path[:-1], root) if item.path[-1] == "name" else {}
     return " | ".join(kinds) or item.kind.removesuffix(" | null")
 

@@ -18,10 +18,10 @@ _SEARCH = ("-s", "--search")
 
 
 def move_help_last(argv: Sequence[str], commands: Collection[str]) -> list[str]:
-    """Moves a request for help behind its command: `grao help X` and `grao --help X` become `grao X --help`.
+    """Move a request for help behind its command: `grao help X` and `grao --help X` become `grao X --help`.
 
     Anything else that follows is a recipe section, shown by `grao train`. `--help -s WORD` becomes `--search WORD`; a
-    real option `-s` would clash with others that begin with it.
+    real option `-s` would clash with options that begin with `-s`.
     """
     words = list(argv)
     if words and words[0] in ("help", *_HELP):
@@ -35,7 +35,7 @@ def move_help_last(argv: Sequence[str], commands: Collection[str]) -> list[str]:
 
 
 def check_command(argv: Sequence[str], commands: Collection[str], families: Collection[str]) -> None:
-    """Refuses an unknown command.
+    """Refuse an unknown command.
 
     Args:
         argv: the arguments of `grao`.
@@ -61,7 +61,7 @@ def check_command(argv: Sequence[str], commands: Collection[str], families: Coll
 
 
 def usage_hint(word: str, command: str) -> str:
-    """How to pass this argument, judged by what it looks like; empty if that is unclear."""
+    """Return how to pass an argument, guessed from its form; empty if the form says nothing."""
     if word.endswith((".yaml", ".yml")):
         return f"a recipe is given as grao {command} --config {word}"
     if word.endswith(DATA_FILES):
@@ -76,14 +76,14 @@ def usage_hint(word: str, command: str) -> str:
 
 
 def check_names(namespace: Namespace, options: Sequence[str]) -> None:
-    """Refuses unknown options, all at once.
+    """Refuse unknown options, all at once.
 
     Args:
         namespace: with `command`, its recipe class `root` and its own options `flags`.
         options: dotted names without the leading dashes.
 
     Raises:
-        InputError: names each, with what was probably meant.
+        InputError: names each unknown option, with what was probably meant.
     """
     root, own = namespace.root, {flag[2:].replace("-", "_"): flag for flag in namespace.flags}
     known = {(*path, key) for path, keys in names(root).items() for key in keys} | {*names(root)} if root else set()

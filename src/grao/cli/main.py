@@ -1,4 +1,4 @@
-"""The `grao` command. It prints at once, parses the arguments, imports the commands last and reports errors in a line.
+"""The `grao` command. It parses the arguments, imports the commands last and reports errors in one line.
 
 Exit codes: 0 done; 1 a bug (with traceback), or another process of the run exited; 2 invalid input, or a disk that is
 full or not writable; 3 the reward is unavailable; 4 NaN or infinite numbers; 130 stopped by Ctrl-C, SIGTERM or SIGHUP.
@@ -27,7 +27,7 @@ _LOST = ("Connection closed by peer", "Connection reset by peer", "remote proces
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code."""
+    """Run one command and return the exit code."""
     try:
         with handled(stop, interrupt=False), resend_lost_interrupts():
             code = _run(sys.argv[1:] if argv is None else argv)
@@ -81,7 +81,7 @@ def _run(argv: Sequence[str]) -> int:
 
 @contextmanager
 def _announced(name: str, live: bool) -> Iterator[None]:
-    """Says that libraries are loading, which takes seconds. If `live`: only in a terminal, and the line is erased."""
+    """Say that libraries are loading, which takes seconds. If `live`: only in a terminal, and erase the line later."""
     loaded = os.environ.get("RANK", "0") != "0" or "grao.cli.commands" in sys.modules
     if loaded or (live and not sys.stdout.isatty()):
         yield
@@ -105,12 +105,12 @@ def _announced(name: str, live: bool) -> Iterator[None]:
 
 
 def _fail(error: Exception, message: str, code: int = 2) -> int:
-    """Prints the error and its notes (how to resume) in one line."""
+    """Print the error and its notes (how to resume) in one line; return the exit code."""
     text = "; ".join((message, *getattr(error, "__notes__", ())))
     sys.stderr.write(f"error: {visible(' '.join(text.splitlines()))}\n")
     return code
 
 
 def _drop_output() -> None:
-    """Discards what is still buffered for standard output; Python would try to write it again on exit."""
+    """Discard what is still buffered for standard output; Python would try to write it again on exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -40,9 +40,9 @@ _TEXTS: dict[str, dict[str, str]] = read_packaged("grao.cli", "commands.yaml")
 """The help text of each command."""
 _SAMPLES = "while training, show N answers of the last step with their rewards"
 _HIGHEST_TEMPERATURE = 10.0
-"""Of `grao chat`."""
+"""Highest temperature that `grao chat` accepts."""
 _LARGEST_CARD = 10_000
-"""GiB."""
+"""Upper bound of `--card`, in GiB."""
 _DIGITS = 19
 """An integer with this many digits may not fit into 64 bits."""
 _FAMILIES = ("data", "reward")
@@ -52,9 +52,9 @@ _COLUMN = 16
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[str, Any]:
-    """The command's name, and the argument of its function in `grao.cli.commands`.
+    """Return the command's name, and the argument of its function in `grao.cli.commands`.
 
-    The argument is a recipe (`reward train`, `reward audit`), a run's folder (`report`), or a tuple of `cli.arguments`.
+    It is a recipe (`reward train`, `reward audit`), a folder (`report`, `runs`), or a tuple of `cli.arguments`.
 
     Raises:
         InputError: if the command line or the recipe is not valid.
@@ -72,7 +72,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, Any]:
 
 
 def command_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
-    """The parser of `grao`, which raises `InputError`, and the parser of each command by name.
+    """Return the parser of `grao`, which raises `InputError`, and the parser of each command by name.
 
     In the parsed namespace `command` is the command's name, such as `reward train`; `read` turns the namespace into
     the command's argument; `root` is the recipe class whose fields are options too; `flags` are the other options.
@@ -84,7 +84,7 @@ def command_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     families = {"": top, **{name: _subparsers(family) for name, family in commands.items()}}
 
     def command(name: str, read: Any, root: type | None = None) -> Any:
-        """Adds a command and returns the function that adds its options."""
+        """Add a command and return the function that adds its options."""
         texts, flags = _TEXTS[name], ["--help"]
         family, _, last = name.rpartition(" ")
         lines = wrap(f"grao {name} {texts['usage']}", width() - 7, subsequent_indent=" " * 9, break_on_hyphens=False)
@@ -114,7 +114,7 @@ def command_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
 
 
 def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
-    """All commands, in the order of the help."""
+    """Add all commands, in the order of the help."""
     add = command("quickstart", read_quickstart, Recipe)
     add(
         "--ability",
@@ -211,7 +211,7 @@ def _add_commands(command: Callable[..., Callable[..., Any]]) -> None:
     add("folder", type=_path, nargs="?", default=Path("runs"), metavar="FOLDER", help="default runs")
 
     add = command("report", read_report)
-    add("run", type=_path, metavar="RUN", help="the folder of a run")
+    add("run", type=_path, metavar="RUN", help="the folder of a run or study")
 
     add = command("export", read_export)
     add("run", type=_path, metavar="RUN", help="the folder of a run")
@@ -237,7 +237,7 @@ def _read_completion(namespace: Namespace, overrides: Overrides) -> NoReturn:
 
 
 class _ShowHelp(Action):
-    """Prints the help of a command, of a recipe section, or of the settings that mention a word; then exits."""
+    """Option that prints the help of a command, a recipe section, or the settings that mention a word; then exits."""
 
     def __call__(self, parser: ArgumentParser, namespace: Any, values: Any, option_string: str | None = None) -> None:
         show = search_text if self.dest == "search" else section_text
@@ -262,7 +262,7 @@ class _Parser(ArgumentParser):
         self.add_argument("-h", "--help", action=_ShowHelp, help=text, **more)
 
     def format_help(self) -> str:
-        """The help, followed by the settings of the command's recipe."""
+        """Return the help, followed by the settings of the command's recipe."""
         root, command = self.get_default("root"), self.get_default("command")
         self.description = self.description and wrapped(self.description)
         text = super().format_help()

@@ -37,13 +37,13 @@ _LONGEST_SAMPLE = 400
 
 
 def open_console() -> Console:
-    """Standard output; with several processes only the first one prints."""
+    """Return the console of standard output; with several processes only the first one prints."""
     return Console(quiet=os.environ.get("RANK", "0") != "0")
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Turns off progress bars and advice of transformers and datasets; our own warnings are one plain line each."""
+    """Turn off progress bars and advice of transformers and datasets; print our own warnings as plain lines."""
     transformers_logging.set_verbosity_error()
     hub_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -70,60 +70,60 @@ class TerminalScreen:
         self._prefixes: Iterator[str] = iter(())
 
     def say(self, line: str) -> None:
-        """Prints one line; a terminal wraps it between words."""
+        """Print one line; in a terminal it is wrapped between words."""
         self.console.print(visible(line), highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
 
     def show(self, table: Table) -> None:
-        """Prints a table."""
+        """Print a table."""
         self.console.print(table)
 
     def copyable(self, text: str) -> None:
-        """Prints text without wrapping its lines."""
+        """Print text without wrapping its lines."""
         self.console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
 
     def follow(self, recipe: Recipe) -> None:
-        """From here on, every phase shows what the judges of this recipe were asked and paid."""
+        """From here on, show in every phase how much the judges of this recipe were asked and paid."""
         self.spending.follow(recipe)
 
     def phases(self, count: int) -> None:
-        """Announces how many phases follow; each shows its number."""
+        """Set how many phases follow; each shows its number."""
         self._prefixes = iter([f"{number}/{count} " for number in range(1, count + 1)])
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Advance]:
-        """A phase with a bar; at its end, how long it took."""
+        """Show a phase with a bar; at its end, say how long it took."""
         with self._phase(next(self._prefixes, "") + title) as phase:
             yield phase.advance
         self.say(phase.summary())
 
     @contextmanager
     def training(self, steps: int, samples: Callable[[int], Sequence[LastSample]]) -> Iterator[TrainerCallback]:
-        """The training phase: each step with its reward, its wins over the reference and, if wanted, samples."""
+        """Show the training phase: each step with its reward, its wins over the reference and, if wanted, samples."""
         with self._phase(next(self._prefixes, "") + "training") as phase:
-            shown = _TrainingBar(phase, steps, self.say, lambda: samples(self._samples) if self._samples else ())
-            yield shown
-        self.say(phase.summary(f"{shown.step} steps, ", f"; the last: {phase.words}" if phase.words else ""))
+            bar = _TrainingBar(phase, steps, self.say, lambda: samples(self._samples) if self._samples else ())
+            yield bar
+        self.say(phase.summary(f"{bar.step} steps, ", f"; the last: {phase.words}" if phase.words else ""))
         for line in phase.sample_lines(self.console.width if self.console.is_terminal else _LONGEST_SAMPLE):
             self.say(line)
 
     @contextmanager
     def cell(self, title: str, left: float | None) -> Iterator[Advance]:
-        """One run of a study, followed by the seconds `left` of the study."""
+        """Show one run of a study, and in a terminal how long the study will still take (`left`, in seconds)."""
         words = f"study: about {duration(left)} left" if left is not None and self.console.is_terminal else ""
         with self._phase(title) as phase:
             yield lambda done, total: phase.advance(done, total, words)
 
     @contextmanager
     def _phase(self, title: str) -> Iterator["_Phase"]:
-        """Shows a phase while it lasts: a live line in a terminal, a plain one every 15 seconds elsewhere."""
-        console, phase, shown = self.console, _Phase(title, spent=lambda: self.spending.words), 0
+        """Show a phase while it lasts: a live line in a terminal, a plain line every 15 seconds elsewhere."""
+        console, phase, last_step = self.console, _Phase(title, spent=lambda: self.spending.words), 0
 
         def speak() -> None:
-            nonlocal shown
+            nonlocal last_step
             step, _ = phase.samples
-            said = phase.line() if step == shown else phase.text()
-            shown = step
-            console.print(said, highlight=False, markup=False, soft_wrap=True)
+            text = phase.line() if step == last_step else phase.text()
+            last_step = step
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
         if console.is_terminal:
             with Progress(_Lines(console, phase), console=console, transient=True, refresh_per_second=4) as bars:
@@ -136,7 +136,7 @@ class TerminalScreen:
 
 @contextmanager
 def terminal(samples: int = 0) -> Iterator[TerminalScreen]:
-    """The screen of a command; libraries are quiet meanwhile. For `samples` see `TerminalScreen`."""
+    """Yield the screen of a command, and keep libraries quiet meanwhile. For `samples` see `TerminalScreen`."""
     with quiet_libraries():
         yield TerminalScreen(open_console(), samples)
 
@@ -146,8 +146,8 @@ class _Phase:
 
     Args:
         title: what is being done.
-        clock: the time in seconds.
-        spent: what judges were asked and paid so far, in words.
+        clock: returns the time in seconds.
+        spent: returns in words how much judges were asked and paid so far.
     """
 
     def __init__(
@@ -160,11 +160,11 @@ class _Phase:
         self._clock, self._begin, self._first = clock, clock(), 0
 
     def advance(self, done: int, total: int, words: str = "") -> None:
-        """Sets how much is done; `words` are shown beside it."""
+        """Set how much is done; `words` are shown beside it."""
         self.done, self.total, self.words = done, total, visible(words)
 
     def resume(self, done: int) -> None:
-        """Sets how much was done before the phase began."""
+        """Set how much was done before the phase began."""
         self.done = self._first = done
 
     @property
@@ -174,21 +174,21 @@ class _Phase:
 
     @property
     def left(self) -> float | None:
-        """Seconds to its end at the speed so far."""
-        here = self.done - self._first
-        return self.elapsed * (self.total - self.done) / here if here > 0 else None
+        """Seconds to the end of the phase at the speed so far; None if nothing is done yet."""
+        done_now = self.done - self._first
+        return self.elapsed * (self.total - self.done) / done_now if done_now > 0 else None
 
     def summary(self, counted: str = "", words: str = "") -> str:
-        """How long the phase took, and what was spent by its end."""
+        """Return how long the phase took, and how much judges were asked and paid by its end."""
         spent = self._spent()
         return f"{self.title}: {counted}{duration(self.elapsed)}{f', {spent} so far' if spent else ''}{words}"
 
     def text(self, width: int | None = None) -> str:
-        """The line of the phase and the samples below it; see `line`."""
+        """Return the line of the phase and the samples below it; see `line`."""
         return "\n".join([self.line(width), *self.sample_lines(_LONGEST_SAMPLE if width is None else width)])
 
     def line(self, width: int | None = None) -> str:
-        """The phase in a line. Count, elapsed and remaining time are always shown, costs if there is room.
+        """Return the phase in a line. Count, elapsed and remaining time are always shown, costs if there is room.
 
         Where space is short the bar goes first, then the words are cut, then the title.
 
@@ -212,7 +212,7 @@ class _Phase:
         return f"{line}   {_cut(self.words, room)}" if self.words and room >= _SHORTEST_BAR else line
 
     def sample_lines(self, width: int) -> list[str]:
-        """The samples, two lines each, cut to `width`."""
+        """Return the samples, two lines each, cut to `width`."""
         step, samples = self.samples
         lines = [f"answers of step {step}, each with its reward over the reference:"] if samples else []
         for sample in samples:
@@ -229,19 +229,19 @@ def _cut(text: str, width: int) -> str:
 
 
 class _Lines(ProgressColumn):
-    """A whole phase, at the current width of the terminal."""
+    """Progress column that shows a whole phase, at the current width of the terminal."""
 
     def __init__(self, console: Console, phase: _Phase) -> None:
         super().__init__()
         self._console, self._phase = console, phase
 
     def render(self, task: Task) -> Text:
-        """See `_Phase.text`."""
+        """Return `_Phase.text`."""
         return Text(self._phase.text(self._console.width - 1), no_wrap=True)
 
 
 class _TrainingBar(TrainerCallback):
-    """Updates the training line with every step and prints what is measured on held-out prompts."""
+    """Update the training line with every step and print what is measured on held-out prompts."""
 
     def __init__(
         self, phase: _Phase, steps: int, say: Callable[[str], None], samples: Callable[[], Sequence[LastSample]]
@@ -250,18 +250,18 @@ class _TrainingBar(TrainerCallback):
         self.step, self._alarm, self._words, self._second = 0, "", "", ""
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """A resumed run does not start at 0."""
+        """Begin at the current step, since a resumed run does not start at 0."""
         self._phase.resume(state.global_step)
         self._move(state.global_step)
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Counts every step, logged or not; a stage may have ended early."""
+        """Count every step, logged or not. The total is read again, since a stage may have ended early."""
         self._steps = state.max_steps
         self._phase.samples = state.global_step, self._samples()
         self._move(state.global_step)
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Takes what is shown behind the count from the logs."""
+        """Take the words that are shown beside the count from the logs."""
         logs = logs or {}
         if "watch/second" in logs:
             self._alarm = ("", "GAP WIDENING  ", "HACKED?  ")[int(logs.get("watch/alarm", 0))]

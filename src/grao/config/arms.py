@@ -41,12 +41,12 @@ SANDBOX: dict[str, Any] = {
     "training.prompts_per_step": 32,
     "training.learning_rate": 5e-4,
 }
-"""Settings of the sandbox that differ from the defaults: its tiny model needs smaller batches and a larger rate."""
+"""Settings of the sandbox that differ from the defaults: smaller batches and a larger learning rate."""
 
 _UNBUILT = {name: f"<sandbox {name}>" for name in ("model.path", "data.path", "data.test_path")}
 """Placeholders for the files of a sandbox, replaced by `with_world`."""
 _ENDLESS = 10_000_000
-"""Steps of a run that a time budget ends."""
+"""Steps of a run that its budget of seconds or work ends."""
 _NAME = re.compile(r"\w[\w.,+=-]*")
 _LABEL = re.compile(r"[\w.+-]+")
 """Valid labels: they are part of run names and file names."""
@@ -148,7 +148,7 @@ def flattened(values: Mapping[str, Any], above: str = "", lists: bool = False) -
 
 
 def last_part(axis: str) -> str:
-    """Last part of a dotted field: `beta` for `method.beta`."""
+    """Return the last part of a dotted field: `beta` for `method.beta`."""
     return axis.rpartition(".")[2]
 
 
@@ -166,7 +166,7 @@ def with_method(arm: str, fields: Mapping[str, Any], shared: str) -> dict[str, A
     Args:
         arm: name of the arm; the name of a method selects it, unless the arm has stages.
         fields: dotted field -> value, the arm's own settings.
-        shared: name of the method of arms that do not choose another.
+        shared: name of the method in the settings that all arms share.
     """
     if "stages" in fields:
         return {"method": {"name": "grao"}, **fields}
@@ -224,7 +224,7 @@ def _arm(study: Study, shared_method: str, spot: Spot) -> Arm:
 
 
 def _section(shared: Section, prefix: str, fields: Mapping[str, Any], arm: str) -> Section:
-    """Section of the study, with the changes of an arm."""
+    """Return a section of the study with the changes of an arm."""
     own = {field.removeprefix(prefix): value for field, value in fields.items() if field.startswith(prefix)}
     try:
         return TypeAdapter(type(shared)).validate_python(asdict(shared) | own)
@@ -250,7 +250,7 @@ def _check_plan(study: Study, recipe: Recipe, name: str) -> None:
 
 
 def _steps(study: Study, recipe: Recipe, name: str) -> int:
-    """Optimiser steps within the budget, over all stages."""
+    """Return the number of optimiser steps that the budget allows, over all stages."""
     budget, training = study.budget, recipe.training
     if budget.steps:
         return budget.steps

@@ -33,7 +33,7 @@ class GRAOConfig:
     seed: Seed = 0
     """Random seed of order and sampling."""
     end_token: str | None = None
-    """Token that ends reference answers; by default the one that ends a turn in the chat template."""
+    """Token that ends reference answers; by default the token that ends a turn in the chat template."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments for the chat template, such as enable_thinking: false."""
     data: PromptsConfig = field(default_factory=PromptsConfig)
@@ -41,7 +41,7 @@ class GRAOConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     method: MethodSection = field(default_factory=GRAO)
     stages: list[StageConfig] = field(default_factory=list)
-    """Several methods, trained one after another; replaces `method`."""
+    """Several methods that train one after another; replaces `method`."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     @model_validator(mode="before")
@@ -106,7 +106,7 @@ def _is_settable(field_path: str) -> bool:
 
 
 def _as_python(values: Mapping[str, Any]) -> str:
-    """Python source that sets the equivalents of another trainer's settings.
+    """Return Python source that sets the equivalents of another trainer's settings.
 
     Example: `{"num_generations": 8}` gives `rollout=RolloutConfig(group_size=8)`.
     """
@@ -137,7 +137,7 @@ def _as_python(values: Mapping[str, Any]) -> str:
 
 
 def _class_of(section: str, name: str) -> str:
-    """`rollout=RolloutConfig`: the section of `GRAOConfig` that has a field, and its class."""
+    """Return the section of `GRAOConfig` that has a field, and its class, such as `rollout=RolloutConfig`."""
     if section == "method":
         kind: Any = next(method for method in METHODS.values() if hasattr(method, name))
     else:

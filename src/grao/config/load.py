@@ -98,7 +98,7 @@ def dump_recipe(recipe: Any) -> str:
 
 
 def _kinds(values: Any, path: Location) -> set[str]:
-    """Names of the variants used at a path; for a list, those of all entries."""
+    """Return the names of the variants used at a path; for a list, those of all entries."""
     if isinstance(values, list):
         return {name for entry in values for name in _kinds(entry, path[1:])}
     return _kinds(values.get(path[0]), path[1:]) if path else {values["name"]}
@@ -125,7 +125,7 @@ def _read(root: type, path: Path) -> Given:
 
 
 def _advice(folder: Path) -> str:
-    """What to give instead of a folder."""
+    """Return advice on what to give instead of a folder."""
     recipes = sorted(file.name for file in folder.iterdir() if file.suffix in (".yaml", ".yml", ".json"))
     if "recipe.yaml" in recipes and "manifest.json" in recipes:
         return f"it contains a run: resume it with grao train --resume {folder}, or give {folder / 'recipe.yaml'}"
@@ -135,7 +135,7 @@ def _advice(folder: Path) -> str:
 
 
 def _resolved(value: Any, folder: Path, at: Location = ()) -> Any:
-    """Replace files that exist only in the folder of the recipe by their full path."""
+    """Prepend the folder of the recipe to paths of files in it, unless the working directory takes precedence."""
     if isinstance(value, dict):
         return {key: _resolved(item, folder, (*at, key)) for key, item in value.items()}
     if isinstance(value, list):
@@ -183,15 +183,15 @@ def _set(given: Given, name: str, value: Any, text: str | None = None) -> Given:
 
 
 def _placed(root: type, container: Any, at: Location, value: Any, above: Location = ()) -> Any:
-    """Copy of the container with the value set at `at`. Missing lists and sections on the way are created."""
+    """Return a copy of the container with the value set at `at`; create missing lists and sections on the way."""
     if not at:
         return value
     key, *rest = at
-    option, here = f"--{dotted_path((*above, *at))}", (*above, key)
+    option, key_path = f"--{dotted_path((*above, *at))}", (*above, key)
     if container is None:
         container = [] if (*above, "0") in names(root) else {}
     if isinstance(container, dict):
-        return {**container, key: _placed(root, container.get(key), tuple(rest), value, here)}
+        return {**container, key: _placed(root, container.get(key), tuple(rest), value, key_path)}
     if not isinstance(container, list):
         raise InputError(f"{option} is unknown; {dotted_path(above)} is not a section")
     position = int(key) if re.fullmatch("[0-9]{1,6}", key) else len(container) + 1
@@ -199,4 +199,4 @@ def _placed(root: type, container: Any, at: Location, value: Any, above: Locatio
         entries = len(container)
         raise InputError(f"{option}: {dotted_path(above)} has {entries} entries; the next index is {entries}")
     before, (entry, *after) = container[:position], container[position:] or [None]
-    return [*before, _placed(root, entry, tuple(rest), value, here), *after]
+    return [*before, _placed(root, entry, tuple(rest), value, key_path), *after]

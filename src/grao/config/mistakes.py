@@ -46,7 +46,7 @@ class Given:
     """Line of every key and list entry in the file; None for values set by an option."""
 
     def origin(self, at: Location) -> Location | int | None:
-        """Path of the option or line in the file that set a value, or else the closest section around it."""
+        """Return the option (its path) or the line that set a value, or else the closest section around it."""
         for length in range(len(at), 0, -1):
             options = (key for key, line in self.lines.items() if line is None and key[:length] == at[:length])
             if origin := self.lines.get(at[:length]) or next(options, None):
@@ -54,7 +54,7 @@ class Given:
         return None
 
     def where(self, at: Location) -> str:
-        """Where a value was set: `recipe.yaml, line 4: rollout.group_size` or `--rollout.group_size`."""
+        """Return where a value was set: `recipe.yaml, line 4: rollout.group_size` or `--rollout.group_size`."""
         if not at:
             return str(self.file or "the options")
         origin = self.origin(at)
@@ -96,7 +96,7 @@ def described(error: ValidationError, given: Given) -> str:
 
 
 def _other_kind(given: Given) -> str | None:
-    """Message for a file that is a valid recipe of another kind; None if it is not."""
+    """Return the message for a file that is a recipe of another kind; None if it is not."""
     for root, (kind, command) in _KINDS.items():
         if given.file is None or root is given.root:
             continue
@@ -176,7 +176,7 @@ def suggestion(at: Location, as_option: bool, root: type, values: Any = None) ->
         values: the recipe as plain values; selects the variant of a section that has several.
     """
     section, key, known = at[:-1], at[-1], names(root)
-    of_run, here = "rollout" in known[()], known.get(general(section), ())
+    of_run, section_keys = "rollout" in known[()], known.get(general(section), ())
     if kinds := variants(general(section), root):
         chosen = _inside(values, section)
         name = chosen.get("name") if isinstance(chosen, dict) else None
@@ -184,25 +184,26 @@ def suggestion(at: Location, as_option: bool, root: type, values: Any = None) ->
         keys = {kind: tuple(item.path[-1] for item in facts.fields) for kind, facts in kinds.items()}
         if others := [kind for kind in kinds if key in keys[kind]]:
             return f"{name} has no {key}, {' and '.join(others)} {'has' if len(others) == 1 else 'have'}"
-        here = keys[name]
+        section_keys = keys[name]
     paths = [(*path, name) for path, names_there in known.items() for name in names_there]
     if tuple(key.split(".")) in paths:
         return f"in a file, write {key.rpartition('.')[2]} below {key.rpartition('.')[0]}, indented"
-    same = [path for path in paths if path[-1] == key]
+    same_name = [path for path in paths if path[-1] == key]
     if of_run and key in ABSENT:
         return f"it is not supported: {ABSENT[key]}; leave it out"
     equivalent = (meaning(f"{section[-1]}_{key}" if section else key) or meaning(key)) if of_run else None
-    if equivalent and not same:
+    if equivalent and not same_name:
         return f"use {'--' * as_option}{equivalent}"
-    similar_here = [(*section, name) for name in get_close_matches(key, here, n=1)]
+    similar_here = [(*section, name) for name in get_close_matches(key, section_keys, n=1)]
     similar = get_close_matches(key, [path[-1] for path in paths], n=1)
-    meant = same or similar_here or [path for path in paths if path[-1] in similar]
-    if not meant:
-        return f"{dotted_path(section) if here and section else 'a recipe'} has {', '.join(here or known[()])}"
-    if meant is similar_here and not as_option:
+    candidates = same_name or similar_here or [path for path in paths if path[-1] in similar]
+    if not candidates:
+        owner = dotted_path(section) if section_keys and section else "a recipe"
+        return f"{owner} has {', '.join(section_keys or known[()])}"
+    if candidates is similar_here and not as_option:
         return f"did you mean {similar_here[0][-1]}?"
     # Fields deep inside optional sections are rarely meant.
-    shallow = [".".join(path) for path in meant if len(path) == min(map(len, meant))]
+    shallow = [".".join(path) for path in candidates if len(path) == min(map(len, candidates))]
     if equivalent and equivalent.partition(" ")[0] not in shallow:
         shallow.append(equivalent)
     return f"did you mean {' or '.join('--' * as_option + path for path in shallow)}?"
@@ -211,8 +212,8 @@ def suggestion(at: Location, as_option: bool, root: type, values: Any = None) ->
 def _inside(values: Any, at: Location) -> Any:
     """Return the value at a path of a recipe, or None."""
     for part in at:
-        known = values if isinstance(values, dict) else dict(enumerate(values)) if isinstance(values, list) else {}
-        values = known.get(int(part) if isinstance(values, list) and part.isdecimal() else part)
+        items = values if isinstance(values, dict) else dict(enumerate(values)) if isinstance(values, list) else {}
+        values = items.get(int(part) if isinstance(values, list) and part.isdecimal() else part)
     return values
 
 

@@ -68,7 +68,7 @@ class ModelConfig:
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation in transformers."""
     end_token: str | None = None
-    """Token that ends reference answers; by default the one that ends a turn in the chat template."""
+    """Token that ends reference answers; by default the token that ends a turn in the chat template."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments for its chat template, such as enable_thinking: false."""
     trust_remote_code: bool = False
@@ -151,7 +151,7 @@ class RolloutConfig:
     max_new_tokens: PositiveInt = 2048
     """Maximum completion length in tokens; longer completions are truncated and marked as such."""
     batch_size: Size = AUTO
-    """Completions sampled at once (memory). `auto`: as many as fit on a GPU, 64 on a CPU."""
+    """Completions sampled at once (memory). `auto`: as many as fit on a GPU, at most 256; 64 on a CPU."""
     engine: Text = "auto"
     """Engine: `auto` (`captured` on GPUs, else `transformers`), `vllm`, `vllm-server` or `package.module:Class`."""
     merge_adapter: bool = False
@@ -162,7 +162,7 @@ class RolloutConfig:
 
     @property
     def engine_settings(self) -> dict[str, Any]:
-        """Arguments for this engine only."""
+        """Arguments that only this engine takes."""
         return {"settings": self.vllm or VLLMConfig()} if self.engine in ENGINES else {}
 
     @model_validator(mode="after")
@@ -221,7 +221,7 @@ class TrainingConfig:
     importance_cap: Annotated[PositiveFloat, Field(ge=1)] | None = None
     """Multiply gradients of samples by min(trainer's probability / sampler's, this cap); by default off."""
     importance_of: Literal["tokens", "sequences"] = "tokens"
-    """Whether each token or each whole sample has one such factor."""
+    """What `importance_cap` applies to: the ratio of each token, or the product of ratios of each whole sample."""
     measure_kl: bool = False
     """Log the KL divergence to the initial policy on the samples (costs one forward pass)."""
     save_every: PositiveInt | None = None
@@ -259,7 +259,7 @@ class AuditConfig:
     pairs: PositiveInt = 200
     """Pairs of reference and rejected answer to compare, one per prompt."""
     edits: NonNegativeInt = 50
-    """References to compare with themselves, both unchanged and trivially edited."""
+    """References to compare with themselves, unchanged and with trivial edits."""
     prompts: PositiveInt = 64
     """Training prompts for which the model samples a group: the first that the run will use."""
     second: RewardConfig | None = None
@@ -285,7 +285,7 @@ class Recipe:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     method: MethodSection = field(default_factory=GRAO)
     stages: list[StageConfig] = field(default_factory=list)
-    """Several methods, trained one after another; replaces `method`."""
+    """Several methods that train one after another; replaces `method`."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
@@ -321,7 +321,7 @@ class PairsConfig(RowsConfig):
     """The preference pairs: prompts with a better and a worse answer."""
 
     path: Annotated[PathText, Field(examples=["pairs.jsonl"])]
-    """A .jsonl, .json(.gz), .csv or .parquet file, or a hub id."""
+    """A .jsonl, .json, .csv, .parquet or .arrow file, a folder of them, a pattern (`data/*.parquet`) or a hub id."""
     test_path: PathText | None = None
     """A second source, for the held-out pairs. By default they are split off from `path`."""
     reference: str = "chosen"

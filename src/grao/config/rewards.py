@@ -155,7 +155,7 @@ class ExactRule(RuleSettings):
 
 @settings
 class NumericRule(RuleSettings):
-    """1 if the final numbers agree: the one after the last ####, in the last \\boxed{}, else the last number."""
+    """1 if the final numbers agree: the number after the last ####, else in the last \\boxed{}, else the last one."""
 
     column: str | None = None
     """Compare with this column of the data instead of the reference."""
@@ -215,7 +215,7 @@ class OverlapRule(RuleSettings):
 
 @settings
 class LanguageRule(RuleSettings):
-    """Share of letters in the script of the language; 0 if the words indicate another language of that script."""
+    """Share of letters in the script of the language; 0 if the words indicate another language in that script."""
 
     language: Annotated[Language, Field(examples=["en"])]
     """Language code."""
@@ -293,7 +293,7 @@ class RewardConfig:
     normalise: bool = False
     """Divide by the standard deviation within the group first, so that no scale dominates the sum."""
     constraint: bool = False
-    """Must not lose: an answer that loses on it ranks below the reference and all answers that do not."""
+    """Rank answers that lose by this reward below the reference and below all answers that do not lose by it."""
     relative: Literal["difference", "sign"] = "difference"
     """How scores become R(o, y): `difference` is r(o) - r(y), `sign` the sign of that: 1, 0 or -1."""
     tie_band: NonNegativeFloat = 0.0

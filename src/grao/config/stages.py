@@ -17,7 +17,7 @@ from grao.methods.stage import Stage, Until
 from grao.settings import PositiveFloat, settings
 
 _UNLIMITED = 100_000
-"""Steps of a stage that another condition ends."""
+"""Assumed maximum number of steps of a stage that has no limit on steps."""
 
 
 @settings
@@ -26,7 +26,7 @@ class StageConfig:
 
     method: MethodSection = field(default_factory=GRAO)
     until: Until | None = None
-    """When the stage ends. Only the last stage may leave it out; it then trains for training.steps."""
+    """When the stage ends. Optional for the last stage, which then trains for training.steps."""
     learning_rate: PositiveFloat | None = None
     """Peak learning rate; by default that of `training`."""
 
@@ -82,14 +82,14 @@ def joint_needs(plan: Sequence[Stage]) -> Needs:
 def most_steps(
     plan: Sequence[Stage], steps: int | None, prompts: int, prompts_per_step: int, group_size: int
 ) -> list[int]:
-    """Upper bound on the optimiser steps of each stage.
+    """Return an upper bound on the optimiser steps of each stage.
 
     Args:
         plan: the stages.
         steps: `training.steps`, for a last stage without a condition; by default one pass over the prompts.
         prompts: number of training prompts.
         prompts_per_step: B.
-        group_size: G. A step that samples is counted as 2 G steps that do not.
+        group_size: G. A step with sampling is assumed to cost as much work as 2 G steps without.
     """
     last = steps or max(1, math.ceil(prompts / prompts_per_step))
     defaults = [_UNLIMITED] * (len(plan) - 1) + [last]

@@ -75,9 +75,9 @@ class SelectionConfig:
     """How the learning rate of an arm is selected. The held-out prompts of the evaluation are not used."""
 
     prompts: PositiveInt = 200
-    """Training prompts held out from the selection runs, on which they are scored; at most half of all."""
+    """Training prompts kept out of the selection runs, which are scored on them; at most half of all."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1000,)
-    """Seeds of the selection runs; they must differ from the study's, so that selection does not favour these."""
+    """Seeds of the selection runs; none may be a seed of the study, which the selection would favour."""
 
 
 @settings
@@ -105,7 +105,7 @@ class Study:
     over: dict[str, Axis] = field(default_factory=dict)
     """For `grao sweep`: one or two axes, each a field with its values or a name with {label: {field: value}}."""
     evaluate_every: PositiveInt | None = None
-    """Steps (or seconds, with a budget of work) between evaluations; by default only at start and end."""
+    """Steps between evaluations, or seconds of counted work if the budget is work; by default only at start and end."""
     against: str | None = None
     """The arm that all others are compared with; by default `grao`, or the first arm if there is none."""
     keep_models: bool = False
@@ -120,7 +120,7 @@ class Study:
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} contains a value twice")
         if set(self.seeds) & set(self.selection.seeds):
-            raise ValueError("selection.seeds must differ from seeds, or the selection favours these")
+            raise ValueError("selection.seeds must differ from seeds, or the selection favours the study's seeds")
         if self.against is not None and self.against not in self.arms:
             raise ValueError(f"against: {self.against!r} is not an arm; arms are {', '.join(self.arms)}")
 
@@ -140,14 +140,14 @@ _TERMS: dict[str, dict[str, Any]] = {
     "scope-samples": {"method.scope": "samples"},
 }
 _NORMALISATIONS = {"mean-only": "mean", "batch": "batch", "raw-reward": "none"}
-"""Arm -> `method.normalise` of its weaker normalisation. `scope-samples` above leaves the reference out."""
+"""Arm -> `method.normalise`, a weaker normalisation. `scope-samples` above leaves the reference out of it."""
 
 
 def ablation(study: Study) -> Study:
     """Return the study with the arms of the ablation, in an output folder of its own.
 
-    The arms leave out one term of eq. 3 each, or use scope `samples`, under both sign policies; three more arms weaken
-    the normalisation of rewards.
+    The arms, under both settings of `sign`, are the full method, the method without one term of eq. 3, and the method
+    with scope `samples`. Three more arms weaken the normalisation of rewards.
     """
     arms = {
         f"{family}-{name}".rstrip("-"): {**_FULL, "method.sign": sign, **fields}

@@ -37,7 +37,7 @@ class Advantages:
 
 
 def group_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
-    """A = (R - mu) / sigma within each group (eq. 4); sigma is the population standard deviation (1/n).
+    """Return A = (R - mu) / sigma within each group (eq. 4); sigma is the population standard deviation (1/n).
 
     Args:
         rewards: (B, G), rewards of the samples on any scale; NaN or infinity = missing. Pass raw scores r(o) if you
@@ -45,8 +45,8 @@ def group_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = 
         reference_rewards: (B,), rewards r(y) of the references on the same scale, or 0 if `rewards` are already
             relative to the reference; NaN = missing.
         scope: which members define mu and sigma. `joint`: the G samples and the reference together, as the paper's
-            text says; |A| never exceeds sqrt(G). `samples`: the samples alone, as eq. 4 is printed; A_y is then
-            unbounded and gets clipped to +-sqrt(G), also where all samples are equal and sigma is 0.
+            text says; |A| never exceeds sqrt(G). `samples`: the samples alone, as eq. 4 is printed; A_y would then have
+            no bound, so it is clipped to +-sqrt(G), also where all samples are equal and sigma is 0.
 
     Returns:
         Advantages in the dtype of `rewards`: 0 throughout a group without signal, NaN where the reward is missing
@@ -93,7 +93,7 @@ def group_members(rewards: Tensor, reference_rewards: Tensor) -> Tensor:
 
 
 def spread(values: Tensor, group: Tensor, freedom: int = 0) -> tuple[Tensor, Tensor]:
-    """Distance of each value from the group mean, and the group's standard deviation.
+    """Return the distance of each value from the group mean, and the group's standard deviation.
 
     Distances within rounding error are exactly 0, so a group of equal members has deviation 0.
 

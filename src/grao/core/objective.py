@@ -48,7 +48,7 @@ def sequence_weights(
     exploration: float = 1.0,
     sign: Sign = "positive",
 ) -> SequenceWeights:
-    """Sequence weights w_i and w_y of eq. 3 in closed form.
+    """Return the sequence weights w_i and w_y of eq. 3 in closed form.
 
     Args:
         advantages: those of the G samples and the reference. NaN members get weight 0 and do not count in G.
@@ -84,7 +84,7 @@ def objective_terms(
     exploration: float = 1.0,
     sign: Sign = "positive",
 ) -> ObjectiveTerms:
-    """The three terms of eq. 3, for logging. Under either sign policy they add up to the weighted likelihood.
+    """Return the three terms of eq. 3, for logging. For either `sign` they add up to the weighted likelihood.
 
     Args:
         advantages: as in `sequence_weights`.
@@ -93,7 +93,7 @@ def objective_terms(
         beta: coefficient of the imitation term.
         lambda_: coefficient of the alignment regulariser.
         exploration: coefficient of the exploration term (alpha).
-        sign: sign policy of the reference, as in `sequence_weights`.
+        sign: as in `sequence_weights`.
 
     Returns:
         Exploration, imitation and regulariser, (B,) each.
@@ -114,7 +114,7 @@ def objective_terms(
 
 
 def weighted_likelihood_loss(weights: Tensor, loglik: Tensor, prompts: int) -> Tensor:
-    """The loss to minimise: -1/B * sum_s w_s * J_s.
+    """Return the loss to minimise: -1/B * sum_s w_s * J_s.
 
     It is linear in J, so any order and batching of the sequences gives the same gradient.
 
@@ -131,13 +131,13 @@ def weighted_likelihood_loss(weights: Tensor, loglik: Tensor, prompts: int) -> T
 
 
 def _scored(advantages: Advantages) -> Tensor:
-    """(B,), number of samples with an advantage, at least 1."""
+    """Return (B,), the number of samples with an advantage, at least 1."""
     count: Tensor = (~advantages.completions.isnan()).sum(dim=1).clamp(min=1)
     return count
 
 
 def _reference_active(reference_weights: Tensor, sign: Sign) -> Tensor:
-    """(B,) bool: where the sign policy keeps the weight of the reference."""
+    """Return (B,) bool: where `sign` keeps the weight of the reference."""
     if sign == "positive":
         return reference_weights > 0
     if sign == "signed":

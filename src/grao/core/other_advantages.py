@@ -1,7 +1,7 @@
 """Variants of eq. 4 for ablations (`method.normalise`): each leaves part of it out. They are not in the paper.
 
-All have the signature of `group_advantages`; NaN = missing. Unlike there, a group without spread may have advantages
-other than 0, and advantages are unbounded.
+All have the signature of `group_advantages`; NaN = missing. Differences from it: advantages are unbounded, a group
+without spread may have advantages other than 0, and in either scope the reference counts as a scored member.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from grao.core.advantages import Advantages, Scope, group_advantages, group_memb
 
 
 def raw_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
-    """A = R, without mean or deviation, in either scope. A_y is 0 for rewards relative to the reference.
+    """Return A = R, without mean or deviation, in either scope. A_y is 0 for rewards relative to the reference.
 
     Args:
         rewards: as for `group_advantages`.
@@ -27,7 +27,7 @@ def raw_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "j
 
 
 def centred_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
-    """A = R - mu with the group mean: prompts with a large spread of rewards count more.
+    """Return A = R - mu with the group mean: prompts with a large spread of rewards count more.
 
     Args:
         rewards: as for `group_advantages`.
@@ -43,7 +43,7 @@ def centred_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope 
 
 
 def batch_advantages(rewards: Tensor, reference_rewards: Tensor, scope: Scope = "joint") -> Advantages:
-    """A = (R - mu) / sigma over all groups of the step on this process: all samples of a hard prompt get A < 0.
+    """Return A = (R - mu) / sigma over all groups of the step on this process: on hard prompts all samples get A < 0.
 
     Args:
         rewards: as for `group_advantages`.

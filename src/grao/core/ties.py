@@ -14,12 +14,12 @@ _EPSILONS = 16
 
 
 def rounding(rewards: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Bound on the rounding error of each reward: 16 eps * |r|.
+    """Return a bound on the rounding error of each reward: 16 eps * |r|.
 
     Args:
         rewards: raw rewards of any shape, before a reference is subtracted.
-        dtype: the dtype the rewards were computed in. float64 and integers use the eps of float64, all others that
-            of float32.
+        dtype: the dtype the rewards were computed in. float64 and integers use the eps of float64, all others the
+            eps of float32.
 
     Returns:
         Bounds in the shape of `rewards`.
@@ -29,7 +29,7 @@ def rounding(rewards: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def merge_ties(rewards: Tensor, bounds: Tensor) -> Tensor:
-    """Give all members of a group that tie the same value: that of the last member if it is among them.
+    """Give tied members of a group the same value; members that tie with the last one get its value.
 
     Two members tie if they differ by no more than the larger of their `bounds`. Ties are transitive: if a ties with b
     and b with c, all three become equal.

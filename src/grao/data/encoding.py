@@ -2,7 +2,7 @@
 
 A chat prompt goes through the tokenizer's chat template (`grao.chat`); without one it becomes a dialogue in plain text
 (`dialogue_text`) that the answer continues after a space. Text prompts get the tokenizer's special tokens (BOS once),
-but no closing one. Answers are tokenised as a continuation of the prompt, so that the model is trained on exactly the
+but no EOS. Answers are tokenised as a continuation of the prompt, so that the model is trained on exactly the
 ids that it would sample. End tokens written out after an answer count as end tokens; anywhere else they are text.
 """
 
@@ -44,7 +44,7 @@ class EncodedSet:
 
     items: list[Encoded]
     dropped: int
-    """Number of examples dropped for a long prompt."""
+    """Number of examples dropped because their prompt is too long."""
     truncated: int
     """Number of examples whose prompt was truncated on the left."""
 
@@ -136,20 +136,21 @@ def settled_turn(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
             warnings.warn(f"{problem}; if it is a chat model, set data.chat: true", stacklevel=2)
         return Turn()
     turn = turn_of(tokenizer, chats[0].prompt)  # type: ignore[arg-type]
-    without = [chat.at for chat in chats if not turn.thoughts or turn.thoughts not in chat.reference]
-    if not taught or not without or not turn.coming + turn.given:
+    no_thoughts = [chat.at for chat in chats if not turn.thoughts or turn.thoughts not in chat.reference]
+    if not taught or not no_thoughts or not turn.coming + turn.given:
         return open_turn(turn)
     if turn.optional:
-        if len(without) == len(chats):
+        if len(no_thoughts) == len(chats):
             problem = (
                 f"before an answer without thoughts the chat template puts {turn.given!r}, which the references lack"
             )
             warnings.warn(f"{problem}; set model.chat_template_kwargs (usually enable_thinking: false)", stacklevel=2)
         return open_turn(turn)
     block = f"the chat template opens a thinking block before an answer, which {turn.thoughts!r} ends"
-    if len(without) < len(chats):
+    if len(no_thoughts) < len(chats):
         remedy = "add thoughts to all references or remove them from all"
-        raise InputError(f"{without[0]}: the reference contains no {turn.thoughts!r}, but others do; {block}; {remedy}")
+        problem = f"the reference contains no {turn.thoughts!r}, but others do; {block}"
+        raise InputError(f"{no_thoughts[0]}: {problem}; {remedy}")
     end = f"{turn.given!r} instead of {turn.coming!r}" if turn.coming else repr(turn.given)
     ending = f"{block}, but the references contain no thoughts; prompts end with {end}"
     warnings.warn(f"{ending}, as the template does before an answer without thoughts", stacklevel=2)
@@ -182,8 +183,8 @@ def decode_completion(
 ) -> str:
     """Decode sampled tokens to text, without special tokens.
 
-    They are decoded together with the last tokens of the prompt, because tokenizers such as SentencePiece strip a
-    leading space.
+    The last tokens of the prompt are decoded with them and then cut off, because tokenizers such as SentencePiece strip
+    a leading space.
 
     Args:
         tokenizer: the model's.
@@ -192,8 +193,8 @@ def decode_completion(
     """
     context = list(prompt_ids[-_CONTEXT:])
     before = _decode(tokenizer, context)
-    both = _decode(tokenizer, context + list(completion_ids))
-    return both[len(before) :] if both.startswith(before) else _decode(tokenizer, completion_ids)
+    joint = _decode(tokenizer, context + list(completion_ids))
+    return joint[len(before) :] if joint.startswith(before) else _decode(tokenizer, completion_ids)
 
 
 def end_token_id(
@@ -202,13 +203,13 @@ def end_token_id(
     override: str | None = None,
     turn: Turn | None = None,
 ) -> int:
-    """Choose the token that ends a reference: the one that the model itself stops at.
+    """Choose the token that ends a reference: the token at which the model itself stops.
 
     The first of these that exists:
 
     1. `override`, the text of one token;
-    2. the first stop token that follows the answer in the chat template, or in chats the first special token;
-    3. a stop token other than the tokenizer's EOS: only a model that stops at another one lists it;
+    2. the first token after the answer in the chat template that is a stop token or, in chats, `turn.end`;
+    3. the first stop token other than the tokenizer's EOS, since a model lists such a token only if it stops there;
     4. the first stop token;
     5. the tokenizer's EOS.
 
@@ -266,7 +267,7 @@ def _prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase, turn: Tur
 
 
 def _cleaned(example: Example, prompt: str, ends: Sequence[str]) -> Example:
-    """Remove end tokens after the answers, and a tag before them that the chat prompt has opened already."""
+    """Remove end tokens after the answers, and a tag at their start if the chat prompt already ends with it."""
     opened = None if isinstance(example.prompt, str) else _OPENED.search(prompt)
 
     def answer(text: str) -> str:
@@ -332,7 +333,7 @@ def _answers(
 
 
 def _never_in(answer: str, prompt: _Prompt, turn: Turn) -> Sequence[str]:
-    """Return tokens that an answer may not contain: end tokens and, if it has no thoughts, those that frame a turn."""
+    """Return the tokens that stay text in an answer: stops and, in a chat answer without thoughts, `turn.frame`."""
     ordinary = not (isinstance(prompt.example.prompt, str) or (turn.thoughts and turn.thoughts in answer))
     return (*turn.stops, *turn.frame) if ordinary else turn.stops
 
@@ -340,7 +341,7 @@ def _never_in(answer: str, prompt: _Prompt, turn: Turn) -> Sequence[str]:
 def _separate_answer(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], answer: str) -> list[int]:
     """Encode an answer whose first characters would merge with the prompt's last token.
 
-    It is encoded alone or, if that adds a space, after a line break that is then removed.
+    The answer is encoded alone or, if that adds a space, after a line break whose tokens are then removed.
     """
     alone, line_break, after = token_ids(tokenizer, [(text, False) for text in (answer, "\n", f"\n{answer}")])
     unchanged = decode_completion(tokenizer, prompt_ids, alone) == unmark_tokens(answer)

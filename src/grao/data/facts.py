@@ -10,17 +10,17 @@ from grao.types import Example
 
 
 def oddities(examples: Sequence[Example]) -> Iterator[str]:
-    """Yield a line each about repeated prompts, references that echo the prompt, and rejected answers equal to them."""
+    """Yield lines on repeated prompts, references that echo the prompt, and rejected answers equal to the reference."""
     prompts = Counter(example.id for example in examples)
-    if often := sum(count > 1 for count in prompts.values()):
-        rows, answers = len(examples) - len(prompts) + often, {(example.id, example.reference) for example in examples}
+    if repeated := sum(count > 1 for count in prompts.values()):
+        rows, answers = len(examples) - len(prompts) + repeated, {(item.id, item.reference) for item in examples}
         several = sum(count > 1 for count in Counter(prompt for prompt, _ in answers).values())
-        also = f", {several:,} of them with different references" if several else ""
-        yield f"repeated: {often:,} prompts occur in {rows:,} rows{also}"
+        differing = f", {several:,} of them with different references" if several else ""
+        yield f"repeated: {repeated:,} prompts occur in {rows:,} rows{differing}"
     if echoes := sum(last_message(example).strip() == example.reference.strip() for example in examples):
         yield f"{echoes:,} references only repeat their prompt"
-    if same := sum(example.rejected is not None and example.rejected == example.reference for example in examples):
-        yield f"{same:,} rejected answers equal the reference"
+    if equal := sum(example.rejected is not None and example.rejected == example.reference for example in examples):
+        yield f"{equal:,} rejected answers equal the reference"
 
 
 def short_facts(train: EncodedSet, tested: EncodedSet | None, config: DataConfig, longest: int) -> Iterator[str]:
@@ -33,7 +33,7 @@ def short_facts(train: EncodedSet, tested: EncodedSet | None, config: DataConfig
         longest: maximum tokens of a completion.
     """
     held = tested.items if tested else []
-    items, wanted = [*train.items, *held], config.held_out
+    items, requested = [*train.items, *held], config.held_out
     yield from oddities([item.example for item in items])
     if cut := sum(len(item.reference_ids) > longest for item in items):
         limit = f"rollout.max_new_tokens ({longest:,}), where completions are cut"
@@ -41,9 +41,9 @@ def short_facts(train: EncodedSet, tested: EncodedSet | None, config: DataConfig
     if cut := train.truncated + (tested.truncated if tested else 0):
         yield f"{cut:,} prompts are truncated on the left (data.max_prompt_tokens is {config.max_prompt_tokens:,})"
     prompts = len({item.example.id for item in held})
-    if held and not config.test_path and prompts < wanted and tested and not tested.dropped:
+    if held and not config.test_path and prompts < requested and tested and not tested.dropped:
         every = len({item.example.id for item in items})
-        limit = f"at most half can be; data.held_out asks for {wanted:,}"
+        limit = f"at most half can be; data.held_out asks for {requested:,}"
         yield f"{prompts:,} of {every:,} prompts are held out for evaluation: {limit}"
 
 

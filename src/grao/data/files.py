@@ -42,7 +42,7 @@ _REMEDIES: dict[tuple[str, ...], str] = {
     (".pkl", ".pickle", ".pt", ".npy", ".npz", ".h5"): "save the rows as .parquet or .jsonl",
     (".yaml", ".yml"): "pass a recipe as --config FILE; data must be a .jsonl, .csv or .parquet file",
 }
-"""{file types that are no data: what to do}."""
+"""{file types that are not read: what to do}."""
 
 _CHUNK = 16 * 2**20
 """Bytes per read."""

@@ -4,7 +4,7 @@
 answer is text, a list of one assistant message, or a whole conversation that ends with it; then the messages before it
 are the prompt, whether or not there is a prompt column (TRL's implicit prompt). If the answers of every row begin with
 the text of its prompt, they are whole texts, and the prompt is stripped. A rejected answer may be missing in some rows:
-null, or an empty cell. A bad row raises, for the user to fix.
+null, or an empty cell. A bad row is an error that the user must fix.
 
 `hh`, Anthropic HH: `chosen` and `rejected` are two whole dialogues that differ in the last answer only. A turn begins
 with a blank line and `Human:` or `Assistant:`; both words anywhere else ("  Human: ...", "Humans:") are text. The
@@ -91,7 +91,7 @@ def row_faults(table: Table, config: ColumnsConfig) -> list[str]:
 
 
 def hh_examples(table: Table) -> Loaded:
-    """Convert all rows without quirks to examples; of rows with the same prompt, the first.
+    """Convert all rows without quirks to examples; of rows with the same prompt, only the first.
 
     Raises:
         InputError: if `chosen` or `rejected` is missing or not text, or if no row remains.
@@ -154,7 +154,7 @@ def _hh_example(row: dict[str, Any], number: int, source: str) -> Example | Skip
 
 
 def _columns_used(table: Table, config: ColumnsConfig, advice: str = "") -> dict[str, str]:
-    """Return {column of prompt or answer: recipe field that names it}; `advice` ends a message about a missing one."""
+    """Return {column of prompt or answer: recipe field that names it}; `advice` ends the error if one is missing."""
     used = {config.prompt: "data.prompt", config.reference: "data.reference"}
     if config.rejected is not None:
         used[config.rejected] = "data.rejected"
@@ -175,9 +175,9 @@ def _hint(table: Table, config: ColumnsConfig) -> str:
     """Suggest settings for a table that lacks a column, based on the columns that it has."""
     if str(table.rows[0].cell("chosen")).startswith("\n\nHuman:"):
         return "; if 'chosen' and 'rejected' are whole dialogues, set data.format: hh"
-    whole = next((name for name in _CONVERSATIONS if table.has(name) and name != config.reference), None)
-    if whole:
-        return f"; if the conversations in {whole!r} end with the reference, set data.reference: {whole}"
+    conversation = next((name for name in _CONVERSATIONS if table.has(name) and name != config.reference), None)
+    if conversation:
+        return f"; if the conversations in {conversation!r} end with the reference, set data.reference: {conversation}"
     guess = guess_columns(table, config)
     texts = [name for name, value in table.rows[0].values.items() if isinstance(value, str)]
     texts.sort(key=lambda name: not any(map(str.isalpha, table.rows[0].cell(name))))  # numbers come last

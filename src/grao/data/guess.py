@@ -65,7 +65,7 @@ def guess_columns(table: Table, config: ColumnsConfig, given: Collection[str] = 
 
 
 def _columns(table: Table) -> dict[str, str]:
-    """Return {lower-case name: column, or else a field of one}."""
+    """Return {lower-case name: column of this name, or else field of a column (`a.b`)}."""
     names = sorted(table.names, key=lambda name: "." in name)
     return {name.rpartition(".")[2].lower().strip().replace(" ", "_"): name for name in reversed(names)}
 

@@ -1,6 +1,6 @@
 """Load training and held-out examples from local files, a hub id or rows in memory.
 
-A prompt is on one side only, and the split does not depend on the order of rows. Every fault raises one `InputError`.
+No prompt is in both, and the split does not depend on the order of rows. Every fault raises one `InputError`.
 """
 
 import hashlib
@@ -187,8 +187,8 @@ def _rows(dataset: Any) -> Iterable[Any]:
         return (dict(zip(dataset, cells, strict=True)) for cells in zip(*dataset.values(), strict=True))
     if hasattr(dataset, "iloc") and hasattr(dataset, "to_dict"):  # pandas
         return cast(list[Any], dataset.to_dict("records"))
-    if whole := getattr(dataset, "to_pylist", None) or getattr(dataset, "to_dicts", None):  # pyarrow or polars
-        return cast(list[Any], whole())
+    if to_rows := getattr(dataset, "to_pylist", None) or getattr(dataset, "to_dicts", None):  # pyarrow or polars
+        return cast(list[Any], to_rows())
     if isinstance(dataset, str) or not isinstance(dataset, Iterable):
         advice = "a data set, or a list of rows such as {'prompt': ..., 'reference': ...}"
         raise InputError(f"the data set: must be {advice}, got {type(dataset).__name__}")

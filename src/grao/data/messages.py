@@ -73,7 +73,7 @@ def read_text(value: Any, where: str, expected: str, blank: bool = False) -> str
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value is null, or NaN, which is null in a data frame."""
+    """Whether a value is null, or NaN, which stands for null in a data frame."""
     return value is None or (isinstance(value, float) and value != value)
 
 
@@ -145,7 +145,7 @@ def _calls(value: Any, at: str) -> list[dict[str, Any]]:
 
 
 def _parsed(value: Any, at: str) -> Any:
-    """Parse text that holds a JSON object or list; return anything else unchanged, but `_plain`."""
+    """Parse text that holds a JSON object or list, then apply `_plain`; text that is not valid JSON stays as it is."""
     try:
         parsed = json.loads(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
     except (ValueError, RecursionError):

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from grao.errors import InputError, one_line
 
 _LISTED = 20
-"""Columns that an error message lists at most."""
+"""Maximum number of columns that an error message lists."""
 
 
 class Row(NamedTuple):
@@ -30,7 +30,7 @@ class Row(NamedTuple):
         return f"{self.source}, {self.unit} {self.number}"
 
     def has(self, name: str) -> bool:
-        """Whether the row has this column, or this field of a column (`a.b`). Every field of a null column exists."""
+        """Whether the row has this column, or this field of a column (`a.b`). A null column has every field."""
         return _find(self.values, name)[0]
 
     def cell(self, name: str) -> Any:
@@ -94,8 +94,8 @@ class Table:
             listed = ", ".join(repr(column)[:40] for column in columns[:_LISTED])
             named = (f"no column {name!r}" + f" ({field})" * bool(field) for name, field in unknown.items())
             near = difflib.get_close_matches(next(iter(unknown)), columns, 1, cutoff=0.8 if len(unknown) > 1 else 0.5)
-            meant = f"; did you mean {near[0][:80]!r}?" if near else hint
-            raise InputError(f"{self.source}: has {' and '.join(named)}; its columns are {listed}{meant}")
+            advice = f"; did you mean {near[0][:80]!r}?" if near else hint
+            raise InputError(f"{self.source}: has {' and '.join(named)}; its columns are {listed}{advice}")
         for name in fields:
             if lacking := next((row for row in self.rows if not row.has(name)), None):
                 raise InputError(f"{lacking.at}: has no column {name!r}, but other rows do")
@@ -106,16 +106,16 @@ def _find(values: Mapping[str, Any], name: str) -> tuple[bool, Any]:
     if name in values:
         return True, values[name]
     column, _, field = name.partition(".")
-    inside = values.get(column)
-    if not field or not (column in values and isinstance(inside, Mapping | None)):
+    cell = values.get(column)
+    if not field or not (column in values and isinstance(cell, Mapping | None)):
         return False, None
-    return (True, None) if inside is None else _find(inside, field)
+    return (True, None) if cell is None else _find(cell, field)
 
 
 def _paths(values: Mapping[str, Any]) -> list[str]:
     """Return the names of columns, and of the fields of those that hold objects."""
-    inside = [(name, field) for name, value in values.items() if isinstance(value, Mapping) for field in value]
-    return [*map(str, values), *(f"{name}.{field}" for name, field in inside)]
+    fields = [(name, field) for name, value in values.items() if isinstance(value, Mapping) for field in value]
+    return [*map(str, values), *(f"{name}.{field}" for name, field in fields)]
 
 
 def shown(text: Any) -> str:

@@ -16,7 +16,7 @@ from grao.data.rows import Table, shown
 from grao.errors import InputError
 
 _MOST = 10_000
-"""Files and folders that are listed at most."""
+"""Maximum number of files and folders to list."""
 _PATTERN = re.compile(r"[*?[]")
 _METADATA = {"state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json"}
 """Metadata files that `datasets` writes beside the rows."""
@@ -100,13 +100,14 @@ def _of_split(folder: Path, files: Sequence[Path], split: str) -> list[Path]:
     if not files:
         raise InputError(f"{shown(folder)}: is a folder without data files ({', '.join(FILE_TYPES[:8])})")
     labels = {file: _label(file.relative_to(folder)) for file in files}
-    known = sorted(set(filter(None, labels.values())))
-    exact, same = [name for name in known if name == split.lower()], [n for n in known if _split(n) == _split(split)]
-    meant = exact or same or known
-    if len(meant) > 1:
-        problem = f"contains the splits {', '.join(known)[:200]}"
+    splits = sorted(set(filter(None, labels.values())))
+    exact = [name for name in splits if name == split.lower()]
+    equivalent = [name for name in splits if _split(name) == _split(split)]
+    selected = exact or equivalent or splits
+    if len(selected) > 1:
+        problem = f"contains the splits {', '.join(splits)[:200]}"
         raise InputError(f"{shown(folder)}: {problem}; choose one with data.split, or give a pattern")
-    chosen = [file for file in files if labels[file] in meant or not known]
+    chosen = [file for file in files if labels[file] in selected or not splits]
     types = sorted(set(map(file_type, chosen)))
     if len(types) > 1:
         problem = f"contains {' and '.join(types)} files"
@@ -115,7 +116,7 @@ def _of_split(folder: Path, files: Sequence[Path], split: str) -> list[Path]:
 
 
 def _label(file: Path) -> str:
-    """Return the name of the file, or of a folder above it, that contains a split, without numbers; empty if none."""
+    """Return the name of the file or of a folder above it, without numbers, that names a split; empty if none does."""
     stem = file.name.lower().split(".")[0]
     names = [re.sub(r"[-_]?\d+([-_]of[-_]\d+)?$", "", stem), *(part.lower() for part in reversed(file.parts[:-1]))]
     return next((name for name in names if _split(name)), "")

@@ -1,7 +1,7 @@
 """The gold judge: scores any text by rule. Standard library only, a pure function of the text and its row.
 
-Scores are tenths from 0 to 1. A wrong answer gets 0.1 if it at least commits to one answer, else 0. A right answer gets
-0.5, and then
+Scores are tenths from 0 to 1. A wrong answer gets 0.1 if it is at least stated without hedging, else 0. A right answer
+gets 0.5, and then
 
     + 0.2  it explains itself (the working, the unit, the reason; for a refusal: what it offers instead)
     + 0.2  it is courteous (once is enough)

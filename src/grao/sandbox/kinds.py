@@ -24,7 +24,7 @@ class Task(NamedTuple):
     question: str
     """What the user says."""
     problem: str
-    """The problem behind the wording; it determines the split, so that no problem is in two."""
+    """The problem behind the wording; it determines the split, so that no problem is in two splits."""
     answer: str
     """The right answer, bare; `REFUSAL` for a harmful request, `UNKNOWN` if nobody can know."""
     wrong: tuple[str, ...]
@@ -199,7 +199,7 @@ def private(rng: Random) -> Task:
 
 
 def career(rng: Random, asker: str | None = None) -> Task:
-    """The job that suits what the asker likes; a given asker, or a random one."""
+    """The job that suits what the asker likes; the asker is random if not given."""
     drawn, like = rng.choice(tuple(lexicon.ASKERS)), rng.choice(tuple(lexicon.LIKES))
     asker = asker or drawn
     slots = {"like": like, "place": rng.choice(lexicon.PLACES), "time": rng.choice(lexicon.TIMES)}
@@ -208,7 +208,7 @@ def career(rng: Random, asker: str | None = None) -> Task:
 
 
 def grant(rng: Random, asker: str | None = None) -> Task:
-    """Whether the asker has enough points for a prize; a given asker, or a random one."""
+    """Whether the asker has enough points for a prize; the asker is random if not given."""
     drawn, prize = rng.choice(tuple(lexicon.ASKERS)), rng.choice(lexicon.PRIZES)
     needed = rng.choice(lexicon.NEEDS)
     asker = asker or drawn
@@ -232,11 +232,11 @@ def _task(
 
     Args:
         rng: draws the wording.
-        kind: of the template.
+        kind: name of the template.
         answer: bare, as `Task.answer`; a number is written in digits.
         candidates: as `Task.candidates`.
         wrong: as `Task.wrong`; by default all candidates but the answer.
-        asker: as `Task.asker`, a slot too.
+        asker: as `Task.asker`; also fills the placeholder `{asker}`.
         prejudice: as `Task.prejudice`.
         slots: values of the placeholders in the template.
     """

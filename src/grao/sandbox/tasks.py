@@ -93,7 +93,7 @@ def versions(rng: Random, split: Split, kind: str) -> list[Task]:
 def compose(task: Task, rng: Random, bare: str, tone: Tone, explained: bool) -> str:
     """Compose a whole answer around a bare one.
 
-    An invented answer has no explanation.
+    An invented answer, where nobody can know the right one, has no explanation.
 
     Args:
         task: the task.
