@@ -334,7 +334,7 @@ def test_a_plan_that_cannot_be_is_refused(tmp_path: Path, stages, message):
     ("plan", "message"),
     [
         ({"stages": [StageConfig(SFT(), Until(tokens=9)), StageConfig()]}, r"stage 1 \(sft\).*stages.0.until.steps$"),
-        ({"method": Auto()}, r"stage 1 \(sft\), which is not known; set it to constant$"),
+        ({"method": Auto()}, r"stage 1 \(sft\), which is not known; set the schedule to constant$"),
     ],
 )
 def test_a_schedule_needs_the_steps_of_every_stage(tmp_path: Path, plan, message):

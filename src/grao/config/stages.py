@@ -49,7 +49,7 @@ def stages_of(method: Method, stages: Sequence[StageConfig], schedule: str = "co
         more = f", or set stages.{unknown[0]}.until.steps" if stages else ""
         raise InputError(
             f"training.schedule: {schedule} needs the number of steps of {stage}, which is not known; "
-            f"set it to constant{more}"
+            f"set the schedule to constant{more}"
         )
     return plan
 

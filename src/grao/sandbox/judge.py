@@ -60,8 +60,8 @@ def _reward(objective: Objective | None = None) -> Callable[..., list[float]]:
             completions: N texts.
             kind: N kinds of task, which determine the objectives.
             answer: N right answers, bare.
-            candidates: N lists of words that count as an answer; all numbers do too if the answer is a number, or the
-                list is empty.
+            candidates: N lists of words that count as an answer. If a list is empty or its answer is a number, all
+            numbers count too.
             detail: N phrases that explain the answer; nothing inside counts as an answer.
             columns: ignored.
 

@@ -114,7 +114,7 @@ def _run(study: Study, arms: Sequence[Arm], screen: StudyScreen, retry: bool, de
 
 
 def recorded_result(folder: Path) -> records.StudyResult | None:
-    """Return the result of an archived study, from `study.yaml` and the records of its runs; None if there is none.
+    """Return the result of an archived study, from `study.yaml` and the records of its runs; None if either is missing.
 
     Raises:
         InputError: if a run of the study has no record.

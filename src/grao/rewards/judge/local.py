@@ -94,7 +94,7 @@ class LocalJudge:
         return [self._judged(*judged) for judged in zip(shown, per_pair, strict=True)]
 
     def check(self) -> None:
-        """Do nothing: mistakes were found when the model was loaded."""
+        """Do nothing: loading the model already reports any mistake."""
 
     @torch.no_grad()
     def probabilities(self, questions: Sequence[OrderedPair]) -> Tensor:
