@@ -71,8 +71,16 @@ QUOTES: list[Quote] = [
     ),
     quote(
         README,
-        "{} % of the answers ({} to {}) beat the reference, up from {} %; {} % are right, up from {} %",
-        *(figure("larger", name) for name in ("ras", "low", "high", "ras before", "right", "right before")),
+        "{} % of the answers ({} to {}) beat the reference, up from {} % (on a second machine {}, up from {});"
+        " {} % are right, up from {} %",
+        *(figure("larger", name) for name in ("ras", "low", "high", "ras before")),
+        *(figure("larger", f"{name}, second machine") for name in ("ras", "ras before")),
+        *(figure("larger", name) for name in ("right", "right before")),
+    ),
+    quote(
+        README,
+        "on a second machine RAS rose from {} to {} % ({} to {})",
+        *(figure("quickstart", f"{name}, second machine") for name in ("ras before", "ras", "low", "high")),
     ),
     quote(README, "(On the 200 training prompts {} % win", figure("larger", "ras on training prompts")),
     quote(PERFORMANCE, "{} times as fast as TRL's without checkpointing when lengths vary", cell("gpu-update", 5, 2)),
