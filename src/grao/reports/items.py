@@ -63,8 +63,8 @@ def read_first(items: Sequence[Item], first: str, second: str) -> list[tuple[str
     """Choose up to three examples by a fixed rule: the largest gain, the largest regression and the median.
 
     The gain is the item whose R(o, y) rises most from `first` to `second`, the regression the item whose R(o, y) falls
-    most; ties go to the first in evaluation order. The median example has the median R(o, y) of `second`. With a single
-    model (`first` empty), its best and its worst answer replace gain and regression.
+    most; ties go to the first in evaluation order. The median example has the median R(o, y) of `second`; if possible it
+    is another item. With a single model (`first` empty), its best and its worst answer replace gain and regression.
 
     Args:
         items: in evaluation order.
@@ -90,8 +90,10 @@ def read_first(items: Sequence[Item], first: str, second: str) -> list[tuple[str
             extreme = "Highest" if pick is max and not first else "Lowest" if not first else "Largest"
             models = f" from {first} to {second}" if first else ""
             chosen.append((title, f"{extreme} {rule}{models}: {_shown_rewards(item, first, second)}.", item))
-    ranked = sorted(range(len(scored)), key=lambda index: (_reward(scored[index], second), index))
-    middle = scored[ranked[len(ranked) // 2]]
+    ranked = sorted(scored, key=lambda item: _reward(item, second) or 0.0)
+    median, shown = _reward(ranked[len(ranked) // 2], second), [item for _, _, item in chosen]
+    with_median = [item for item in scored if _reward(item, second) == median]
+    middle = next((item for item in with_median if item not in shown), with_median[0])
     chosen.append(("Median answer", f"Median reward of {second}: {_shown_rewards(middle, '', second)}.", middle))
     return [(title, rule, example(item, first, second)) for title, rule, item in chosen]
 
