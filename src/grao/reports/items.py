@@ -63,8 +63,8 @@ def read_first(items: Sequence[Item], first: str, second: str) -> list[tuple[str
     """Choose up to three examples by a fixed rule: the largest gain, the largest regression and the median.
 
     The gain is the item whose R(o, y) rises most from `first` to `second`, the regression the item whose R(o, y) falls
-    most; ties go to the first in evaluation order. The median example has the median R(o, y) of `second`; if possible it
-    is another item. With a single model (`first` empty), its best and its worst answer replace gain and regression.
+    most; ties go to the first in evaluation order. The median example has the median R(o, y) of `second`; it is a third
+    item if possible. With a single model (`first` empty), its best and its worst answer replace gain and regression.
 
     Args:
         items: in evaluation order.
@@ -224,4 +224,5 @@ def _column(name: str, answer: RecordedAnswer | Sample, other: str, gain: float 
     reward = "" if answer.reward is None else f" · reward {number(answer.reward)}"
     badges = [Badge(against, _AGAINST_REFERENCE[against]), *compared]
     said = answer.said if isinstance(answer, RecordedAnswer) else ()
+    said = said if len(said) > 1 or any(each.orders for each in said) else ()  # else it repeats the total
     return Column(name, answer.text, badges, f"{answer.tokens:,} tokens{cut}{reward}{more}", said)
