@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from grao.records.run import Item, RecordedAnswer, RewardVerdict
 from grao.records.samples import Sample, SampledGroup
 from grao.reports.parts import Badge, Column, Example
-from grao.reports.tables import Table, number, plain_table, signed
+from grao.reports.tables import Table, plain_table, signed
 from grao.visible import visible
 
 LONGEST, SHORTEST = 20_000, 150
@@ -127,10 +127,10 @@ def sampled_example(group: SampledGroup) -> Example:
     ranked = sorted(known, key=lambda sample: -(sample.reward or 0.0))
     chosen = {"best": ranked[0], "worst": ranked[-1]} if len(ranked) > 1 else {"completion": ranked[0]}
     columns = [
-        _column(f"{name} of {len(group.samples)}", sample, "", None, f" · weight {number(sample.weight)}")
+        _column(f"{name} of {len(group.samples)}", sample, "", None, f" · weight {signed(sample.weight)}")
         for name, sample in chosen.items()
     ]
-    reference = Column("reference", group.reference, footer=f"weight {number(group.reference_weight)}")
+    reference = Column("reference", group.reference, footer=f"weight {signed(group.reference_weight)}")
     return Example(group.id, group.prompt, [*columns, reference])
 
 
@@ -221,7 +221,7 @@ def _column(name: str, answer: RecordedAnswer | Sample, other: str, gain: float 
     against = outcome(answer.reward)
     compared = [] if gain is None else [Badge(outcome(gain), f"{_AGAINST_OTHER[outcome(gain)]} {other}")]
     cut = ", truncated" if answer.truncated else ""
-    reward = "" if answer.reward is None else f" · reward {number(answer.reward)}"
+    reward = "" if answer.reward is None else f" · reward {signed(answer.reward)}"
     badges = [Badge(against, _AGAINST_REFERENCE[against]), *compared]
     said = answer.said if isinstance(answer, RecordedAnswer) else ()
     said = said if len(said) > 1 or any(each.orders for each in said) else ()  # else it repeats the total
