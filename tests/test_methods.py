@@ -16,7 +16,7 @@ from grao.engine.padded import PaddedEngine
 from grao.engine.select import engine_for
 from grao.errors import InputError
 from grao.methods import METHODS
-from grao.methods.base import Method
+from grao.methods.base import Before, Method
 from grao.methods.dapo import DAPO
 from grao.methods.dpo import DPO
 from grao.methods.dr_grpo import DrGRPO
@@ -373,6 +373,10 @@ def test_the_penalty_is_steered_towards_its_target():
     assert adapted_kl(0.1, divergence=6.6, target=6.0) == pytest.approx(0.1 * 1.01)
     assert adapted_kl(0.1, divergence=60.0, target=6.0) == pytest.approx(0.1 * 1.02)
     assert adapted_kl(0.1, divergence=0.0, target=6.0) == pytest.approx(0.1 * 0.98)
+    ppo, before = PPO(kl_target=6.0), Before(old=torch.tensor([-1.0, -2.0]), frozen=torch.tensor([-1.0, -2.0]))
+    assert ppo.adapt({"kl": 0.1}, before, [2], torch.Tensor.tolist, {})[0]["kl"] == pytest.approx(0.1 * 0.98)
+    nothing = Before(old=torch.empty(0), frozen=torch.empty(0))
+    assert ppo.adapt({"kl": 0.1}, nothing, [], torch.Tensor.tolist, {}) == ({"kl": 0.1}, {})  # no sample, no change
 
 
 def test_one_update_on_policy_is_the_plain_policy_gradient():

@@ -98,9 +98,9 @@ class PPO(base.Method):
         old, frozen = base.required(before.old), base.required(before.frozen)
         divergence, samples = total(torch.stack([(old - frozen).sum(), old.new_tensor(len(lengths))]))
         coefficient = state["kl"]
-        if math.isnan(divergence):
+        if not samples or math.isnan(divergence):
             return state, {}
-        next_coefficient = adapted_kl(coefficient, divergence / max(samples, 1), self.kl_target)
+        next_coefficient = adapted_kl(coefficient, divergence / samples, self.kl_target)
         return {"kl": next_coefficient}, {"kl_penalty/coefficient": coefficient, "kl_penalty/next": next_coefficient}
 
 
