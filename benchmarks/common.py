@@ -7,11 +7,35 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 PAD, END = 0, 1
+RECORDS = Path(__file__).with_name("records")
+
+
+def write_record(
+    name: str, page: str, command: str, machine: str, source: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Write a table of a page as a record, with the date of the last change of its figures.
+
+    Args:
+        name: of the file, without suffix, and of the table.
+        page: where the table stands.
+        command: that makes the record.
+        machine: on which it was measured.
+        source: what the figures are from.
+        columns: headings.
+        rows: cells.
+    """
+    path, table = RECORDS / f"{name}.json", {"columns": list(columns), "rows": [list(row) for row in rows]}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    same = all(before.get(key) == value for key, value in table.items())
+    date = before["date"] if same else f"{datetime.now(UTC):%Y-%m-%d}"
+    record = {"page": page, "command": command, "date": date, "machine": machine, "from": source, **table}
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def tokenizer():

@@ -11,11 +11,10 @@ better answer must be all of these. Intervals are from a crossed bootstrap over 
 `imitable-kinds.json`, `imitable-lines.json` and `reference-scores.json` in `benchmarks/records/`.
 """
 
-import json
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from common import write_record
 
 from grao.config.recipe import DataConfig
 from grao.data.load import examples_from_dataset, fingerprint
@@ -68,17 +67,9 @@ def score_row(study: str, chosen: np.ndarray) -> list[str]:
 
 def write(name: str, columns: list[str], body: list[list[str]]) -> None:
     """Write a table as a record, and print it."""
-    record = {
-        "page": "docs/results.md",
-        "command": "python benchmarks/imitable_kinds.py",
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": "any: no run is repeated",
-        "from": "written by the command from studies/methods-weak and studies/methods-able",
-        "columns": columns,
-        "rows": body,
-    }
-    path = ROOT / "benchmarks" / "records" / f"{name}.json"
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    source = "written by the command from studies/methods-weak and studies/methods-able"
+    command = "python benchmarks/imitable_kinds.py"
+    write_record(name, "docs/results.md", command, "any: no run is repeated", source, columns, body)
     print("\n".join(" | ".join(row) for row in (columns, *body)))
 
 

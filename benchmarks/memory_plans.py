@@ -7,13 +7,12 @@ config.json, and all prompts have 250 tokens, all references 128.
 """
 
 import argparse
-import json
 import tempfile
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from common import write_record
 from transformers import DeepseekV3Config, PreTrainedConfig, Qwen2Config
 
 from grao.config.load import load_recipe
@@ -23,7 +22,6 @@ from grao.engine.policy import policy_shape
 from grao.studies.plan import Plan, make_plan
 from grao.types import Encoded, Example
 
-RECORDS = Path(__file__).with_name("records")
 RECIPES = Path(__file__).parents[1] / "recipes"
 GIB = 1 << 30
 PROMPT, REFERENCE, ROWS = 250, 128, 400
@@ -57,14 +55,14 @@ QWEN: dict[str, tuple[str, int, dict[str, Any], int]] = {
     ),
 }
 """Column of the table of Qwen2.5-7B -> recipe, GiB of a card, changed settings, number of GPUs."""
-OTHERS: dict[str, tuple[str, int]] = {
-    "`recipes/qwen-lora-24gb.yaml`": ("qwen-lora-24gb.yaml", 24),
-    "`recipes/qwen-lora-80gb.yaml`": ("qwen-lora-80gb.yaml", 80),
-    "`recipes/qwen-full-8x80gb.yaml`, `--gpus 8`": ("qwen-full-8x80gb.yaml", 80),
-    "`recipes/moonlight-lora-80gb.yaml` (adapter on attention)": ("moonlight-lora-80gb.yaml", 80),
-    "`recipes/moonlight-full-8x80gb.yaml`, `--gpus 8`": ("moonlight-full-8x80gb.yaml", 80),
+OTHERS: dict[str, tuple[str, int, int]] = {
+    "`recipes/qwen-lora-24gb.yaml`": ("qwen-lora-24gb.yaml", 24, 1),
+    "`recipes/qwen-lora-80gb.yaml`": ("qwen-lora-80gb.yaml", 80, 1),
+    "`recipes/qwen-full-8x80gb.yaml`, `--gpus 8`": ("qwen-full-8x80gb.yaml", 80, 8),
+    "`recipes/moonlight-lora-80gb.yaml` (adapter on attention)": ("moonlight-lora-80gb.yaml", 80, 1),
+    "`recipes/moonlight-full-8x80gb.yaml`, `--gpus 8`": ("moonlight-full-8x80gb.yaml", 80, 8),
 }
-"""Row of the table of recipes -> recipe, GiB of a card."""
+"""Row of the table of recipes -> recipe, GiB of a card, number of GPUs."""
 
 
 def prompts() -> EncodedSet:
@@ -74,7 +72,7 @@ def prompts() -> EncodedSet:
     return EncodedSet([Encoded(example, "", ids[0], "", ids[1])] * ROWS, dropped=0, truncated=0)
 
 
-def plan(name: str, gib: int, changes: dict[str, Any], gpus: int = 1) -> Plan:
+def plan(name: str, gib: int, changes: dict[str, Any], gpus: int) -> Plan:
     """Return the plan of a recipe with some changed settings."""
     recipe: Recipe = load_recipe(RECIPES / name, values=list(changes.items()))
     config = next(config for start, config in CONFIGS.items() if recipe.model.path.split("/")[1].startswith(start))
@@ -86,10 +84,10 @@ def plan(name: str, gib: int, changes: dict[str, Any], gpus: int = 1) -> Plan:
     return make_plan(replace(recipe, model=chosen), model, prompts(), gib * GIB, gpus)
 
 
-def column(planned: Plan, longest: int) -> list[str]:
+def column(planned: Plan) -> list[str]:
     """Return the cells of one column of the table of Qwen2.5-7B, in the order of `LINES`."""
     kept, update = planned.permanent, planned.update
-    cache, activations = next(iter(planned.rollout.values())), next(v for k, v in update.items() if "activ" in k)
+    cache, activations = next(iter(planned.rollout.values())), planned.activations.at(planned.tokens)
     sizes = [
         kept["frozen weights"] + kept["trained weights"],
         kept["sampling copy of the model"],
@@ -102,7 +100,7 @@ def column(planned: Plan, longest: int) -> list[str]:
         *(f"{size / GIB:.1f}" if size else "-" for size in sizes),
         f"{activations / GIB:.1f} ({planned.tokens:,} tokens)",
         f"{update['output layer tile'] / GIB:.1f}",
-        f"{cache / GIB:.1f} ({planned.rows} rows of {longest:,})",
+        f"{cache / GIB:.1f} ({planned.rows} rows of {planned.longest:,})",
         f"**{planned.peak(update) / GIB:.1f}**{fits}",
         f"{planned.peak(planned.rollout) / GIB:.1f}",
     ]
@@ -114,37 +112,20 @@ LINES = [
 ]  # fmt: skip
 
 
-def write(name: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Write a record, dated today if its figures changed."""
-    path = RECORDS / f"{name}.json"
-    before = json.loads(path.read_text(encoding="utf-8"))
-    changed = (before["columns"], before["rows"]) != (columns, rows)
-    record = {
-        "page": "docs/scaling.md",
-        "command": "python benchmarks/memory_plans.py",
-        "date": f"{datetime.now(UTC):%Y-%m-%d}" if changed else before["date"],
-        "machine": "planned, not measured",
-        "from": "written by the command",
-        "columns": columns,
-        "rows": rows,
-    }
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def main() -> None:
     """Compute all plans, and write the records."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
-    cells = []
-    for name, gib, changes, gpus in QWEN.values():
-        longest = PROMPT + load_recipe(RECIPES / name, values=list(changes.items())).rollout.max_new_tokens
-        cells.append(column(plan(name, gib, changes, gpus), longest))
-    write("plan-qwen", ["", *QWEN], [[line, *each] for line, each in zip(LINES, zip(*cells, strict=True), strict=True)])
+    where = {"page": "docs/scaling.md", "command": "python benchmarks/memory_plans.py"}
+    how = {"machine": "planned, not measured", "source": "written by the command"}
+    cells = [column(plan(*arguments)) for arguments in QWEN.values()]
+    rows = [[line, *each] for line, each in zip(LINES, zip(*cells, strict=True), strict=True)]
+    write_record("plan-qwen", **where, **how, columns=["", *QWEN], rows=rows)
     rows = []
-    for title, (name, gib) in OTHERS.items():
-        planned = plan(name, gib, {}, gpus=8 if "--gpus" in title else 1)
+    for title, (name, gib, gpus) in OTHERS.items():
+        planned = plan(name, gib, {}, gpus)
         peaks = (f"{planned.peak(phase) / GIB:.1f}" for phase in (planned.rollout, planned.update))
         rows.append([title, str(gib), *peaks])
-    write("plan-recipes", ["", "card", "rollout", "update"], rows)
+    write_record("plan-recipes", **where, **how, columns=["", "card", "rollout", "update"], rows=rows)
 
 
 if __name__ == "__main__":

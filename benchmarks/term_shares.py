@@ -7,14 +7,14 @@ Trains GRAO with eq. 3 as printed (`signed`) in the embedded world, with the lea
 to 200 and over those after it. Writes `benchmarks/records/term-shares.json`; its table is in docs/claims.md.
 """
 
-import json
 import os
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads slow down a shared machine
+
+from common import write_record
 
 from grao.cli.screen import TerminalScreen, open_console, quiet_libraries
 from grao.config.load import load_recipe
@@ -22,7 +22,6 @@ from grao.records.run import read_metrics
 from grao.sandbox.world import Sandbox, prepare
 from grao.studies.train import start_run
 
-RECORD = Path(__file__).parent / "records" / "term-shares.json"
 BASE, SIGN, RATE = "weak", "signed", "1e-3"
 STEPS, TURN = 300, 200
 TERMS = ("exploration", "imitation", "regulariser")
@@ -56,16 +55,15 @@ def main() -> None:
     """Train and write the record."""
     with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
         row = shares(prepare(ability=BASE), Path(folder), TerminalScreen(open_console()))
-    record = {
-        "page": "docs/claims.md",
-        "command": "python benchmarks/term_shares.py",
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": "two CPU cores, shared with other work",
-        "from": "written by the command",
-        "columns": ["base, sign", *(f"{term}, {when}" for when in (f"to step {TURN}", "after") for term in TERMS)],
-        "rows": [[f"{BASE}, `{SIGN}`", *row]],
-    }
-    RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_record(
+        "term-shares",
+        "docs/claims.md",
+        "python benchmarks/term_shares.py",
+        machine="two CPU cores, shared with other work",
+        source="written by the command",
+        columns=["base, sign", *(f"{term}, {when}" for when in (f"to step {TURN}", "after") for term in TERMS)],
+        rows=[[f"{BASE}, `{SIGN}`", *row]],
+    )
 
 
 if __name__ == "__main__":

@@ -150,13 +150,14 @@ def calls_to_best(spot: Spot) -> str:
     return f"{round(calls, -2):,.0f}" if calls else ""
 
 
-def steps_to(target: Spot, part: float = 1.0) -> Measure:
-    """Steps until the arm's mean curve reaches a share of the best value of `target`'s curve, or `not reached`."""
+def to_best_of(arm: str, axis: str = "step") -> Measure:
+    """Steps, or counted `work`, until the arm's mean curve reaches the best value of another arm's; `not reached`."""
 
     def measure(spot: Spot) -> str:
-        best = max(point.ras.value for point in target.within(spot).curve)
-        step = reached_at([point.step for point in spot.curve], [point.ras.value for point in spot.curve], part, best)
-        return "not reached" if step is None else f"{step:.0f}"
+        best = max(point.ras.value for point in replace(spot, arm=arm).curve)
+        x, y = [getattr(point, axis) for point in spot.curve], [point.ras.value for point in spot.curve]
+        reached = reached_at(x, y, 1.0, best)
+        return "not reached" if reached is None else f"{reached:.0f}"
 
     return measure
 
@@ -193,6 +194,12 @@ def p_seeds(spot: Spot) -> str:
     return "" if spot.is_main else tables.p_value(spot.contrast.p_seeds_corrected)
 
 
+def p_both(spot: Spot) -> str:
+    """Corrected p-value over prompts and seeds at once; empty with one seed."""
+    tested = None if spot.is_main else spot.contrast.both
+    return "" if tested is None else tables.p_value(tested.p_corrected)
+
+
 def p_or_placeholder(p: float) -> str:
     """The p-value, or `ANY_P` after `skip_p_prompts`."""
     return ANY_P if _SKIPPED else tables.p_value(p)
@@ -213,7 +220,8 @@ def skip_p_prompts() -> None:
 class Field:
     """Measure that formats one of an arm's shares, or its difference from the main arm.
 
-    `form` may contain `{value}`, the intervals `{prompts}` and `{seeds}`, and the corrected `{p_prompts}`, `{p_seeds}`.
+    `form` may contain `{value}`, the intervals `{prompts}`, `{seeds}` and `{both}` (over prompts and seeds at once),
+    and the corrected `{p_prompts}`, `{p_seeds}` and `{p_both}`.
     """
 
     field: str = "ras"
@@ -227,11 +235,12 @@ class Field:
         contrast = spot.contrast if self.field == "difference" else None
         measured: Measured = contrast.difference if contrast else getattr(spot.result, self.field)
         number = points if contrast or self.field == "nag" else share
-        p_values = {"p_prompts": p_prompts(spot), "p_seeds": p_seeds(spot)} if contrast else {}
+        p_values = {"p_prompts": p_prompts(spot), "p_seeds": p_seeds(spot), "p_both": p_both(spot)} if contrast else {}
         return self.form.format(
             value=number(measured.over_prompts.value),
             prompts=between(measured.over_prompts, number),
             seeds=between(measured.over_seeds, number),
+            both=between(measured.over_both, number),
             **p_values,
         )
 
@@ -246,6 +255,7 @@ LEAD = Field("difference")
 LEAD_PROMPTS = Field("difference", "{value} ({prompts})")
 LEAD_OVER_SEEDS = Field("difference", "{value} ({seeds})")
 LEAD_SEEDS = Field("difference", "{value} ({seeds}), {p_seeds}")
+LEAD_OVER_BOTH = Field("difference", "{value} ({both}), {p_both}")
 OVER_PROMPTS, OVER_SEEDS = Field("ras", "{prompts}"), Field("ras", "{seeds}")
 
 

@@ -1,6 +1,6 @@
 """Tables of docs/claims.md, the paper's results next to ours, and of docs/method.md, the two signs."""
 
-from pages.cells import LEAD_OVER_SEEDS, RAS, Field, Spot, cut, p_seeds, relative_ras, steps_to
+from pages.cells import LEAD_OVER_SEEDS, RAS, Field, cut, p_seeds, relative_ras, to_best_of
 from pages.grid import Grid, line
 from pages.results_tables import LEFT_OUT
 
@@ -43,7 +43,7 @@ TABLES: dict[str, Grid] = {
             line("PPO", arm="ppo"),
         ],
         columns=[
-            line(f"{base}: to {name}'s end", steps_to(Spot(arm=arm)), study=f"methods-{base}")
+            line(f"{base}: to {name}'s end", to_best_of(arm), study=f"methods-{base}")
             for base in ("weak", "able")
             for name, arm in (("GRAO", "grao"), ("GRPO", "grpo"), ("PPO", "ppo"))
         ],

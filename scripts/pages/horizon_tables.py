@@ -1,14 +1,11 @@
 """Tables of methods at equal work over a long run, from `studies/horizon-weak` and `studies/horizon-able`."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
-from pages.cells import RAS_BOTH, ROOT, TIE, Field, Measure, Spot, between, cut, points, share
+from pages.cells import LEAD_OVER_BOTH, RAS_BOTH, ROOT, TIE, Field, Measure, Spot, cut, share, to_best_of
 from pages.grid import Grid, line
 
-from grao.evaluation.study import reached_at
 from grao.records.study import CellRecord, read_cells
-from grao.reports.tables import p_value
 
 RESULTS = "docs/results.md"
 ARMS = {
@@ -40,15 +37,6 @@ def steps(spot: Spot) -> str:
     return f"{spot.result.cost.steps:,.0f}"
 
 
-def lead_over_both(spot: Spot) -> str:
-    """Difference with its interval and Holm-adjusted p over prompts and seeds at once."""
-    tested = None if spot.is_main else spot.contrast.both
-    if tested is None:
-        return ""
-    lead = tested.difference
-    return f"{points(lead.value)} ({between(lead, points)}), {p_value(tested.p_corrected)}"
-
-
 def _horizon(base: str) -> Grid:
     """All arms on one base."""
     return Grid(
@@ -62,36 +50,15 @@ def _horizon(base: str) -> Grid:
             line("win or tie", TIE),
             line("right", Field("right")),
             line("cut", cut),
-            line("GRAO minus the arm", lead_over_both),
+            line("GRAO minus the arm", LEAD_OVER_BOTH),
         ],
         rows=[line(title, arm=arm) for arm, title in ARMS.items()],
     )
 
 
-def work_to(target: str) -> Measure:
-    """Counted work until the arm's mean curve reaches the best of another arm's; `not reached`."""
-
-    def measure(spot: Spot) -> str:
-        best = max(point.ras.value for point in replace(spot, arm=target).curve)
-        work = reached_at([point.work for point in spot.curve], [point.ras.value for point in spot.curve], 1.0, best)
-        return "not reached" if work is None else f"{work:.0f}"
-
-    return measure
-
-
 def lead_of_seed(seed: int) -> Callable[[], str]:
     """Final RAS of GRAO minus that of GRPO on the weak base with one seed, points without sign."""
     return lambda: share(_run("weak", "grao", seed).curve[-1].ras - _run("weak", "grpo", seed).curve[-1].ras)
-
-
-def lead_over_grpo(study: str) -> tuple[Callable[[], str], ...]:
-    """GRAO minus GRPO in a study: value, limits over prompts, over seeds and over both; points."""
-
-    def end(over: str, field: str) -> Callable[[], str]:
-        return lambda: points(getattr(getattr(Spot(study, "grpo").contrast.difference, over), field))
-
-    intervals = [end(over, field) for over in ("over_prompts", "over_seeds", "over_both") for field in ("low", "high")]
-    return end("over_prompts", "value"), *intervals
 
 
 def variation(arm: str, seed: int) -> Callable[[], str]:
@@ -116,7 +83,7 @@ TABLES = {
         "docs/claims.md",
         "counted work of",
         columns=[
-            line(f"{base}: to {ARMS[arm]}'s best", work_to(arm), study=f"horizon-{base}")
+            line(f"{base}: to {ARMS[arm]}'s best", to_best_of(arm, "work"), study=f"horizon-{base}")
             for base in ("weak", "able")
             for arm in ("grpo", "ppo", "grao")
         ],

@@ -9,16 +9,15 @@ from pages.cells import (
     NAG,
     RAS,
     TIE,
-    Spot,
     calls_to_best,
     falling,
     kappa_of,
     p_prompts,
     p_seeds,
     relative_ras,
-    steps_to,
+    to_best_of,
 )
-from pages.horizon_tables import lead_of_seed, lead_over_grpo, variation
+from pages.horizon_tables import lead_of_seed, variation
 from pages.sentences import Quote, bare, cell, change, figure, limits, number, quote
 
 README, RESULTS, CLAIMS, METHOD, METHODS, PERFORMANCE, WHICH = (
@@ -57,8 +56,8 @@ _LIGHT = (
 )
 _SHORT_ABLE = number(RAS, "ability", "grao-signed", "0.95"), number(RAS, "ability", "grao", "0.95")
 _LONG_WEAK, _LONG_ABLE = "horizon-weak", "horizon-able"
-_LONG_LEAD = tuple(lead_over_grpo(_LONG_WEAK)[index] for index in (0, 5, 6))
-_FIVE_SEEDS = lead_over_grpo("horizon-seeds")
+_LONG_LEAD = (number(LEAD, _LONG_WEAK, "grpo"), *limits("difference", _LONG_WEAK, "grpo", "both"))
+_FIVE_SEEDS = "horizon-seeds", "grpo"
 _LONG_RAS = {name: number(RAS, _LONG_WEAK, name) for name in ("grao", "grpo", "ppo", "sft")}
 _LONG_TIES = number(TIE, _LONG_WEAK, "grao"), number(TIE, _LONG_WEAK, "grpo")
 _LONG_LEVEL = number(RAS, _LONG_ABLE, "grao"), number(RAS, _LONG_ABLE, "grpo")
@@ -67,7 +66,8 @@ QUOTES: list[Quote] = [
     quote(
         README,
         "ahead on the weak one (with five seeds {} points of RAS, {} to {} over prompts and seeds;",
-        *(_FIVE_SEEDS[index] for index in (0, 5, 6)),
+        number(LEAD, *_FIVE_SEEDS),
+        *limits("difference", *_FIVE_SEEDS, "both"),
     ),
     quote(
         README,
@@ -119,7 +119,8 @@ QUOTES: list[Quote] = [
     quote(
         RESULTS,
         "GRAO is {} points of RAS ahead ({} to {} over prompts, {} to {} over seeds, {} to {} over both)",
-        *_FIVE_SEEDS,
+        number(LEAD, *_FIVE_SEEDS),
+        *(limit for over in ("prompts", "seeds", "both") for limit in limits("difference", *_FIVE_SEEDS, over)),
     ),
     quote(RESULTS, "it is {} points behind GRAO, which", bare(number(LEAD, _LONG_WEAK, "sft-grpo"))),
     quote(RESULTS, "more of it than the paper's {} costs wins", number(kappa_of("beta"), "beta", point="0.5")),
@@ -226,7 +227,7 @@ QUOTES: list[Quote] = [
     quote(
         CLAIMS,
         "GRAO ends after 100 steps, GRPO needs {} on the weak base and {} on the able one",
-        *(number(steps_to(Spot(arm="grao")), study, "grpo") for study in (WEAK, ABLE)),
+        *(number(to_best_of("grao"), study, "grpo") for study in (WEAK, ABLE)),
     ),
     quote(
         CLAIMS,

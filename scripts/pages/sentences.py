@@ -56,7 +56,7 @@ def bare(signed: Number) -> Number:
 
 
 def limits(field: str, study: str, arm: str, over: str, against: str = "") -> tuple[Number, Number]:
-    """Both limits of an interval over `prompts` or `seeds`."""
+    """Both limits of an interval over `prompts`, `seeds` or `both`."""
     interval = number(Field(field, f"{{{over}}}"), study, arm, against=against)
     return (lambda: interval().split(" to ")[0]), (lambda: interval().split(" to ")[1])
 
