@@ -344,10 +344,10 @@ def _separate_answer(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], 
     The answer is encoded alone or, if that adds a space, after a line break whose tokens are then removed.
     """
     alone, line_break, after = token_ids(tokenizer, [(text, False) for text in (answer, "\n", f"\n{answer}")])
-    unchanged = decode_completion(tokenizer, prompt_ids, alone) == unmark_tokens(answer)
-    if unchanged or after[: len(line_break)] != line_break:
+    if after[: len(line_break)] != line_break:
         return alone
-    return after[len(line_break) :]
+    unchanged = decode_completion(tokenizer, prompt_ids, alone) == unmark_tokens(answer)
+    return alone if unchanged else after[len(line_break) :]
 
 
 def _cut_left(tokenizer: PreTrainedTokenizerBase, prompt: _Prompt, length: int) -> tuple[str, tuple[int, ...]]:

@@ -84,8 +84,9 @@ class StagedTrainer(CheckedTrainer):
         carried = CARRIED.read(Path(checkpoint)) if checkpoint else None
         if carried and carried.reached.stage < self.conductor.reached.stage:
             raise InputError(f"{checkpoint} is of an earlier stage than this trainer has reached; create a new trainer")
-        self.conductor.reached = carried.reached if carried else self.conductor.reached
-        self.args.max_steps = self.conductor.reached.ended or self.args.max_steps
+        if carried:
+            self.conductor.reached = carried.reached
+            self.args.max_steps = carried.reached.ended or self.args.max_steps
         return checkpoint
 
     def _load_best_model(self) -> None:

@@ -293,7 +293,7 @@ class GRAOTrainer(StagedTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Yield step numbers; every process gets all of them, and takes its share of each step's prompts."""
-        steps = range(self.conductor.reached.ended or len(self.train_dataset))  # type: ignore[arg-type]
+        steps = range(self.args.max_steps)
         return DataLoader(steps, batch_size=1, collate_fn=lambda steps: {"step": steps[0]})  # type: ignore[arg-type]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
