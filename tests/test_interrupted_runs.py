@@ -431,6 +431,25 @@ def test_what_is_said_of_steps_is_about_the_last_stage(place: Path, last: dict[s
         more("run", "2")
 
 
+def test_the_end_by_a_condition_is_recorded_at_once(place: Path, screen, monkeypatch: pytest.MonkeyPatch):
+    save = saving.SavingTrainer.save_policy
+
+    def stop(trainer: saving.SavingTrainer, folder: Path, **named: bool) -> None:
+        if Path(folder).name == "model":
+            raise KeyboardInterrupt
+        save(trainer, folder, **named)
+
+    monkeypatch.setattr(saving.SavingTrainer, "save_policy", stop)
+    with pytest.raises(StoppedError):
+        start_run(recipe(**STAGES, **{"stages.1.until.tokens": "9"}), screen)
+    ended = read_manifest(Path("run")).steps
+    assert ended == len(read_metrics(Path("run"))) < 5
+    monkeypatch.setattr(saving.SavingTrainer, "save_policy", save)
+    resume_run(Path("run"), screen)
+    manifest = read_manifest(Path("run"))
+    assert (manifest.status, manifest.steps, manifest.earlier) == ("finished", ended, [])
+
+
 def test_more_steps_follow_the_schedule_of_the_new_total(place: Path):
     schedule = {"training.schedule": "linear", "training.learning_rate": "1e-2"}
     start_run(recipe(**schedule, **{"training.steps": "2"}), SilentScreen())

@@ -211,10 +211,11 @@ def _check_steps(ready: Prepared, done: int, finished: bool, reached: StageProgr
     if finished and not done:
         raise InputError(f"{folder} is finished and has no complete checkpoint to resume from; start a new run")
     if steps < done or (finished and steps == done):
-        last, until, limit, taken = len(plan) - 1, plan[-1].until, steps - reached.first, done - reached.first
+        last, until = len(plan) - 1, plan[-1].until
         if reached.ended:
             raise InputError(f"{folder} is finished: stages.{last}.until ended it; start a new run")
-        setting, remedy, stage = "training.steps", "give more", " in its last stage" * (last > 0)
+        limit, taken, stage = steps - reached.first, done - reached.first, " in its last stage" * (last > 0)
+        setting, remedy = "training.steps", "give more"
         if until is not None and until.steps is not None:
             setting, remedy = f"stages.{last}.until.steps", "start a new run"
         raise InputError(f"{setting} is {limit}, but {folder} has done {taken}{stage}; {remedy}")

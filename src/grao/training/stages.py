@@ -139,11 +139,8 @@ class Conductor(TrainerCallback):
             steps: steps of the run so far.
         """
         self.reached = StageProgress(self.reached.stage + 1, steps, before=self.reached.spent, spent=self.reached.spent)
-        self._trainer.state.max_steps = self.steps(self.reached)
         self.ends.append(steps)
-        folder = Path(self._trainer.folder)
-        if self._trainer.is_world_process_zero() and (folder / "manifest.json").exists():
-            update_manifest(folder, steps=self._trainer.state.max_steps)
+        self._set_steps()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Take the first look if the first stage has looks: the starting policy may be the best."""
@@ -172,9 +169,17 @@ class Conductor(TrainerCallback):
         if until.peak:
             self._trainer.load_stage_weights(self.folder)
         if last:
-            state.max_steps, control.should_training_stop = state.global_step, True
+            self._set_steps()
+            control.should_training_stop = True
         else:
             control.should_evaluate = self._trainer.eval_items is not None
+
+    def _set_steps(self) -> None:
+        """Set the maximum steps of the run as they are known now, in the trainer's state and in the manifest."""
+        trainer, folder = self._trainer, Path(self._trainer.folder)
+        trainer.state.max_steps = self.steps(self.reached)
+        if trainer.is_world_process_zero() and (folder / "manifest.json").exists():
+            update_manifest(folder, steps=trainer.state.max_steps)
 
     def _look(self, peak: Peak, steps: int) -> None:
         """Score answers to the look prompts, and save the weights if they are the best so far."""
