@@ -10,6 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import median_high
 from typing import Any, NamedTuple
 
 from grao.records.run import Item, RecordedAnswer, RewardVerdict
@@ -63,8 +64,9 @@ def read_first(items: Sequence[Item], first: str, second: str) -> list[tuple[str
     """Choose up to three examples by a fixed rule: the largest gain, the largest regression and the median.
 
     The gain is the item whose R(o, y) rises most from `first` to `second`, the regression the item whose R(o, y) falls
-    most; ties go to the first in evaluation order. The median example has the median R(o, y) of `second`; it is a third
-    item if possible. With a single model (`first` empty), its best and its worst answer replace gain and regression.
+    most; ties go to the first in evaluation order. The median example has the median R(o, y) of `second`; among several
+    it is one not chosen yet. With a single model (`first` empty), its best and its worst answer replace gain and
+    regression.
 
     Args:
         items: in evaluation order.
@@ -90,8 +92,8 @@ def read_first(items: Sequence[Item], first: str, second: str) -> list[tuple[str
             extreme = "Highest" if pick is max and not first else "Lowest" if not first else "Largest"
             models = f" from {first} to {second}" if first else ""
             chosen.append((title, f"{extreme} {rule}{models}: {_shown_rewards(item, first, second)}.", item))
-    ranked = sorted(scored, key=lambda item: _reward(item, second) or 0.0)
-    median, shown = _reward(ranked[len(ranked) // 2], second), [item for _, _, item in chosen]
+    median = median_high(reward for item in scored if (reward := _reward(item, second)) is not None)
+    shown = [item for _, _, item in chosen]
     with_median = [item for item in scored if _reward(item, second) == median]
     middle = next((item for item in with_median if item not in shown), with_median[0])
     chosen.append(("Median answer", f"Median reward of {second}: {_shown_rewards(middle, '', second)}.", middle))
@@ -224,5 +226,4 @@ def _column(name: str, answer: RecordedAnswer | Sample, other: str, gain: float 
     reward = "" if answer.reward is None else f" · reward {signed(answer.reward)}"
     badges = [Badge(against, _AGAINST_REFERENCE[against]), *compared]
     said = answer.said if isinstance(answer, RecordedAnswer) else ()
-    said = said if len(said) > 1 or any(each.orders for each in said) else ()  # else it repeats the total
     return Column(name, answer.text, badges, f"{answer.tokens:,} tokens{cut}{reward}{more}", said)
