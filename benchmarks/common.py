@@ -19,7 +19,7 @@ RECORDS = Path(__file__).with_name("records")
 def write_record(
     name: str, page: str, command: str, machine: str, source: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
-    """Write a table of a page as a record, with the date of the last change of its figures.
+    """Write a table of a page as a record, with the date of the last change of its cells; other keys stay.
 
     Args:
         name: of the file, without suffix, and of the table.
@@ -34,7 +34,7 @@ def write_record(
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     same = all(before.get(key) == value for key, value in table.items())
     date = before["date"] if same else f"{datetime.now(UTC):%Y-%m-%d}"
-    record = {"page": page, "command": command, "date": date, "machine": machine, "from": source, **table}
+    record = {**before, "page": page, "command": command, "date": date, "machine": machine, "from": source, **table}
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -71,7 +71,7 @@ TABLES: dict[str, Grid] = {
             line("RAS of `positive`, %", RAS, arm="grao"),
             line("RAS of `signed`, %", RAS, arm="grao-signed"),
             line("difference, points (over seeds)", LEAD_OVER_SEEDS, arm="grao-signed"),
-            line("p over seeds", p_seeds, arm="grao-signed"),
+            line("p over seeds, Holm-adjusted", p_seeds, arm="grao-signed"),
             line("answers at the token limit, %: `positive`", cut, arm="grao"),
             line("`signed`", cut, arm="grao-signed"),
         ],

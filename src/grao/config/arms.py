@@ -41,7 +41,7 @@ SANDBOX: dict[str, Any] = {
     "training.prompts_per_step": 32,
     "training.learning_rate": 5e-4,
 }
-"""Settings of the sandbox that differ from the defaults: smaller batches and a larger learning rate."""
+"""Settings of the sandbox that differ from the defaults: reward, fewer prompts a step, a larger learning rate, ..."""
 
 _UNBUILT = {name: f"<sandbox {name}>" for name in ("model.path", "data.path", "data.test_path")}
 """Placeholders for the files of a sandbox, replaced by `with_world`."""

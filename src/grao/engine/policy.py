@@ -88,7 +88,9 @@ def _checked_adapter(
     """Return the adapter at a path, or None for a full model, after checking it against the settings."""
     adapter = adapter_at(path)
     if adapter is None and choice == "merge":
-        raise InputError(f"model.adapter: {path!r} is a full model, so there is no adapter to merge; leave this out")
+        raise InputError(
+            f"model.adapter: {path!r} is a full model, so there is no adapter to merge; leave out model.adapter"
+        )
     if adapter is None and quantization and not lora:
         raise InputError("model.quantization: 4-bit weights cannot be trained directly; set model.lora")
     if adapter and choice == "continue":

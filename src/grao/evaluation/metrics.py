@@ -1,9 +1,9 @@
 """The numbers of `evaluation.json`, computed from its items: RAS, NAG, gains, tests and the ranking.
 
-`docs/method.md`, "What is measured", defines the metrics. `evaluation_from_items` computes every number from the lines
-of `items.jsonl` and the judge's error rate alone. A verdict that is None or not finite is missing: it is reported in
-`missing`, never treated as a tie, and excluded from the estimates. If a prompt occurs several times, its verdicts are
-correlated; intervals and tests then cluster by prompt (`clusters.py`).
+`docs/method.md`, "What is measured", defines the metrics. `evaluation_from_items` computes every number but those in
+`checks` from the lines of `items.jsonl` and the judge's error rate alone. A verdict that is None or not finite is
+missing: it is reported in `missing`, never treated as a tie, and excluded from the estimates. If a prompt occurs
+several times, its verdicts are correlated; intervals and tests then cluster by prompt (`clusters.py`).
 
 The records of a study store verdicts as letters (`letters`, `verdicts`, `wins`). `pair_scores` is the accuracy of a
 reward model on pairs.

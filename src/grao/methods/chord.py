@@ -103,7 +103,7 @@ def warmup_cosine(step: int, peak: float, valley: float, warmup: int, decay: int
 
 
 def mixed_weights(groups: StepGroups, mu: float) -> tuple[Tensor, Tensor]:
-    """Return weights: (1 - mu) / G of scored samples, (B, G), and mu * |y| / mean|y| of references, (B,)."""
+    """Return weights: (1 - mu) / (scored samples of the group), (B, G), and mu * |y| / mean|y| of references, (B,)."""
     references = mu * groups.lengths.reference.to(groups.rewards) / groups.mean_reference
     return (1 - mu) * scored_share(groups.rewards), references
 

@@ -281,7 +281,7 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class ExampleGroup:
+class WeightExample:
     """A group with given verdicts, and the weights of its sequences."""
 
     wins: int
@@ -302,7 +302,7 @@ class ArmWeights:
     arm: str
     kappa: float | None
     """(w_y / A_y) / (G w_i / A_i), the ratio of reference to sample weight that the coefficients of eq. 3 determine."""
-    situations: list[ExampleGroup]
+    situations: list[WeightExample]
     rescaled: str | None
     """First arm whose weights equal these up to one positive factor, for every possible combination of verdicts."""
 

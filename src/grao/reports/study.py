@@ -8,7 +8,7 @@ from grao.records.answers import read_answers
 from grao.records.files import replace_text
 from grao.records.numbers import Estimate, Measured
 from grao.records.run import Item
-from grao.records.study import ArmResult, Comparison, ExampleGroup, StudyResult, Sweep
+from grao.records.study import ArmResult, Comparison, StudyResult, Sweep, WeightExample
 from grao.reports import tables
 from grao.reports.advice import study_steps
 from grao.reports.figures import Figure, Legend, arm_styles, estimates
@@ -294,7 +294,7 @@ def _weights(result: StudyResult) -> Table:
     weighted = result.weights if len(result.weights) > 1 else []
     repeated = any(arm.rescaled for arm in weighted)
 
-    def shown(group: ExampleGroup) -> str:
+    def shown(group: WeightExample) -> str:
         return ", ".join(f"{part + 0.0:+.2f}" for part in (group.won, group.lost, group.reference) if part is not None)
 
     rows = [

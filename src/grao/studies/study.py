@@ -225,11 +225,11 @@ def arm_weights(arms: Sequence[Arm]) -> list[records.ArmWeights]:
         weights = _weights(method, combinations_with_replacement((1.0, 0.0, -1.0), samples))
         same = next((name for name, other in weights_of.items() if _proportional(other, weights)), None)
         weights_of[arm.name] = weights
-        situations: list[records.ExampleGroup] = []
+        situations: list[records.WeightExample] = []
         for wins, losses in ((0, samples), (1, samples - 1), (samples, 0)):  # all lose, one wins, all win
             *answers, reference = _weights(method, [[1.0] * wins + [-1.0] * losses])[0].tolist()
             won, lost = answers[0] if wins else None, answers[-1] if losses else None
-            situations.append(records.ExampleGroup(wins, losses, won, lost, reference))
+            situations.append(records.WeightExample(wins, losses, won, lost, reference))
         kappa = method.kappa(samples) if isinstance(method, GRAO) else None
         listed.append(records.ArmWeights(arm.name, kappa, situations, same))
     return listed

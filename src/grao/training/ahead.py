@@ -38,7 +38,7 @@ def check_ahead(ahead: int, plan: Sequence[Stage], early: bool) -> None:
         raise InputError(f"rollout.ahead: {names} does not sample during training; leave it out")
     if ahead and (drawn := next((stage.method.name for stage in plan if stage.method.needs.resample), None)):
         problem = f"{drawn} draws more prompts after it has the rewards"
-        raise InputError(f"rollout.ahead: {problem}; leave out rollout.ahead, or set resample: 0")
+        raise InputError(f"rollout.ahead: {problem}; leave out rollout.ahead, or set the method's resample to 0")
     if ahead and not early:
         raise InputError("rollout.ahead: no reward waits for a server, so it would save no time; leave it out")
 
